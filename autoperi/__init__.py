@@ -1,0 +1,31 @@
+"""AutoPeri: crystal generation, lattice relaxation and scoring for ASE and pymatgen users.
+
+Only names live here; importing :mod:`autoperi` imports neither torch, pymatgen nor ASE.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoperi._version import __version__
+from autoperi.errors import AutoPeriError
+
+if TYPE_CHECKING:
+    from autoperi.auto import AutoPeri
+    from autoperi.crystal import CrystalBatch
+
+__all__ = ["AutoPeri", "AutoPeriError", "CrystalBatch", "__version__"]
+
+_LAZY = {"AutoPeri": "autoperi.auto", "CrystalBatch": "autoperi.crystal"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'autoperi' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

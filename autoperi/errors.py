@@ -1,0 +1,31 @@
+"""Errors a user can act on: each message is one line that names the value and the remedy.
+
+All of them derive from :class:`AutoPeriError`, which is a :class:`ValueError`, so that code which knows
+nothing of AutoPeri still catches them; the command line turns every one into exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class AutoPeriError(ValueError):
+    """Base class of every error that AutoPeri raises on purpose."""
+
+
+class RequestError(AutoPeriError):
+    """What was asked of ``generate``, ``relax_lattice`` or ``score`` cannot be honoured."""
+
+
+class StructureError(AutoPeriError):
+    """A crystal that no model can read: disordered, not periodic, NaN, zero volume, unknown element."""
+
+
+class DataError(AutoPeriError):
+    """A file of crystals or labels that cannot be read or written."""
+
+
+class WeightsError(AutoPeriError):
+    """A model directory or weights file that is missing, damaged, or not what its config says."""
+
+
+class HubError(WeightsError):
+    """A model repository that cannot be reached, is private, or does not hold the file."""

@@ -1,0 +1,331 @@
+"""Lattices: cell parameters, log-metric coordinates, reduction and changes of basis.
+
+A lattice is a matrix L whose rows are a, b, c in Å. Rotating a crystal is L → L Q, changing the basis of the same lattice is L → T L
+with T in SL3(Z), and a homogeneous strain is L → L exp(S) with S symmetric (seed 1, definition 8; seed 2, equation 13).
+
+Everything is batched and works in float32 and float64. Spectral steps run in float64 inside, where the device has it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoperi.crystal import CrystalBatch
+from autoperi.errors import StructureError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch.autograd.function import FunctionCtx
+
+_SHEARS = ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """``x`` in float64, except on devices that have none."""
+    return x if x.device.type == "mps" else x.to(torch.float64)
+
+
+# --- cell parameters -------------------------------------------------------------------------------------------------------------
+
+
+def lengths_angles(lattice: Tensor) -> tuple[Tensor, Tensor]:
+    """Cell lengths (a, b, c) in Å, ``[B, 3]``, and angles (α, β, γ) in degrees, ``[B, 3]``, of lattices ``[B, 3, 3]``.
+
+    α lies between b and c, β between c and a, γ between a and b. Angles come from ``atan2(|u × v|, u · v)``, which keeps its digits and a
+    finite gradient near 0°, 90° and 180° where ``acos`` does not.
+    """
+    following, last = lattice[..., [1, 2, 0], :], lattice[..., [2, 0, 1], :]
+    sine = torch.linalg.vector_norm(torch.linalg.cross(following, last), dim=-1)
+    return torch.linalg.vector_norm(lattice, dim=-1), torch.rad2deg(torch.atan2(sine, (following * last).sum(-1)))
+
+
+def from_lengths_angles(lengths: Tensor, angles: Tensor) -> Tensor:
+    """Lattices ``[B, 3, 3]`` from lengths in Å ``[B, 3]`` and angles (α, β, γ) in degrees ``[B, 3]``: a along x, b in the xy plane.
+
+    Raises:
+        StructureError: a length that is not positive, or three angles that no cell can have.
+    """
+    cos = torch.cos(torch.deg2rad(angles))
+    ca, cb, cg = cos.unbind(-1)
+    sg = torch.sin(torch.deg2rad(angles[..., 2]))
+    cy = (ca - cb * cg) / sg
+    height_squared = 1 - cb**2 - cy**2
+    bad = ~(height_squared > 0) | ~(lengths > 0).all(-1) | ~(sg > 0)
+    if bool(bad.any()):
+        i = int(bad.reshape(-1).nonzero()[0])
+        raise StructureError(
+            f"no cell has lengths {lengths.reshape(-1, 3)[i].tolist()} Å and angles {angles.reshape(-1, 3)[i].tolist()}°; "
+            "give positive lengths, and angles each less than the sum of the other two, with a sum under 360°"
+        )
+    zero, one = torch.zeros_like(ca), torch.ones_like(ca)
+    rows = (
+        torch.stack((one, zero, zero), -1),
+        torch.stack((cg, sg, zero), -1),
+        torch.stack((cb, cy, torch.sqrt(height_squared)), -1),
+    )
+    return torch.stack(rows, -2) * lengths.unsqueeze(-1)
+
+
+def metric(lattice: Tensor) -> Tensor:
+    """Metric tensors G = L Lᵀ in Å², ``[B, 3, 3]``: all that is left of a lattice once its orientation is forgotten."""
+    return lattice @ lattice.mT
+
+
+# --- logarithm and exponential of symmetric matrices ----------------------------------------------------------------------------------
+
+
+def symmetric_exp(matrix: Tensor) -> Tensor:
+    """Matrix exponential of (the symmetric part of) ``[B, 3, 3]``: symmetric, positive definite, differentiable everywhere."""
+    symmetric = 0.5 * (matrix + matrix.mT)
+    result = torch.linalg.matrix_exp(symmetric)
+    return 0.5 * (result + result.mT)
+
+
+class _SymmetricLog(torch.autograd.Function):
+    """log of symmetric positive matrices whose derivatives hold where eigenvalues coincide, as they do for every cubic cell.
+
+    First derivatives use the Daleckii–Krein theorem, D log(A)[H] = V (F ∘ VᵀHV) Vᵀ with F the divided differences of log. Where a graph of
+    the backward pass is wanted, the same linear map is written as the inverse of D exp at log A, which autograd can follow to any order.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, matrix: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        values = values.clamp_min(torch.finfo(matrix.dtype).tiny)
+        log = (vectors * values.log().unsqueeze(-2)) @ vectors.mT
+        ctx.save_for_backward(values, vectors, log)  # type: ignore[attr-defined]
+        return log
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> Tensor:
+        values, vectors, log = ctx.saved_tensors  # type: ignore[attr-defined]
+        grad = 0.5 * (grads[0] + grads[0].mT)
+        if torch.is_grad_enabled():
+            return _inverse_dexp(log, grad)
+        x, y = values.unsqueeze(-1), values.unsqueeze(-2)
+        # (log x - log y) / (x - y) through atanh keeps its digits for x ≈ y.
+        ratio = (x - y) / (x + y)
+        series = 1 + ratio**2 * (1 / 3 + ratio**2 * (1 / 5 + ratio**2 / 7))
+        small = ratio.abs() < 1e-2
+        safe = torch.where(small, torch.full_like(ratio, 0.5), ratio)
+        divided = torch.where(small, series, 0.5 * (x / y).log() / safe) * 2 / (x + y)
+        return vectors @ (divided * (vectors.mT @ grad @ vectors)) @ vectors.mT
+
+
+def _inverse_dexp(log: Tensor, direction: Tensor) -> Tensor:
+    """X with D exp(log)[X] = direction, for symmetric ``[..., 3, 3]``, read off exp [[S, E], [0, S]]."""
+    basis = log_metric_basis(dtype=log.dtype, device=log.device)
+    s = log.unsqueeze(-3).expand(*log.shape[:-2], 6, 3, 3)
+    e = basis.expand_as(s)
+    block = torch.cat((torch.cat((s, e), -1), torch.cat((torch.zeros_like(s), s), -1)), -2)
+    images = torch.linalg.matrix_exp(block)[..., :3, 3:]
+    jacobian = torch.einsum("...kij,lij->...lk", images, basis)
+    coefficients = torch.linalg.solve(jacobian, torch.einsum("...ij,lij->...l", direction, basis).unsqueeze(-1))
+    return torch.einsum("...l,lij->...ij", coefficients.squeeze(-1), basis)
+
+
+def symmetric_log(matrix: Tensor) -> Tensor:
+    """Matrix logarithm of symmetric positive definite ``[B, 3, 3]``, with correct first and second derivatives at equal eigenvalues."""
+    symmetric = 0.5 * (_wide(matrix) + _wide(matrix).mT)
+    return _SymmetricLog.apply(symmetric).to(matrix.dtype)
+
+
+def log_metric_basis(*, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None) -> Tensor:
+    """Orthonormal basis of the symmetric 3×3 matrices, ``[6, 3, 3]``: identity/√3 (volume), then five traceless ones (shape).
+
+    In order: the volume 1/√3; diag(1, −1, 0)/√2 and diag(1, 1, −2)/√6; then the xy, xz and yz shears, each over √2.
+    """
+    s2, s3, s6 = 1 / math.sqrt(2), 1 / math.sqrt(3), 1 / math.sqrt(6)
+    basis = torch.zeros(6, 3, 3, dtype=torch.float64)
+    for k, diagonal in enumerate(((s3, s3, s3), (s2, -s2, 0.0), (s6, s6, -2 * s6))):
+        basis[k] = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    for k, (i, j) in enumerate(((0, 1), (0, 2), (1, 2)), start=3):
+        basis[k, i, j] = basis[k, j, i] = s2
+    return basis.to(dtype=dtype, device=device)
+
+
+def to_log_metric(lattice: Tensor) -> Tensor:
+    """Log-metric coordinates k ``[B, 6]`` of lattices ``[B, 3, 3]``: ½ log(L Lᵀ) in :func:`log_metric_basis` (seed 2, equation 13).
+
+    Invariant under rotations and reflections of the crystal. k[0] = log(volume)/√3 with the volume in Å³; k[1:6] is the shape, zero for
+    a cubic cell.
+    """
+    wide = _wide(lattice)
+    log = 0.5 * symmetric_log(metric(wide))
+    return torch.einsum("...ij,kij->...k", log, log_metric_basis(dtype=wide.dtype, device=wide.device)).to(lattice.dtype)
+
+
+def from_log_metric(k: Tensor) -> Tensor:
+    """The symmetric positive lattice ``[B, 3, 3]`` with log-metric coordinates k ``[B, 6]``; volume = exp(√3 k[0])."""
+    return symmetric_exp(from_symmetric_coords(k))
+
+
+def to_symmetric_coords(matrix: Tensor) -> Tensor:
+    """Coordinates ``[B, 6]`` of symmetric matrices ``[B, 3, 3]`` (a strain, a stress, a metric) in :func:`log_metric_basis`."""
+    return torch.einsum("...ij,kij->...k", matrix, log_metric_basis(dtype=matrix.dtype, device=matrix.device))
+
+
+def from_symmetric_coords(k: Tensor) -> Tensor:
+    """Symmetric matrices ``[B, 3, 3]`` with coordinates ``[B, 6]`` in :func:`log_metric_basis`."""
+    return torch.einsum("...k,kij->...ij", k, log_metric_basis(dtype=k.dtype, device=k.device))
+
+
+def polar(lattice: Tensor) -> tuple[Tensor, Tensor]:
+    """(P, Q), both ``[B, 3, 3]``, with L = P Q: P = (L Lᵀ)^½ symmetric positive in Å, Q orthogonal (det −1 for left-handed cells)."""
+    stretch = symmetric_exp(0.5 * symmetric_log(metric(_wide(lattice))))
+    rotation = torch.linalg.solve(stretch, _wide(lattice))
+    return stretch.to(lattice.dtype), rotation.to(lattice.dtype)
+
+
+def random_strain(generator: torch.Generator, sigma: float, n: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """``n`` symmetric matrices ``[n, 3, 3]`` whose six entries are drawn from N(0, ``sigma``²); apply as L @ symmetric_exp(S)."""
+    entries = torch.randn(n, 6, generator=generator, dtype=torch.float64) * sigma
+    rows, columns = torch.triu_indices(3, 3).unbind(0)
+    strain = torch.zeros(n, 3, 3, dtype=torch.float64)
+    strain[:, rows, columns] = entries
+    strain[:, columns, rows] = entries
+    return strain.to(dtype)
+
+
+# --- changes of basis ------------------------------------------------------------------------------------------------------------------
+
+
+def _lagrange_reduce(rows: np.ndarray) -> np.ndarray:
+    """Integer transform to a Minkowski-reduced basis of one cell: bring the longest vector as close as it goes to the plane of the others."""
+    transform = np.eye(3, dtype=np.int64)
+    shifts = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    for _ in range(10_000):
+        current = transform @ rows
+        order = np.argsort(np.einsum("ij,ij->i", current, current), kind="stable")
+        transform, current = transform[order], current[order]
+        # Gauss reduction of the two shorter vectors, then Babai's point and its neighbours for the longest.
+        m = round(float(current[1] @ current[0] / (current[0] @ current[0])))
+        if m != 0 and np.linalg.norm(current[1] - m * current[0]) < (1 - 1e-12) * np.linalg.norm(current[1]):
+            transform[1] -= m * transform[0]
+            continue
+        guess = np.rint(np.linalg.lstsq(current[:2].T, current[2], rcond=None)[0]).astype(np.int64)
+        trials = guess + shifts
+        lengths = np.linalg.norm(current[2] - trials @ current[:2], axis=1)
+        best = int(np.argmin(lengths))
+        if lengths[best] >= (1 - 1e-12) * np.linalg.norm(current[2]):
+            break
+        transform[2] -= trials[best] @ transform[:2]
+    return transform
+
+
+def _niggli_transform(rows: np.ndarray) -> np.ndarray:
+    """Integer transform, det +1, to the Niggli cell of one cell; Minkowski's where spglib gives none that is unimodular."""
+    import spglib
+
+    # Reducing first keeps spglib's floating-point steps few and short for very skewed cells.
+    first = _lagrange_reduce(rows)
+    try:
+        reduced = spglib.niggli_reduce(first @ rows, eps=1e-6)
+    except Exception:  # newer spglib raises where older ones return None
+        reduced = None
+    transform = first
+    if reduced is not None and np.isfinite(reduced).all():
+        exact = np.linalg.solve((first @ rows).T, np.asarray(reduced).T).T
+        second = np.rint(exact).astype(np.int64)
+        if np.abs(exact - second).max() < 1e-3 and abs(round(float(np.linalg.det(second)))) == 1:
+            transform = second @ first
+    # −T spans the same Niggli cell as T, so the handedness of the crystal is kept.
+    return transform if np.linalg.det(transform) > 0 else -transform
+
+
+def niggli_reduce(lattice: Tensor) -> tuple[Tensor, Tensor]:
+    """Niggli-reduced cells ``[B, 3, 3]`` in Å and the integer transforms T ``[B, 3, 3]`` (det +1) with reduced = T @ lattice.
+
+    The cell is not rotated, and gradients flow through T @ lattice. Each cell is reduced on its own.
+
+    Raises:
+        StructureError: a cell with NaN, infinity or no volume.
+    """
+    rows = lattice.detach().to(device="cpu", dtype=torch.float64).numpy()
+    lengths = np.linalg.norm(rows, axis=-1).prod(-1)
+    bad = ~np.isfinite(rows).all((1, 2)) | ~(np.abs(np.linalg.det(np.nan_to_num(rows))) > 1e-9 * lengths)
+    if bad.any():
+        i = int(np.nonzero(bad)[0][0])
+        raise StructureError(f"lattice {i} is {rows[i].tolist()}, which spans no volume; give three finite, independent vectors")
+    transform = np.stack([_niggli_transform(r) for r in rows]) if len(rows) else np.zeros((0, 3, 3), dtype=np.int64)
+    integer = torch.from_numpy(transform).to(lattice.device)
+    return integer.to(lattice.dtype) @ lattice, integer
+
+
+def inverse_unimodular(transform: Tensor) -> Tensor:
+    """Exact integer inverse ``[B, 3, 3]`` of integer matrices with determinant ±1.
+
+    Raises:
+        StructureError: a determinant other than ±1.
+    """
+    t = transform.to(torch.long)
+    a, b, c = t.unbind(-2)
+    adjugate = torch.stack((torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)), -1)
+    determinant = (a * torch.linalg.cross(b, c)).sum(-1)
+    if bool((determinant.abs() != 1).any()):
+        value = determinant.reshape(-1)[determinant.reshape(-1).abs() != 1][0]
+        raise StructureError(f"change of basis has determinant {int(value)}; give an integer matrix with determinant 1 or -1")
+    return adjugate * determinant[..., None, None]
+
+
+def change_basis(batch: CrystalBatch, transform: Tensor) -> CrystalBatch:
+    """The same crystals in the basis T @ lattice, coordinates x T⁻¹, with T integer of det ±1, ``[3, 3]`` or ``[B, 3, 3]`` (seed 1, prop. 2).
+
+    Raises:
+        StructureError: a determinant other than ±1.
+    """
+    t = torch.as_tensor(transform, device=batch.lattice.device).to(torch.long).expand(len(batch), 3, 3)
+    inverse = inverse_unimodular(t).to(batch.frac_coords.dtype)
+    frac = torch.einsum("ni,nij->nj", batch.frac_coords, inverse[batch.batch])
+    return batch.replace(lattice=t.to(batch.lattice.dtype) @ batch.lattice, frac_coords=frac)
+
+
+def reduce_crystal(batch: CrystalBatch) -> CrystalBatch:
+    """The same crystals in their Niggli cells; atoms keep their order.
+
+    Raises:
+        StructureError: a cell with NaN, infinity or no volume.
+    """
+    return change_basis(batch, niggli_reduce(batch.lattice)[1])
+
+
+def random_unimodular(generator: torch.Generator, n: int, *, steps: int = 3) -> Tensor:
+    """``n`` random integer matrices of SL3(Z), ``[n, 3, 3]``: products of ``steps`` shears by ±1 and cyclic permutations."""
+    transform = torch.eye(3, dtype=torch.long).repeat(n, 1, 1)
+    shears = torch.tensor(_SHEARS)
+    rows = torch.arange(n)
+    for _ in range(steps):
+        i, j = shears[torch.randint(6, (n,), generator=generator)].unbind(-1)
+        sign = 2 * torch.randint(2, (n,), generator=generator) - 1
+        transform[rows, i] = transform[rows, i] + sign[:, None] * transform[rows, j]
+        cycle = (torch.arange(3) + torch.randint(3, (n, 1), generator=generator)) % 3
+        transform = transform[rows[:, None], cycle]
+    return transform
+
+
+def supercell(batch: CrystalBatch, multiples: Sequence[int] | Tensor) -> CrystalBatch:
+    """Repeat each crystal ``multiples`` times along a, b, c: three positive integers, or one triple a crystal ``[B, 3]``.
+
+    Atoms are ordered image by image, c fastest; each image holds the atoms in their order.
+
+    Raises:
+        StructureError: a multiple smaller than one.
+    """
+    repeats = torch.as_tensor(multiples, dtype=torch.long).expand(len(batch), 3)
+    if bool((repeats < 1).any()):
+        raise StructureError(f"supercell multiples {repeats.tolist()[:4]} hold a number below 1; give three positive integers")
+    crystals = []
+    for (lattice, frac, numbers), times in zip(batch.unbatch(), repeats.tolist(), strict=True):
+        scale = torch.tensor(times, dtype=lattice.dtype, device=lattice.device)
+        images = torch.cartesian_prod(*(torch.arange(t) for t in times)).to(frac)
+        coords = ((frac[None] + images[:, None]) / scale).reshape(-1, 3)
+        crystals.append(
+            CrystalBatch(lattice[None] * scale[:, None], coords, numbers.repeat(len(images)), batch.n_atoms.new_tensor([len(coords)]))
+        )
+    return CrystalBatch.cat(crystals) if crystals else batch

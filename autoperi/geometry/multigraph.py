@@ -1,0 +1,233 @@
+"""The periodic multigraph of a crystal: edges (i, j, τ) with vectors v = (x_j - x_i + τ)·L.
+
+EMPNN (Klipfel et al. 2023), Definition 6: nodes are atoms, an edge is a pair of atoms and an integer lattice shift,
+and two atoms may share many edges. Indices and shifts are found without gradients; vectors are recomputed from them
+(:func:`edge_vectors`), so that energies are differentiable in positions and lattice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autoperi.crystal import CrystalBatch
+from autoperi.errors import StructureError
+
+LARGE_CELL = 150
+"""Atoms from which a crystal goes through vesin's cell list (linear) instead of the batched all-images search."""
+
+_CHUNK = 4_000_000  # candidate pairs looked at in one go: 4e6 × 3 float64 stay below 100 MB
+_MAX_REDUCTION_STEPS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Multigraph:
+    """Edges of a batch, sorted by centre atom.
+
+    Attributes:
+        edge_index: centre i and neighbour j, ``[2, E]``.
+        edge_shift: integer lattice shift τ of the neighbour in the crystal's own basis, ``[E, 3]``.
+        n_nodes: number of atoms N of the batch.
+    """
+
+    edge_index: Tensor
+    edge_shift: Tensor
+    n_nodes: int
+
+    @property
+    def n_edges(self) -> int:
+        """E."""
+        return int(self.edge_index.shape[1])
+
+    def degrees(self) -> Tensor:
+        """Number of neighbours of each atom, ``[N]``."""
+        return torch.bincount(self.edge_index[0], minlength=self.n_nodes)
+
+    def slots(self) -> tuple[Tensor, int]:
+        """Place of each edge among its centre's edges, ``[E]``, and the largest degree (at least 1)."""
+        degrees = self.degrees()
+        start = torch.cumsum(degrees, 0) - degrees
+        place = torch.arange(self.n_edges, device=degrees.device) - start[self.edge_index[0]]
+        return place, max(1, int(degrees.max()) if len(degrees) else 1)
+
+
+def edge_vectors(batch: CrystalBatch, graph: Multigraph) -> Tensor:
+    """Cartesian edge vectors v_ij^τ = (x_j - x_i + τ)·L in Å, ``[E, 3]``, differentiable in coordinates and lattice."""
+    i, j = graph.edge_index
+    fractional = batch.frac_coords[j] - batch.frac_coords[i] + graph.edge_shift.to(batch.frac_coords.dtype)
+    return torch.einsum("ei,eij->ej", fractional, batch.lattice[batch.batch[i]])
+
+
+def reduce_basis(lattice: Tensor) -> Tensor:
+    """Integer unimodular T with short, nearly orthogonal rows in ``T @ lattice``, ``[B, 3, 3]``.
+
+    Greedy pair reduction: subtract from each vector the nearest multiple of a shorter one until nothing gets shorter.
+    It bounds the number of images that a skewed cell needs; any T gives the same edges.
+    """
+    basis = lattice.detach().to(torch.float64).clone()
+    transform = torch.eye(3, dtype=torch.float64, device=lattice.device).expand_as(basis).clone()
+    for _ in range(_MAX_REDUCTION_STEPS):
+        changed = False
+        for i, j in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
+            dot = (basis[:, i] * basis[:, j]).sum(-1)
+            square = (basis[:, j] ** 2).sum(-1)
+            # a margin below 1/2 keeps two equal vectors from exchanging their roles for ever
+            steps = torch.where(dot.abs() > 0.5000001 * square, torch.round(dot / square), torch.zeros_like(dot))
+            if bool(steps.any()):
+                changed = True
+                basis[:, i] -= steps[:, None] * basis[:, j]
+                transform[:, i] -= steps[:, None] * transform[:, j]
+        if not changed:
+            break
+    return transform.round()
+
+
+def radius_graph(batch: CrystalBatch, cutoff: float) -> Multigraph:
+    """All pairs of atoms and images closer than ``cutoff`` (Å), for any skew, size or mixture of cells.
+
+    Args:
+        batch: B crystals; lattices may be of either handedness.
+        cutoff: radius in Å, positive.
+
+    Returns:
+        The multigraph; self-images (i, i, τ ≠ 0) are edges, (i, i, 0) is not. No edges at all is a valid answer.
+    """
+    if not cutoff > 0:
+        raise StructureError(f"cutoff={cutoff!r} Å is not positive; give a radius such as 5.0")
+    large = (batch.n_atoms >= LARGE_CELL).tolist()
+    if not any(large):
+        index, shift, _ = _search(batch, cutoff)
+        return _sorted(index, shift, int(batch.frac_coords.shape[0]))
+    parts, offsets = [], batch.offsets.tolist()
+    for b in range(len(batch)):
+        one = batch[b]
+        index, shift = _search_large(one, cutoff) if large[b] else _search(one, cutoff)[:2]
+        parts.append((index + offsets[b], shift))
+    return _sorted(torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts]), int(batch.frac_coords.shape[0]))
+
+
+def nearest_images_graph(batch: CrystalBatch, k: int, *, tolerance: float = 1e-3) -> Multigraph:
+    """The ``k`` nearest images of each atom, and all that tie with the k-th within ``tolerance`` (Å).
+
+    Ties are kept whole: cutting a shell would make the graph depend on the order of atoms and on the lattice basis.
+    """
+    if k < 1:
+        raise StructureError(f"k={k!r} neighbours is not positive; give at least 1")
+    density = batch.n_atoms / batch.volume.detach().to(torch.float64)
+    radius = float((3 * (k + 1) / (4 * torch.pi * density)).max() ** (1 / 3)) * 1.5
+    n = int(batch.frac_coords.shape[0])
+    while True:
+        index, shift, distance = _search(batch, radius)
+        if n == 0 or int(torch.bincount(index[0], minlength=n).min()) >= k:
+            break
+        radius *= 1.4
+    order = torch.argsort(distance, stable=True)
+    order = order[torch.argsort(index[0][order], stable=True)]
+    index, shift, distance = index[:, order], shift[order], distance[order]
+    degrees = torch.bincount(index[0], minlength=n)
+    start = torch.cumsum(degrees, 0) - degrees
+    limit = distance[start + k - 1] + tolerance
+    keep = distance <= limit[index[0]]
+    return _sorted(index[:, keep], shift[keep], n)
+
+
+def triplets(graph: Multigraph) -> Tensor:
+    """Ordered pairs of different edges that leave the same atom, ``[2, T]`` (the 2-graph Γ₂ of EMPNN, Definition 6)."""
+    degrees = graph.degrees()
+    start = torch.cumsum(degrees, 0) - degrees
+    centre = graph.edge_index[0]
+    repeats = degrees[centre]
+    first = torch.repeat_interleave(torch.arange(graph.n_edges, device=centre.device), repeats)
+    within = torch.arange(len(first), device=centre.device) - torch.repeat_interleave(torch.cumsum(repeats, 0) - repeats, repeats)
+    second = start[centre[first]] + within
+    keep = first != second
+    return torch.stack([first[keep], second[keep]])
+
+
+def _sorted(index: Tensor, shift: Tensor, n: int) -> Multigraph:
+    # centre, then neighbour, then shift: one order whatever the search, so that sums run in one order too
+    key = (index[0] * n + index[1]) if n else index[0]
+    order = torch.argsort(key, stable=True)
+    return Multigraph(index[:, order], shift[order], n)
+
+
+def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Edges by trying every image within reach, in float64 and in a reduced basis; crystals in chunks."""
+    device = batch.lattice.device
+    lattice = batch.lattice.detach().to(torch.float64)
+    transform = reduce_basis(lattice)
+    inverse = torch.linalg.inv(transform).round()
+    reduced = transform @ lattice
+    heights = 1.0 / torch.linalg.vector_norm(torch.linalg.inv(reduced), dim=1)  # distances between lattice planes
+    # differences are wrapped to [-1/2, 1/2], so an image τ can be within reach only if |τ| - 1/2 <= cutoff / height
+    reach = torch.floor(cutoff / heights + 0.5).to(torch.long)
+    images = (2 * reach + 1).prod(-1)
+    work = (batch.n_atoms**2 * images).tolist()
+    frac = torch.einsum("ni,nij->nj", batch.frac_coords.detach().to(torch.float64), inverse[batch.batch])
+    found = []
+    start = 0
+    while start < len(batch):
+        stop, total = start + 1, work[start]
+        while stop < len(batch) and total + work[stop] <= _CHUNK:
+            total += work[stop]
+            stop += 1
+        found.append(_search_chunk(batch, frac, reduced, reach, cutoff, start, stop))
+        start = stop
+    if not found:
+        empty = torch.zeros(0, dtype=torch.long, device=device)
+        return empty.expand(2, 0), torch.zeros(0, 3, dtype=torch.long, device=device), empty.to(torch.float64)
+    index, shift, distance = (torch.cat(parts, -1 if k == 0 else 0) for k, parts in enumerate(zip(*found, strict=True)))
+    # a shift τ' of the reduced basis is τ = τ'·T in the crystal's own
+    shift = torch.einsum("ei,eij->ej", shift, transform[batch.batch[index[0]]]).round().to(torch.long)
+    return index, shift, distance
+
+
+def _search_chunk(
+    batch: CrystalBatch, frac: Tensor, reduced: Tensor, reach: Tensor, cutoff: float, start: int, stop: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    device = frac.device
+    counts, offsets = batch.n_atoms[start:stop], batch.offsets[start:stop]
+    # all ordered pairs (i, j) of each crystal
+    n_pairs = counts**2
+    crystal = torch.repeat_interleave(torch.arange(stop - start, device=device), n_pairs)
+    place = torch.arange(int(n_pairs.sum()), device=device) - (torch.cumsum(n_pairs, 0) - n_pairs)[crystal]
+    i = offsets[crystal] + torch.div(place, counts[crystal], rounding_mode="floor")
+    j = offsets[crystal] + place % counts[crystal]
+    difference = frac[j] - frac[i]
+    wrap = torch.round(difference)
+    difference = difference - wrap
+    # all images of each crystal
+    spans = 2 * reach[start:stop] + 1
+    n_images = spans.prod(-1)
+    owner = torch.repeat_interleave(torch.arange(stop - start, device=device), n_images)
+    flat = torch.arange(int(n_images.sum()), device=device) - (torch.cumsum(n_images, 0) - n_images)[owner]
+    span = spans[owner]
+    tau = torch.stack([flat // (span[:, 1] * span[:, 2]), (flat // span[:, 2]) % span[:, 1], flat % span[:, 2]], -1)
+    tau = (tau - reach[start:stop][owner]).to(torch.float64)
+    shift_vectors = torch.einsum("ti,tij->tj", tau, reduced[start:stop][owner])
+    vectors = torch.einsum("pi,pij->pj", difference, reduced[start:stop][crystal])
+    # pairs × images
+    per_pair = n_images[crystal]
+    pair = torch.repeat_interleave(torch.arange(len(crystal), device=device), per_pair)
+    first_image = (torch.cumsum(n_images, 0) - n_images)[crystal]
+    step = torch.arange(int(per_pair.sum()), device=device) - torch.repeat_interleave(torch.cumsum(per_pair, 0) - per_pair, per_pair)
+    image = first_image[pair] + step
+    square = ((vectors[pair] + shift_vectors[image]) ** 2).sum(-1)
+    itself = (i[pair] == j[pair]) & ((tau[image] - wrap[pair]).abs().sum(-1) == 0)
+    keep = ((square < cutoff**2) & ~itself).nonzero().squeeze(-1)
+    pair, image = pair[keep], image[keep]
+    return torch.stack([i[pair], j[pair]]), tau[image] - wrap[pair], square[keep].sqrt()
+
+
+def _search_large(crystal: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor]:
+    """One large cell through vesin's linear-scaling cell list."""
+    from vesin import NeighborList
+
+    device = crystal.lattice.device
+    points = crystal.cart_coords.detach().to(device="cpu", dtype=torch.float64).numpy()
+    box = crystal.lattice[0].detach().to(device="cpu", dtype=torch.float64).numpy()
+    i, j, shift = NeighborList(cutoff=float(cutoff), full_list=True).compute(points=points, box=box, periodic=True, quantities="ijS")
+    index = torch.stack([torch.as_tensor(a.astype("int64")) for a in (i, j)])
+    return index.to(device), torch.as_tensor(shift.astype("int64")).to(device)

@@ -1,0 +1,1 @@
+"""Models, one file a system; each builds itself from a plain config dictionary."""

@@ -1,0 +1,1 @@
+"""Networks: radial bases, the equivariant backbone and its heads."""

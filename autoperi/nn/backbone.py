@@ -1,0 +1,143 @@
+"""The equivariant backbone that all models share.
+
+Nodes carry features of irreps ``C x 0e + C x 1o + C x 2e`` (e3nn). One layer is
+
+    A_i^{lm,c}  = Σ_(j,τ) R^{l,c}(r_ij) Y_lm(u_ij) s_j^c                  (message, EMPNN eq. 8a)
+    s_i        += MLP(s_i, {⟨(W A)_i^l, (W' A)_i^l⟩}_l)                    (update,  EMPNN eq. 9)
+
+R is linear in a Bessel basis, Y are e3nn's spherical harmonics, W mixes channels of one l, and the bracket is the
+invariant inner product over m: it holds distances at l = 0 and angles at l > 0. Because R is linear, the sum over
+neighbours is one dense matrix product per atom over a geometry tensor that all layers share, which is what makes a
+CPU fast. Everything depends on edge vectors alone, hence invariant or equivariant under Euc(3) × S_n × SL3(Z)
+(EMPNN, Propositions 1, 2 and 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from autoperi.crystal import CrystalBatch
+from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
+from autoperi.nn.radial import BesselBasis
+from autoperi.units import MAX_ATOMIC_NUMBER
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeGeometry:
+    """What a layer needs of the edges.
+
+    Attributes:
+        graph: the multigraph.
+        vectors: edge vectors in Å, ``[E, 3]``.
+        distances: their lengths in Å, ``[E]``.
+        radial: radial basis, ``[E, R]``.
+        neighbours: padded neighbour table, ``[N, K]``.
+        operator: radial basis times spherical harmonics, zero where padded, ``[N, R·(l_max+1)², K]``.
+    """
+
+    graph: Multigraph
+    vectors: Tensor
+    distances: Tensor
+    radial: Tensor
+    neighbours: Tensor
+    operator: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BackboneOutput:
+    """Node features and the geometry they came from.
+
+    Attributes:
+        scalars: invariant node features, ``[N, C]``.
+        equivariant: the last layer's features per l, each ``[N, 2l+1, C]``.
+        geometry: the edges, for heads that act on them.
+    """
+
+    scalars: Tensor
+    equivariant: list[Tensor]
+    geometry: EdgeGeometry
+
+
+class Interaction(nn.Module):
+    """One message-passing layer; see the module's docstring."""
+
+    def __init__(self, channels: int, n_radial: int, l_max: int, neighbours: float) -> None:
+        super().__init__()
+        self.n_radial, self.l_max = n_radial, l_max
+        self.scale = neighbours**-0.5
+        self.source = nn.Linear(channels, channels, bias=False)
+        self.radial = nn.Parameter(torch.randn(l_max + 1, n_radial, channels) * n_radial**-0.5)
+        self.left = nn.ModuleList(nn.Linear(channels, channels, bias=False) for _ in range(l_max + 1))
+        self.right = nn.ModuleList(nn.Linear(channels, channels, bias=False) for _ in range(l_max + 1))
+        self.update = nn.Sequential(
+            nn.LayerNorm((l_max + 2) * channels),
+            nn.Linear((l_max + 2) * channels, 2 * channels),
+            nn.SiLU(),
+            nn.Linear(2 * channels, channels),
+        )
+
+    def forward(self, scalars: Tensor, geometry: EdgeGeometry) -> tuple[Tensor, list[Tensor]]:
+        """Scalars ``[N, C]`` to updated scalars and the equivariant features per l, each ``[N, 2l+1, C]``."""
+        n, c = scalars.shape
+        gathered = self.source(scalars)[geometry.neighbours]  # [N, K, C]
+        summed = torch.bmm(geometry.operator, gathered).view(n, -1, self.n_radial, c) * self.scale
+        features, invariants, start = [], [scalars], 0
+        for ell in range(self.l_max + 1):
+            width = 2 * ell + 1
+            block = torch.einsum("nmrc,rc->nmc", summed[:, start : start + width], self.radial[ell])
+            features.append(block)
+            invariants.append((self.left[ell](block) * self.right[ell](block)).sum(1) if ell else self.left[0](block)[:, 0])
+            start += width
+        return scalars + self.update(torch.cat(invariants, -1)), features
+
+
+class Backbone(nn.Module):
+    """Element embedding followed by :class:`Interaction` layers.
+
+    Args:
+        channels: C, features per irrep.
+        layers: number of interactions.
+        cutoff: radius of the multigraph in Å.
+        n_radial: Bessel functions.
+        l_max: largest angular momentum, 0 to 3.
+        neighbours: mean number of neighbours, a constant that keeps sums of order one.
+    """
+
+    def __init__(
+        self, *, channels: int = 64, layers: int = 3, cutoff: float = 5.0, n_radial: int = 8, l_max: int = 2, neighbours: float = 30.0
+    ) -> None:
+        super().__init__()
+        self.channels, self.cutoff, self.l_max = channels, cutoff, l_max
+        self.irreps_out = o3.Irreps([(channels, (ell, (-1) ** ell)) for ell in range(l_max + 1)])
+        self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
+        self.basis = BesselBasis(n_radial, cutoff)
+        self.interactions = nn.ModuleList(Interaction(channels, n_radial, l_max, neighbours) for _ in range(layers))
+
+    def geometry(self, batch: CrystalBatch, graph: Multigraph | None = None) -> EdgeGeometry:
+        """Edges of the batch within the cutoff, with everything that layers share."""
+        graph = radius_graph(batch, self.cutoff) if graph is None else graph
+        vectors = edge_vectors(batch, graph)
+        distances = torch.linalg.vector_norm(vectors, dim=-1)
+        radial = self.basis(distances)
+        harmonics = o3.spherical_harmonics(list(range(self.l_max + 1)), vectors, normalize=True, normalization="norm")
+        place, width = graph.slots()
+        centre, neighbour = graph.edge_index
+        neighbours = torch.zeros(graph.n_nodes, width, dtype=torch.long, device=vectors.device)
+        neighbours[centre, place] = neighbour
+        product = (harmonics.unsqueeze(-1) * radial.unsqueeze(-2)).flatten(1)  # [E, (l_max+1)² R]
+        operator = torch.zeros(graph.n_nodes, width, product.shape[1], dtype=product.dtype, device=product.device)
+        operator = operator.index_put((centre, place), product).transpose(1, 2)
+        return EdgeGeometry(graph, vectors, distances, radial, neighbours, operator)
+
+    def forward(self, batch: CrystalBatch, graph: Multigraph | None = None) -> BackboneOutput:
+        """Features of every atom of the batch."""
+        geometry = self.geometry(batch, graph)
+        scalars = self.embedding(batch.atomic_numbers)
+        equivariant: list[Tensor] = []
+        for layer in self.interactions:
+            scalars, equivariant = layer(scalars, geometry)
+        return BackboneOutput(scalars, equivariant, geometry)

@@ -1,0 +1,90 @@
+"""Training data as tensors: one safetensors file that holds crystals and labels, ready to be batched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from autoperi.crystal import CrystalBatch
+from autoperi.errors import DataError
+
+LABELS = ("formation_energy_per_atom", "label_weight")
+
+
+@dataclass(frozen=True, eq=False)
+class TensorCrystals:
+    """Crystals and labels in memory.
+
+    Attributes:
+        crystals: all crystals as one batch.
+        labels: per crystal, each ``[B]``; NaN where missing.
+    """
+
+    crystals: CrystalBatch
+    labels: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.crystals)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        c = self.crystals
+        tensors = {"lattice": c.lattice, "frac_coords": c.frac_coords, "atomic_numbers": c.atomic_numbers, "n_atoms": c.n_atoms}
+        save_file({**tensors, **{f"label.{k}": v for k, v in self.labels.items()}}, str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> TensorCrystals:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: the file is missing or holds something else.
+        """
+        try:
+            tensors = load_file(str(path))
+            crystals = CrystalBatch(tensors["lattice"], tensors["frac_coords"], tensors["atomic_numbers"], tensors["n_atoms"])
+        except Exception as error:
+            raise DataError(f"{path} does not hold training tensors ({error}); make it from crystals with 'autoperi train --data'") from None
+        return cls(crystals, {k.removeprefix("label."): v for k, v in tensors.items() if k.startswith("label.")})
+
+
+@dataclass
+class Batches:
+    """Seeded batches of one epoch after another; the order depends on ``(seed, epoch)`` alone, so a resumed run repeats it.
+
+    Crystals of like size share a batch, in random order: sizes are sorted within pools of ``pool`` batches, which
+    keeps padding small and batches random.
+    """
+
+    data: TensorCrystals
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = True
+    pool: int = 16
+    epoch: int = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the epoch that comes next (Lightning calls this)."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[CrystalBatch, dict[str, Tensor]]]:
+        n = len(self.data)
+        order = torch.arange(n)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(n, generator=generator)
+            size = self.batch_size * self.pool
+            pools = [p[torch.argsort(self.data.crystals.n_atoms[p], stable=True)] for p in order.split(size)]
+            chunks = [c for p in pools for c in p.split(self.batch_size)]
+            chunks = [chunks[int(i)] for i in torch.randperm(len(chunks), generator=generator)]
+        else:
+            chunks = list(order.split(self.batch_size))
+        for chosen in chunks:
+            yield self.data.crystals[chosen.tolist()], {k: v[chosen] for k, v in self.data.labels.items()}

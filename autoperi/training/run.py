@@ -1,0 +1,129 @@
+"""Run a training: data to checkpoints to tensors that ``from_pretrained`` reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from autoperi.models.empnn import Empnn
+from autoperi.models.properties import FormationEnergy
+from autoperi.training.checkpoint import SafetensorsCheckpointIO
+from autoperi.training.data import Batches, TensorCrystals
+from autoperi.training.tasks import CrystalTask, EmpnnTask, FormationEnergyTask
+
+logger = logging.getLogger(__name__)
+
+TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
+    "empnn": (Empnn, EmpnnTask),
+    "formation_energy": (FormationEnergy, FormationEnergyTask),
+}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides a training run."""
+
+    model: str
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    ema: float = 0.999
+    seed: int = 0
+    model_config: dict[str, Any] = field(default_factory=dict)
+
+
+class _History(Callback):
+    """Appends each epoch's metrics to ``history.jsonl``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path, self.start = directory / "history.jsonl", time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(time.perf_counter() - self.start, 1), **metrics}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def train(
+    config: TrainingConfig,
+    *,
+    train_data: TensorCrystals,
+    val_data: TensorCrystals,
+    directory: str | Path,
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = False,
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Train ``config.model``, with a checkpoint each epoch in ``directory``.
+
+    Args:
+        config: the run.
+        train_data, val_data: crystals with labels.
+        directory: where checkpoints, ``history.jsonl`` and ``training.json`` go.
+        resume: go on from ``last.ckpt`` there, if there is one.
+        device: a Lightning accelerator: ``auto``, ``cpu``, ``gpu``.
+        progress: show Lightning's bar.
+
+    Returns:
+        The averaged model, and what the card should say of the run.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "training.json").write_text(json.dumps(asdict(config), indent=1))
+    batches = Batches(train_data, config.batch_size, seed=config.seed)
+    network, task_type = TASKS[config.model]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # inside the fork: the caller's generator is untouched
+        model = network(**config.model_config)
+    task = task_type(
+        model,
+        total_steps=config.epochs * len(batches),
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        ema=config.ema,
+        seed=config.seed,
+    )
+    last = directory / "last.ckpt"
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        trainer = lightning.Trainer(
+            max_epochs=config.epochs,
+            accelerator=device,
+            devices=1 if device == "cpu" else "auto",
+            plugins=[SafetensorsCheckpointIO()],
+            callbacks=[ModelCheckpoint(directory, save_last=True, save_top_k=0, every_n_epochs=1), _History(directory)],
+            default_root_dir=directory,
+            gradient_clip_val=5.0,
+            logger=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        trainer.fit(
+            task,
+            train_dataloaders=batches,
+            val_dataloaders=Batches(val_data, config.batch_size, shuffle=False),
+            ckpt_path=str(last) if resume and last.exists() else None,
+        )
+    history = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
+    summary = {
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "crystals": len(train_data),
+        "seconds_last_run": round(time.perf_counter() - started, 1),
+        "threads": torch.get_num_threads(),
+        "final": history[-1] if history else {},
+    }
+    return task.average.module, summary

@@ -1,0 +1,171 @@
+"""Lightning tasks: one a model. Each carries its averaged weights, so that a checkpoint holds all that a resume needs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from autoperi.crystal import CrystalBatch
+from autoperi.geometry.lattice import lengths_angles
+from autoperi.models.empnn import Empnn
+from autoperi.models.properties import FormationEnergy
+from autoperi.random import torch_generator
+
+Batch = tuple[CrystalBatch, dict[str, Tensor]]
+
+
+class CrystalTask(lightning.LightningModule):
+    """Optimiser, cosine schedule with warm-up, and averaged weights, shared by all tasks.
+
+    Args:
+        model: the network to train.
+        total_steps: optimiser steps of the whole run, where the cosine ends.
+        learning_rate, weight_decay, warmup, ema: of the optimiser, the schedule and the average.
+        seed: of the noise that a task draws.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        total_steps: int,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-3,
+        warmup: int = 300,
+        ema: float = 0.999,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        self.total_steps, self.learning_rate, self.weight_decay, self.warmup, self.seed = (
+            total_steps,
+            learning_rate,
+            weight_decay,
+            warmup,
+            seed,
+        )
+
+    def configure_optimizers(self) -> Any:  # noqa: D102
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+
+        def scale(step: int) -> float:
+            if step < self.warmup:
+                return (step + 1) / self.warmup
+            done = min(1.0, (step - self.warmup) / max(1, self.total_steps - self.warmup))
+            return 0.5 * (1 + math.cos(math.pi * done)) * 0.995 + 0.005
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:  # noqa: ARG002, D102
+        # called once after each optimiser step
+        if self.global_step > 0:
+            self.average.update_parameters(self.model)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002, D102
+        return batch[0].to(device=device), {k: v.to(device) for k, v in batch[1].items()}
+
+    def generator(self, batch_idx: int, epoch: int) -> torch.Generator:
+        """Noise of one batch: depends on seed, epoch and batch alone."""
+        return torch_generator(self.seed, epoch, batch_idx)
+
+
+class FormationEnergyTask(CrystalTask):
+    """Formation energy in eV/atom: weighted mean absolute error.
+
+    Half of the crystals are slightly rattled and strained and keep their label, so that the model reads the energy
+    of the relaxed crystal from one that is nearly so (Gibson et al. 2022): that is what ranking candidates needs.
+    """
+
+    def __init__(self, model: FormationEnergy, *, rattle: float = 0.03, strain: float = 0.01, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.rattle, self.strain = rattle, strain
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        crystals, labels = batch
+        generator = self.generator(batch_idx, self.current_epoch)
+        noisy = torch.rand(len(crystals), generator=generator) < 0.5
+        scale = noisy.to(crystals.lattice)
+        moved, _ = deform(crystals, self.strain * scale, self.rattle * scale, generator)
+        target, weight = labels["formation_energy_per_atom"], labels["label_weight"]
+        known = torch.isfinite(target)
+        error = (self.model(moved) - target.nan_to_num(0.0)).abs() * weight * known
+        loss = error.sum() / (weight * known).sum().clamp(min=1e-6)
+        self.log("train_mae", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002, D102
+        crystals, labels = batch
+        error = (self.average(crystals) - labels["formation_energy_per_atom"]).abs()
+        self.log("val_mae", error.nanmean(), batch_size=len(crystals), prog_bar=True)
+
+
+class EmpnnTask(CrystalTask):
+    """Lattice denoising (EMPNN, section 6): L̃ = L·exp(A), A symmetric with entries N(0, σ), σ uniform in (0, σ_max].
+
+    Because A is symmetric, the exact answer to L̃ is the exponent -A. The loss is the mean absolute error of that
+    exponent plus that of the normalised lattice parameters (lengths over (V)^(1/3), angles in radians; Table 1).
+    """
+
+    def __init__(self, model: Empnn, *, sigma_max: float = 0.2, rattle: float = 0.05, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.sigma_max, self.rattle = sigma_max, rattle
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        crystals, _ = batch
+        generator = self.generator(batch_idx, self.current_epoch)
+        sigma = self.sigma_max * torch.rand(len(crystals), generator=generator).to(crystals.lattice)
+        rattle = self.rattle * torch.rand(len(crystals), generator=generator).to(crystals.lattice)
+        noisy, strain = deform(crystals, sigma, rattle * (torch.rand(len(crystals), generator=generator) < 0.5), generator)
+        predicted = self.model(noisy)
+        exponent = (predicted + strain).abs().mean()
+        lengths, angles = lengths_angles(noisy.lattice @ torch.linalg.matrix_exp(predicted))
+        true_lengths, true_angles = lengths_angles(crystals.lattice)
+        size = crystals.volume.pow(1 / 3).unsqueeze(-1)
+        parameters = ((lengths - true_lengths).abs() / size).mean() + torch.deg2rad((angles - true_angles).abs()).mean()
+        loss = exponent + parameters
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        crystals, _ = batch
+        sigma = torch.full((len(crystals),), 0.1).to(crystals.lattice)
+        noisy, _ = deform(crystals, sigma, 0 * sigma, torch_generator(self.seed, 2**31, batch_idx))
+        true = lengths_angles(crystals.lattice)
+        before = lengths_angles(noisy.lattice)
+        after = lengths_angles(noisy.lattice @ torch.linalg.matrix_exp(self.average(noisy)))
+        for name, k in (("lengths", 0), ("angles", 1)):
+            ratio = (after[k] - true[k]).abs().mean() / (before[k] - true[k]).abs().mean()
+            self.log(f"val_{name}_left", ratio, batch_size=len(crystals), prog_bar=True)
+
+
+def deform(crystals: CrystalBatch, sigma: Tensor, rattle: Tensor, generator: torch.Generator) -> tuple[CrystalBatch, Tensor]:
+    """Strain L̃ = L·exp(A) with symmetric A of entries N(0, σ_b), after rattling atoms by N(0, rattle_b) Å.
+
+    Args:
+        crystals: B crystals.
+        sigma: standard deviation of A's entries per crystal, ``[B]``.
+        rattle: standard deviation of Cartesian displacements per crystal in Å, ``[B]``.
+        generator: CPU generator.
+
+    Returns:
+        The deformed crystals and A, ``[B, 3, 3]``.
+    """
+    b, n = len(crystals), len(crystals.atomic_numbers)
+    entries = torch.randn(b, 6, generator=generator).to(crystals.lattice) * sigma.unsqueeze(-1)
+    rows, cols = torch.tensor([0, 1, 2, 1, 0, 0]), torch.tensor([0, 1, 2, 2, 2, 1])
+    strain = torch.zeros(b, 3, 3).to(crystals.lattice)
+    strain[:, rows, cols] = entries
+    strain[:, cols, rows] = entries
+    moves = torch.randn(n, 3, generator=generator).to(crystals.lattice) * rattle[crystals.batch].unsqueeze(-1)
+    fractional = torch.einsum("ni,nij->nj", moves, torch.linalg.inv(crystals.lattice)[crystals.batch])
+    moved = crystals.replace(
+        lattice=crystals.lattice @ torch.linalg.matrix_exp(strain), frac_coords=crystals.frac_coords + fractional
+    )
+    return moved, strain

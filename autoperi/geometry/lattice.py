@@ -99,7 +99,7 @@ class _SymmetricLog(torch.autograd.Function):
         values, vectors = torch.linalg.eigh(matrix)
         values = values.clamp_min(torch.finfo(matrix.dtype).tiny)
         log = (vectors * values.log().unsqueeze(-2)) @ vectors.mT
-        ctx.save_for_backward(values, vectors, log)  # type: ignore[attr-defined]
+        ctx.save_for_backward(values, vectors, log)
         return log
 
     @staticmethod
@@ -197,7 +197,7 @@ def random_strain(generator: torch.Generator, sigma: float, n: int, *, dtype: to
 
 
 def _lagrange_reduce(rows: np.ndarray) -> np.ndarray:
-    """Integer transform to a Minkowski-reduced basis of one cell: bring the longest vector as close as it goes to the plane of the others."""
+    """Integer transform to a Minkowski-reduced basis of one cell: bring the longest vector closest to the plane of the others."""
     transform = np.eye(3, dtype=np.int64)
     shifts = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
     for _ in range(10_000):
@@ -275,7 +275,7 @@ def inverse_unimodular(transform: Tensor) -> Tensor:
 
 
 def change_basis(batch: CrystalBatch, transform: Tensor) -> CrystalBatch:
-    """The same crystals in the basis T @ lattice, coordinates x T⁻¹, with T integer of det ±1, ``[3, 3]`` or ``[B, 3, 3]`` (seed 1, prop. 2).
+    """The crystals in the basis T @ lattice, coordinates x T⁻¹, with T integer of det ±1, ``[3, 3]`` or ``[B, 3, 3]`` (seed 1, prop. 2).
 
     Raises:
         StructureError: a determinant other than ±1.

@@ -1,0 +1,336 @@
+"""Models from and to the hub: the only code of the package that touches the network.
+
+Everything goes through ``huggingface_hub``, so that HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and proxies mean what
+they mean everywhere; no URL is built here and no repository is ever listed. What is cached is looked up on disk first:
+the client itself asks the network even for a cached file (it identifies its user in the headers it prepares).
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import re
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoperi._version import __version__
+from autoperi.errors import HubError, WeightsError
+from autoperi.hub.registry import resolve
+from autoperi.hub.serialize import CARD_FILE, CONFIG_FILE, Bundle, files_of, load_bundle, one_line, publish, read_config, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DISK_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EDQUOT}
+_TRANSPORTS = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
+_FIRST_CALL = "`autoperi models list` shows the models that need no hub"
+
+PathLike = str | os.PathLike[str]
+
+
+def load_pretrained(
+    name_or_path: PathLike = "autoperi-base",
+    *,
+    revision: str | None = None,
+    cache_dir: PathLike | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    verify: bool = True,
+) -> Bundle:
+    """Read a model by bundled name, directory or hub repository ``owner/name``.
+
+    Args:
+        name_or_path: see :func:`autoperi.hub.registry.resolve`.
+        revision: branch, tag or commit of a hub repository; a full commit hash is never looked up again.
+        cache_dir: where downloads are kept; the cache of huggingface_hub where None.
+        token: access token; True or None for the one of HF_TOKEN or of the login, False for none.
+        local_files_only: never touch the network.
+        verify: compare the sha256 of every file with the config.
+
+    Raises:
+        HubError: the repository, revision or file cannot be had; the message says what to do.
+        WeightsError: an unknown name, or a directory that is no sound model.
+    """
+    found = resolve(name_or_path)
+    if found.kind != "hub":
+        if revision is not None:
+            raise WeightsError(
+                f"revision={revision!r} applies to hub repositories only and {found.name!r} is a {found.kind} model; leave it out"
+            )
+        assert found.path is not None
+        return load_bundle(found.path, verify=verify)
+    path = fetch(found.name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+    return load_bundle(path, verify=verify, revision=path.name)
+
+
+def fetch(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    cache_dir: PathLike | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """Bring a hub repository into the cache and return its directory, whose name is the commit hash.
+
+    ``config.json`` is read first and fixes the commit; then exactly the files it names follow, from that commit, so that a
+    push in between cannot mix two versions. With a commit hash as ``revision`` a cached model causes no network call;
+    with a branch it causes one, and none answering, the cached state of the branch is used.
+
+    Raises:
+        HubError: see :func:`load_pretrained`.
+        WeightsError: the repository is not an AutoPeri model.
+    """
+    repository = _Repository(repo_id, revision, cache_dir, token, local_files_only, force_download)
+    directory = repository.file(CONFIG_FILE, revision=revision or "main").parent
+    commit = directory.name
+    for name in files_of(read_config(directory)):
+        repository.file(name, revision=commit)
+    with suppress(HubError):  # A model without a card is still a model.
+        repository.file(CARD_FILE, revision=commit)
+    return directory
+
+
+def download_to(
+    name_or_path: PathLike,
+    directory: PathLike,
+    *,
+    revision: str | None = None,
+    cache_dir: PathLike | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    force: bool = False,
+) -> Path:
+    """Copy a model, wherever it is, into ``directory``, to be carried to a machine without network; checked after the copy.
+
+    ``force`` overwrites another model there and downloads anew what the cache holds.
+
+    Raises:
+        HubError: see :func:`load_pretrained`.
+        WeightsError: ``directory`` is not empty (without ``force``) or cannot be written, or the model is damaged.
+    """
+    found, target = resolve(name_or_path), Path(directory).expanduser()
+    if found.path is not None:
+        source = found.path
+    else:
+        source = fetch(
+            found.name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only, force_download=force
+        )
+    names = [*files_of(read_config(source)), CARD_FILE, CONFIG_FILE]
+    load_bundle(source)
+    files = {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
+    if target.is_dir() and any(target.iterdir()) and not force:
+        same = all((target / name).is_file() and (target / name).read_bytes() == data for name, data in files.items())
+        if same:
+            return target
+        raise WeightsError(f"'{target}' is not empty; choose a new directory, or overwrite it with force=True (--force)")
+    publish(files, target)
+    bad = [row.file for row in verify(target) if not row.ok]
+    if bad:
+        raise WeightsError(f"'{target / bad[0]}' is damaged after copying; check the disk and copy again")
+    return target
+
+
+def push(directory: PathLike, repo_id: str, *, token: str | bool | None = None, private: bool = False, revision: str | None = None) -> str:
+    """Upload a model directory in one commit, creating the repository (and the branch ``revision``) where needed.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        HubError: no token, no right to write, or the hub cannot be reached.
+        WeightsError: the directory is not a sound model.
+    """
+    path = Path(directory).expanduser()
+    load_bundle(path)
+    names = [*files_of(read_config(path)), CARD_FILE, CONFIG_FILE]
+    repository = _Repository(repo_id, revision, None, token, False, False)
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=token, library_name="autoperi", library_version=__version__)
+    try:
+        with _silent():
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision not in (None, "main"):
+                api.create_branch(repo_id, branch=str(revision), exist_ok=True)
+            # create_commit and not upload_folder: one commit, so that no reader sees half a model; bytes, so that no bar is drawn.
+            operations = [CommitOperationAdd(name, (path / name).read_bytes()) for name in names if (path / name).is_file()]
+            message = f"Upload {read_config(path)['name']} with AutoPeri {__version__}"
+            commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision)
+    except Exception as error:
+        # The client wraps what stops the transfer of one file into a RuntimeError.
+        cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
+        fallback = HubError(f"upload to hub repository '{repo_id}' failed ({one_line(error)}); correct this or try again")
+        raise repository.explain(cause, name=None) or fallback from error
+    return str(commit.commit_url)
+
+
+@dataclass(frozen=True)
+class _Repository:
+    """One repository as asked for: gets single files and puts the client's errors into one line."""
+
+    repo_id: str
+    revision: str | None
+    cache_dir: PathLike | None
+    token: str | bool | None
+    local_files_only: bool
+    force_download: bool
+
+    def file(self, name: str, *, revision: str) -> Path:
+        """The cached path of one file, downloaded where needed."""
+        from huggingface_hub import constants, hf_hub_download
+
+        offline = self.local_files_only or constants.HF_HUB_OFFLINE
+        if offline or (_COMMIT.fullmatch(revision) and not self.force_download):
+            cached = self._cached(name, revision)
+            if cached is not None:
+                return cached
+        if offline:
+            why = "local_files_only=True" if self.local_files_only else "HF_HUB_OFFLINE is set"
+            raise HubError(f"{name} of '{self.repo_id}'{self._at(revision)} is not in the cache '{self._cache}' and {why}; {self._recipe}")
+        try:
+            with _silent(hf_hub_download) as options:
+                path = hf_hub_download(
+                    self.repo_id,
+                    name,
+                    revision=revision,
+                    cache_dir=None if self.cache_dir is None else self._cache,
+                    token=self.token,
+                    force_download=self.force_download,
+                    library_name="autoperi",
+                    library_version=__version__,
+                    **options,
+                )
+            return Path(path)
+        except Exception as error:
+            cached = None if self.force_download or not _is_transport(error) else self._cached(name, revision)
+            if cached is not None:
+                return cached
+            explained = self.explain(error, name=name)
+            if explained is None:
+                raise
+            raise explained from error
+
+    def explain(self, error: BaseException, *, name: str | None) -> WeightsError | None:
+        """``error`` of the client in one line that says what to do, or None where it is not one of the client's."""
+        from huggingface_hub import errors as hub
+
+        what = f"hub repository '{self.repo_id}'"
+        if isinstance(error, hub.GatedRepoError):
+            return HubError(f"{what} is gated; accept its terms on its page, then pass token= or set HF_TOKEN")
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, hub.RepositoryNotFoundError) or (status == 401 and name is not None):
+            if self._has_token:
+                return HubError(f"{what} does not exist, or your token may not read it; check the name and the rights of the token")
+            return HubError(f"{what} does not exist or is private; check the name, or pass token= (or set HF_TOKEN) if it is private")
+        if isinstance(error, hub.RevisionNotFoundError):
+            return HubError(f"{what} has no revision {self.revision!r}; give a branch, tag or full commit hash, or leave revision out")
+        if isinstance(error, hub.LocalEntryNotFoundError):
+            cause = error.__cause__
+            explained = self.explain(cause, name=name) if cause is not None else None
+            return explained or self._unreachable(error)
+        if isinstance(error, hub.EntryNotFoundError):
+            remedy = "it is not an AutoPeri model" if name == CONFIG_FILE else "ask its owner to push the model again"
+            return HubError(f"{what}{self._at(self.revision)} holds no {name}; {remedy}, or give another revision; {_FIRST_CALL}")
+        if isinstance(error, hub.LocalTokenNotFoundError) or (name is None and status in (401, 403)):
+            return HubError(f"no right to write to {what}; pass token= (or set HF_TOKEN) of an account with write access")
+        if isinstance(error, hub.HFValidationError):
+            return HubError(f"{self.repo_id!r} is not a repository name ({one_line(error)}); give 'owner/name'")
+        if isinstance(error, hub.OfflineModeIsEnabled):
+            return HubError(f"{what} needs the network but HF_HUB_OFFLINE is set; {self._recipe if name else 'unset it to push'}")
+        if isinstance(error, hub.FileMetadataError):
+            return HubError(f"the answer for {what} is not that of a hub ({one_line(error)}); check HF_ENDPOINT and the proxy")
+        if status is not None:
+            remedy = "try again later" if status in (408, 429) or status >= 500 else "check the rights of your token"
+            return HubError(f"the hub answered {status} for {what} ({one_line(error)}); {remedy}")
+        if _is_disk(error):
+            return WeightsError(
+                f"cannot write the cache '{self._cache}' ({one_line(error)}); pass cache_dir= or set HF_HOME to a place you may write to"
+            )
+        return self._unreachable(error) if _is_transport(error) else None
+
+    def _unreachable(self, error: BaseException) -> HubError:
+        from huggingface_hub import constants
+
+        return HubError(f"cannot reach the hub at {constants.ENDPOINT} for '{self.repo_id}' ({one_line(error)}); {self._recipe}")
+
+    def _cached(self, name: str, revision: str) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(self.repo_id, name, cache_dir=self._cache, revision=revision)
+        return Path(path) if isinstance(path, str) else None
+
+    @property
+    def _cache(self) -> str:
+        from huggingface_hub import constants
+
+        return str(Path(constants.HF_HUB_CACHE if self.cache_dir is None else self.cache_dir).expanduser())
+
+    @property
+    def _has_token(self) -> bool:
+        from huggingface_hub import get_token
+
+        return isinstance(self.token, str) or (self.token is not False and get_token() is not None)
+
+    @property
+    def _recipe(self) -> str:
+        """How to get the model onto a machine without network, word by word."""
+        revision = f" --revision {self.revision}" if self.revision else ""
+        return (
+            f"on a machine with network run `autoperi models download {self.repo_id}{revision} --to DIR`, copy DIR here and use "
+            "from_pretrained('DIR')"
+        )
+
+    @staticmethod
+    def _at(revision: str | None) -> str:
+        return "" if revision in (None, "main") else f" at revision {revision!r}"
+
+
+def _is_disk(error: BaseException) -> bool:
+    """Whether ``error`` comes from the disk; those of connections name no file."""
+    return isinstance(error, OSError) and (error.errno in _DISK_ERRORS or error.filename is not None)
+
+
+def _is_transport(error: BaseException) -> bool:
+    """Whether ``error`` comes from the connection and not from an answer of the hub or from the disk."""
+    if _is_disk(error) or getattr(error, "response", None) is not None:
+        return False
+    return isinstance(error, OSError) or any(kind.__module__.split(".")[0] in _TRANSPORTS for kind in type(error).__mro__)
+
+
+@contextmanager
+def _silent(function: Callable[..., object] | None = None) -> Iterator[dict[str, Any]]:
+    """Keep the client from drawing progress bars; yields what to pass to ``function`` to that end.
+
+    HF_HUB_DISABLE_PROGRESS_BARS, where set, has the last word. The switch of the client is process-wide and therefore
+    used only where a call takes no class of bars: for uploads and in clients before 1.0.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled():
+        yield {}
+    elif function is not None and "tqdm_class" in inspect.signature(function).parameters:
+        yield {"tqdm_class": _no_bar()}
+    else:
+        disable_progress_bars()
+        try:
+            yield {}
+        finally:
+            enable_progress_bars()
+
+
+def _no_bar() -> type:
+    from tqdm import tqdm
+
+    class NoBar(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+    return NoBar

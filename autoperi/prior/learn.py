@@ -1,0 +1,269 @@
+"""Learn the prototype library from crystals: standardise, cluster, align, match, store.
+
+1. Each crystal becomes its idealised standard primitive cell (spglib, symprec 0.1 Å as Materials Project uses).
+2. Within one space group and one set of counts, crystals whose fingerprints lie within :data:`RADIUS` form a prototype.
+3. Members are aligned to the medoid with StructureMatcher; coordinates and log-metric shape are averaged, and
+   projected back onto the space group. No volume is kept.
+4. Prototypes that StructureMatcher (0.5/0.3/10) cannot tell apart are recorded as matching, so that candidates can be
+   made distinct, and their probabilities added, without matching at generation time.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autoperi.errors import StructureError
+from autoperi.geometry.lattice import from_log_metric, to_log_metric
+from autoperi.geometry.spacegroup import space_group
+from autoperi.geometry.symmetry import SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
+from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
+from autoperi.prior.library import PrototypeLibrary
+from autoperi.units import MAX_ATOMIC_NUMBER
+
+logger = logging.getLogger(__name__)
+
+SYMPREC = 0.1
+RADIUS = 0.13  # within it 95 to 100 % of same-group pairs match at 0.5/0.3/10, with an RMS of 0.03 or less (benchmarks/prior)
+MATCH_RADIUS = 0.45
+MATCH_MAX_ATOMS = 40
+ALIGNED_MEMBERS = 24
+
+Track = Callable[[Iterable, str], Iterable]
+Crystal = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _silent(items: Iterable, _: str) -> Iterable:
+    return items
+
+
+@dataclass(frozen=True, eq=False)
+class Standard:
+    """A training crystal in its standard primitive cell, with elements sorted into slots."""
+
+    info: SymmetryInfo
+    elements: np.ndarray
+    slots: np.ndarray
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """A prototype in the making: the medoid, and each member with p such that medoid slot s is member slot p[s]."""
+
+    number: int
+    counts: tuple[int, ...]
+    medoid: int
+    members: list[tuple[int, tuple[int, ...]]]
+
+
+def standardise(crystal: Crystal) -> Standard | None:
+    """The crystal's standard primitive cell at the loosest tolerance that keeps its atoms, or None."""
+    for symprec in (SYMPREC, 0.03, 0.01, 0.001):
+        try:
+            info = analyse(*crystal, symprec=symprec)
+        except StructureError:
+            continue
+        elements, slots, counts = slot_order(info.primitive_numbers)
+        return Standard(info, elements, slots, counts)
+    return None
+
+
+def cluster(standards: Sequence[Standard], prints: Sequence[np.ndarray], *, radius: float = RADIUS) -> list[Cluster]:
+    """Greedy density clustering within each (space group, counts): the crystal with most neighbours founds a prototype."""
+    buckets = defaultdict(list)
+    for k, s in enumerate(standards):
+        buckets[s.info.number, s.counts].append(k)
+    clusters = []
+    for (number, counts), index in sorted(buckets.items()):
+        table, n = np.stack([prints[k] for k in index]), len(index)
+        permutations = tie_permutations(counts)
+        apart, which = np.zeros((n, n)), np.zeros((n, n), int)
+        for a in range(n):
+            apart[a], which[a] = distances(table[a], table, counts)
+        near, free = apart < radius, np.ones(n, bool)
+        while free.any():
+            crowd = (near & free).sum(1) * free
+            best = np.nonzero(crowd == crowd.max())[0]
+            medoid = best[np.argmin([(apart[b] * (near[b] & free)).sum() for b in best])]
+            chosen = near[medoid] & free
+            chosen[medoid] = True
+            members = [(index[j], permutations[which[j, medoid]] if j != medoid else permutations[0]) for j in np.nonzero(chosen)[0]]
+            clusters.append(Cluster(number, counts, index[medoid], members))
+            free &= ~chosen
+    return clusters
+
+
+def mean_geometry(c: Cluster, standards: Sequence[Standard]) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric mean of the aligned members: coordinates in the medoid's primitive basis ``[n, 3]`` and shape ``[5]``."""
+    from pymatgen.core import Lattice, Structure
+
+    from autoperi.metrics.match import matcher
+
+    medoid = standards[c.medoid]
+    base = medoid.info.primitive_frac_coords
+    shapes, moves = [_log_metric(medoid.info.primitive_lattice, len(base))], [np.zeros_like(base)]
+    aligner = matcher(ltol=0.3, stol=0.3, angle_tol=10, primitive_cell=False)
+    target = Structure(Lattice(_unit(medoid.info.primitive_lattice, len(base))), medoid.slots + 1, base)
+    for k, p in c.members[: ALIGNED_MEMBERS + 1]:
+        if k == c.medoid:
+            continue
+        s = standards[k]
+        slots = np.argsort(p)[s.slots]
+        other = Structure(Lattice(_unit(s.info.primitive_lattice, len(slots))), slots + 1, s.info.primitive_frac_coords)
+        try:
+            aligned = aligner.get_s2_like_s1(target, other)
+        except (ValueError, IndexError):
+            aligned = None
+        if aligned is None or len(aligned) != len(base):
+            continue
+        move = aligned.frac_coords - base
+        move -= np.round(move)
+        move -= move.mean(0)
+        if np.abs(move).max() < 0.12:  # farther is another setting of the same type; averaging would blur both
+            moves.append(move)
+            shapes.append(_log_metric(aligned.lattice.matrix, len(base)))
+    group = space_group(c.number).primitive
+    coords = project_coordinates(base + np.mean(moves, 0), medoid.slots, group, tolerance=0.15) if len(moves) > 1 else base
+    shape = np.mean(shapes, 0)[1:]
+    k6 = torch.as_tensor(np.concatenate([[0.0], shape]))
+    lattice = symmetrize_lattice(from_log_metric(k6[None])[0].numpy(), group.rotations)
+    return coords, to_log_metric(torch.as_tensor(lattice)[None])[0, 1:].numpy()
+
+
+def _unit(lattice: np.ndarray, n: int) -> np.ndarray:
+    return lattice * (n / abs(np.linalg.det(lattice))) ** (1 / 3)
+
+
+def _log_metric(lattice: np.ndarray, n: int) -> np.ndarray:
+    return to_log_metric(torch.as_tensor(_unit(lattice, n))[None])[0].numpy()
+
+
+def match_table(
+    clusters: Sequence[Cluster],
+    geometry: Sequence[tuple[np.ndarray, np.ndarray]],
+    standards: Sequence[Standard],
+    prints: Sequence[np.ndarray],
+    track: Track = _silent,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (a, b) and permutations p such that slot s of b is slot p[s] of a and their crystals match."""
+    from pymatgen.core import Lattice, Structure
+
+    from autoperi.metrics.match import matcher
+
+    def crystal(k: int, p: Sequence[int]) -> Structure:
+        coords, shape = geometry[k]
+        k6 = torch.as_tensor(np.concatenate([[0.0], shape]))
+        return Structure(Lattice(from_log_metric(k6[None])[0].numpy()), np.argsort(p)[standards[clusters[k].medoid].slots] + 1, coords)
+
+    buckets = defaultdict(list)
+    for k, c in enumerate(clusters):
+        buckets[c.counts].append(k)
+    near = []
+    for counts, index in buckets.items():
+        permutations = tie_permutations(counts)
+        if len(permutations) * len(index) == 1:
+            continue
+        table = np.stack([prints[clusters[k].medoid] for k in index])
+        weight = (np.asarray(counts, float) / sum(counts))[:, None, None] / table.shape[-1]
+        for i, a in enumerate(index):
+            for q, p in enumerate(permutations[:24]):
+                d = np.sqrt((weight * (table[i:] - table[i][np.ix_(p, p)]) ** 2).sum((1, 2, 3)))
+                near += [(a, index[i + j], q, p) for j in np.nonzero(d < MATCH_RADIUS)[0] if j or q]
+    judge = matcher()
+    pairs: list[tuple[int, int]] = []
+    indices: list[int] = []
+    for a, b, q, p in track(near, "matching"):
+        if sum(clusters[a].counts) > MATCH_MAX_ATOMS:
+            continue
+        permutations = tie_permutations(clusters[a].counts)
+        if judge.get_rms_dist(crystal(a, p), crystal(b, permutations[0])) is not None:
+            pairs.append((a, b))
+            indices.append(q)
+            inverse = permutations.index(tuple(int(v) for v in np.argsort(p)))
+            if a != b or inverse != q:
+                pairs.append((b, a))
+                indices.append(inverse)
+    return np.array(pairs, np.int32).reshape(-1, 2), np.array(indices, np.int16)
+
+
+def additive_volumes(compositions: np.ndarray, volumes: np.ndarray) -> np.ndarray:
+    """Non-negative element volumes (Å³) that best add up to the cells' volumes, ridge regression, ``[119]``.
+
+    Args:
+        compositions: atoms of each element per cell, ``[n, 119]``.
+        volumes: Å³, ``[n]``.
+    """
+    per_atom = compositions / compositions.sum(1, keepdims=True)
+    target = volumes / compositions.sum(1)
+    prior = np.full(compositions.shape[1], target.mean())
+    gram = per_atom.T @ per_atom + 0.05 * np.eye(compositions.shape[1])
+    return np.clip(prior + np.linalg.solve(gram, per_atom.T @ (target - per_atom @ prior)), 3.0, None)
+
+
+def learn_library(crystals: Sequence[Crystal], *, track: Track = _silent) -> tuple[PrototypeLibrary, np.ndarray, np.ndarray]:
+    """Learn from ``(lattice, frac_coords, atomic_numbers)`` triples.
+
+    Returns:
+        The library, and for each member row the prototype it belongs to ``[M]`` and the crystal it came from ``[M]``
+        (both are for training the ranker and are not stored).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [(k, standardise(c)) for k, c in enumerate(track(crystals, "standardising"))]
+        source = [k for k, s in found if s is not None]
+        standards = [s for _, s in found if s is not None]
+        logger.info("standardised %d of %d crystals", len(standards), len(crystals))
+        prints = fingerprints(
+            [(s.info.primitive_lattice, s.info.primitive_frac_coords, s.slots) for s in standards], [len(s.counts) for s in standards]
+        )
+        clusters = cluster(standards, prints)
+        geometry = [mean_geometry(c, standards) for c in track(clusters, "aligning")]
+        pairs, permutations = match_table(clusters, geometry, standards, prints, track)
+    counts = np.stack([np.bincount(s.info.primitive_numbers, minlength=MAX_ATOMIC_NUMBER + 1) for s in standards]).astype(float)
+    volumes = np.array([abs(np.linalg.det(s.info.primitive_lattice)) for s in standards])
+    element_volume = additive_volumes(counts, volumes)
+    log_ratio = np.log(volumes / (counts @ element_volume))
+
+    slots_most = max(len(c.counts) for c in clusters)
+    orbit_slot, orbit_coord, orbit_start, members, owner, origin, offsets = [], [], [0], [], [], [], []
+    for v, (c, (coords, _)) in enumerate(zip(clusters, geometry, strict=True)):
+        medoid = standards[c.medoid]
+        first = np.unique(medoid.info.primitive_equivalent_atoms)
+        orbit_slot += medoid.slots[first].tolist()
+        orbit_coord += np.round(coords[first] % 1.0, 4).tolist()
+        orbit_start.append(len(orbit_slot))
+        for k, p in c.members:
+            row = np.zeros(slots_most, np.uint8)
+            row[: len(p)] = standards[k].elements[list(p)]
+            members.append(row)
+            owner.append(v)
+            origin.append(source[k])
+            offsets.append(log_ratio[k])
+    flat_counts = [n for c in clusters for n in c.counts]
+    tensors = {
+        "space_group": torch.tensor([c.number for c in clusters], dtype=torch.uint8),
+        "slot_start": _starts([len(c.counts) for c in clusters]),
+        "slot_count": torch.tensor(flat_counts, dtype=torch.uint8),
+        "orbit_start": torch.tensor(orbit_start, dtype=torch.int32),
+        "orbit_slot": torch.tensor(orbit_slot, dtype=torch.uint8),
+        "orbit_coord": torch.tensor(orbit_coord, dtype=torch.float32),
+        "shape": torch.tensor(np.stack([g[1] for g in geometry]), dtype=torch.float32),
+        "member_start": _starts([len(c.members) for c in clusters]),
+        "member_elements": torch.tensor(np.stack(members)),
+        "member_volume": torch.tensor(np.round(offsets, 4), dtype=torch.float32),
+        "match_pair": torch.tensor(pairs),
+        "match_permutation": torch.tensor(permutations),
+        "element_volume": torch.tensor(element_volume, dtype=torch.float32),
+    }
+    return PrototypeLibrary(tensors), np.array(owner), np.array(origin)
+
+
+def _starts(lengths: Sequence[int]) -> torch.Tensor:
+    return torch.tensor(np.concatenate([[0], np.cumsum(lengths)]), dtype=torch.int32)

@@ -74,12 +74,13 @@ class CrystalBatch:
     def __len__(self) -> int:
         return int(self.lattice.shape[0])
 
-    def __getitem__(self, index: int | slice | Sequence[int]) -> CrystalBatch:
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> CrystalBatch:
         """The chosen crystals, in the order asked for, as a batch."""
-        if isinstance(index, int):
-            index = [index]
-        chosen = torch.arange(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index, dtype=torch.long)
-        chosen = torch.where(chosen < 0, chosen + len(self), chosen).to(self.n_atoms.device)
+        every = torch.arange(len(self), device=self.n_atoms.device)
+        if isinstance(index, slice):
+            chosen = every[list(range(*index.indices(len(self))))]
+        else:
+            chosen = every[torch.atleast_1d(torch.as_tensor(index)).to(every.device)]  # booleans mask, negatives count from the end
         counts = self.n_atoms[chosen]
         start = self.offsets[chosen] - (torch.cumsum(counts, 0) - counts)
         atoms = torch.repeat_interleave(start, counts) + torch.arange(int(counts.sum()), device=counts.device)
@@ -116,7 +117,11 @@ class CrystalBatch:
 
     def replace(self, *, lattice: Tensor | None = None, frac_coords: Tensor | None = None) -> CrystalBatch:
         """The same atoms with another lattice or other coordinates (wrapped into the cell)."""
-        x = self.frac_coords if frac_coords is None else frac_coords - torch.floor(frac_coords).detach()
+        if frac_coords is None:
+            x = self.frac_coords
+        else:
+            x = frac_coords - torch.floor(frac_coords).detach()
+            x = torch.where(x >= 1, torch.zeros_like(x), x)  # -1e-18 - floor(-1e-18) rounds to 1
         return CrystalBatch(self.lattice if lattice is None else lattice, x, self.atomic_numbers, self.n_atoms)
 
     def unbatch(self) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -6,6 +6,8 @@ nothing of AutoPeri still catches them; the command line turns every one into ex
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AutoPeriError(ValueError):
     """Base class of every error that AutoPeri raises on purpose."""
@@ -29,3 +31,16 @@ class WeightsError(AutoPeriError):
 
 class HubError(WeightsError):
     """A model repository that cannot be reached, is private, or does not hold the file."""
+
+
+class GenerationInterrupted(KeyboardInterrupt):
+    """``generate`` was interrupted; nothing that was finished is lost.
+
+    Attributes:
+        finished: the crystals that were done, ranked.
+        wanted: how many were asked for.
+    """
+
+    def __init__(self, finished: list[Any], wanted: int) -> None:
+        super().__init__(f"interrupted after {len(finished)} of {wanted} crystals")
+        self.finished, self.wanted = finished, wanted

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoperi.errors import AutoPeriError, DataError, StructureError
+from autoperi.errors import AutoPeriError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,20 +140,20 @@ def read_crystals(path: str | os.PathLike[str], *, limit: int | None = None) -> 
     """
     path = Path(path)
     _check_limit(limit)
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and _format(p) in _IN_FOLDER)
-        found: list[Structure] = []
-        for file in files:
-            if limit is None or len(found) < limit:
-                found += read_crystals(file, limit=None if limit is None else limit - len(found))
-        if not found:
-            raise DataError(f"{path} holds no CIF, POSCAR or extended XYZ file; name the file if it is a table or JSON")
-        return found
-    kind = _known_format(path)
-    if kind in ("parquet", "csv"):
-        return read_table(path, limit=limit).structures()
-    readers = {"cif": _read_cif, "poscar": _read_poscar, "extxyz": _read_extxyz, "json": _read_json}
     with _explained(path, "read"):
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and _format(p) in _IN_FOLDER)
+            found: list[Structure] = []
+            for file in files:
+                if limit is None or len(found) < limit:
+                    found += read_crystals(file, limit=None if limit is None else limit - len(found))
+            if not found:
+                raise DataError(f"{path} holds no CIF, POSCAR or extended XYZ file; name the file if it is a table or JSON")
+            return found
+        kind = _known_format(path)
+        if kind in ("parquet", "csv"):
+            return read_table(path, limit=limit).structures()
+        readers = {"cif": _read_cif, "poscar": _read_poscar, "extxyz": _read_extxyz, "json": _read_json}
         text = path.read_text(encoding="utf-8-sig", errors="strict" if kind == "json" else "replace")
         if not text.strip():
             raise DataError(f"{path} is empty; give a file that holds at least one crystal")
@@ -171,8 +171,8 @@ def read_table(path: str | os.PathLike[str], *, limit: int | None = None) -> Cry
     """
     path = Path(path)
     _check_limit(limit)
-    kind = None if path.is_dir() else _known_format(path)
     with _explained(path, "read"):
+        kind = None if path.is_dir() else _known_format(path)
         if kind == "parquet":
             table = _read_parquet(path, limit)
         elif kind == "csv":
@@ -186,10 +186,7 @@ def read_table(path: str | os.PathLike[str], *, limit: int | None = None) -> Cry
             table = CrystalTable.from_structures(read_crystals(path, limit=limit))
         if len(table) == 0:
             raise DataError(f"{path} has no rows; give a table of at least one crystal")
-        try:
-            table.batch()
-        except StructureError as error:
-            raise DataError(f"{path}: {error}") from error
+        table.batch()  # says which row has no geometry
     return table
 
 
@@ -208,7 +205,9 @@ def write_crystals(crystals: Crystal | Iterable[Crystal], path: str | os.PathLik
     if not structures:
         raise DataError(f"there are no crystals to write to {path}; give at least one")
     target, kind = Path(path), _format(Path(path))
-    if target.is_dir() or os.fspath(path).endswith(("/", os.sep)) or (kind is None and not target.suffix):
+    with _explained(target, "written"):
+        is_folder = target.is_dir() or os.fspath(path).endswith(("/", os.sep)) or (kind is None and not target.suffix)
+    if is_folder:
         with _explained(target, "written"):
             files = [(target / crystal_filename(s, i), _cif_text([s])) for i, s in enumerate(structures, start=1)]
         return [write_atomically(file, text) for file, text in files]
@@ -232,8 +231,8 @@ def write_crystals(crystals: Crystal | Iterable[Crystal], path: str | os.PathLik
 
 def crystal_filename(structure: Structure, index: int) -> str:
     """A file name such as ``001_LiFePO4.cif`` with nothing in it but letters, digits, points and one underscore."""
-    reduced = structure.composition.element_composition.reduced_composition
-    formula = "".join(f"{symbol}{'' if amount == 1 else f'{amount:.4g}'}" for symbol, amount in reduced.get_el_amt_dict().items())
+    formula = structure.composition.element_composition.reduced_composition.formula  # "Li1 Fe1 P1 O4", most metallic first
+    formula = re.sub(r"(?<=[A-Za-z])1(?= |$)| ", "", formula)
     return f"{index:03d}_{re.sub(r'[^A-Za-z0-9.]', '', formula)[:100]}.cif"
 
 
@@ -281,9 +280,11 @@ def _explained(path: Path, verb: str) -> Iterator[None]:
     """Turn what goes wrong with a file into one line."""
     try:
         yield
-    except DataError as error:
-        raise error if str(path) in str(error) else DataError(f"{path}: {error}") from error
-    except (AutoPeriError, MemoryError):
+    except AutoPeriError as error:
+        if verb == "written" or str(error).startswith(str(path)):
+            raise
+        raise DataError(f"{path}: {error}") from error
+    except MemoryError:
         raise
     except PermissionError as error:
         raise DataError(f"{path} cannot be {verb}: permission denied; choose a place that is yours") from error
@@ -382,10 +383,7 @@ def _table_of_cifs(frame: pd.DataFrame, path: Path) -> CrystalTable:
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path}: row {i} ({ids[i]}) has a cif that cannot be read: {reason}; remove or mend it") from error
-    try:
-        table = CrystalTable.from_structures(structures)
-    except StructureError as error:
-        raise DataError(f"{path}: {error}") from error
+    table = CrystalTable.from_structures(structures)
     return CrystalTable(table.lattice, table.frac_coords, table.atomic_numbers, ids, labels)
 
 
@@ -512,10 +510,7 @@ def _read_extxyz(text: str, limit: int | None) -> list[Structure]:
             else:
                 atoms.info[key] = value
         rest = atoms.info.pop(_REST, {})
-        try:
-            structure = atoms_to_structure(atoms, name=f"frame {i}")
-        except StructureError as error:
-            raise DataError(str(error)) from error
+        structure = atoms_to_structure(atoms, name=f"frame {i}")
         structure.properties = {k: v.item() if isinstance(v, np.generic) else v for k, v in structure.properties.items()}
         structure.properties.update(rest.get("properties", {}))
         for key, values in rest.get("site_properties", {}).items():
@@ -540,13 +535,14 @@ def _extxyz_text(structures: list[Structure]) -> str:
         to_arrays(structure, name=f"crystal {i}")
         atoms = structure_to_atoms(structure)
         info, rest = {k: v for k, v in atoms.info.items() if _fits_comment(k, v)}, {}
-        if left := {k: _plain(v) for k, v in atoms.info.items() if k not in info and k != "autoperi"}:
+        native = {"autoperi": atoms.info["autoperi"]} if isinstance(atoms.info.get("autoperi"), dict) else {}
+        if left := {k: _plain(v) for k, v in atoms.info.items() if k not in info and k not in native}:
             rest["properties"] = left
         if left := {k: _plain(atoms.arrays.pop(k)) for k, a in list(atoms.arrays.items()) if not _fits_column(k, a)}:
             rest["site_properties"] = left
-        for key, value in (("autoperi", atoms.info.get("autoperi")), (_REST, rest)):
-            if value:  # the writer quotes, the reader takes one level of backslashes away
-                info[key] = "_JSON " + json.dumps(_plain(value)).replace("\\", "\\\\")
+        for key, value in {**native, **({_REST: rest} if rest else {})}.items():
+            # the writer quotes, the reader takes one level of backslashes away
+            info[key] = "_JSON " + json.dumps(_plain(value)).replace("\\", "\\\\")
         atoms.info = info
         images.append(atoms)
     buffer = StringIO()
@@ -562,7 +558,7 @@ def _fits_comment(key: object, value: Any) -> bool:
         return key == "stress" and isinstance(value, np.ndarray) and value.shape == (6,)
     if isinstance(value, str):  # a word that is neither a number nor a truth value
         return bool(re.fullmatch(r"[A-Za-z][\w./+-]*", value)) and not re.fullmatch(r"(?i)t|f|true|false|nan|inf|infinity", value)
-    return isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)) and bool(abs(value) < 2**53)
+    return isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)) and -(2**53) < float(value) < 2**53
 
 
 def _fits_column(key: str, array: NDArray[Any]) -> bool:

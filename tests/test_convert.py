@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -48,8 +49,13 @@ def structures(draw: st.DrawFn) -> Structure:
     return Structure(Lattice(lattice), numbers, rng.uniform(-2, 3, (n, 3)))
 
 
-def rock_salt() -> Structure:
+@functools.cache
+def _rock_salt() -> Structure:
     return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def rock_salt() -> Structure:
+    return _rock_salt().copy()
 
 
 def equal_mod_1(a: np.ndarray, b: np.ndarray, atol: float) -> bool:
@@ -249,7 +255,9 @@ def test_the_space_group_that_ase_leaves_in_info_survives():
     assert structure.properties["spacegroup"] == {"number": 225, "setting": 1}
     assert structure_to_atoms(structure).info["spacegroup"] == Spacegroup(225)
     other = {"number": 225, "symbol": "Fm-3m"}  # as the Materials Project writes it: not ours to interpret
-    assert structure_to_atoms(Structure(structure.lattice, ["Na"], [[0, 0, 0]], properties={"spacegroup": other})).info["spacegroup"] == other
+    assert (
+        structure_to_atoms(Structure(structure.lattice, ["Na"], [[0, 0, 0]], properties={"spacegroup": other})).info["spacegroup"] == other
+    )
 
 
 def test_a_site_property_that_would_overwrite_ase_is_refused():
@@ -289,5 +297,7 @@ def test_element_numbers():
 
 
 def test_importing_the_module_imports_neither_ase_nor_pymatgen():
-    code = "import sys, autoperi.convert, autoperi.io; print([m for m in ('ase', 'pymatgen', 'pymatgen.core', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, autoperi.convert, autoperi.io; print([m for m in ('ase', 'pymatgen', 'pymatgen.core', 'pandas') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -30,7 +30,9 @@ def crystal_lists(draw: st.DrawFn, min_size: int = 1) -> list[tuple[np.ndarray, 
 
 
 def same(a: CrystalBatch, b: CrystalBatch) -> bool:
-    pairs = zip((a.lattice, a.frac_coords, a.atomic_numbers, a.n_atoms), (b.lattice, b.frac_coords, b.atomic_numbers, b.n_atoms), strict=True)
+    pairs = zip(
+        (a.lattice, a.frac_coords, a.atomic_numbers, a.n_atoms), (b.lattice, b.frac_coords, b.atomic_numbers, b.n_atoms), strict=True
+    )
     return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ase.build
 import numpy as np
@@ -13,6 +12,9 @@ from pymatgen.core import DummySpecies, Lattice, Molecule, Structure
 
 from autoperi.convert import as_list, as_structure, atoms_to_structure, kind_of, like_input, structure_to_atoms, to_arrays, to_batch
 from autoperi.errors import AutoPeriError, StructureError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CUBE = Lattice.cubic(4)
 ORIGIN = [[0.0, 0.0, 0.0]]

@@ -166,12 +166,12 @@ def load_bundle(directory: str | os.PathLike[str], *, verify: bool = True, revis
         if verify and digest != entry["sha256"]:
             raise WeightsError(
                 f"sha256 of '{file}' is {digest[:12]}… but {CONFIG_FILE} says {entry['sha256'][:12]}…; the file is damaged or was "
-                f"changed: delete '{os.path.realpath(file)}' and download or save the model again (`autoperi models download --force`)"
+                f"changed: {_again(file)}"
             )
         try:
             tensors = load(data)
         except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise WeightsError(f"'{file}' is not a readable safetensors file: {one_line(error)}; save or download it again") from error
+            raise WeightsError(f"'{file}' is not a readable safetensors file ({one_line(error)}): {_again(file)}") from error
         components[name] = Component(config=entry["config"], tensors=tensors)
     card = ""
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -355,9 +355,7 @@ def _read_weights(file: Path) -> bytes:
     if end is not None:
         if 8 + size + end == len(data):
             return data
-        raise WeightsError(
-            f"'{file}' has {len(data)} bytes where its header asks for {8 + size + end}; it is truncated: copy or download it again"
-        )
+        raise WeightsError(f"'{file}' has {len(data)} bytes where its header asks for {8 + size + end}; it is truncated: {_again(file)}")
     # Only now: the first bytes of a sound file are a length, which can look like anything.
     if data[:2] == b"PK" or (data[:1] == b"\x80" and data[1:2] in b"\x01\x02\x03\x04\x05"):
         raise WeightsError(
@@ -366,7 +364,12 @@ def _read_weights(file: Path) -> bytes:
     if data.startswith(b"version https://git-lfs"):
         raise WeightsError(f"'{file}' is a Git LFS pointer, not the weights; run `git lfs pull` there or download the model again")
     what = "is truncated" if data[8:9] in (b"{", b"") else "is not a safetensors file"
-    raise WeightsError(f"'{file}' ({len(data)} bytes) {what}; copy or download it again, or save it with save_pretrained")
+    raise WeightsError(f"'{file}' ({len(data)} bytes) {what}: {_again(file)}")
+
+
+def _again(file: Path) -> str:
+    """What to do about a damaged file; in the cache of the hub it is a link, and its target must go."""
+    return f"delete '{os.path.realpath(file)}' and copy, save or download the model again (`autoperi models download --force`)"
 
 
 def _end(header: bytes) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from autoperi.units import MAX_ATOMIC_NUMBER
 
-DESCRIPTORS = ("mendeleev_no", "electronegativity", "row", "group", "atomic_radius", "ionic_radius", "valence_s_p", "valence_d_f")
+DESCRIPTORS = ("mendeleev_no", "electronegativity", "row", "group", "atomic_radius", "ionic_radius", "highest_state", "lowest_state")
 
 
 def element_descriptors() -> np.ndarray:
@@ -20,12 +20,7 @@ def element_descriptors() -> np.ndarray:
         warnings.simplefilter("ignore")  # pymatgen warns of elements without data; the gaps are filled below
         for z in range(1, MAX_ATOMIC_NUMBER + 1):
             e = Element.from_Z(z)
-            outer = {"s": 0, "p": 0, "d": 0, "f": 0}
-            shells = e.full_electronic_structure
-            highest = max((n for n, _, _ in shells), default=1)
-            for n, ell, count in shells:
-                if n == highest or (ell == "d" and n == highest - 1 and count < 10) or (ell == "f" and n == highest - 2 and count < 14):
-                    outer[ell] += count
+            states = e.common_oxidation_states
             table[z] = [
                 e.mendeleev_no or np.nan,
                 e.X,
@@ -33,8 +28,8 @@ def element_descriptors() -> np.ndarray:
                 e.group,
                 float(e.atomic_radius) if e.atomic_radius else np.nan,
                 float(e.average_ionic_radius) if e.average_ionic_radius else np.nan,
-                outer["s"] + outer["p"],
-                outer["d"] + outer["f"],
+                max(states, default=np.nan),
+                min(states, default=np.nan),
             ]
     body = table[1:]
     mean, std = np.nanmean(body[:100], 0), np.nanstd(body[:100], 0)

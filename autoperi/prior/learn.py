@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 SYMPREC = 0.1
 RADIUS = 0.13  # within it 95 to 100 % of same-group pairs match at 0.5/0.3/10, with an RMS of 0.03 or less (benchmarks/prior)
 MATCH_RADIUS = 0.45
-MATCH_MAX_ATOMS = 40
-ALIGNED_MEMBERS = 24
+MATCH_MAX_ATOMS = 30
+ALIGN_MAX_ATOMS = 24  # StructureMatcher may take minutes for one pair of large, highly symmetric cells; those keep the medoid
+ALIGNED_MEMBERS = 16
 
 Track = Callable[[Iterable, str], Iterable]
 Crystal = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -112,7 +113,7 @@ def mean_geometry(c: Cluster, standards: Sequence[Standard]) -> tuple[np.ndarray
     aligner = matcher(ltol=0.3, stol=0.3, angle_tol=10, primitive_cell=False)
     target = Structure(Lattice(_unit(medoid.info.primitive_lattice, len(base))), medoid.slots + 1, base)
     for k, p in c.members[: ALIGNED_MEMBERS + 1]:
-        if k == c.medoid:
+        if k == c.medoid or len(base) > ALIGN_MAX_ATOMS:
             continue
         s = standards[k]
         slots = np.argsort(p)[s.slots]

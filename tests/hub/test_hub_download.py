@@ -211,7 +211,10 @@ def test_damaged_cache_and_its_remedy(hub: LoopbackHub, files: dict[str, bytes])
     assert f"delete '{blob}'" in text
     blob.unlink()
     assert load_pretrained(REPO, revision=commit).name == "tiny"
-    blob.write_bytes(b"?")
+    blob.write_bytes(blob.read_bytes()[:-9])
+    text = message(lambda: load_pretrained(REPO, revision=commit), WeightsError)
+    assert "truncated" in text
+    assert f"delete '{blob}'" in text
     fetch(REPO, force_download=True)
     assert load_pretrained(REPO, revision=commit).name == "tiny"
 

@@ -1,0 +1,385 @@
+"""``AutoPeri``: the façade. It loads models, wires them to processes, and speaks the language of ASE and pymatgen."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from autoperi import generation
+from autoperi._version import __version__
+from autoperi.bundle import Parts, parts_of
+from autoperi.convert import as_list, as_structure, arrays_to_structures, like_input, structure_to_atoms, to_arrays, to_batch
+from autoperi.errors import AutoPeriError, GenerationInterrupted, RequestError, StructureError
+from autoperi.geometry.symmetry import analyse, symmetrize_lattice
+from autoperi.hub.serialize import Bundle, save_bundle
+from autoperi.processes.lattice import lattice_step, relaxation_status
+from autoperi.progress import progress_bar
+from autoperi.random import check_seed
+from autoperi.request import GenerationRequest, make_request
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+MODELS = ("prior",)
+
+
+class AutoPeri:
+    """A pretrained model: generate, relax and score crystals.
+
+    Make one with :meth:`from_pretrained`. All methods are deterministic for a seed, whatever the batch size and the
+    number of threads.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> None:
+        self.bundle = bundle
+        self.device = _device(device)
+        self._parts: Parts = parts_of(bundle, device=self.device, dtype=_dtype(dtype))
+
+    # --- models ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] = "autoperi-base",
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> AutoPeri:
+        """Load a model.
+
+        Args:
+            name_or_path: a bundled name (see :meth:`list_pretrained`), a directory, or a hub repository ``owner/name``.
+            revision: branch, tag or commit of a hub repository.
+            device: ``"auto"`` (CUDA where there is one, else CPU), ``"cpu"``, ``"cuda"``.
+            dtype: of the networks; float64 by default, which makes results independent of batch size and threads.
+            cache_dir: where hub downloads are kept.
+            local_files_only: never touch the network.
+            token: hub token; by default that of ``HF_TOKEN`` or of the login.
+
+        Raises:
+            WeightsError, HubError: the model is missing or damaged; the message says what to do.
+        """
+        from autoperi.hub.download import load_pretrained
+
+        bundle = load_pretrained(name_or_path, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        return cls(bundle, device=device, dtype=dtype)
+
+    @staticmethod
+    def list_pretrained() -> pd.DataFrame:
+        """The bundled models, one row each: name, description, licence, status, size."""
+        import pandas as pd
+
+        from autoperi.hub.registry import list_pretrained
+
+        return pd.DataFrame([info.to_dict() for info in list_pretrained()])
+
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        """Write the model as a directory that :meth:`from_pretrained` reads.
+
+        Raises:
+            WeightsError: the directory cannot be written.
+        """
+        save_bundle(self.bundle, directory)
+
+    def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, private: bool = False, revision: str | None = None) -> str:
+        """Upload the model to a hub repository, made if need be; returns the URL of the commit.
+
+        Raises:
+            HubError: the hub refuses or cannot be reached.
+        """
+        import tempfile
+
+        from autoperi.hub.download import push
+
+        with tempfile.TemporaryDirectory() as directory:
+            target = os.path.join(directory, self.bundle.name)  # noqa: PTH118
+            self.save_pretrained(target)
+            return push(target, repo_id, token=token, private=private, revision=revision)
+
+    def provenance(self) -> dict[str, Any]:
+        """What identifies this model: name, revision, sha256 of its config (which holds those of its weights), versions."""
+        return {
+            "model": self.bundle.name,
+            "revision": self.bundle.revision,
+            "sha256": self.bundle.sha256.get("config.json"),
+            "versions": {"autoperi": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        }
+
+    # --- generate --------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        composition: Any = None,
+        *,
+        n: int = 1,
+        space_group: int | str | None = None,
+        num_atoms: int | tuple[int, int] | None = None,
+        chemical_system: str | Iterable[str] | None = None,
+        exclude_elements: Iterable[str] = (),
+        target: Mapping[str, float] | None = None,
+        model: str | None = None,
+        steps: int | None = None,
+        rank: str = "energy",
+        seed: int | None = None,
+        batch_size: int | str = "auto",
+        strict: bool = True,
+        progress: bool | None = None,
+        callback: Callable[[Structure], None] | None = None,
+        as_ase: bool = False,
+    ) -> list[Structure] | list[Atoms]:
+        """Generate ``n`` crystals, best first.
+
+        Candidates come from the prototype prior in order of probability (distinct prototypes first), their lattices are
+        relaxed by EMPNN, atoms that come too close and space groups that are not the one asked for are refused, and the
+        rest is ranked.
+
+        Args:
+            composition: ``"LiFePO4"``, a pymatgen ``Composition``, or None to draw compositions too (de novo).
+            n: crystals wanted.
+            space_group: number 1..230 or Hermann–Mauguin symbol; holds for every crystal at symprec 0.01 Å.
+            num_atoms: atoms in the primitive cell, a number or a (smallest, largest) pair.
+            chemical_system: ``"Li-Fe-O"``: exactly these elements (de novo).
+            exclude_elements: elements that must not occur (de novo).
+            target: not supported by the bundled model.
+            model: only ``"prior"`` so far.
+            steps: lattice-relaxation passes; 0 leaves the prior's cells.
+            rank: ``"energy"`` (predicted formation energy and log-probability), ``"probability"`` or ``"none"`` (stream order).
+            seed: of all randomness; None draws one, which the provenance records.
+            batch_size: candidates relaxed together, or ``"auto"``; never changes a result.
+            strict: raise where fewer than ``n`` crystals can be had; False returns those with a warning.
+            progress: show a bar; None shows it on a terminal.
+            callback: called with each crystal as it is finished, before ranking.
+            as_ase: return ASE ``Atoms``.
+
+        Returns:
+            Structures (or Atoms) with provenance in ``.properties["autoperi"]`` (``.info["autoperi"]``).
+
+        Raises:
+            RequestError: the request cannot be honoured; before any work where that can be known.
+            GenerationInterrupted: Ctrl-C; ``.finished`` holds the crystals that were done, ranked.
+        """
+        if model is not None and model not in MODELS:
+            raise RequestError(f"model={model!r} is not a generator of {self.bundle.name}; choose from {', '.join(MODELS)}")
+        request = make_request(
+            composition,
+            n=n,
+            space_group=space_group,
+            num_atoms=num_atoms,
+            chemical_system=chemical_system,
+            exclude_elements=exclude_elements,
+            target=target,
+            rank=rank,
+            steps=steps,
+            seed=seed,
+        )
+        size = _batch_size(batch_size)
+        tally = generation.Tally()
+        finished: list[generation.Finished] = []
+        give = structure_to_atoms if as_ase else (lambda s: s)
+        with progress_bar(request.n, enabled=progress, description="generating") as bar:
+
+            def one(item: generation.Finished) -> None:
+                finished.append(item)
+                bar.update()
+                if callback is not None:
+                    callback(give(self._structures([item], request)[0]))
+
+            try:
+                generation.run(request, self._parts.generator, batch_size=size, on_finished=one, tally=tally)
+            except KeyboardInterrupt:
+                done = self._structures(generation.ranked(finished, request.rank), request)
+                raise GenerationInterrupted([give(s) for s in done], request.n) from None
+        if len(finished) < request.n:
+            _too_few(request, tally, strict=strict, asked=composition)
+        return [give(s) for s in self._structures(generation.ranked(finished, request.rank), request)]
+
+    def _structures(self, finished: Sequence[generation.Finished], request: GenerationRequest) -> list[Structure]:
+        common = self.provenance() | {"seed": request.seed}
+        notes = [
+            {
+                "autoperi": common
+                | {
+                    "index": f.proposal.index,
+                    "origin": f.proposal.origin,
+                    "log_likelihood": f.proposal.log_p,
+                    "formation_energy_per_atom_eV": f.energy,
+                    "rank_score": f.rank_score,
+                    "space_group": f.space_group,
+                    "min_distance_ratio": f.distance_ratio,
+                }
+            }
+            for f in finished
+        ]
+        return arrays_to_structures([(f.lattice, f.proposal.frac_coords, f.proposal.numbers) for f in finished], properties=notes)
+
+    # --- relax -----------------------------------------------------------------------------------------------------
+
+    def relax_lattice(
+        self,
+        structures: Any,
+        *,
+        steps: int | None = None,
+        positions: bool = False,
+        fix_symmetry: bool = False,
+        seed: int | None = None,
+        batch_size: int | str = "auto",
+        progress: bool | None = None,
+    ) -> Any:
+        """Relax lattices by EMPNN: L' = L·exp(A), fractional coordinates unchanged.
+
+        Args:
+            structures: one ``Structure`` or ``Atoms``, or a sequence of them.
+            steps: passes; by default the model's.
+            positions: not supported by the bundled model.
+            fix_symmetry: project the lattice back onto the space group found at symprec 0.01 Å (an equivariant pass keeps
+                it up to rounding already; this removes the rounding).
+            seed: accepted for symmetry with ``generate``; relaxation draws nothing.
+            batch_size: crystals per pass, or ``"auto"``.
+            progress: show a bar; None shows it on a terminal.
+
+        Returns:
+            The same kind and container, each with ``["autoperi"]["relaxation"]``: status (``converged``, ``max_steps``,
+            ``exploded``, ``collapsed``, ``nan``), passes, last strain, volume change. A crystal whose status is one of the
+            last three comes back as it was given.
+
+        Raises:
+            StructureError: a crystal that cannot be read; RequestError: an option that cannot be honoured.
+        """
+        if positions:
+            raise RequestError("positions=True is not supported by the bundled model; relax the lattice alone, then use an ASE calculator")
+        check_seed(seed)
+        passes = make_request(None, steps=steps).steps
+        passes = self._parts.relax_steps if passes is None else passes
+        single = not isinstance(structures, (list, tuple)) and _is_crystal(structures)
+        crystals = as_list(structures)
+        if not crystals:
+            return []
+        size = _batch_size(batch_size)
+        batch = to_batch(crystals, dtype=self._parts.dtype)
+        out: list[Any] = []
+        with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar, torch.no_grad():
+            for start in range(0, len(crystals), size):
+                part = batch[start : start + size].to(device=self.device)
+                moved, strain = part, torch.zeros_like(part.lattice)
+                for _ in range(passes):
+                    strain = self._parts.empnn(moved)
+                    moved = lattice_step(moved, strain)
+                status = relaxation_status(part.lattice, moved.lattice, strain)
+                for k in range(len(part)):
+                    out.append(self._relaxed(crystals[start + k], moved.lattice[k], strain[k], status[k], passes, fix_symmetry))
+                bar.update(len(part))
+        return out[0] if single else (tuple(out) if isinstance(structures, tuple) else out)
+
+    def _relaxed(self, crystal: Any, lattice: torch.Tensor, strain: torch.Tensor, status: str, passes: int, fix_symmetry: bool) -> Any:
+        old, coords, numbers = to_arrays(crystal)
+        new = np.round(lattice.double().cpu().numpy(), generation.DIGITS + 3)
+        if status in {"exploded", "collapsed", "nan"}:
+            new = old
+        elif fix_symmetry:
+            try:
+                new = symmetrize_lattice(new, analyse(old, coords, numbers, symprec=generation.SYMPREC).rotations)
+            except StructureError as error:
+                raise StructureError(f"fix_symmetry=True: {error}") from None
+        structure = as_structure(crystal).copy()
+        from pymatgen.core import Lattice
+
+        structure.lattice = Lattice(new)
+        note = dict(structure.properties.get("autoperi") or {})
+        note["relaxation"] = self.provenance() | {
+            "status": status,
+            "passes": passes,
+            "last_strain": round(float(strain.abs().max()), 6),
+            "volume_ratio": round(float(abs(np.linalg.det(new)) / abs(np.linalg.det(old))), 6),
+        }
+        structure.properties["autoperi"] = note
+        return like_input(crystal, structure)
+
+    # --- score -----------------------------------------------------------------------------------------------------
+
+    def score(
+        self,
+        structures: Any,
+        *,
+        properties: Iterable[str] | None = None,
+        references: Mapping[str, float] | Iterable[tuple[str, float]] | None = None,
+        batch_size: int | str = "auto",
+        progress: bool | None = None,
+    ) -> pd.DataFrame:
+        """A table with one row per crystal, indexed like the input.
+
+        Args:
+            structures: one ``Structure`` or ``Atoms``, a sequence of them, or a pandas Series of them.
+            properties: names from ``formula, validity, distance, charge, density, symmetry, formation_energy,
+                log_likelihood``; all by default.
+            references: formula to formation energy (eV/atom); adds ``energy_above_hull_eV``.
+            batch_size: crystals per pass, or ``"auto"``.
+            progress: show a bar; None shows it on a terminal.
+
+        Raises:
+            StructureError: a crystal that cannot be read; RequestError: an unknown property.
+        """
+        from autoperi.scoring import score_table
+
+        index = getattr(structures, "index", None)
+        crystals = as_list(list(structures) if index is not None and not callable(index) else structures)
+        table = score_table(
+            crystals,
+            energy=self._parts.energy,
+            proposer=self._parts.proposer,
+            properties=properties,
+            references=references,
+            batch_size=_batch_size(batch_size),
+            progress=progress,
+        )
+        if index is not None and not callable(index):
+            table.index = index
+        return table
+
+
+def _is_crystal(value: Any) -> bool:
+    return hasattr(value, "lattice") or hasattr(value, "cell")
+
+
+def _too_few(request: GenerationRequest, tally: generation.Tally, *, strict: bool, asked: Any) -> None:
+    why = f"{tally.tried} candidates tried, {tally.too_close} with atoms too close, {tally.wrong_group} of another space group"
+    message = f"only {tally.accepted} of {request.n} crystals of {asked if asked is not None else 'any composition'} could be made ({why})"
+    if strict:
+        raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")
+    warnings.warn(message, stacklevel=3)
+
+
+def _batch_size(value: int | str) -> int:
+    if value == "auto":
+        return generation.DEFAULT_BATCH
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RequestError(f"batch_size={value!r} is not a positive number; give one, or 'auto'")
+    return value
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise RequestError(f"device={device!r} is not known to torch; use 'auto', 'cpu' or 'cuda'") from None
+
+
+def _dtype(dtype: torch.dtype | None) -> torch.dtype:
+    if dtype not in (None, torch.float32, torch.float64):
+        raise RequestError(f"dtype={dtype!r} is not supported; use torch.float32 or torch.float64")
+    return torch.float64 if dtype is None else dtype
+
+
+__all__ = ["AutoPeri", "AutoPeriError"]

@@ -1,0 +1,97 @@
+"""From a :class:`~autoperi.hub.serialize.Bundle` to the modules it describes, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoperi.errors import WeightsError
+from autoperi.generation import Generator
+from autoperi.hub.serialize import Bundle, Component, load_state, state_of
+from autoperi.models.empnn import Empnn
+from autoperi.models.properties import FormationEnergy
+from autoperi.prior.library import FIELDS, PrototypeLibrary
+from autoperi.prior.propose import Proposer
+from autoperi.prior.ranker import Ranker
+
+NETWORKS: dict[str, type[nn.Module]] = {"empnn": Empnn, "formation_energy": FormationEnergy}
+COMPONENTS = (*NETWORKS, "prior")
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The modules of a model, ready to run.
+
+    Attributes:
+        empnn, energy, proposer: the networks and the prior.
+        relax_steps: default passes of ``relax_lattice``.
+        generator: the same, wired for ``generate``.
+        dtype: of ``relax_lattice`` (``generate`` and ``score`` always run in float64).
+    """
+
+    empnn: Empnn
+    energy: FormationEnergy
+    proposer: Proposer
+    relax_steps: int
+    generator: Generator
+    dtype: torch.dtype
+
+
+def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Parts:
+    """Build and fill every module of ``bundle``.
+
+    Raises:
+        WeightsError: a component is missing, or its config or tensors do not fit.
+    """
+    for name in COMPONENTS:
+        if name not in bundle.components:
+            raise WeightsError(f"model {bundle.name!r} has no component {name!r}; it holds {', '.join(bundle.components)}: use a complete model")
+    networks = {name: _network(name, bundle.components[name]).to(device=device, dtype=torch.float64) for name in NETWORKS}
+    empnn, energy = networks["empnn"], networks["formation_energy"]
+    assert isinstance(empnn, Empnn)
+    assert isinstance(energy, FormationEnergy)
+    prior = bundle.components["prior"]
+    proposer = proposer_of(prior)
+    settings = bundle.metadata.get("settings") or {}
+    generator = Generator(
+        proposer=proposer,
+        empnn=empnn,
+        energy=energy,
+        steps=int(settings.get("generate_steps", 2)),
+        temperature=float(settings.get("energy_temperature", 0.05)),
+        device=device,
+    )
+    relaxer = empnn if dtype == torch.float64 else _network("empnn", bundle.components["empnn"]).to(device=device, dtype=dtype)
+    assert isinstance(relaxer, Empnn)
+    return Parts(relaxer, energy, proposer, int(settings.get("relax_steps", 3)), generator, dtype)
+
+
+def _network(name: str, component: Component) -> nn.Module:
+    try:
+        network = NETWORKS[name](**component.config)
+    except TypeError as error:
+        raise WeightsError(f"config of component {name!r} does not fit this version of AutoPeri ({error}); update AutoPeri or the model") from None
+    load_state(network, component.tensors, source=f"component {name!r}")
+    return network.eval()
+
+
+def proposer_of(component: Component) -> Proposer:
+    """The prior from its component."""
+    ranker = Ranker(**{k: v for k, v in component.config.items() if k in ("dimensions", "hidden")})
+    tensors = component.tensors
+    load_state(ranker, {k.removeprefix("ranker."): v for k, v in tensors.items() if k.startswith("ranker.")}, source="component 'prior'")
+    return Proposer(PrototypeLibrary({k: tensors[k] for k in FIELDS if k in tensors}), ranker)
+
+
+def network_component(network: Any) -> Component:
+    """A trained network as a component."""
+    return Component(config=dict(network.config), tensors=state_of(network))
+
+
+def prior_component(library: PrototypeLibrary, ranker: Ranker) -> Component:
+    """A learned prior as a component."""
+    tensors = {k: library.tensors[k] for k in FIELDS}
+    return Component(config=dict(ranker.config), tensors=tensors | {f"ranker.{k}": v for k, v in state_of(ranker).items()})

@@ -1,0 +1,157 @@
+"""The stream of candidates of a request: what is tried, in which order.
+
+Position ``index`` of the stream depends on the request and ``(seed, index)`` alone. For a composition it holds, first,
+distinct prototypes by probability; then the prototypes that match one already given; then, endlessly, crystals with
+random orbits and coordinates in the requested (or a random likely) space group. Without a composition it is a sequence
+of independent draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autoperi.geometry.symmetry import SpaceGroup
+from autoperi.geometry.spacegroup import space_group as group_of
+from autoperi.geometry.wyckoff import can_fit
+from autoperi.prior.denovo import Constraints, DeNovo
+from autoperi.prior.propose import Candidate, Proposer
+from autoperi.prior.wyckoff_sampler import sample_crystal
+from autoperi.random import numpy_generator
+from autoperi.request import GenerationRequest
+
+DISTINCT = 512
+"""Distinct answers looked at per cell size. Fixed, so that the stream does not depend on how much of it is read."""
+DRAWS = 50
+"""Draws of a de novo sample before its index is given up."""
+RANDOM_ATTEMPTS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A crystal to be relaxed and checked.
+
+    Attributes:
+        index: place in the stream.
+        lattice: rows in Å, ``[3, 3]``; ``frac_coords``: ``[n, 3]``; ``numbers``: ``[n]``; ``orbits``: ``[n]``.
+        group: space group it was built in, acting on this primitive cell.
+        log_p: natural log-probability of this answer; None for random crystals, which have none.
+        origin: ``prototype``, ``prototype variant``, ``random`` or ``de novo``.
+        prototype: row of the library, or None.
+    """
+
+    index: int
+    lattice: np.ndarray
+    frac_coords: np.ndarray
+    numbers: np.ndarray
+    orbits: np.ndarray
+    group: SpaceGroup
+    log_p: float | None
+    origin: str
+    prototype: int | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def proposals(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposal | None]:
+    """The stream; None where an index yields nothing. Endless except where nothing can ever come."""
+    if request.formula is None:
+        yield from _de_novo(request, proposer)
+    else:
+        yield from _for_composition(request, proposer)
+
+
+def _from_candidate(proposer: Proposer, candidate: Candidate, index: int, log_p: float | None, origin: str) -> Proposal:
+    lattice, coords, numbers, orbits = proposer.crystal(candidate)
+    group = group_of(int(proposer.library["space_group"][candidate.prototype])).primitive
+    return Proposal(index, lattice, coords, numbers, orbits, group, log_p, origin, candidate.prototype)
+
+
+def cell_size_log_probabilities(request: GenerationRequest, proposer: Proposer) -> dict[int, float]:
+    """ln p(Z | composition) over the admissible numbers of formula units, from how much the library knows at each."""
+    elements = [z for z, _ in request.formula or ()]
+    support = {k: proposer.support(elements, [k * c for _, c in request.formula or ()]) for k in request.units}
+    total = sum(support.values())
+    return {k: math.log(s / total) for k, s in support.items() if s > 0}
+
+
+def _for_composition(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposal | None]:
+    formula = request.formula or ()
+    elements, base = [z for z, _ in formula], [c for _, c in formula]
+    sizes = cell_size_log_probabilities(request, proposer)
+    answers: list[tuple[float, int, Candidate]] = []
+    for k, log_size in sizes.items():
+        found = proposer.candidates(elements, [k * c for c in base], limit=DISTINCT, space_group=request.space_group)
+        answers += [(round(log_size + c.log_p, 9), k, c) for c in found]
+    if request.space_group is not None and answers:
+        # what a given group leaves is all there is: its probabilities are made to add up to one
+        norm = math.log(sum(math.exp(a[0]) for a in answers))
+        answers = [(round(log_p - norm, 9), k, c) for log_p, k, c in answers]
+    answers.sort(key=lambda a: (-a[0], a[1]))
+    given = set()
+    index = 0
+    for log_p, _, candidate in answers:
+        given.add((candidate.prototype, candidate.elements))
+        yield _from_candidate(proposer, candidate, index, log_p, "prototype")
+        index += 1
+    variants: list[tuple[float, int, Candidate]] = []
+    for k, log_size in sizes.items():
+        found = proposer.candidates(elements, [k * c for c in base], limit=DISTINCT, space_group=request.space_group, distinct=False)
+        variants += [(round(log_size + c.log_p, 9), k, c) for c in found if (c.prototype, c.elements) not in given]
+    variants.sort(key=lambda a: (-a[0], a[1]))
+    for log_p, _, candidate in variants:
+        yield _from_candidate(proposer, candidate, index, log_p, "prototype variant")
+        index += 1
+    groups = _likely_groups(request, proposer)
+    while True:
+        yield _random(request, proposer, groups, index)
+        index += 1
+
+
+def _likely_groups(request: GenerationRequest, proposer: Proposer) -> list[tuple[int, int, float]]:
+    """(formula units, space group, weight) that can hold the composition, weighted by how common the group is."""
+    weight = np.bincount(proposer.library["space_group"], weights=np.diff(proposer.library["member_start"]), minlength=231) + 1.0
+    groups = [request.space_group] if request.space_group is not None else list(range(1, 231))
+    base = [c for _, c in request.formula or ()]
+    # beyond a few formula units, random coordinates almost never keep atoms apart: prefer small cells
+    units = request.units[:4]
+    return [(k, g, float(weight[g]) / k) for k in units for g in groups if can_fit([k * c for c in base], g)]
+
+
+def _random(request: GenerationRequest, proposer: Proposer, groups: list[tuple[int, int, float]], index: int) -> Proposal | None:
+    generator = numpy_generator(request.seed, index)
+    p = np.array([w for _, _, w in groups])
+    k, number, _ = groups[int(generator.choice(len(groups), p=p / p.sum()))]
+    content = {z: k * c for z, c in request.formula or ()}
+    volume = proposer.library.additive_volume(list(content), list(content.values()))
+    made = sample_crystal(content, number, volume, generator, attempts=RANDOM_ATTEMPTS)
+    if made is None:
+        return None
+    return Proposal(index, made.lattice, made.frac_coords, made.numbers, made.orbits, group_of(number).primitive, None, "random")
+
+
+def _de_novo(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposal | None]:
+    from autoperi.metrics.smact import smact_validity
+
+    draws = DeNovo(
+        proposer,
+        Constraints(request.min_atoms, request.max_atoms, request.space_group, request.chemical_system, request.exclude_elements),
+    )
+    if not draws:
+        return
+    index = 0
+    while True:
+        generator = numpy_generator(request.seed, index)
+        for _ in range(DRAWS):
+            candidate = draws.draw(generator)
+            if candidate is None:
+                continue
+            counts = dict(zip(candidate.elements, proposer.library.counts[candidate.prototype], strict=True))
+            if smact_validity(counts).valid is not False:  # unknown is not invalid
+                yield _from_candidate(proposer, candidate, index, candidate.log_p, "de novo")
+                break
+        else:
+            yield None
+        index += 1

@@ -1,0 +1,181 @@
+"""From proposals to finished crystals: relax, check, rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from autoperi.candidates import Proposal, proposals
+from autoperi.convert import batch_arrays
+from autoperi.crystal import CrystalBatch
+from autoperi.errors import StructureError
+from autoperi.geometry.symmetry import analyse, symmetrize_lattice
+from autoperi.models.empnn import Empnn
+from autoperi.models.properties import FormationEnergy
+from autoperi.physics.distance import minimum_distance_ratios
+from autoperi.processes.lattice import lattice_step
+from autoperi.prior.propose import Proposer
+from autoperi.request import GenerationRequest
+
+SYMPREC = 0.01
+MIN_DISTANCE_RATIO = 0.55
+"""Smallest admissible distance over the sum of covalent radii; 99.9 % of training crystals lie above (benchmarks/prior)."""
+DEFAULT_BATCH = 32
+DIGITS = 6
+"""Decimals kept of lattices (Å) and energies (eV/atom): far above float64 noise, so batches cannot change a result."""
+RANDOM_LOG_P = -12.0
+"""Log-probability that ranking gives crystals of random orbits, which have none of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """The parts of a model that ``generate`` wires together, in float64.
+
+    Attributes:
+        proposer: the prototype prior.
+        empnn: the lattice relaxer.
+        energy: formation energy.
+        steps: default relaxation passes.
+        temperature: eV/atom that weigh as much as one nat in the ranking.
+        device: of the networks.
+    """
+
+    proposer: Proposer
+    empnn: Empnn
+    energy: FormationEnergy
+    steps: int
+    temperature: float
+    device: torch.device
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A crystal that passed all checks.
+
+    Attributes:
+        proposal: what it started from.
+        lattice: relaxed rows in Å, ``[3, 3]``.
+        energy: predicted formation energy, eV/atom.
+        distance_ratio: smallest distance over the sum of covalent radii.
+        space_group: number that spglib finds at symprec 0.01.
+        rank_score: lower is better.
+    """
+
+    proposal: Proposal
+    lattice: np.ndarray
+    energy: float
+    distance_ratio: float
+    space_group: int
+    rank_score: float
+
+
+@dataclass
+class Tally:
+    """How many candidates were tried, and why some were refused."""
+
+    tried: int = 0
+    too_close: int = 0
+    wrong_group: int = 0
+    nothing: int = 0
+    accepted: int = 0
+
+
+def run(
+    request: GenerationRequest,
+    model: Generator,
+    *,
+    batch_size: int = DEFAULT_BATCH,
+    on_finished: Callable[[Finished], None] | None = None,
+    tally: Tally | None = None,
+) -> list[Finished]:
+    """The first ``request.n`` candidates of the stream that pass, in stream order.
+
+    Stops early, with fewer, where the stream ends or ``10 n + 200`` candidates were tried.
+
+    Args:
+        request: a checked request.
+        model: the wired parts.
+        batch_size: candidates relaxed together; changes speed, never results.
+        on_finished: called with each crystal as it passes.
+        tally: filled with counts.
+    """
+    tally = tally if tally is not None else Tally()
+    stream = islice(proposals(request, model.proposer), 10 * request.n + 200)
+    done: list[Finished] = []
+    while len(done) < request.n:
+        # a candidate seldom fails: reading just what is missing wastes nothing
+        chunk = list(islice(stream, min(batch_size, request.n - len(done))))
+        if not chunk:
+            break
+        tally.tried += len(chunk)
+        tally.nothing += sum(p is None for p in chunk)
+        for finished in _finish([p for p in chunk if p is not None], request, model, tally):
+            done.append(finished)
+            tally.accepted += 1
+            if on_finished is not None:
+                on_finished(finished)
+    return done
+
+
+def ranked(finished: list[Finished], rank: str) -> list[Finished]:
+    """Best first: by energy and probability, by probability alone, or in stream order."""
+    if rank == "none":
+        return finished
+    if rank == "probability":
+        return sorted(finished, key=lambda f: (-_log_p(f.proposal), f.proposal.index))
+    return sorted(finished, key=lambda f: (f.rank_score, f.proposal.index))
+
+
+def _log_p(proposal: Proposal) -> float:
+    return RANDOM_LOG_P if proposal.log_p is None else proposal.log_p
+
+
+def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator, tally: Tally) -> Iterator[Finished]:
+    if not chunk:
+        return
+    batch = batch_arrays(
+        [p.lattice for p in chunk], [p.frac_coords for p in chunk], [p.numbers for p in chunk], dtype=torch.float64, device=model.device
+    )
+    with torch.no_grad():
+        for _ in range(model.steps if request.steps is None else request.steps):
+            batch = lattice_step(batch, model.empnn(batch))
+        lattices = batch.lattice.cpu().numpy()
+        # an equivariant field keeps the symmetry up to rounding; the projection removes the rounding
+        exact = np.stack([symmetrize_lattice(lattice, p.group.rotations) for lattice, p in zip(lattices, chunk, strict=True)])
+        exact = np.round(exact, DIGITS + 3)
+        batch = batch.replace(lattice=torch.as_tensor(exact).to(batch.lattice))
+        ratios = minimum_distance_ratios(batch).cpu().numpy()
+        close = ratios < MIN_DISTANCE_RATIO
+        energies = np.full(len(chunk), np.nan)
+        apart = np.nonzero(~close)[0]
+        if len(apart):
+            energies[apart] = model.energy(batch[apart.tolist()]).cpu().numpy()
+    tally.too_close += int(close.sum())
+    for k in apart:
+        p, energy = chunk[k], round(float(energies[k]), DIGITS)
+        number = _space_group(exact[k], p)
+        if request.space_group is not None and number != request.space_group:
+            tally.wrong_group += 1
+            continue
+        # summed in one place, so that ranking is one number: nats
+        score = round(energy / model.temperature - _log_p(p), DIGITS) if math.isfinite(energy) else math.inf
+        yield Finished(p, exact[k], energy, round(float(ratios[k]), 4), number, score)
+
+
+def _space_group(lattice: np.ndarray, proposal: Proposal) -> int:
+    try:
+        return analyse(lattice, proposal.frac_coords, proposal.numbers, symprec=SYMPREC).number
+    except StructureError:
+        return 0
+
+
+def crystal_batch(finished: list[Finished]) -> CrystalBatch:
+    """Finished crystals as a float64 batch."""
+    return batch_arrays(
+        [f.lattice for f in finished], [f.proposal.frac_coords for f in finished], [f.proposal.numbers for f in finished], dtype=torch.float64
+    )

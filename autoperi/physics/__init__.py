@@ -1,0 +1,1 @@
+"""Physics: distances, losses and constraints that need no trained model."""

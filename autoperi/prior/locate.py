@@ -1,0 +1,43 @@
+"""Where a given crystal lies in the prior: its prototype, and the probability the prior gives it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from autoperi.errors import StructureError
+from autoperi.geometry.symmetry import analyse
+from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
+from autoperi.prior.propose import Proposer
+
+SYMPREC = 0.1
+RADIUS = 0.35
+"""Fingerprint distance beyond which a crystal is of no known prototype: most pairs within it match."""
+
+
+def log_probability(proposer: Proposer, lattice: ArrayLike, frac_coords: ArrayLike, numbers: ArrayLike) -> float | None:
+    """ln p(prototype, assignment | composition, cell size) of a crystal, with all that match it; None where it is of no known prototype."""
+    try:
+        info = analyse(lattice, frac_coords, numbers, symprec=SYMPREC)
+    except StructureError:
+        return None
+    elements, slots, counts = slot_order(info.primitive_numbers)
+    bucket = proposer.bucket(counts)
+    if bucket is None:
+        return None
+    (own,) = fingerprints([(info.primitive_lattice, info.primitive_frac_coords, slots)], [len(counts)])
+    prints = proposer.prints(counts)
+    apart, which = distances(own, prints, counts)
+    k = int(apart.argmin())
+    if apart[k] > RADIUS:
+        return None
+    # slot s of the prototype is slot p[s] of the crystal, and slot_order sorted the crystal's elements by slot
+    p = tie_permutations(counts)[which[k]]
+    assignments = [tuple(a) for a in bucket.assignments.tolist()]
+    if p not in assignments:
+        return None
+    with torch.no_grad():
+        log_p, _ = proposer.ranker(bucket, torch.tensor([[int(z) for z in elements]]))
+    mass = bucket.linked(log_p[0].exp())
+    return round(float(np.log(max(float(mass[k * len(assignments) + assignments.index(p)]), 1e-300))), 6)

@@ -1,0 +1,146 @@
+"""Candidates for a composition: distinct prototypes with elements assigned, in order of probability.
+
+p(Z, v, p | composition) = p(Z | composition) · p(v, p | Z, composition): how many formula units, then the ranker's softmax
+over all prototypes and assignments with those counts. Candidates that match one another are one answer: the likeliest
+stands for all of them and carries their common probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from autoperi.prior.fingerprint import fingerprints, slot_order
+from autoperi.prior.library import PrototypeLibrary
+from autoperi.prior.ranker import Bucket, Ranker, make_bucket
+
+KERNEL_WIDTH = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One proposed crystal.
+
+    Attributes:
+        prototype: row of the library.
+        elements: atomic number in each slot.
+        log_p: natural log of the probability of this answer (itself and all that match it) given the composition.
+        log_volume_ratio: log of expected volume over additive volume.
+        repeats: how many primitive cells make the requested cell.
+    """
+
+    prototype: int
+    elements: tuple[int, ...]
+    log_p: float
+    log_volume_ratio: float
+    repeats: int = 1
+
+
+class Proposer:
+    """The prototype prior: a library and its ranker."""
+
+    def __init__(self, library: PrototypeLibrary, ranker: Ranker) -> None:
+        # float64, and probabilities rounded below: the order of near ties must not depend on threads
+        self.library, self.ranker = library, ranker.double().eval()
+        self._bucket = lru_cache(maxsize=256)(lambda counts: make_bucket(library, counts))
+        self._prints = lru_cache(maxsize=256)(self._fingerprints)
+
+    def bucket(self, counts: tuple[int, ...]) -> Bucket | None:
+        """Prototypes of these counts, cached."""
+        return self._bucket(counts)
+
+    def prints(self, counts: tuple[int, ...]) -> np.ndarray:
+        """Fingerprints of the prototypes of these counts, ``[V, S, S, bins]``, cached."""
+        return self._prints(counts)
+
+    def _fingerprints(self, counts: tuple[int, ...]) -> np.ndarray:
+        cells = [self.library.skeleton(int(v)) for v in self.library.by_counts[counts]]
+        return np.stack(fingerprints([c[:3] for c in cells], [len(counts)] * len(cells)))
+
+    def support(self, elements: Sequence[int], counts: Sequence[int]) -> float:
+        """How much the library knows near this composition at this cell size: a kernel sum over members, at least 0."""
+        ordered, sizes = _ordered(elements, counts)
+        bucket = self.bucket(sizes)
+        if bucket is None:
+            return 0.0
+        with torch.no_grad():
+            table = self.ranker.element_distance()
+            placed = torch.tensor([ordered])[:, torch.as_tensor(bucket.assignments)]
+            distance = (table[placed.unsqueeze(2), bucket.member_elements] * bucket.weight.to(table.dtype)).sum(-1)
+            # the best assignment of each member counts once
+            return float(torch.exp(-distance / KERNEL_WIDTH).amax(1).sum())
+
+    def candidates(
+        self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None, distinct: bool = True
+    ) -> list[Candidate]:
+        """Likeliest first, at most ``limit``; log-probabilities are normalised over the answers that the request admits.
+
+        Args:
+            elements: atomic numbers, all different.
+            counts: atoms of each in the primitive cell.
+            limit: number of answers.
+            space_group: admit prototypes of this group only.
+            distinct: merge candidates that match; else every prototype and assignment is an answer of its own.
+        """
+        ordered, sizes = _ordered(elements, counts)
+        bucket = self.bucket(sizes)
+        if bucket is None:
+            return []
+        with torch.no_grad():
+            log_p, volume = self.ranker(bucket, torch.tensor([ordered]))
+        p, ratio = log_p[0].exp().round(decimals=12), volume[0].round(decimals=9)
+        if space_group is not None:
+            fits = torch.as_tensor(self.library["space_group"][bucket.prototypes] == space_group)
+            p = p * fits.repeat_interleave(len(bucket.assignments))
+        total = float(p.sum())
+        if total <= 0:
+            return []
+        p = p / total
+        return [
+            self._candidate(bucket, ordered, int(k), mass, float(ratio[k])) for k, mass in (_answers(p, bucket, limit) if distinct else _all(p, limit))
+        ]
+
+    def _candidate(self, bucket: Bucket, ordered: Sequence[int], k: int, mass: float, ratio: float) -> Candidate:
+        v, a = divmod(k, len(bucket.assignments))
+        elements = tuple(int(ordered[s]) for s in bucket.assignments[a])
+        return Candidate(int(bucket.prototypes[v]), elements, float(np.log(mass)), ratio)
+
+    def crystal(self, candidate: Candidate) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Lattice (Å), fractional coordinates, atomic numbers and orbit of each atom of a candidate's primitive cell."""
+        lattice, coords, slots, orbits = self.library.skeleton(candidate.prototype)
+        counts = self.library.counts[candidate.prototype]
+        volume = self.library.additive_volume(candidate.elements, counts) * np.exp(candidate.log_volume_ratio)
+        return lattice * (volume / len(coords)) ** (1 / 3), coords, np.array(candidate.elements)[slots], orbits
+
+
+def _ordered(elements: Sequence[int], counts: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
+    numbers = np.repeat(np.asarray(elements, int), np.asarray(counts, int))
+    ordered, _, sizes = slot_order(numbers)
+    return [int(z) for z in ordered], sizes
+
+
+def _answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, float]]:
+    """Greedy: the answer with most unclaimed probability, named by its likeliest candidate; then the next."""
+    left = p.clone()
+    order: list[tuple[int, float]] = []
+    source, target = bucket.links
+    while len(order) < limit:
+        mass = bucket.linked(left)
+        mass[left <= 0] = 0.0  # a claimed candidate cannot speak for others again
+        centre = int(mass.argmax())
+        if mass[centre] <= 0:
+            break
+        group = torch.cat([torch.tensor([centre]), target[source == centre]])
+        best = int(group[left[group].argmax()])
+        order.append((best, round(float(mass[centre]), 12)))
+        left[group] = 0.0
+    return sorted(order, key=lambda x: -x[1])
+
+
+def _all(p: torch.Tensor, limit: int) -> list[tuple[int, float]]:
+    values, index = torch.sort(p, descending=True, stable=True)
+    return [(int(k), float(v)) for v, k in zip(values[:limit], index[:limit], strict=True) if v > 0]

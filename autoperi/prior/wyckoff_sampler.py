@@ -1,0 +1,315 @@
+"""Random crystals of a given composition and space group: the fallback where the prototype library has nothing to offer.
+
+Orbits, cell shape and free coordinates are drawn, not learned (as in PyXtal, Fredericks et al. 2021, and the random searches before it):
+
+1. every way to fill whole Wyckoff orbits with the wanted atoms (an exact cover) is counted by a dynamic programme and one is drawn,
+2. the cell is a random strain of an equilateral one, within what the group leaves free, at the wanted volume,
+3. orbits are placed one after another, free coordinates uniform, each kept apart from those already there,
+4. spglib must find exactly the wanted group, and no smaller cell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+
+from autoperi.errors import RequestError, StructureError
+from autoperi.geometry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group
+from autoperi.geometry.symmetry import analyse, strain_projector, symmetrize_lattice
+from autoperi.geometry.wyckoff import WyckoffPosition, wyckoff_positions
+from autoperi.physics.distance import covalent_radii
+from autoperi.units import MAX_ATOMIC_NUMBER
+
+ORBIT_PENALTY = 1.0
+"""Natural log by which each free coordinate makes a choice of orbits less likely: few parameters and large orbits come first."""
+STRAIN = 0.3
+"""Standard deviation of each free component of the logarithmic strain that shapes the cell."""
+PLACEMENTS = 20
+"""Draws of the free coordinates of one orbit before the whole crystal is begun again."""
+SYMPREC = 0.01
+"""Å, of the final check of the space group."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampledCrystal:
+    """A crystal in the standard primitive setting of its group (:func:`~autoperi.geometry.spacegroup.primitive_transform`).
+
+    Attributes:
+        lattice: rows in Å, ``[3, 3]``.
+        frac_coords: in [0, 1), ``[n, 3]``; they obey ``space_group(number).primitive`` exactly.
+        numbers: atomic numbers, ``[n]``, ascending.
+        orbits: index of each atom's orbit, ``[n]``, 0 to ``len(letters) - 1``.
+        letters: Wyckoff letter of each orbit.
+        log_p_orbits: natural log of the probability with which the choice of orbits was *proposed*: its weight
+            exp(-:data:`ORBIT_PENALTY` × free coordinates) over the sum of weights of all exact covers. Covers that seldom survive the
+            later checks come back less often than this.
+    """
+
+    lattice: FloatArray
+    frac_coords: FloatArray
+    numbers: IntArray
+    orbits: IntArray
+    letters: tuple[str, ...]
+    log_p_orbits: float
+
+
+def sample_crystal(
+    numbers_and_counts: Mapping[int, int],
+    group_number: int,
+    volume: float,
+    generator: np.random.Generator,
+    *,
+    min_distance_ratio: float = 0.6,
+    attempts: int = 200,
+) -> SampledCrystal | None:
+    """A random crystal of exactly this composition and space group, or None where none was found.
+
+    The answer depends on the arguments and the state of ``generator`` alone, not on the order of the mapping.
+
+    Args:
+        numbers_and_counts: atomic number to atoms in the primitive cell.
+        group_number: 1..230.
+        volume: of the primitive cell, Å³.
+        generator: source of every draw; see :func:`autoperi.random.numpy_generator`.
+        min_distance_ratio: no two atoms or images are nearer than this part of the sum of their covalent radii.
+        attempts: draws of orbits and cell before giving up; each of them also draws coordinates several times.
+
+    Returns:
+        None where no orbits add up to the composition, or no attempt passed the checks, as for compositions that can only sit on
+        orbits of a supergroup.
+
+    Raises:
+        RequestError: a group, element, count or volume that does not exist. A request that merely cannot be met is None.
+    """
+    counts = _check(numbers_and_counts, volume)
+    covers = _covers(check_number(group_number), tuple(counts.values()))
+    if not covers.exists:
+        return None
+    elements, radii = list(counts), covalent_radii()
+    for _ in range(attempts):
+        chosen = covers.draw(generator)
+        lattice = _draw_lattice(group_number, volume, generator)
+        orbits = [(z, position) for z, group in zip(elements, chosen, strict=True) for position in group]
+        placed = _place(orbits, lattice, min_distance_ratio * radii, generator)
+        if placed is None:
+            continue
+        sizes = [len(points) for points in placed]
+        coords = np.concatenate(placed)
+        numbers = np.repeat(np.array([z for z, _ in orbits], dtype=np.int64), sizes)
+        if _is_exactly(lattice, coords, numbers, group_number):
+            letters = tuple(position.letter for _, position in orbits)
+            return SampledCrystal(lattice, coords, numbers, np.repeat(np.arange(len(orbits)), sizes), letters, covers.log_p(chosen))
+    return None
+
+
+def _check(numbers_and_counts: Mapping[int, int], volume: float) -> dict[int, int]:
+    if not (math.isfinite(volume) and volume > 0):
+        raise RequestError(f"volume={volume!r} Å³ is not positive; give the volume of the primitive cell")
+    counts = {int(z): int(c) for z, c in sorted(numbers_and_counts.items())}
+    if not counts or any(not 1 <= z <= MAX_ATOMIC_NUMBER or c < 1 for z, c in counts.items()):
+        raise RequestError(f"composition {dict(numbers_and_counts)!r} is empty or holds no atoms; give atomic numbers 1 to 118 and counts")
+    return counts
+
+
+# --- orbits ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Covers:
+    """All ways to make atoms of given counts, one count an element, out of whole orbits of a group's primitive cell.
+
+    A position without free coordinates holds one orbit in all, one with free coordinates any number. A cover gives each element a
+    multiset of positions; its weight is exp(-penalty × free coordinates), and the weights are summed exactly, in log space.
+    """
+
+    def __init__(self, number: int, counts: tuple[int, ...], *, penalty: float = ORBIT_PENALTY) -> None:
+        positions = wyckoff_positions(number)
+        self.counts, self.penalty = counts, penalty
+        self._fixed: dict[int, list[WyckoffPosition]] = {}
+        for p in positions:
+            if p.dof == 0:
+                self._fixed.setdefault(p.primitive_multiplicity, []).append(p)
+        self._movable = [p for p in positions if p.dof]
+        # multisets[i, r]: log-sum over multisets of the movable positions i, i+1, … that hold r atoms
+        self._multisets = np.full((len(self._movable) + 1, max(counts) + 1), -np.inf)
+        self._multisets[-1, 0] = 0.0
+        for i in reversed(range(len(self._movable))):
+            size, weight = self._movable[i].primitive_multiplicity, -penalty * self._movable[i].dof
+            row = self._multisets[i]
+            row[:] = self._multisets[i + 1]
+            for r in range(size, len(row)):
+                row[r] = np.logaddexp(row[r], weight + row[r - size])
+        self._left = tuple(len(group) for group in self._fixed.values())
+        self._memo: dict[tuple[int, tuple[int, ...]], float] = {}
+        self.log_total = self._value(0, self._left)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is any cover."""
+        return self.log_total > -np.inf
+
+    def _options(self, e: int, left: tuple[int, ...]) -> list[tuple[tuple[int, ...], float]]:
+        """How many fixed positions of each size element e takes, and the log weight of all covers of e, e+1, … that follow."""
+        count, options = self.counts[e], []
+        for used in product(*(range(min(many, count // size) + 1) for many, size in zip(left, self._fixed, strict=True))):
+            rest = count - sum(u * size for u, size in zip(used, self._fixed, strict=True))
+            if rest < 0 or self._multisets[0, rest] == -np.inf:
+                continue
+            ways = math.prod(math.comb(many, u) for many, u in zip(left, used, strict=True))
+            after = self._value(e + 1, tuple(many - u for many, u in zip(left, used, strict=True)))
+            if after > -np.inf:
+                options.append((used, math.log(ways) + float(self._multisets[0, rest]) + after))
+        return options
+
+    def _value(self, e: int, left: tuple[int, ...]) -> float:
+        if e == len(self.counts):
+            return 0.0
+        key = (e, left)
+        if key not in self._memo:
+            options = self._options(e, left)
+            self._memo[key] = float(np.logaddexp.reduce([w for _, w in options])) if options else -math.inf
+        return self._memo[key]
+
+    def draw(self, generator: np.random.Generator) -> list[list[WyckoffPosition]]:
+        """One cover with probability proportional to its weight: the positions of each element, in order of letters."""
+        free = {size: list(group) for size, group in self._fixed.items()}
+        left, cover = self._left, []
+        for e, count in enumerate(self.counts):
+            options = self._options(e, left)
+            used = options[_choose([w for _, w in options], generator)][0]
+            chosen: list[WyckoffPosition] = []
+            for size, u in zip(self._fixed, used, strict=True):
+                for k in sorted(generator.choice(len(free[size]), size=u, replace=False).tolist(), reverse=True) if u else ():
+                    chosen.append(free[size].pop(k))
+            rest = count - sum(p.primitive_multiplicity for p in chosen)
+            chosen += self._draw_movable(rest, generator)
+            cover.append(sorted(chosen, key=lambda p: (-p.multiplicity, p.letter))[::-1])
+            left = tuple(many - u for many, u in zip(left, used, strict=True))
+        return cover
+
+    def _draw_movable(self, rest: int, generator: np.random.Generator) -> list[WyckoffPosition]:
+        chosen, i = [], 0
+        while rest or i < len(self._movable):
+            position = self._movable[i]
+            without = self._multisets[i + 1, rest]
+            if generator.random() < math.exp(without - self._multisets[i, rest]):
+                i += 1
+            else:
+                chosen.append(position)
+                rest -= position.primitive_multiplicity
+        return chosen
+
+    def log_p(self, cover: list[list[WyckoffPosition]]) -> float:
+        """Natural log of the probability with which :meth:`draw` returns ``cover``."""
+        return -self.penalty * sum(p.dof for group in cover for p in group) - self.log_total
+
+
+@lru_cache(maxsize=512)
+def _covers(number: int, counts: tuple[int, ...]) -> Covers:
+    return Covers(number, counts)
+
+
+def _choose(log_weights: list[float], generator: np.random.Generator) -> int:
+    weights = np.exp(np.array(log_weights) - max(log_weights))
+    cumulative = np.cumsum(weights)
+    return min(int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")), len(weights) - 1)
+
+
+# --- cell --------------------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=230)
+def _equilateral(number: int) -> tuple[FloatArray, FloatArray]:
+    """The group's own version of a primitive cell with three equal, orthogonal edges, and the strains ``[6, 3, 3]`` that keep the group."""
+    from autoperi.geometry.lattice import log_metric_basis
+
+    rotations = space_group(number).primitive.rotations
+    lattice = symmetrize_lattice(np.eye(3), rotations)
+    return lattice, np.einsum("kl,lij->kij", strain_projector(lattice, rotations), log_metric_basis().numpy())
+
+
+def _draw_lattice(number: int, volume: float, generator: np.random.Generator) -> FloatArray:
+    """Rows of a primitive cell of this volume, ``[3, 3]`` in Å: conventional a along x, b in the xy plane, as spglib has them."""
+    lattice, strains = _equilateral(number)
+    values, vectors = np.linalg.eigh(np.einsum("k,kij->ij", STRAIN * generator.normal(size=6), strains))
+    lattice = lattice @ (vectors * np.exp(values)) @ vectors.T
+    if number <= 2:
+        # any basis is a setting of P1 and P-1, and the reduced one is the standard
+        import spglib
+
+        reduced = spglib.niggli_reduce(lattice)
+        lattice = lattice if reduced is None else np.asarray(reduced)
+    transform = primitive_transform(space_group(number))
+    conventional = np.linalg.inv(transform) @ lattice
+    rows = transform @ np.linalg.cholesky(conventional @ conventional.T)
+    return rows * (volume / np.linalg.det(rows)) ** (1 / 3)
+
+
+# --- coordinates -------------------------------------------------------------------------------------------------------------------------
+
+
+def _place(
+    orbits: list[tuple[int, WyckoffPosition]], lattice: FloatArray, radii: FloatArray, generator: np.random.Generator
+) -> list[FloatArray] | None:
+    """Points ``[p, 3]`` of each orbit, no two atoms or images i, j nearer than radii_i + radii_j (by atomic number, Å), or None.
+
+    Free coordinates are uniform given the orbits placed before: those without freedom first, then the largest.
+    """
+    search = _Neighbours(lattice, 2 * max(radii[z] for z, _ in orbits))
+    order = sorted(
+        range(len(orbits)), key=lambda k: (orbits[k][1].dof > 0, -orbits[k][1].primitive_multiplicity * radii[orbits[k][0]] ** 3)
+    )
+    placed: list[FloatArray | None] = [None] * len(orbits)
+    around, reach = np.zeros((0, 3)), np.zeros(0)
+    for k in order:
+        z, position = orbits[k]
+        for _ in range(PLACEMENTS if position.dof else 1):
+            points = position.points(generator.random(3) if position.dof else np.zeros(3), primitive=True)
+            # the group takes any atom of an orbit to the first and leaves the orbits placed before in place: the first stands for all
+            own = np.full(len(points), 2 * radii[z])
+            if search.apart(points, own, itself=True) and search.apart(around, reach + radii[z], centre=points[0]):
+                placed[k] = points
+                around, reach = np.concatenate([around, points]), np.concatenate([reach, np.full(len(points), radii[z])])
+                break
+        else:
+            return None
+    return [points for points in placed if points is not None]
+
+
+class _Neighbours:
+    """Distances from one atom to all images of others, up to a cutoff in Å, in a fixed lattice."""
+
+    def __init__(self, lattice: FloatArray, cutoff: float) -> None:
+        self.lattice = lattice
+        heights = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
+        # differences are wrapped to [-1/2, 1/2]
+        spans = [np.arange(-n, n + 1) for n in np.floor(cutoff / heights + 0.5).astype(int)]
+        shifts = np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
+        self.home = len(shifts) // 2
+        self.shifts = shifts @ lattice
+        self.square = (self.shifts**2).sum(-1)
+
+    def apart(self, points: FloatArray, limits: FloatArray, *, centre: FloatArray | None = None, itself: bool = False) -> bool:
+        """Whether every image of ``points`` is at least ``limits`` (Å, one a point) from ``centre``, by default the first of them.
+
+        ``itself`` says that the centre is the first point, whose own place then does not count.
+        """
+        difference = points - (points[0] if centre is None else centre)
+        vectors = (difference - np.rint(difference)) @ self.lattice
+        square = (vectors**2).sum(-1)[:, None] + 2 * vectors @ self.shifts.T + self.square
+        if itself:
+            square[0, self.home] = np.inf
+        return bool((square >= limits[:, None] ** 2).all())
+
+
+def _is_exactly(lattice: FloatArray, coords: FloatArray, numbers: IntArray, group_number: int) -> bool:
+    """Whether spglib finds this group, in a cell no smaller."""
+    try:
+        found = analyse(lattice, coords, numbers, symprec=SYMPREC)
+    except StructureError:
+        return False
+    return found.number == group_number and len(found.primitive_numbers) == len(numbers)

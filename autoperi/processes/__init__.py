@@ -1,0 +1,1 @@
+"""Processes: how a prediction moves a crystal; step functions without networks inside."""

@@ -1,0 +1,108 @@
+"""``score``: one table row per crystal, each number with its unit in the name and each refusal with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from autoperi.convert import as_structure, to_batch
+from autoperi.errors import RequestError, StructureError
+from autoperi.geometry.symmetry import analyse
+from autoperi.metrics.hull import energies_above_hull
+from autoperi.metrics.smact import charge_neutral
+from autoperi.metrics.validity import validity
+from autoperi.models.properties import FormationEnergy
+from autoperi.physics.distance import minimum_distance_ratios, minimum_distances
+from autoperi.prior.locate import log_probability
+from autoperi.prior.propose import Proposer
+from autoperi.progress import progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROPERTIES = {
+    "formula": ("formula", "n_atoms"),
+    "validity": ("valid", "reason"),
+    "distance": ("min_distance_A", "min_distance_ratio"),
+    "charge": ("charge_neutral",),
+    "density": ("density_g_per_cm3", "volume_per_atom_A3"),
+    "symmetry": ("space_group", "space_group_symbol"),
+    "formation_energy": ("formation_energy_per_atom_eV",),
+    "log_likelihood": ("log_likelihood",),
+}
+"""What ``properties=`` may name, and the columns each brings."""
+
+
+def score_table(
+    crystals: Sequence[Any],
+    *,
+    energy: FormationEnergy,
+    proposer: Proposer,
+    properties: Iterable[str] | None = None,
+    references: Mapping[str, float] | Iterable[tuple[str, float]] | None = None,
+    batch_size: int = 32,
+    symprec: float = 0.01,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Score crystals; see :meth:`autoperi.AutoPeri.score`."""
+    import pandas as pd
+
+    chosen = list(PROPERTIES) if properties is None else list(properties)
+    unknown = [p for p in chosen if p not in PROPERTIES]
+    if unknown:
+        raise RequestError(f"properties={unknown!r} are not known; choose from {', '.join(PROPERTIES)}")
+    if references is not None and "formation_energy" not in chosen:
+        raise RequestError("references need the formation energy; add 'formation_energy' to properties, or drop references")
+    batch = to_batch(crystals, dtype=torch.float64)
+    structures = [as_structure(c, name=f"crystal {i}") for i, c in enumerate(crystals)]
+    rows: list[dict[str, Any]] = [{} for _ in structures]
+    with progress_bar(len(structures), enabled=progress, description="scoring") as bar:
+        for start in range(0, len(structures), batch_size):
+            part = batch[start : start + batch_size]
+            columns: dict[str, Sequence[Any]] = {}
+            with torch.no_grad():
+                if "distance" in chosen:
+                    columns["min_distance_A"] = _plain(minimum_distances(part))
+                    columns["min_distance_ratio"] = _plain(minimum_distance_ratios(part))
+                if "formation_energy" in chosen:
+                    columns["formation_energy_per_atom_eV"] = _plain(energy(part))
+            for k in range(len(part)):
+                row = {name: values[k] for name, values in columns.items()}
+                rows[start + k] = {**_describe(structures[start + k], chosen, proposer, symprec), **row}
+            bar.update(len(part))
+    names = [column for name in chosen for column in PROPERTIES[name]]
+    table = pd.DataFrame(rows, columns=names)
+    if references is not None:
+        formulas = [s.composition.reduced_formula for s in structures]
+        table["energy_above_hull_eV"] = energies_above_hull(formulas, table["formation_energy_per_atom_eV"].tolist(), references)
+    return table
+
+
+def _plain(values: torch.Tensor) -> list[float]:
+    return [round(float(v), 6) for v in values]
+
+
+def _describe(structure: Any, chosen: Sequence[str], proposer: Proposer, symprec: float) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    numbers = np.array([site.specie.Z for site in structure])
+    if "formula" in chosen:
+        row |= {"formula": structure.composition.reduced_formula, "n_atoms": len(structure)}
+    if "validity" in chosen:
+        judged = validity(structure)
+        row |= {"valid": judged.valid, "reason": judged.reason}
+    if "charge" in chosen:
+        row["charge_neutral"] = charge_neutral({int(z): int(c) for z, c in zip(*np.unique(numbers, return_counts=True), strict=True)})
+    if "density" in chosen:
+        row |= {"density_g_per_cm3": round(float(structure.density), 6), "volume_per_atom_A3": round(float(structure.volume) / len(structure), 6)}
+    if "symmetry" in chosen:
+        try:
+            info = analyse(structure.lattice.matrix, structure.frac_coords, numbers, symprec=symprec)
+            row |= {"space_group": info.number, "space_group_symbol": info.symbol}
+        except StructureError:
+            row |= {"space_group": None, "space_group_symbol": None}
+    if "log_likelihood" in chosen:
+        row["log_likelihood"] = log_probability(proposer, structure.lattice.matrix, structure.frac_coords, numbers)
+    return row

@@ -13,8 +13,8 @@ import torch
 from autoperi import generation
 from autoperi._version import __version__
 from autoperi.bundle import Parts, parts_of
-from autoperi.convert import as_list, as_structure, arrays_to_structures, like_input, structure_to_atoms, to_arrays, to_batch
-from autoperi.errors import AutoPeriError, GenerationInterrupted, RequestError, StructureError
+from autoperi.convert import arrays_to_structures, as_list, as_structure, like_input, structure_to_atoms, to_arrays, to_batch
+from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, StructureError
 from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.hub.serialize import Bundle, save_bundle
 from autoperi.processes.lattice import lattice_step, relaxation_status
@@ -276,8 +276,10 @@ class AutoPeri:
                     strain = self._parts.empnn(moved)
                     moved = lattice_step(moved, strain)
                 status = relaxation_status(part.lattice, moved.lattice, strain)
-                for k in range(len(part)):
-                    out.append(self._relaxed(crystals[start + k], moved.lattice[k], strain[k], status[k], passes, fix_symmetry))
+                out += [
+                    self._relaxed(crystals[start + k], moved.lattice[k], strain[k], status[k], passes, fix_symmetry)
+                    for k in range(len(part))
+                ]
                 bar.update(len(part))
         return out[0] if single else (tuple(out) if isinstance(structures, tuple) else out)
 
@@ -356,7 +358,7 @@ def _too_few(request: GenerationRequest, tally: generation.Tally, *, strict: boo
     message = f"only {tally.accepted} of {request.n} crystals of {asked if asked is not None else 'any composition'} could be made ({why})"
     if strict:
         raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")
-    warnings.warn(message, stacklevel=3)
+    warnings.warn(message, AutoPeriWarning, stacklevel=3)
 
 
 def _batch_size(value: int | str) -> int:

@@ -48,7 +48,9 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     """
     for name in COMPONENTS:
         if name not in bundle.components:
-            raise WeightsError(f"model {bundle.name!r} has no component {name!r}; it holds {', '.join(bundle.components)}: use a complete model")
+            raise WeightsError(
+                f"model {bundle.name!r} has no component {name!r}; it holds {', '.join(bundle.components)}: use a complete model"
+            )
     networks = {name: _network(name, bundle.components[name]).to(device=device, dtype=torch.float64) for name in NETWORKS}
     empnn, energy = networks["empnn"], networks["formation_energy"]
     assert isinstance(empnn, Empnn)
@@ -73,7 +75,9 @@ def _network(name: str, component: Component) -> nn.Module:
     try:
         network = NETWORKS[name](**component.config)
     except TypeError as error:
-        raise WeightsError(f"config of component {name!r} does not fit this version of AutoPeri ({error}); update AutoPeri or the model") from None
+        raise WeightsError(
+            f"config of component {name!r} does not fit this version of AutoPeri ({error}); update AutoPeri or the model"
+        ) from None
     load_state(network, component.tensors, source=f"component {name!r}")
     return network.eval()
 

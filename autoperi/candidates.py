@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autoperi.geometry.symmetry import SpaceGroup
 from autoperi.geometry.spacegroup import space_group as group_of
+from autoperi.geometry.symmetry import SpaceGroup
 from autoperi.geometry.wyckoff import can_fit
 from autoperi.prior.denovo import Constraints, DeNovo
 from autoperi.prior.propose import Candidate, Proposer
@@ -149,7 +149,7 @@ def _de_novo(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposa
             if candidate is None:
                 continue
             counts = dict(zip(candidate.elements, proposer.library.counts[candidate.prototype], strict=True))
-            if smact_validity(counts).valid is not False:  # unknown is not invalid
+            if smact_validity(counts, oxidation_states="pymatgen-all").valid is not False:  # unknown is not invalid
                 yield _from_candidate(proposer, candidate, index, candidate.log_p, "de novo")
                 break
         else:

@@ -33,8 +33,7 @@ class CrystalBatch:
         n, b = int(self.frac_coords.shape[0]), int(self.lattice.shape[0])
         if self.lattice.shape != (b, 3, 3) or self.frac_coords.shape != (n, 3):
             raise StructureError(
-                f"lattice has shape {tuple(self.lattice.shape)} and frac_coords {tuple(self.frac_coords.shape)}; "
-                "give [B, 3, 3] and [N, 3]"
+                f"lattice has shape {tuple(self.lattice.shape)} and frac_coords {tuple(self.frac_coords.shape)}; give [B, 3, 3] and [N, 3]"
             )
         if self.atomic_numbers.shape != (n,) or self.n_atoms.shape != (b,) or int(self.n_atoms.sum()) != n:
             raise StructureError(
@@ -155,5 +154,7 @@ class CrystalBatch:
         flat = self.volume <= 1e-6 * lengths
         if bool(flat.any()):
             i = int(flat.nonzero()[0])
-            raise StructureError(f"crystal {i} has a cell volume of {float(self.volume[i]):.3g} Å³; give three lattice vectors that span space")
+            raise StructureError(
+                f"crystal {i} has a cell volume of {float(self.volume[i]):.3g} Å³; give three lattice vectors that span space"
+            )
         return self

@@ -33,6 +33,10 @@ class HubError(WeightsError):
     """A model repository that cannot be reached, is private, or does not hold the file."""
 
 
+class AutoPeriWarning(UserWarning):
+    """What a user should know of a result that is not an error; the command line prints these warnings and no others."""
+
+
 class GenerationInterrupted(KeyboardInterrupt):
     """``generate`` was interrupted; nothing that was finished is lost.
 

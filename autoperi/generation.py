@@ -18,8 +18,8 @@ from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import minimum_distance_ratios
-from autoperi.processes.lattice import lattice_step
 from autoperi.prior.propose import Proposer
+from autoperi.processes.lattice import lattice_step
 from autoperi.request import GenerationRequest
 
 SYMPREC = 0.01
@@ -177,5 +177,8 @@ def _space_group(lattice: np.ndarray, proposal: Proposal) -> int:
 def crystal_batch(finished: list[Finished]) -> CrystalBatch:
     """Finished crystals as a float64 batch."""
     return batch_arrays(
-        [f.lattice for f in finished], [f.proposal.frac_coords for f in finished], [f.proposal.numbers for f in finished], dtype=torch.float64
+        [f.lattice for f in finished],
+        [f.proposal.frac_coords for f in finished],
+        [f.proposal.numbers for f in finished],
+        dtype=torch.float64,
     )

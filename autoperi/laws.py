@@ -38,7 +38,9 @@ def translated(batch: CrystalBatch, generator: torch.Generator) -> CrystalBatch:
 
 def permuted(batch: CrystalBatch, generator: torch.Generator) -> CrystalBatch:
     """The same crystals with their atoms in another order."""
-    order = torch.cat([torch.randperm(int(n), generator=generator) + int(start) for n, start in zip(batch.n_atoms, batch.offsets, strict=True)])
+    order = torch.cat(
+        [torch.randperm(int(n), generator=generator) + int(start) for n, start in zip(batch.n_atoms, batch.offsets, strict=True)]
+    )
     return CrystalBatch(batch.lattice, batch.frac_coords[order], batch.atomic_numbers[order], batch.n_atoms)
 
 
@@ -92,4 +94,4 @@ def _close(found: Tensor, expected: Tensor, law: str) -> None:
     scale = max(1.0, float(expected.detach().abs().max()))
     error = float((found - expected).detach().abs().max()) / scale if expected.numel() else 0.0
     limit = TOLERANCE[expected.dtype]
-    assert error <= limit, f"the law of {law} is broken: {error:.2e} > {limit:.0e}"  # noqa: S101
+    assert error <= limit, f"the law of {law} is broken: {error:.2e} > {limit:.0e}"

@@ -117,7 +117,9 @@ def parse_formula(composition: Any) -> tuple[tuple[int, int], ...]:
     elif isinstance(composition, Mapping):
         amounts = {str(k): v for k, v in composition.items()}
     else:
-        raise RequestError(f"composition={composition!r} is a {type(composition).__name__}; give a formula such as 'LiFePO4', a Composition, or None")
+        raise RequestError(
+            f"composition={composition!r} is a {type(composition).__name__}; give a formula such as 'LiFePO4', a Composition, or None"
+        )
     if not amounts:
         raise RequestError(f"composition={composition!r} is empty; give a formula such as 'LiFePO4', or None for de novo generation")
     ratios: dict[int, Fraction] = {}
@@ -128,7 +130,9 @@ def parse_formula(composition: Any) -> tuple[tuple[int, int], ...]:
             raise RequestError(f"composition={composition!r} has {amount} of {symbol}; amounts must be positive")
         ratios[z] = ratios.get(z, Fraction(0)) + Fraction(value).limit_denominator(100)
         if abs(float(Fraction(value).limit_denominator(100)) - value) > 1e-4:
-            raise RequestError(f"composition={composition!r} has {amount} of {symbol}, which is no ratio of small whole numbers; write whole amounts")
+            raise RequestError(
+                f"composition={composition!r} has {amount} of {symbol}, which is no ratio of small whole numbers; write whole amounts"
+            )
     scale = reduce(math.lcm, (r.denominator for r in ratios.values()))
     whole = {z: int(r * scale) for z, r in ratios.items()}
     divisor = reduce(math.gcd, whole.values())
@@ -143,7 +147,9 @@ def _amounts(formula: str) -> Mapping[str, float]:
         raise RequestError("composition='' is empty; give a formula such as 'LiFePO4', or None for de novo generation")
     stray = re.search(r"[^A-Za-z0-9.()\[\]{}\s]", text)
     if stray:
-        raise RequestError(f"composition={formula!r} has {stray.group()!r} in it, which no formula may; write it like 'Fe2O3', without charges")
+        raise RequestError(
+            f"composition={formula!r} has {stray.group()!r} in it, which no formula may; write it like 'Fe2O3', without charges"
+        )
     symbols = re.findall(r"[A-Z][a-z]?", text)
     for symbol in symbols:
         if symbol not in _symbols():
@@ -153,7 +159,9 @@ def _amounts(formula: str) -> Mapping[str, float]:
     try:
         return Composition(text, strict=True).get_el_amt_dict()
     except Exception:
-        raise RequestError(f"composition={formula!r} is not a formula; write element symbols and amounts, like 'LiFePO4' or 'Ca(OH)2'") from None
+        raise RequestError(
+            f"composition={formula!r} is not a formula; write element symbols and amounts, like 'LiFePO4' or 'Ca(OH)2'"
+        ) from None
 
 
 def element_list(elements: str | Iterable[str], what: str) -> list[int]:
@@ -227,14 +235,20 @@ def _units(
         names = ", ".join(sorted(_symbol(z) for z in elements & excluded))
         raise RequestError(f"composition={composition!s} contains {names}, which exclude_elements forbids; drop it from one of them")
     if system is not None and elements != system:
-        raise RequestError(f"composition={composition!s} is not of the chemical system {'-'.join(sorted(map(_symbol, system)))}; drop one of the two")
+        raise RequestError(
+            f"composition={composition!s} is not of the chemical system {'-'.join(sorted(map(_symbol, system)))}; drop one of the two"
+        )
     size = sum(c for _, c in formula)
     units = tuple(k for k in range(1, high // size + 1) if low <= k * size <= high)
     if not units:
         if num_atoms is None:
-            raise RequestError(f"composition={composition!s} has {size} atoms per formula unit, more than the default limit of {MAX_ATOMS}; pass num_atoms={size}")
+            raise RequestError(
+                f"composition={composition!s} has {size} atoms per formula unit, more than the default limit of {MAX_ATOMS}; pass num_atoms={size}"
+            )
         nearest = max(1, round(low / size)) * size
-        raise RequestError(f"num_atoms={num_atoms!r} fits no whole formula units of {composition!s} ({size} atoms each); use {nearest} or another multiple of {size}")
+        raise RequestError(
+            f"num_atoms={num_atoms!r} fits no whole formula units of {composition!s} ({size} atoms each); use {nearest} or another multiple of {size}"
+        )
     if group is not None:
         counts = [c for _, c in formula]
         fitting = tuple(k for k in units if can_fit([k * c for c in counts], group))

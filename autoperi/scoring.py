@@ -96,7 +96,10 @@ def _describe(structure: Any, chosen: Sequence[str], proposer: Proposer, symprec
     if "charge" in chosen:
         row["charge_neutral"] = charge_neutral({int(z): int(c) for z, c in zip(*np.unique(numbers, return_counts=True), strict=True)})
     if "density" in chosen:
-        row |= {"density_g_per_cm3": round(float(structure.density), 6), "volume_per_atom_A3": round(float(structure.volume) / len(structure), 6)}
+        row |= {
+            "density_g_per_cm3": round(float(structure.density), 6),
+            "volume_per_atom_A3": round(float(structure.volume) / len(structure), 6),
+        }
     if "symmetry" in chosen:
         try:
             info = analyse(structure.lattice.matrix, structure.frac_coords, numbers, symprec=symprec)

@@ -18,7 +18,7 @@ def sample_rows(n: int, limit: int | None, seed: int) -> list[int]:
     """Rows to evaluate: all, or ``limit`` of them as ``pandas.DataFrame.sample(limit, random_state=seed)`` draws them."""
     if limit is None or limit >= n:
         return list(range(n))
-    return np.random.RandomState(seed).choice(n, size=limit, replace=False).tolist()  # noqa: NPY002  pandas draws so
+    return np.random.RandomState(seed).choice(n, size=limit, replace=False).tolist()
 
 
 def load(path: str | Path, limit: int | None, seed: int) -> tuple[CrystalTable, list[int]]:
@@ -29,7 +29,7 @@ def load(path: str | Path, limit: int | None, seed: int) -> tuple[CrystalTable, 
 
 def facts(path: str | Path, model: dict[str, Any], seed: int) -> dict[str, Any]:
     """Data hash, model and package versions."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

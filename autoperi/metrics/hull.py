@@ -47,7 +47,9 @@ def energies_above_hull(
             out.append(None)
             continue
         inside = set(composition.elements)
-        relevant = [e for e in entries if set(e.composition.elements) <= inside] + [PDEntry(Composition(str(Element(str(x)))), 0.0) for x in inside]
+        relevant = [e for e in entries if set(e.composition.elements) <= inside] + [
+            PDEntry(Composition(str(Element(str(x)))), 0.0) for x in inside
+        ]
         diagram = PhaseDiagram(relevant)
         hull = diagram.get_hull_energy_per_atom(composition)
         out.append(round(float(energy - hull), 6))

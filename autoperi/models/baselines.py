@@ -21,7 +21,13 @@ class CompositionNetwork(nn.Module):
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.pair = nn.Linear(channels, channels, bias=False)
         self.net = nn.Sequential(
-            nn.Linear(3 * channels, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1)
+            nn.Linear(3 * channels, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 1),
         )
 
     def forward(self, batch: CrystalBatch) -> Tensor:
@@ -34,7 +40,9 @@ class CompositionNetwork(nn.Module):
         return self.net(torch.cat([mean, spread, mixed], -1)).squeeze(-1)
 
 
-def fit_composition_network(crystals: CrystalBatch, target: Tensor, *, epochs: int = 40, seed: int = 0, batch_size: int = 256) -> CompositionNetwork:
+def fit_composition_network(
+    crystals: CrystalBatch, target: Tensor, *, epochs: int = 40, seed: int = 0, batch_size: int = 256
+) -> CompositionNetwork:
     """Train on ``target`` ``[B]`` (finite values) by mean absolute error; deterministic for a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

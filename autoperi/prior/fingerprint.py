@@ -61,7 +61,9 @@ def fingerprints(crystals: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], 
         most = max(n_slots[start : start + len(chunk)])
         key = (crystal * most + slots[graph.edge_index[0]]) * most + slots[graph.edge_index[1]]
         table = torch.zeros(len(chunk) * most * most, len(CENTRES), dtype=values.dtype).index_add(0, key, values)
-        counts = torch.zeros(len(chunk) * most, dtype=values.dtype).index_add(0, batch.batch * most + slots, torch.ones(len(slots), dtype=values.dtype))
+        counts = torch.zeros(len(chunk) * most, dtype=values.dtype).index_add(
+            0, batch.batch * most + slots, torch.ones(len(slots), dtype=values.dtype)
+        )
         table = table.view(len(chunk), most, most, -1) / counts.view(len(chunk), most, 1, 1).clamp(min=1)
         out += [table[k, :s, :s].numpy().astype(np.float32) for k, s in enumerate(n_slots[start : start + len(chunk)])]
     return out

@@ -2,7 +2,7 @@
 
 1. Each crystal becomes its idealised standard primitive cell (spglib, symprec 0.1 Å as Materials Project uses).
 2. Within one space group and one set of counts, crystals whose fingerprints lie within :data:`RADIUS` form a prototype.
-3. Members are aligned to the medoid with StructureMatcher; coordinates and log-metric shape are averaged, and
+3. Members are aligned to the medoid over the normaliser's half-cell shifts; coordinates and log-metric shape are averaged, and
    projected back onto the space group. No volume is kept.
 4. Prototypes that StructureMatcher (0.5/0.3/10) cannot tell apart are recorded as matching, so that candidates can be
    made distinct, and their probabilities added, without matching at generation time.
@@ -33,8 +33,7 @@ SYMPREC = 0.1
 RADIUS = 0.13  # within it 95 to 100 % of same-group pairs match at 0.5/0.3/10, with an RMS of 0.03 or less (benchmarks/prior)
 MATCH_RADIUS = 0.45
 MATCH_MAX_ATOMS = 30
-ALIGN_MAX_ATOMS = 24  # StructureMatcher may take minutes for one pair of large, highly symmetric cells; those keep the medoid
-ALIGNED_MEMBERS = 16
+FARTHEST = 0.12  # fractional, and in log shape: members farther from the medoid than this are not averaged with it
 
 Track = Callable[[Iterable, str], Iterable]
 Crystal = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -102,40 +101,53 @@ def cluster(standards: Sequence[Standard], prints: Sequence[np.ndarray], *, radi
 
 
 def mean_geometry(c: Cluster, standards: Sequence[Standard]) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric mean of the aligned members: coordinates in the medoid's primitive basis ``[n, 3]`` and shape ``[5]``."""
-    from pymatgen.core import Lattice, Structure
-
-    from autoperi.metrics.match import matcher
-
+    """Symmetric mean of the members that align: coordinates in the medoid's primitive basis ``[n, 3]`` and shape ``[5]``."""
     medoid = standards[c.medoid]
     base = medoid.info.primitive_frac_coords
-    shapes, moves = [_log_metric(medoid.info.primitive_lattice, len(base))], [np.zeros_like(base)]
-    aligner = matcher(ltol=0.3, stol=0.3, angle_tol=10, primitive_cell=False)
-    target = Structure(Lattice(_unit(medoid.info.primitive_lattice, len(base))), medoid.slots + 1, base)
-    for k, p in c.members[: ALIGNED_MEMBERS + 1]:
-        if k == c.medoid or len(base) > ALIGN_MAX_ATOMS:
+    own = _log_metric(medoid.info.primitive_lattice, len(base))
+    shapes, moves = [own], [np.zeros_like(base)]
+    for k, p in c.members:
+        if k == c.medoid:
             continue
-        s = standards[k]
-        slots = np.argsort(p)[s.slots]
-        other = Structure(Lattice(_unit(s.info.primitive_lattice, len(slots))), slots + 1, s.info.primitive_frac_coords)
-        try:
-            aligned = aligner.get_s2_like_s1(target, other)
-        except (ValueError, IndexError):
-            aligned = None
-        if aligned is None or len(aligned) != len(base):
-            continue
-        move = aligned.frac_coords - base
-        move -= np.round(move)
-        move -= move.mean(0)
-        if np.abs(move).max() < 0.12:  # farther is another setting of the same type; averaging would blur both
+        other = standards[k].info
+        shape = _log_metric(other.primitive_lattice, len(base))
+        if np.abs(shape - own).max() > FARTHEST:
+            continue  # the axes are named differently; averaging would blur both
+        move = _align(base, medoid.slots, other.primitive_frac_coords, np.argsort(p)[standards[k].slots])
+        if move is not None:
             moves.append(move)
-            shapes.append(_log_metric(aligned.lattice.matrix, len(base)))
+            shapes.append(shape)
     group = space_group(c.number).primitive
     coords = project_coordinates(base + np.mean(moves, 0), medoid.slots, group, tolerance=0.15) if len(moves) > 1 else base
-    shape = np.mean(shapes, 0)[1:]
-    k6 = torch.as_tensor(np.concatenate([[0.0], shape]))
+    k6 = torch.as_tensor(np.concatenate([[0.0], np.mean(shapes, 0)[1:]]))
     lattice = symmetrize_lattice(from_log_metric(k6[None])[0].numpy(), group.rotations)
     return coords, to_log_metric(torch.as_tensor(lattice)[None])[0, 1:].numpy()
+
+
+_ORIGINS = np.stack(np.meshgrid(*[[0.0, 0.5]] * 3, indexing="ij"), -1).reshape(-1, 3)
+
+
+def _align(base: np.ndarray, base_slots: np.ndarray, coords: np.ndarray, slots: np.ndarray) -> np.ndarray | None:
+    """Displacements ``[n, 3]`` that take ``base`` to the other member, atoms paired within slots, or None.
+
+    Both are in spglib's standard setting, so what is left between them is one of the normaliser's shifts by half a
+    cell, an inversion, or a shift along a polar axis, which the mean removes.
+    """
+    best, least = None, FARTHEST
+    forbidden = (base_slots[:, None] != slots[None])[..., None] * 1e3
+    for sign in (1.0, -1.0):
+        for origin in _ORIGINS:
+            difference = sign * coords[None] + origin - base[:, None]
+            difference -= np.round(difference)
+            nearest = (np.abs(difference) + forbidden).max(-1).argmin(1)
+            if len(set(nearest.tolist())) < len(base):
+                continue
+            move = difference[np.arange(len(base)), nearest]
+            move = move - move.mean(0)
+            worst = float(np.abs(move).max())
+            if worst < least:
+                best, least = move, worst
+    return best
 
 
 def _unit(lattice: np.ndarray, n: int) -> np.ndarray:
@@ -184,7 +196,7 @@ def match_table(
         if sum(clusters[a].counts) > MATCH_MAX_ATOMS:
             continue
         permutations = tie_permutations(clusters[a].counts)
-        if judge.get_rms_dist(crystal(a, p), crystal(b, permutations[0])) is not None:
+        if judge.fit(crystal(a, p), crystal(b, permutations[0])):
             pairs.append((a, b))
             indices.append(q)
             inverse = permutations.index(tuple(int(v) for v in np.argsort(p)))

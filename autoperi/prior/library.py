@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class PrototypeLibrary:
     def counts(self) -> list[tuple[int, ...]]:
         """Atoms per slot of each prototype."""
         start, count = self["slot_start"].tolist(), self["slot_count"].tolist()
-        return [tuple(count[a:b]) for a, b in zip(start[:-1], start[1:], strict=True)]
+        return [tuple(count[a:b]) for a, b in pairwise(start)]
 
     @cached_property
     def by_counts(self) -> dict[tuple[int, ...], np.ndarray]:

@@ -101,7 +101,8 @@ class Proposer:
             return []
         p = p / total
         return [
-            self._candidate(bucket, ordered, int(k), mass, float(ratio[k])) for k, mass in (_answers(p, bucket, limit) if distinct else _all(p, limit))
+            self._candidate(bucket, ordered, int(k), mass, float(ratio[k]))
+            for k, mass in (_answers(p, bucket, limit) if distinct else _all(p, limit))
         ]
 
     def _candidate(self, bucket: Bucket, ordered: Sequence[int], k: int, mass: float, ratio: float) -> Candidate:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -125,7 +125,12 @@ class Ranker(nn.Module):
         self.elements = nn.Parameter(start)
         self.widths = nn.Parameter(torch.log(torch.tensor(WIDTHS)))
         self.score = nn.Sequential(
-            nn.BatchNorm1d(N_FEATURES, affine=False), nn.Linear(N_FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1)
+            nn.BatchNorm1d(N_FEATURES, affine=False),
+            nn.Linear(N_FEATURES, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, 1),
         )
 
     def element_distance(self) -> Tensor:
@@ -151,18 +156,18 @@ class Ranker(nn.Module):
         mean = (per_slot * bucket.weight.to(table.dtype)).sum(-1)
         worst = per_slot.amax(-1)
         mixed = 0.5 * (mean + worst)
-        like = {"dtype": table.dtype}
-        alive = torch.ones(q, 1, len(bucket.member_owner), **like)
+        dtype = table.dtype
+        alive = torch.ones(q, 1, len(bucket.member_owner), dtype=dtype)
         if itself is not None:
             alive[torch.arange(q), 0, itself] = 0.0
         owner = bucket.member_owner.expand(q, p, -1)
 
         def total(values: Tensor) -> Tensor:
-            return torch.zeros(q, p, v, **like).scatter_add(-1, owner, values * alive)
+            return torch.zeros(q, p, v, dtype=dtype).scatter_add(-1, owner, values * alive)
 
         def least(values: Tensor) -> Tensor:
             far = torch.where(alive.bool(), values, torch.full_like(values, 9.0))
-            return torch.full((q, p, v), 9.0, **like).scatter_reduce(-1, owner, far, "amin")
+            return torch.full((q, p, v), 9.0, dtype=dtype).scatter_reduce(-1, owner, far, "amin")
 
         count = total(torch.ones_like(mean))
         exists = count > 0
@@ -253,7 +258,14 @@ def ranking_loss(log_p: Tensor, bucket: Bucket, targets: Tensor) -> tuple[Tensor
 
 
 def train_ranker(
-    library: PrototypeLibrary, owner: np.ndarray, *, descriptors: np.ndarray, epochs: int = 12, seed: int = 0, chunk: int = 96, report: Any = None
+    library: PrototypeLibrary,
+    owner: np.ndarray,
+    *,
+    descriptors: np.ndarray,
+    epochs: int = 12,
+    seed: int = 0,
+    chunk: int = 96,
+    report: Any = None,
 ) -> Ranker:
     """Train by leave-one-out over all members; deterministic for a seed.
 
@@ -268,11 +280,14 @@ def train_ranker(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ranker = Ranker(descriptors=descriptors)
-        nn.init.zeros_(ranker.score[-1].weight)
+        nn.init.zeros_(cast("nn.Linear", ranker.score[-1]).weight)
         ranker.elements.data[:, descriptors.shape[1] :] = 0.02 * torch.randn_like(ranker.elements.data[:, descriptors.shape[1] :])
     steps = [(b, part) for b, (_, queries, _, _) in enumerate(data) for part in torch.arange(len(queries)).split(_chunk(data[b][0], chunk))]
     optimizer = torch.optim.AdamW(
-        [{"params": [ranker.elements, ranker.widths], "lr": 3e-3, "weight_decay": 0.0}, {"params": ranker.score.parameters(), "lr": 3e-3, "weight_decay": 1e-3}]
+        [
+            {"params": [ranker.elements, ranker.widths], "lr": 3e-3, "weight_decay": 0.0},
+            {"params": ranker.score.parameters(), "lr": 3e-3, "weight_decay": 1e-3},
+        ]
     )
     generator = torch.Generator().manual_seed(seed)
     group = 8  # buckets of one step: many compositions, so that a step is not about one stoichiometry

@@ -48,7 +48,9 @@ class TensorCrystals:
             tensors = load_file(str(path))
             crystals = CrystalBatch(tensors["lattice"], tensors["frac_coords"], tensors["atomic_numbers"], tensors["n_atoms"])
         except Exception as error:
-            raise DataError(f"{path} does not hold training tensors ({error}); make it from crystals with 'autoperi train --data'") from None
+            raise DataError(
+                f"{path} does not hold training tensors ({error}); make it from crystals with 'autoperi train --data'"
+            ) from None
         return cls(crystals, {k.removeprefix("label."): v for k, v in tensors.items() if k.startswith("label.")})
 
 
@@ -71,7 +73,7 @@ class Batches:
         return -(-len(self.data) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the epoch that comes next (Lightning calls this)."""
+        """Choose the order of the epoch that comes next (Lightning itself calls this for samplers only)."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[CrystalBatch, dict[str, Tensor]]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
 from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
@@ -42,17 +42,45 @@ class TrainingConfig:
     model_config: dict[str, Any] = field(default_factory=dict)
 
 
-class _History(Callback):
-    """Appends each epoch's metrics to ``history.jsonl``."""
+LAST = "last.ckpt"
+
+
+class _Record(Callback):
+    """After each epoch: metrics appended to ``history.jsonl``, and everything a resume needs in ``last.ckpt``."""
 
     def __init__(self, directory: Path) -> None:
-        self.path, self.start = directory / "history.jsonl", time.perf_counter()
+        self.path, self.checkpoint, self.start = directory / "history.jsonl", directory / LAST, time.perf_counter()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+        # rows of epochs that the checkpoint does not hold, or of an earlier run, would be told twice
+        rows = self.path.read_text().splitlines() if self.path.exists() else []
+        self.path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["epoch"] < trainer.current_epoch))
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(time.perf_counter() - self.start, 1), **metrics}
+        row = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "seconds": round(time.perf_counter() - self.start, 1),
+            **metrics,
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+        # explicit, because Lightning's ModelCheckpoint with save_top_k=0 writes nothing before the run ends
+        trainer.save_checkpoint(self.checkpoint)
+
+
+class _Order(Callback):
+    """Tells the batches which epoch comes: Lightning would do so for the sampler of a DataLoader, and for nothing else."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+        self.batches.set_epoch(trainer.current_epoch)
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+        self.batches.set_epoch(trainer.current_epoch)
 
 
 def train(
@@ -94,16 +122,17 @@ def train(
         ema=config.ema,
         seed=config.seed,
     )
-    last = directory / "last.ckpt"
+    last = directory / LAST
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         trainer = lightning.Trainer(
             max_epochs=config.epochs,
             accelerator=device,
-            devices=1 if device == "cpu" else "auto",
+            devices=1,  # batches are not shared out among several
             plugins=[SafetensorsCheckpointIO()],
-            callbacks=[ModelCheckpoint(directory, save_last=True, save_top_k=0, every_n_epochs=1), _History(directory)],
+            callbacks=[_Order(batches), _Record(directory)],
+            enable_checkpointing=False,
             default_root_dir=directory,
             gradient_clip_val=5.0,
             logger=False,

@@ -165,7 +165,5 @@ def deform(crystals: CrystalBatch, sigma: Tensor, rattle: Tensor, generator: tor
     strain[:, cols, rows] = entries
     moves = torch.randn(n, 3, generator=generator).to(crystals.lattice) * rattle[crystals.batch].unsqueeze(-1)
     fractional = torch.einsum("ni,nij->nj", moves, torch.linalg.inv(crystals.lattice)[crystals.batch])
-    moved = crystals.replace(
-        lattice=crystals.lattice @ torch.linalg.matrix_exp(strain), frac_coords=crystals.frac_coords + fractional
-    )
+    moved = crystals.replace(lattice=crystals.lattice @ torch.linalg.matrix_exp(strain), frac_coords=crystals.frac_coords + fractional)
     return moved, strain

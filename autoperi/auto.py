@@ -39,7 +39,7 @@ class AutoPeri:
 
     def __init__(self, bundle: Bundle, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> None:
         self.bundle = bundle
-        self.device = _device(device)
+        self.device = check_device(device)
         self._parts: Parts = parts_of(bundle, device=self.device, dtype=_dtype(dtype))
 
     # --- models ----------------------------------------------------------------------------------------------------
@@ -369,13 +369,23 @@ def _batch_size(value: int | str) -> int:
     return value
 
 
-def _device(device: str | torch.device) -> torch.device:
+def check_device(device: str | torch.device) -> torch.device:
+    """The torch device that ``"auto"``, ``"cpu"``, ``"cuda"`` or a device means.
+
+    Raises:
+        RequestError: not a CPU or CUDA device, or one that this machine lacks.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError:
-        raise RequestError(f"device={device!r} is not known to torch; use 'auto', 'cpu' or 'cuda'") from None
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise RequestError(f"device={str(device)!r} is not one that AutoPeri runs on; use 'auto', 'cpu' or 'cuda'")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise RequestError(f"device={str(device)!r} is not in this machine, where torch sees {torch.cuda.device_count()} CUDA devices; use 'auto' or 'cpu'")
+    return found
 
 
 def _dtype(dtype: torch.dtype | None) -> torch.dtype:

@@ -108,8 +108,8 @@ def run(
     stream = islice(proposals(request, model.proposer), 10 * request.n + 200)
     done: list[Finished] = []
     while len(done) < request.n:
-        # a candidate seldom fails: reading just what is missing wastes nothing
-        chunk = list(islice(stream, min(batch_size, request.n - len(done))))
+        # a candidate seldom fails: reading just what is missing wastes nothing; small chunks first, so that Ctrl-C soon keeps something
+        chunk = list(islice(stream, min(batch_size, request.n - len(done), tally.tried + 4)))
         if not chunk:
             break
         tally.tried += len(chunk)

@@ -1,49 +1,40 @@
-"""Draw the best generated crystals side by side: python examples/plot_generated.py LiFePO4 --out LiFePO4.png"""
+"""Draw the five best crystals of a composition: python examples/plot_generated.py LiFePO4 LiFePO4.png"""
 
-import argparse
+import sys
+from itertools import combinations, product
 
 import matplotlib.pyplot as plt
 import numpy as np
 from ase.data import covalent_radii
 from ase.data.colors import jmol_colors
-from ase.geometry import get_distances
 from ase.utils import rotate
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from autoperi import AutoPeri
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("composition", nargs="?", default="LiFePO4")
-parser.add_argument("-n", type=int, default=4)
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--out", default="generated.png")
-args = parser.parse_args()
-
-corners = np.indices((2, 2, 2)).reshape(3, -1).T
-figure, axes = plt.subplots(1, args.n, figsize=(3.2 * args.n, 3.6), squeeze=False)
-for place, (crystal, axis) in enumerate(
-    zip(AutoPeri.from_pretrained().generate(args.composition, n=args.n, seed=args.seed), axes[0], strict=True), 1
-):
-    cell = SpacegroupAnalyzer(crystal, symprec=0.01).get_conventional_standard_structure()
-    images = (cell.frac_coords % 1 + corners[:, None]).reshape(-1, 3)  # atoms on a face are drawn on the opposite face too
-    inside, view = (images < 1.001).all(1), rotate("-80x,-14y,4z")
-    numbers = np.tile(cell.atomic_numbers, len(corners))[inside]
-    xyz, edges = images[inside] @ cell.lattice.matrix @ view, corners @ cell.lattice.matrix @ view
+composition, out = sys.argv[1:] or ("LiFePO4", "LiFePO4.png")
+crystals = AutoPeri.from_pretrained().generate(composition, n=5, seed=0)
+figure, axes = plt.subplots(1, 5, figsize=(16, 3.7))
+corners, view = np.array(list(product((0, 1), repeat=3))), rotate("-80x,-14y,4z")
+for place, (crystal, axis) in enumerate(zip(crystals, axes, strict=True), start=1):
+    analysis = SpacegroupAnalyzer(crystal, symprec=0.01)
+    cell = analysis.get_conventional_standard_structure()
+    images = (cell.frac_coords % 1 + corners[:, None]).reshape(-1, 3)
+    inside = (images < 1.001).all(1)  # atoms on a face are drawn on the opposite face too
+    xyz, numbers = images[inside] @ cell.lattice.matrix @ view, np.tile(cell.atomic_numbers, 8)[inside]
     radii = covalent_radii[numbers]
-    for a, b in zip(*np.nonzero(np.triu(get_distances(xyz)[1] < 1.12 * (radii[:, None] + radii), 1)), strict=True):
-        axis.plot(*xyz[[a, b], :2].T, color="0.6", linewidth=2.2, zorder=2 * min(xyz[a, 2], xyz[b, 2]) - 1)
-    for a, b in [(a, b) for a in range(8) for b in range(a) if abs(corners[a] - corners[b]).sum() == 1]:
-        axis.plot(*edges[[a, b], :2].T, color="0.3", linewidth=0.8, zorder=-1000)
-    for z, point in zip(numbers, xyz, strict=True):
-        axis.add_patch(
-            plt.Circle(point[:2], 0.5 * covalent_radii[z], facecolor=jmol_colors[z], edgecolor="0.2", linewidth=0.6, zorder=2 * point[2])
-        )
-    note, symbol = crystal.properties["autoperi"], crystal.get_space_group_info()[0]
-    axis.set_title(
-        f"{place}. {crystal.composition.reduced_formula}  {symbol}\n{note['formation_energy_per_atom_eV']:.2f} eV/atom predicted",
-        fontsize=11,
-    )
-    axis.set(aspect="equal")
+    for a, b in combinations(range(8), 2):
+        if abs(corners[a] - corners[b]).sum() == 1:
+            axis.plot(*(corners[[a, b]] @ cell.lattice.matrix @ view)[:, :2].T, color="0.3", linewidth=0.8, zorder=-999)
+    for a, b in combinations(range(len(xyz)), 2):
+        if np.linalg.norm(xyz[a] - xyz[b]) < 1.12 * (radii[a] + radii[b]):
+            axis.plot(*xyz[[a, b], :2].T, color="0.6", linewidth=2.2, zorder=min(xyz[a, 2], xyz[b, 2]) - 0.5)
+    for z, radius, point in zip(numbers, radii, xyz, strict=True):
+        axis.add_patch(plt.Circle(point[:2], radius / 2, facecolor=jmol_colors[z], edgecolor="0.2", zorder=point[2]))
+    energy = crystal.properties["autoperi"]["formation_energy_per_atom_eV"]
+    symbol = analysis.get_space_group_symbol()
+    axis.set_title(f"{place}. {crystal.composition.reduced_formula}, {symbol}\n{energy:.2f} eV/atom (predicted)", fontsize=11)
+    axis.set_aspect("equal")
     axis.set_axis_off()
 figure.tight_layout()
-figure.savefig(args.out, dpi=120)
+figure.savefig(out, dpi=120)

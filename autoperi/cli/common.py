@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoperi.errors import DataError, StructureError
+from autoperi.errors import DataError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
 
 DEFAULT_MODEL = "autoperi-base"
+EXTXYZ, SUMMARY = "generated.extxyz", "summary.json"
+"""What ``generate --out DIR`` writes beside the CIFs."""
 
 
 def add_command(subparsers: Any, name: str, summary: str, *, description: str, example: str) -> argparse.ArgumentParser:
@@ -105,7 +107,10 @@ def read_input(path: str) -> list[Structure]:
     from autoperi.convert import to_arrays
     from autoperi.io import read_crystals
 
-    crystals = read_crystals(path)
+    folder = Path(path)
+    # what `generate --out DIR` wrote holds each crystal twice, and the CIFs know less of it
+    whole_run = (folder / SUMMARY).is_file() and (folder / EXTXYZ).is_file()
+    crystals = read_crystals(folder / EXTXYZ if whole_run else path)
     for k, crystal in enumerate(crystals):
         to_arrays(crystal, name=f"crystal {k} of {path}")
     return crystals
@@ -264,6 +269,6 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def in_file(error: StructureError, path: str) -> StructureError:
-    """``error`` with the file it is about."""
-    return StructureError(f"{path}: {error}")
+def format_number(value: Any) -> str:
+    """A number in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -109,8 +109,9 @@ def _quiet() -> Iterator[None]:
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
     ) -> None:
-        del category, filename, lineno, file, line
-        sys.stderr.write(f"autoperi: warning: {' '.join(str(message).split())}\n")
+        del filename, lineno, file, line
+        if issubclass(category, AutoPeriWarning):  # libraries set filters of their own when they are imported
+            sys.stderr.write(f"autoperi: warning: {' '.join(str(message).split())}\n")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ import torch
 from autoperi.convert import to_structures
 from autoperi.crystal import CrystalBatch
 from autoperi.evaluation.common import decimals, facts, load
-from autoperi.geometry.lattice import lengths_angles, random_strain
+from autoperi.geometry.lattice import lengths_angles, random_strain, symmetric_exp
 from autoperi.random import torch_generator
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def evaluate_denoise(
     table, rows = load(path, limit, seed)
     clean = table[rows].batch(dtype=torch.float64)
     strains = torch.cat([random_strain(torch_generator(seed, row), sigma, 1, dtype=torch.float64) for row in rows])
-    noisy = clean.replace(lattice=clean.lattice @ torch.linalg.matrix_exp(strains))
+    noisy = clean.replace(lattice=clean.lattice @ symmetric_exp(strains))
     started = time.perf_counter()
     relaxed = peri.relax_lattice(to_structures(noisy), steps=steps, progress=progress)
     seconds = time.perf_counter() - started

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoperi._version import __version__
 from autoperi.errors import HubError, WeightsError
-from autoperi.hub.registry import resolve
+from autoperi.hub.registry import Resolved, resolve
 from autoperi.hub.serialize import CARD_FILE, CONFIG_FILE, Bundle, files_of, load_bundle, one_line, publish, read_config, verify
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ def load_pretrained(
     """
     found = resolve(name_or_path)
     if found.kind != "hub":
-        if revision is not None:
-            raise WeightsError(
-                f"revision={revision!r} applies to hub repositories only and {found.name!r} is a {found.kind} model; leave it out"
-            )
+        _no_revision(found, revision)
         assert found.path is not None
         return load_bundle(found.path, verify=verify)
     path = fetch(found.name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
@@ -116,6 +113,7 @@ def download_to(
     """
     found, target = resolve(name_or_path), Path(directory).expanduser()
     if found.path is not None:
+        _no_revision(found, revision)
         source = found.path
     else:
         source = fetch(
@@ -134,6 +132,13 @@ def download_to(
     if bad:
         raise WeightsError(f"'{target / bad[0]}' is damaged after copying; check the disk and copy again")
     return target
+
+
+def _no_revision(found: Resolved, revision: str | None) -> None:
+    if revision is not None:
+        raise WeightsError(
+            f"revision={revision!r} applies to hub repositories only and {found.name!r} is a {found.kind} model; leave it out"
+        )
 
 
 def push(directory: PathLike, repo_id: str, *, token: str | bool | None = None, private: bool = False, revision: str | None = None) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.crystal import CrystalBatch
+from autoperi.geometry.lattice import symmetric_exp
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import LatticeField
 from autoperi.nn.radial import polynomial_envelope
@@ -53,5 +54,5 @@ class Empnn(nn.Module):
     def relaxed(self, batch: CrystalBatch, *, steps: int = 1) -> CrystalBatch:
         """The batch after ``steps`` passes of L' = L·exp(A)."""
         for _ in range(steps):
-            batch = batch.replace(lattice=batch.lattice @ torch.linalg.matrix_exp(self(batch)))
+            batch = batch.replace(lattice=batch.lattice @ symmetric_exp(self(batch)))
         return batch

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from autoperi.crystal import CrystalBatch
+from autoperi.geometry.lattice import symmetric_exp
 
 CONVERGED = 1e-2
 """Largest entry of A (a strain) below which a further pass would change nothing of interest."""
@@ -20,7 +21,7 @@ def lattice_step(batch: CrystalBatch, strain: Tensor) -> CrystalBatch:
         batch: B crystals.
         strain: symmetric A, ``[B, 3, 3]``.
     """
-    return batch.replace(lattice=batch.lattice @ torch.linalg.matrix_exp(strain))
+    return batch.replace(lattice=batch.lattice @ symmetric_exp(strain))
 
 
 def relaxation_status(start: Tensor, end: Tensor, last_strain: Tensor) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autoperi.crystal import CrystalBatch
-from autoperi.geometry.lattice import lengths_angles
+from autoperi.geometry.lattice import lengths_angles, symmetric_exp
 from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.random import torch_generator
@@ -125,7 +125,7 @@ class EmpnnTask(CrystalTask):
         noisy, strain = deform(crystals, sigma, rattle * (torch.rand(len(crystals), generator=generator) < 0.5), generator)
         predicted = self.model(noisy)
         exponent = (predicted + strain).abs().mean()
-        lengths, angles = lengths_angles(noisy.lattice @ torch.linalg.matrix_exp(predicted))
+        lengths, angles = lengths_angles(noisy.lattice @ symmetric_exp(predicted))
         true_lengths, true_angles = lengths_angles(crystals.lattice)
         size = crystals.volume.pow(1 / 3).unsqueeze(-1)
         parameters = ((lengths - true_lengths).abs() / size).mean() + torch.deg2rad((angles - true_angles).abs()).mean()
@@ -139,7 +139,7 @@ class EmpnnTask(CrystalTask):
         noisy, _ = deform(crystals, sigma, 0 * sigma, torch_generator(self.seed, 2**31, batch_idx))
         true = lengths_angles(crystals.lattice)
         before = lengths_angles(noisy.lattice)
-        after = lengths_angles(noisy.lattice @ torch.linalg.matrix_exp(self.average(noisy)))
+        after = lengths_angles(noisy.lattice @ symmetric_exp(self.average(noisy)))
         for name, k in (("lengths", 0), ("angles", 1)):
             ratio = (after[k] - true[k]).abs().mean() / (before[k] - true[k]).abs().mean()
             self.log(f"val_{name}_left", ratio, batch_size=len(crystals), prog_bar=True)
@@ -165,5 +165,5 @@ def deform(crystals: CrystalBatch, sigma: Tensor, rattle: Tensor, generator: tor
     strain[:, cols, rows] = entries
     moves = torch.randn(n, 3, generator=generator).to(crystals.lattice) * rattle[crystals.batch].unsqueeze(-1)
     fractional = torch.einsum("ni,nij->nj", moves, torch.linalg.inv(crystals.lattice)[crystals.batch])
-    moved = crystals.replace(lattice=crystals.lattice @ torch.linalg.matrix_exp(strain), frac_coords=crystals.frac_coords + fractional)
+    moved = crystals.replace(lattice=crystals.lattice @ symmetric_exp(strain), frac_coords=crystals.frac_coords + fractional)
     return moved, strain

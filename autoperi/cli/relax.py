@@ -1,0 +1,79 @@
+"""``autoperi relax``: relaxed lattices of the crystals of a file."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from autoperi.cli import common
+
+EXAMPLE = """examples:
+  autoperi relax guess.cif --out relaxed.cif
+  autoperi relax candidates.extxyz --out relaxed.extxyz --steps 3 --fix-symmetry
+  autoperi relax cifs/ --out relaxed/ --json"""
+
+COLUMNS = {
+    "crystal": "crystal",
+    "formula": "formula",
+    "n_atoms": "atoms",
+    "status": "status",
+    "passes": "passes",
+    "volume_ratio": "V/V_before",
+    "last_strain": "last strain",
+}
+FAILED = ("exploded", "collapsed", "nan")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    parser = common.add_command(
+        subparsers,
+        "relax",
+        "relaxed lattices of the crystals of a file",
+        description="Relax lattices; fractional coordinates stay as they are.",
+        example=EXAMPLE,
+    )
+    parser.add_argument("file", metavar="FILE", help="crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="where to write them: .cif, .extxyz, .json, .parquet, .vasp, or a folder"
+    )
+    parser.add_argument("--steps", type=common.whole, metavar="K", help="passes, 0 to 20 (default: the model's)")
+    parser.add_argument("--fix-symmetry", action="store_true", help="keep the space group found at 0.01 A free of rounding")
+    common.add_model(parser)
+    common.add_output(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Relax, write, print."""
+    from autoperi.request import make_request
+
+    make_request(None, steps=args.steps)
+    common.check_crystal_output(args.out, n=1)
+    crystals = common.read_input(args.file)
+    common.check_crystal_output(args.out, n=len(crystals))
+    peri = common.load_model(args)
+    relaxed = peri.relax_lattice(
+        crystals, steps=args.steps, fix_symmetry=args.fix_symmetry, batch_size=args.batch_size, progress=common.progress_of(args)
+    )
+    rows = []
+    for k, crystal in enumerate(relaxed):
+        facts = crystal.properties["autoperi"]["relaxation"]
+        lengths = {
+            name: round(float(v), 6) for name, v in zip(("a", "b", "c", "alpha", "beta", "gamma"), crystal.lattice.parameters, strict=True)
+        }
+        row = {"crystal": k, "formula": crystal.composition.reduced_formula, "n_atoms": len(crystal)}
+        rows.append(row | {key: facts[key] for key in ("status", "passes", "volume_ratio", "last_strain")} | lengths)
+    from autoperi.io import write_crystals
+
+    with common.uninterrupted():
+        files = [str(path) for path in write_crystals(relaxed, args.out)]
+    if args.json:
+        common.say(common.dumps({"provenance": peri.provenance(), "rows": rows, "files": files}))
+    else:
+        common.say(common.format_table(rows, COLUMNS))
+        common.say(f"\nmodel {peri.bundle.name}; written to {args.out}")
+    failed = sum(row["status"] in FAILED for row in rows)
+    if failed:
+        common.note(f"warning: {failed} of {len(rows)} crystals left the model's range and are written as they were given")
+    return 0

@@ -1,0 +1,210 @@
+"""``autoperi train``: one component of a model, trained on your crystals, in a complete model."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import math
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoperi.cli import common
+from autoperi.errors import AutoPeriError, RequestError
+
+if TYPE_CHECKING:
+    from autoperi.hub.serialize import Bundle, Component
+
+EXAMPLE = """examples:
+  autoperi train formation_energy --data crystals.parquet --val val.parquet --out run/ --epochs 20
+  autoperi train empnn --data crystals.parquet --val val.parquet --out run/ --resume
+  autoperi train prior --data crystals.parquet --out prior/
+  autoperi generate NaCl --model run/model
+
+After each epoch run/checkpoints/last.ckpt holds all that --resume needs; run/model is what from_pretrained reads: the base
+model with the trained component in place of its own. empnn and formation_energy need `pip install "autoperi[train]"`."""
+
+NETWORKS = ("empnn", "formation_energy")
+DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0, "model_config": {}}
+PRIOR_DEFAULTS: dict[str, Any] = {"model": "prior", "epochs": 12, "seed": 0}
+NETWORK_OPTIONS = ("val", "batch_size", "learning_rate", "channels", "layers", "label")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    parser = common.add_command(
+        subparsers,
+        "train",
+        "train one component of a model on your crystals",
+        description="Train a component and write a complete model.",
+        example=EXAMPLE,
+    )
+    parser.add_argument("component", choices=(*NETWORKS, "prior"), metavar="COMPONENT", help="empnn, formation_energy or prior")
+    parser.add_argument("--data", required=True, metavar="FILE", help="crystals to train on: .parquet, .csv, .json, .extxyz or a folder")
+    parser.add_argument("--val", metavar="FILE", help="crystals to validate on (needed for empnn and formation_energy)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="DIR/checkpoints and DIR/model are written")
+    parser.add_argument("--epochs", type=common.whole, metavar="N", help="passes over the data (default: 20; prior: 12)")
+    parser.add_argument("--batch-size", type=common.whole, metavar="N", help="crystals per step (default: 64)")
+    parser.add_argument("--learning-rate", type=float, metavar="X", help="of AdamW (default: 0.002)")
+    parser.add_argument("--seed", type=common.whole, metavar="S", help="of all randomness (default: 0)")
+    parser.add_argument("--channels", type=common.whole, metavar="N", help="width of the network (default: that of the base model)")
+    parser.add_argument("--layers", type=common.whole, metavar="N", help="depth of the network (default: that of the base model)")
+    parser.add_argument("--max-atoms", type=common.whole, metavar="N", help="leave out larger crystals")
+    parser.add_argument("--label", metavar="COLUMN", help="column of the formation energy in eV/atom (default: formation_energy_per_atom)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR, or begin it; its settings need not be repeated")
+    parser.add_argument(
+        "--base", default=common.DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"the rest of the model (default: {common.DEFAULT_MODEL})"
+    )
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda (default: auto)")
+    common.add_output(parser)
+    parser.set_defaults(func=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, export, print."""
+    _check(args)
+    common.check_writable(Path(args.out) / "model", folder=True)
+    from autoperi.auto import check_device
+    from autoperi.hub.download import load_pretrained
+    from autoperi.training.export import check_base, export
+
+    device = check_device(args.device).type
+    base = load_pretrained(args.base)
+    check_base(base, args.component)
+    try:
+        component, facts = _prior(args) if args.component == "prior" else _network(args, base, device)
+    except KeyboardInterrupt:
+        common.note(f"interrupted; go on with the same command and --resume, finished epochs are in {Path(args.out) / 'checkpoints'}")
+        return 130
+    facts |= {"name": Path(args.out).resolve().name, "data": Path(args.data).name, "validation": Path(args.val).name if args.val else ""}
+    facts["command"] = _command(args, facts["settings"])
+    directory = Path(args.out) / "model"
+    with common.uninterrupted():
+        export(base, args.component, component, directory, facts)
+    if args.json:
+        common.say(
+            common.dumps(
+                {"component": args.component, "model": str(directory), "base": base.name, **{k: facts[k] for k in ("settings", "summary")}}
+            )
+        )
+    else:
+        for key, value in facts["summary"].items():
+            text = ", ".join(f"{k} {common.format_number(v)}" for k, v in value.items()) if isinstance(value, dict) else value
+            common.say(f"{key:<16}  {text}")
+        common.say(f"\n{base.name} with this {args.component} is in {directory}; load it with from_pretrained('{directory}')")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse values that make no run.
+
+    Raises:
+        RequestError: naming the option.
+    """
+    for option in ("epochs", "batch_size", "channels", "layers", "max_atoms"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise RequestError(f"--{option.replace('_', '-')} {value} is not positive; give at least 1")
+    if args.learning_rate is not None and not (args.learning_rate > 0 and math.isfinite(args.learning_rate)):
+        raise RequestError(f"--learning-rate {args.learning_rate} is not a positive number; give one such as 0.002")
+    if args.seed is not None and args.seed < 0:
+        raise RequestError(f"--seed {args.seed} is negative; give 0 or more")
+    if args.component == "prior":
+        for option in NETWORK_OPTIONS:
+            if getattr(args, option) is not None:
+                raise RequestError(f"--{option.replace('_', '-')} {getattr(args, option)} does not apply to the prior; leave it out")
+        return
+    if args.val is None:
+        raise RequestError(f"--val is missing; give crystals to validate {args.component} on, which are not in --data")
+    if importlib.util.find_spec("lightning") is None:
+        raise AutoPeriError(f'training {args.component} needs Lightning, which is not installed; run `pip install "autoperi[train]"`')
+
+
+def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Component, dict[str, Any]]:
+    """Train ``empnn`` or ``formation_energy``."""
+    from autoperi.bundle import network_component
+    from autoperi.training.prepare import LABEL, run_settings, training_crystals
+
+    directory = Path(args.out) / "checkpoints"
+    shape = {key: getattr(args, key) for key in ("channels", "layers") if getattr(args, key) is not None}
+    own = base.components[args.component].config if args.component in base.components else {}
+    defaults = {**DEFAULTS, "model_config": own}
+    given: dict[str, Any] = {key: getattr(args, key) for key in ("epochs", "batch_size", "learning_rate", "seed")}
+    given |= {"model": args.component, "model_config": {**own, **shape} if shape else None}
+    settings = run_settings(given, {**defaults, "model": args.component}, directory=directory, resume=args.resume)
+    needed = args.component == "formation_energy"
+    data, val = (
+        training_crystals(path, label=args.label or LABEL, required=needed, max_atoms=args.max_atoms) for path in (args.data, args.val)
+    )
+    from autoperi.training.run import TrainingConfig, train
+
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        network, summary = train(
+            TrainingConfig(**settings),
+            train_data=data,
+            val_data=val,
+            directory=directory,
+            resume=args.resume,
+            device="gpu" if device == "cuda" else "cpu",
+            progress=sys.stdout.isatty() and not args.quiet and not args.json,
+        )
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    return network_component(network), {"settings": settings, "summary": summary}
+
+
+def _prior(args: argparse.Namespace) -> tuple[Component, dict[str, Any]]:
+    """Train ``prior``."""
+    from autoperi.io import read_table
+    from autoperi.progress import progress_bar
+    from autoperi.training.prepare import run_settings
+    from autoperi.training.prior import train_prior
+
+    directory = Path(args.out) / "checkpoints"
+    given = {"model": "prior", "epochs": args.epochs, "seed": args.seed}
+    settings = run_settings(given, PRIOR_DEFAULTS, directory=directory, resume=args.resume)
+    table = read_table(args.data)
+    crystals = [
+        c
+        for c in zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True)
+        if args.max_atoms is None or len(c[2]) <= args.max_atoms
+    ]
+    if not crystals:
+        raise RequestError(f"--max-atoms {args.max_atoms} leaves no crystal of {args.data}; allow more")
+    progress = common.progress_of(args)
+
+    def track(items: Any, description: str) -> Any:
+        with progress_bar(len(items) if hasattr(items, "__len__") else None, enabled=progress, description=description, unit="") as bar:
+            for item in items:
+                yield item
+                bar.update()
+
+    def report(row: dict[str, Any]) -> None:
+        if not args.quiet:
+            common.note(", ".join(f"{key} {common.format_number(value)}" for key, value in row.items()))
+
+    component, summary = train_prior(
+        crystals, epochs=settings["epochs"], seed=settings["seed"], directory=directory, resume=args.resume, track=track, report=report
+    )
+    return component, {"settings": settings, "summary": summary}
+
+
+def _command(args: argparse.Namespace, settings: dict[str, Any]) -> str:
+    """The command that repeats the run, with file names and no folders: cards are published."""
+    words = ["autoperi", "train", args.component, "--data", Path(args.data).name]
+    words += ["--val", Path(args.val).name] if args.val else []
+    words += ["--out", Path(args.out).resolve().name, "--base", args.base if args.base == common.DEFAULT_MODEL else Path(args.base).name]
+    for key in ("epochs", "batch_size", "learning_rate", "seed"):
+        words += [f"--{key.replace('_', '-')}", str(settings[key])] if key in settings else []
+    for key in ("channels", "layers", "max_atoms", "label"):
+        words += [f"--{key.replace('_', '-')}", str(getattr(args, key))] if getattr(args, key) is not None else []
+    return shlex.join(words)

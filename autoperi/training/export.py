@@ -1,0 +1,116 @@
+"""A trained component becomes part of a complete model, with a card that says so."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoperi.bundle import COMPONENTS, parts_of
+from autoperi.errors import WeightsError
+from autoperi.hub.serialize import Bundle, Component, save_bundle
+
+_RUN = ("steps", "time", "hardware", "seed", "command")
+UNITS = {"val_mae": "eV/atom", "train_mae": "eV/atom"}
+
+
+def check_base(base: Bundle, name: str) -> None:
+    """Refuse a base model that would not be complete with the component ``name``, or does not load, before any training.
+
+    Raises:
+        WeightsError: naming what is missing or does not fit.
+    """
+    missing = [c for c in COMPONENTS if c != name and c not in base.components]
+    if missing:
+        raise WeightsError(f"model {base.name!r} has no component {', '.join(missing)}; give a complete model as base")
+    if name in base.components:
+        parts_of(base, device=torch.device("cpu"), dtype=torch.float64)
+
+
+def export(base: Bundle, component_name: str, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]) -> Bundle:
+    """Write ``base`` with one component replaced into ``directory``, as a model that ``from_pretrained`` reads.
+
+    What the card of ``base`` says of data and training is kept for the components that are; its results are left out,
+    because they are no longer those of this model.
+
+    Args:
+        base: a complete model, or one that lacks just this component.
+        component_name: ``empnn``, ``formation_energy`` or ``prior``.
+        component: what was trained.
+        directory: made if need be.
+        facts: ``name`` of the new model, ``data`` and ``validation`` (one line each), ``command``, ``summary`` of the run
+            (``epochs``, ``crystals``, ``seconds_last_run``, ``threads``, ``final`` metrics) and ``settings``.
+
+    Returns:
+        The model as written.
+
+    Raises:
+        WeightsError: the model would not be complete or not load, or the directory cannot be written.
+    """
+    check_base(base, component_name)
+    bundle = Bundle(
+        name=model_name(str(facts.get("name") or Path(directory).resolve().name)),
+        components={**base.components, component_name: component},
+        metadata=_metadata(base, component_name, facts),
+    )
+    parts_of(bundle, device=torch.device("cpu"), dtype=torch.float64)  # a model that would not load is not written
+    save_bundle(bundle, directory)
+    return bundle
+
+
+def model_name(text: str) -> str:
+    """``text`` as the name of a model: letters, digits, points, underscores and hyphens."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "trained"
+
+
+def _metadata(base: Bundle, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    old = {k: v for k, v in base.metadata.items() if k not in {"metrics", "versions", "autoperi_version", *_RUN}}
+    summary, settings = dict(facts.get("summary") or {}), dict(facts.get("settings") or {})
+    before = old.get("training") or {key: base.metadata[key] for key in _RUN if base.metadata.get(key)}
+    kept, run = f"all but {name} ({base.name})", _run_line(summary, settings)
+    command = str(facts.get("command", ""))
+    digest = base.sha256.get("config.json", "")
+    return {
+        **old,
+        "description": f"{base.name} with its {name} trained on {facts.get('data', 'other data')}.",
+        "base_model": {"name": base.name, "sha256": digest, "revision": base.revision or ""},
+        "data": {kept: _line(old.get("data")) or "see its card", name: str(facts.get("data", ""))},
+        "split": {kept: _line(old.get("split")) or "see its card", name: f"validated on {facts.get('validation') or 'nothing'}"},
+        "training": {kept: _line(before) or "see its card", name: f"{run}; `{command}`" if command else run},
+        "metrics": [
+            {
+                "name": f"{name} {key}",
+                "value": value,
+                "unit": UNITS.get(key, ""),
+                "data": facts.get("validation" if key.startswith("val_") else "data", ""),
+                "command": command,
+            }
+            for key, value in (summary.get("final") or {}).items()
+            if isinstance(value, float) and value == value and not key.startswith("seconds")
+        ],
+        "limits": [*_lines(old.get("limits")), f"Results of {base.name} do not hold for this model, which has another {name}."],
+    }
+
+
+def _run_line(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    said = [f"{summary[k]} {k}" for k in ("epochs", "steps", "crystals", "prototypes") if summary.get(k) is not None]
+    said += [f"{k.replace('_', ' ')} {settings[k]}" for k in ("batch_size", "learning_rate", "seed") if settings.get(k) is not None]
+    if summary.get("seconds_last_run") is not None:
+        said.append(f"{summary['seconds_last_run']} s on {summary.get('threads', '?')} threads in the last run")
+    return ", ".join(said)
+
+
+def _line(value: Any) -> str:
+    return "; ".join(_lines(value))
+
+
+def _lines(value: Any) -> list[str]:
+    if not value:
+        return []
+    if isinstance(value, Mapping):
+        return [f"{k}: {_line(v) if isinstance(v, Mapping) else v}" for k, v in value.items()]
+    return [str(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else [" ".join(str(value).split())]

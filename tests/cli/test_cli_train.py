@@ -1,0 +1,195 @@
+"""``autoperi train``: train, resume, load."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from autoperi import AutoPeri
+from autoperi.hub import load_bundle
+from autoperi.io import read_table, write_crystals
+from autoperi.testing import tiny_crystals
+from autoperi.training.prepare import tensor_crystals
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """``train.parquet`` and ``val.parquet`` with made-up labels."""
+    folder = tmp_path_factory.mktemp("data")
+    crystals = tiny_crystals()
+    for k, crystal in enumerate(crystals):
+        crystal.properties.update(formation_energy_per_atom=-0.1 * k, energy=float(k), label_origin="elsewhere" if k % 3 == 0 else None)
+    crystals[1].properties["formation_energy_per_atom"] = None
+    write_crystals(crystals[:18], folder / "train.parquet")
+    write_crystals(crystals[18:], folder / "val.parquet")
+    return folder
+
+
+@pytest.fixture
+def options(data, tiny_dir):
+    return [
+        "--data",
+        data / "train.parquet",
+        "--val",
+        data / "val.parquet",
+        "--base",
+        tiny_dir,
+        "--batch-size",
+        8,
+        "--device",
+        "cpu",
+        "--quiet",
+    ]
+
+
+def same(first, second):
+    return all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors.keys() | second.tensors.keys())
+
+
+@pytest.mark.parametrize("component", ["empnn", "formation_energy"])
+def test_train_resume_load(cli, options, tiny_bundle, tmp_path, component):
+    run = tmp_path / "run"
+    ran = cli("train", component, *options, "--out", run, "--epochs", 1).done()
+    assert f"from_pretrained('{run / 'model'}')" in ran.out
+    assert ran.err == ""
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["history.jsonl", "last.ckpt", "training.json"]
+    first = load_bundle(run / "model")
+    # again without --resume: nothing is overwritten
+    cli("train", component, *options, "--out", run, "--epochs", 2).refused("earlier run", "--resume")
+    assert load_bundle(run / "model").sha256 == first.sha256
+    summary = cli("train", component, *options, "--out", run, "--epochs", 2, "--resume", "--json").done().json
+    assert summary["summary"]["epochs"] == 2
+    assert summary["summary"]["steps"] == 6
+    assert summary["model"] == str(run / "model")
+    resumed = load_bundle(run / "model")
+    assert not same(resumed.components[component], first.components[component])
+    # a run without a break gives the same weights, to the last bit
+    cli("train", component, *options, "--out", tmp_path / "straight", "--epochs", 2).done()
+    assert same(load_bundle(tmp_path / "straight" / "model").components[component], resumed.components[component])
+    epochs = [json.loads(line)["epoch"] for line in (run / "checkpoints" / "history.jsonl").read_text().splitlines()]
+    assert epochs == [0, 1]
+    # the other components are those of the base, and the model works
+    for name in {"empnn", "formation_energy", "prior"} - {component}:
+        assert same(resumed.components[name], tiny_bundle.components[name])
+    peri = AutoPeri.from_pretrained(run / "model", device="cpu")
+    (crystal,) = peri.generate("NaCl", seed=0)
+    assert crystal.properties["autoperi"]["model"] == "run"
+    assert resumed.metadata["base_model"]["name"] == "tiny"
+    assert "2 epochs" in resumed.card
+    assert "autoperi train" in resumed.card
+    assert str(tmp_path) not in resumed.card
+    cli("models", "verify", run / "model").done()
+
+
+def test_settings_need_not_be_repeated(cli, options, tmp_path, data, tiny_dir):
+    run = tmp_path / "run"
+    cli("train", "empnn", *options, "--out", run, "--epochs", 1, "--channels", 4, "--seed", 3).done()
+    short = ["--data", data / "train.parquet", "--val", data / "val.parquet", "--base", tiny_dir, "--out", run, "--quiet", "--resume"]
+    summary = cli("train", "empnn", *short, "--epochs", 2, "--json").done().json
+    assert summary["settings"]["seed"] == 3
+    assert summary["settings"]["batch_size"] == 8
+    assert summary["settings"]["model_config"]["channels"] == 4
+    assert load_bundle(run / "model").components["empnn"].config["channels"] == 4
+    cli("train", "empnn", *short, "--channels", 8).refused("channels=8", "differs from 4")
+    cli("train", "empnn", *short, "--learning-rate", 0.5).refused("learning_rate=0.5", "differs from 0.002")
+    cli("train", "formation_energy", *short).refused("model='formation_energy'", "'empnn'")
+    (run / "checkpoints" / "training.json").write_text("{")
+    cli("train", "empnn", *short).refused("training.json", "cannot be read")
+
+
+def test_a_damaged_checkpoint(cli, options, tmp_path):
+    cli("train", "empnn", *options, "--out", tmp_path / "run", "--epochs", 1).done()
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    cli("train", "empnn", *options, "--out", tmp_path / "run", "--epochs", 2, "--resume").refused("last.ckpt", "cannot be read")
+
+
+def test_prior(cli, data, tiny_dir, tmp_path, monkeypatch):
+    run, common = tmp_path / "prior", ["--data", data / "train.parquet", "--base", tiny_dir]
+    ran = cli("train", "prior", *common, "--out", run, "--epochs", 1).done()
+    assert ran.err.startswith("autoperi: epoch 0, loss ")
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["library.safetensors", "training.json"]
+    first = load_bundle(run / "model")
+    cli("train", "prior", *common, "--out", run, "--epochs", 1).refused("earlier run")
+    with monkeypatch.context() as patch:
+        patch.setattr("autoperi.training.prior.learn_library", lambda *_, **__: pytest.fail("the library is there already"))
+        summary = cli("train", "prior", *common, "--out", run, "--resume", "--json", "--quiet").done().json
+    assert summary["summary"]["crystals"] == 18
+    assert summary["settings"]["epochs"] == 1
+    assert same(load_bundle(run / "model").components["prior"], first.components["prior"])
+    assert cli("generate", "NaCl", "--model", run / "model", "--json").done().json["provenance"]["model"] == "prior"
+    cli("train", "prior", "--data", data / "val.parquet", "--base", tiny_dir, "--out", run, "--resume").refused("library.safetensors", "18")
+    cli("train", "prior", *common, "--out", tmp_path / "x", "--max-atoms", 1).refused("--max-atoms 1")
+
+
+def test_interrupting(cli, options, tmp_path, monkeypatch):
+    import signal
+
+    import autoperi.training.run
+
+    def stop(*_, **__):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Lightning does
+        raise SystemExit(1)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(autoperi.training.run, "train", stop)
+    ran = cli("train", "empnn", *options, "--out", tmp_path / "run")
+    assert ran.code == 130
+    assert ran.err.startswith("autoperi: interrupted; go on with the same command and --resume")
+    assert ran.err.count("\n") == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_lightning(cli, options, tmp_path, monkeypatch, nothing_left):
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    cli("train", "empnn", *options, "--out", tmp_path / "run").refused("Lightning", 'pip install "autoperi[train]"')
+    nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("component", "more", "words"),
+    [
+        ("empnn", ["--epochs", "0"], ["--epochs 0", "at least 1"]),
+        ("empnn", ["--epochs", "-1"], ["--epochs -1"]),
+        ("empnn", ["--batch-size", "0"], ["--batch-size 0"]),
+        ("empnn", ["--learning-rate", "0"], ["--learning-rate 0.0"]),
+        ("empnn", ["--learning-rate", "nan"], ["--learning-rate nan"]),
+        ("empnn", ["--seed", "-1"], ["--seed -1"]),
+        ("empnn", ["--channels", "0"], ["--channels 0"]),
+        ("empnn", ["--max-atoms", "0"], ["--max-atoms 0"]),
+        ("empnn", ["--max-atoms", "1"], ["train.parquet", "1 atoms"]),
+        ("empnn", ["--data", "missing.parquet"], ["missing.parquet", "does not exist"]),
+        ("empnn", ["--base", "missing"], ["missing"]),
+        ("empnn", ["--out", "/proc/nowhere"], ["/proc/nowhere"]),
+        ("empnn", ["--device", "abacus"], ["'abacus'"]),
+        ("formation_energy", ["--label", "beauty"], ["'beauty'", "formation_energy_per_atom"]),
+        ("formation_energy", ["--label", "label_origin"], ["'label_origin'", "numbers"]),
+        ("prior", [], ["--val", "does not apply"]),
+    ],
+)
+def test_refused(cli, options, tmp_path, nothing_left, component, more, words):
+    cli("train", component, *options, "--out", tmp_path / "run", *more).refused(*words)
+    nothing_left()
+
+
+def test_validation_is_needed(cli, data, tmp_path, nothing_left):
+    cli("train", "empnn", "--data", data / "train.parquet", "--out", tmp_path / "run").refused("--val")
+    nothing_left()
+
+
+def test_labels(data):
+    table = read_table(data / "train.parquet")
+    made = tensor_crystals(table)
+    energy, weight = made.labels["formation_energy_per_atom"], made.labels["label_weight"]
+    assert made.crystals.lattice.dtype == energy.dtype == weight.dtype == torch.float32
+    assert torch.isnan(energy[1])
+    assert energy[2:4].tolist() == pytest.approx([-0.2, -0.3])
+    assert weight[:4].tolist() == pytest.approx([0.3, 1, 1, 0.3])
+    assert tensor_crystals(table, label="energy").labels["formation_energy_per_atom"][5] == 5
+    small = tensor_crystals(table, max_atoms=2)
+    assert len(small) == int((torch.tensor([len(n) for n in table.atomic_numbers]) <= 2).sum())
+    assert int(small.crystals.n_atoms.max()) <= 2
+    assert bool(torch.isnan(tensor_crystals(table, label="nothing", required=False).labels["formation_energy_per_atom"]).all())

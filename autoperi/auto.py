@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +116,23 @@ class AutoPeri:
             "sha256": self.bundle.sha256.get("config.json"),
             "versions": {"autoperi": __version__, "torch": torch.__version__, "numpy": np.__version__},
         }
+
+    @property
+    def known_weight(self) -> float:
+        """Probability that ``generate`` gives to crystals known at exactly the requested composition, where there are any."""
+        return self._parts.proposer.known_weight
+
+    @contextmanager
+    def using(self, *, known_weight: float) -> Iterator[None]:
+        """Another :attr:`known_weight` within a ``with`` block; 0 predicts as if every known polymorph were ruled out."""
+        if not 0 <= known_weight <= 1:
+            raise RequestError(f"known_weight={known_weight!r} is not a probability; give a number from 0 to 1")
+        proposer = self._parts.proposer
+        before, proposer.known_weight = proposer.known_weight, known_weight
+        try:
+            yield
+        finally:
+            proposer.known_weight = before
 
     # --- generate --------------------------------------------------------------------------------------------------
 
@@ -384,7 +402,9 @@ def check_device(device: str | torch.device) -> torch.device:
     if found.type not in ("cpu", "cuda"):
         raise RequestError(f"device={str(device)!r} is not one that AutoPeri runs on; use 'auto', 'cpu' or 'cuda'")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise RequestError(f"device={str(device)!r} is not in this machine, where torch sees {torch.cuda.device_count()} CUDA devices; use 'auto' or 'cpu'")
+        raise RequestError(
+            f"device={str(device)!r} is not in this machine, where torch sees {torch.cuda.device_count()} CUDA devices; use 'auto' or 'cpu'"
+        )
     return found
 
 

@@ -56,8 +56,8 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     assert isinstance(empnn, Empnn)
     assert isinstance(energy, FormationEnergy)
     prior = bundle.components["prior"]
-    proposer = proposer_of(prior)
     settings = bundle.metadata.get("settings") or {}
+    proposer = proposer_of(prior, known_weight=float(settings.get("known_weight", 0.5)))
     generator = Generator(
         proposer=proposer,
         empnn=empnn,
@@ -82,12 +82,12 @@ def _network(name: str, component: Component) -> nn.Module:
     return network.eval()
 
 
-def proposer_of(component: Component) -> Proposer:
+def proposer_of(component: Component, *, known_weight: float = 0.0) -> Proposer:
     """The prior from its component."""
     ranker = Ranker(**{k: v for k, v in component.config.items() if k in ("dimensions", "hidden")})
     tensors = component.tensors
     load_state(ranker, {k.removeprefix("ranker."): v for k, v in tensors.items() if k.startswith("ranker.")}, source="component 'prior'")
-    return Proposer(PrototypeLibrary({k: tensors[k] for k in FIELDS if k in tensors}), ranker)
+    return Proposer(PrototypeLibrary({k: tensors[k] for k in FIELDS if k in tensors}), ranker, known_weight=known_weight)
 
 
 def network_component(network: Any) -> Component:

@@ -71,10 +71,14 @@ def _from_candidate(proposer: Proposer, candidate: Candidate, index: int, log_p:
 
 def cell_size_log_probabilities(request: GenerationRequest, proposer: Proposer) -> dict[int, float]:
     """ln p(Z | composition) over the admissible numbers of formula units, from how much the library knows at each."""
-    elements = [z for z, _ in request.formula or ()]
-    support = {k: proposer.support(elements, [k * c for _, c in request.formula or ()]) for k in request.units}
+    elements, base = [z for z, _ in request.formula or ()], [c for _, c in request.formula or ()]
+    cells = {k: [k * c for c in base] for k in request.units}
+    support = {k: proposer.support(elements, counts) for k, counts in cells.items()}
     total = sum(support.values())
-    return {k: math.log(s / total) for k, s in support.items() if s > 0}
+    known = {k: proposer.known(elements, counts) for k, counts in cells.items()}
+    weight = proposer.known_weight if sum(known.values()) else 0.0
+    p = {k: (1 - weight) * support[k] / total + weight * known[k] / max(1, sum(known.values())) for k in cells} if total else {}
+    return {k: math.log(v) for k, v in p.items() if v > 0}
 
 
 def _for_composition(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposal | None]:

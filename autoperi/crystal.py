@@ -76,10 +76,8 @@ class CrystalBatch:
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> CrystalBatch:
         """The chosen crystals, in the order asked for, as a batch."""
         every = torch.arange(len(self), device=self.n_atoms.device)
-        if isinstance(index, slice):
-            chosen = every[list(range(*index.indices(len(self))))]
-        else:
-            chosen = every[torch.atleast_1d(torch.as_tensor(index)).to(every.device)]  # booleans mask, negatives count from the end
+        wanted = list(range(*index.indices(len(self)))) if isinstance(index, slice) else torch.atleast_1d(torch.as_tensor(index)).to(every.device)
+        chosen = every[wanted]  # booleans mask, negatives count from the end
         counts = self.n_atoms[chosen]
         start = self.offsets[chosen] - (torch.cumsum(counts, 0) - counts)
         atoms = torch.repeat_interleave(start, counts) + torch.arange(int(counts.sum()), device=counts.device)

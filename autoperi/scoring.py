@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from autoperi.candidates import cell_size_log_probabilities
 from autoperi.convert import as_structure, to_batch
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.symmetry import analyse
@@ -16,9 +17,10 @@ from autoperi.metrics.smact import charge_neutral
 from autoperi.metrics.validity import validity
 from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import minimum_distance_ratios, minimum_distances
-from autoperi.prior.locate import log_probability
+from autoperi.prior.locate import SYMPREC, log_probability
 from autoperi.prior.propose import Proposer
 from autoperi.progress import progress_bar
+from autoperi.request import MAX_ATOMS, make_request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,5 +109,19 @@ def _describe(structure: Any, chosen: Sequence[str], proposer: Proposer, symprec
         except StructureError:
             row |= {"space_group": None, "space_group_symbol": None}
     if "log_likelihood" in chosen:
-        row["log_likelihood"] = log_probability(proposer, structure.lattice.matrix, structure.frac_coords, numbers)
+        row["log_likelihood"] = _log_likelihood(structure, numbers, proposer)
     return row
+
+
+def _log_likelihood(structure: Any, numbers: np.ndarray, proposer: Proposer) -> float | None:
+    """ln p(cell size, prototype, assignment | composition), as ``generate`` gives it; None where the prior knows no such crystal."""
+    conditional = log_probability(proposer, structure.lattice.matrix, structure.frac_coords, numbers)
+    if conditional is None:
+        return None
+    request = make_request(structure.composition, num_atoms=(1, max(MAX_ATOMS, len(structure))))
+    try:
+        size = len(analyse(structure.lattice.matrix, structure.frac_coords, numbers, symprec=SYMPREC).primitive_numbers)
+    except StructureError:
+        return None
+    log_size = cell_size_log_probabilities(request, proposer).get(size // request.atoms_per_unit)
+    return None if log_size is None else round(log_size + conditional, 6)

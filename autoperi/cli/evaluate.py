@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
+
+from autoperi.cli.common import dumps
 
 EXAMPLE = """examples:
   autoperi evaluate csp --data mp20_test.parquet --limit 1000 -k 20 --seed 0 --json
@@ -36,6 +37,9 @@ def add_parser(subparsers: Any) -> None:
         if name == "csp":
             task.add_argument("-k", type=int, default=20, help="candidates per composition (default: 20)")
             task.add_argument("--space-group", action="store_true", help="give the true space group")
+            task.add_argument(
+                "--known", action="store_true", help="keep the default weight of crystals the prior knows at the same composition"
+            )
             task.add_argument("--rank", default="energy", help="energy, probability or none (default: energy)")
         if name in {"csp", "denoise"}:
             task.add_argument("--steps", type=int, help="lattice-relaxation passes (default: the model's)")
@@ -62,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if args.task == "csp":
         from autoperi.evaluation.csp import evaluate_csp
 
-        result = evaluate_csp(peri, args.data, k=args.k, space_group=args.space_group, steps=args.steps, rank=args.rank, **common)
+        result = evaluate_csp(
+            peri, args.data, k=args.k, space_group=args.space_group, known=args.known, steps=args.steps, rank=args.rank, **common
+        )
     elif args.task == "denoise":
         from autoperi.evaluation.denoise import evaluate_denoise
 
@@ -72,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
         result = evaluate_properties(peri, args.data, train=args.baselines_from, **common)
     if args.json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.write(dumps(result) + "\n")
     else:
         width = max(map(len, result))
         for key, value in result.items():

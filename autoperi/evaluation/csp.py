@@ -30,6 +30,7 @@ def evaluate_csp(
     limit: int | None = None,
     seed: int = 0,
     space_group: bool = False,
+    known: bool = False,
     steps: int | None = None,
     rank: str = "energy",
     progress: bool | None = None,
@@ -43,12 +44,15 @@ def evaluate_csp(
         limit: rows, drawn with ``seed``; None for all.
         seed: of the rows and of the generation.
         space_group: give the true one (that of the table, or spglib's at symprec 0.1 Å where it has none).
+        known: keep the model's default weight of crystals that the prior knows at exactly the test composition. By default
+            it is 0, because no test crystal is in the training set: those are other polymorphs.
         steps, rank: as in :meth:`AutoPeri.generate`.
         progress: show a bar; None shows it on a terminal.
 
     Returns:
         Counts, rates, RMSE, times, parameters; ``no_candidate`` counts compositions for which nothing was generated.
     """
+    weight = peri.known_weight if known else 0.0
     table, rows = load(path, limit, seed)
     structures = table[rows].structures()
     judge = matcher()
@@ -61,7 +65,8 @@ def evaluate_csp(
             group = _true_group(table, row, truth) if space_group else None
             given += group is not None
             clock = time.perf_counter()
-            candidates = _candidates(peri, truth, group, k, seed, steps, rank)
+            with peri.using(known_weight=weight):
+                candidates = _candidates(peri, truth, group, k, seed, steps, rank)
             generating += time.perf_counter() - clock
             made += len(candidates)
             none += not candidates
@@ -95,6 +100,7 @@ def evaluate_csp(
         "crystals_per_second": decimals(made / generating, 2) if generating else None,
         "space_group_given": given if space_group else 0,
         "matcher": {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL},
+        "known_weight": weight,
         "steps": steps,
         "rank": rank,
     } | facts(path, peri.provenance(), seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from autoperi.errors import StructureError
@@ -37,7 +36,5 @@ def log_probability(proposer: Proposer, lattice: ArrayLike, frac_coords: ArrayLi
     assignments = [tuple(a) for a in bucket.assignments.tolist()]
     if p not in assignments:
         return None
-    with torch.no_grad():
-        log_p, _ = proposer.ranker(bucket, torch.tensor([[int(z) for z in elements]]))
-    mass = bucket.linked(log_p[0].exp())
+    mass = bucket.linked(proposer.probabilities(bucket, [int(z) for z in elements])[0])
     return round(float(np.log(max(float(mass[k * len(assignments) + assignments.index(p)]), 1e-300))), 6)

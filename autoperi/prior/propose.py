@@ -41,9 +41,19 @@ class Candidate:
 
 
 class Proposer:
-    """The prototype prior: a library and its ranker."""
+    """The prototype prior: a library and its ranker.
 
-    def __init__(self, library: PrototypeLibrary, ranker: Ranker) -> None:
+    Args:
+        library: the prototypes.
+        ranker: their probabilities, which are those of a crystal *not yet in the library*: it was trained by leaving each
+            crystal out, so a composition's known crystals speak against themselves.
+        known_weight: probability given to the crystals that the library does know at exactly this composition, where there
+            are any: p = (1 - w) p_new + w p_known. A user who asks for LiFePO4 wants olivine first; a test on crystals
+            that were held out sets it to 0.
+    """
+
+    def __init__(self, library: PrototypeLibrary, ranker: Ranker, *, known_weight: float = 0.0) -> None:
+        self.known_weight = known_weight
         # float64, and probabilities rounded below: the order of near ties must not depend on threads
         self.library, self.ranker = library, ranker.double().eval()
         self._bucket = lru_cache(maxsize=256)(lambda counts: make_bucket(library, counts))
@@ -74,6 +84,22 @@ class Proposer:
             # the best assignment of each member counts once
             return float(torch.exp(-distance / KERNEL_WIDTH).amax(1).sum())
 
+    def known(self, elements: Sequence[int], counts: Sequence[int]) -> int:
+        """How many crystals of exactly this composition and cell size the library was learned from."""
+        ordered, sizes = _ordered(elements, counts)
+        bucket = self.bucket(sizes)
+        return 0 if bucket is None else int(_known(bucket, ordered).sum())
+
+    def probabilities(self, bucket: Bucket, ordered: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Probability and expected log volume ratio of every candidate for elements in slot order, each ``[V·P]``."""
+        with torch.no_grad():
+            log_p, volume = self.ranker(bucket, torch.tensor([ordered]))
+        p = log_p[0].exp().round(decimals=12)
+        known = _known(bucket, ordered) if self.known_weight > 0 else torch.zeros_like(p)
+        if bool(known.any()):
+            p = (1 - self.known_weight) * p + self.known_weight * known / known.sum()
+        return p, volume[0].round(decimals=9)
+
     def candidates(
         self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None, distinct: bool = True
     ) -> list[Candidate]:
@@ -90,9 +116,7 @@ class Proposer:
         bucket = self.bucket(sizes)
         if bucket is None:
             return []
-        with torch.no_grad():
-            log_p, volume = self.ranker(bucket, torch.tensor([ordered]))
-        p, ratio = log_p[0].exp().round(decimals=12), volume[0].round(decimals=9)
+        p, ratio = self.probabilities(bucket, ordered)
         if space_group is not None:
             fits = torch.as_tensor(self.library["space_group"][bucket.prototypes] == space_group)
             p = p * fits.repeat_interleave(len(bucket.assignments))
@@ -122,6 +146,14 @@ def _ordered(elements: Sequence[int], counts: Sequence[int]) -> tuple[list[int],
     numbers = np.repeat(np.asarray(elements, int), np.asarray(counts, int))
     ordered, _, sizes = slot_order(numbers)
     return [int(z) for z in ordered], sizes
+
+
+def _known(bucket: Bucket, ordered: Sequence[int]) -> torch.Tensor:
+    """Members of each candidate that are exactly the query, ``[V·P]``."""
+    placed = torch.tensor(ordered)[torch.as_tensor(bucket.assignments)]  # [P, S]
+    same = (placed[:, None] == bucket.member_elements[None]).all(-1).double()  # [P, M]
+    count = torch.zeros(len(placed), len(bucket.prototypes), dtype=torch.float64).index_add(1, bucket.member_owner, same)
+    return count.T.reshape(-1)
 
 
 def _answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, float]]:

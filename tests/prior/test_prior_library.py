@@ -43,7 +43,10 @@ def rutile(a: str, x: str, size: float, u: float) -> tuple[np.ndarray, np.ndarra
 
 
 CRYSTALS = [
-    *(rocksalt(a, x, 5 + 0.1 * k) for k, (a, x) in enumerate([("Na", "Cl"), ("K", "Cl"), ("Na", "Br"), ("Mg", "O"), ("Ca", "O"), ("Li", "F")])),
+    *(
+        rocksalt(a, x, 5 + 0.1 * k)
+        for k, (a, x) in enumerate([("Na", "Cl"), ("K", "Cl"), ("Na", "Br"), ("Mg", "O"), ("Ca", "O"), ("Li", "F")])
+    ),
     *(caesium_chloride(a, x, 4 + 0.1 * k) for k, (a, x) in enumerate([("Cs", "Cl"), ("Cs", "Br"), ("Cs", "I"), ("Tl", "Cl")])),
     *(perovskite(a, b, "O", 3.9 + 0.02 * k) for k, (a, b) in enumerate([("Sr", "Ti"), ("Ba", "Ti"), ("Ca", "Zr"), ("Ba", "Zr")])),
     *(rutile(a, "O", 4.6 + 0.05 * k, u) for k, (a, u) in enumerate([("Ti", 0.305), ("Sn", 0.307), ("Ru", 0.303), ("Mn", 0.305)])),

@@ -76,8 +76,11 @@ class CrystalBatch:
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> CrystalBatch:
         """The chosen crystals, in the order asked for, as a batch."""
         every = torch.arange(len(self), device=self.n_atoms.device)
-        wanted = list(range(*index.indices(len(self)))) if isinstance(index, slice) else torch.atleast_1d(torch.as_tensor(index)).to(every.device)
-        chosen = every[wanted]  # booleans mask, negatives count from the end
+        if isinstance(index, slice):
+            index = range(*index.indices(len(self)))  # torch slices take no negative steps
+        wanted = torch.atleast_1d(torch.as_tensor(index)).to(every.device)
+        # booleans mask and negatives count from the end; an empty list has no dtype of its own
+        chosen = every[wanted if wanted.numel() else wanted.long()]
         counts = self.n_atoms[chosen]
         start = self.offsets[chosen] - (torch.cumsum(counts, 0) - counts)
         atoms = torch.repeat_interleave(start, counts) + torch.arange(int(counts.sum()), device=counts.device)

@@ -1,0 +1,134 @@
+"""Assemble the bundled model from trained parts and measured figures.
+
+usage: python benchmarks/build_autoperi_base.py --prior DIR --empnn DIR --formation-energy DIR
+
+Each DIR is a model directory (``OUT/model`` of ``autoperi train``) or a run directory with ``last.ckpt``; ``--prior``
+takes also a pair LIBRARY.safetensors RANKER.safetensors. Settings come from benchmarks/results/choose_ranking_mp_val.json;
+the card's figures from the other files of benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from autoperi.bundle import network_component, prior_component
+from autoperi.hub.registry import update_registry
+from autoperi.hub.serialize import Bundle, Component, load_bundle, save_bundle
+from autoperi.models.empnn import Empnn
+from autoperi.models.properties import FormationEnergy
+from autoperi.prior.library import FIELDS, PrototypeLibrary
+from autoperi.prior.ranker import Ranker
+from autoperi.training.checkpoint import SafetensorsCheckpointIO
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TARGET = ROOT / "autoperi" / "weights" / "autoperi-base"
+
+SETTINGS = {"generate_steps": 1, "relax_steps": 3, "energy_temperature": 0.2, "known_weight": 0.5}
+
+FACTS: dict[str, Any] = {
+    "description": "The default model of AutoPeri: a prototype prior, an EMPNN lattice relaxer and a formation-energy model for inorganic crystals.",
+    "licence": "CC-BY-4.0",
+    "licence_text": "Weights: CC-BY-4.0, learned from Materials Project data (CC-BY-4.0). Code: MIT.",
+    "datasets": ["Materials Project"],
+    "intended_use": [
+        "Candidate crystals of a composition, ranked; lattices of guessed crystals; a first formation energy.",
+        "Not a replacement for a DFT relaxation: atomic positions are not relaxed, and energies carry the error stated below.",
+    ],
+    "data": (
+        "28,645 Materials Project crystals of up to 60 atoms (part of MP-20 training and validation, MPTS-52 validation and test, "
+        "and smaller sets). The prior is learned from all of them, the formation energy from the 26,462 with at most 40 atoms, "
+        "the lattice relaxer from the 23,439 with at most 30. Formation energies joined from another Materials Project release "
+        "(19 %) weigh 0.3. The prior holds no ids and no volumes; a prototype with one member keeps the shape and free coordinates "
+        "of that structure type, rounded to 1e-4."
+    ),
+    "split": (
+        "Choices on mp_val (1,000 crystals of the MP-20 validation split); figures on mp20_test (4,702 of the 9,046 official MP-20 "
+        "test crystals, nearly all with at most three elements). No crystal that matches a test crystal is in the training set."
+    ),
+    "citation": [
+        "Klipfel et al., Equivariant Message Passing Neural Network for Crystal Material Discovery, AAAI 2023 (the lattice relaxer).",
+        "Jain et al., The Materials Project, APL Materials 1, 011002 (2013) (data).",
+        "MP-20: Xie et al., CDVAE, ICLR 2022. MPTS-52: Baird et al. 2022.",
+    ],
+    "limits": [
+        "Structure types: those seen among the training crystals. Where none fits the counts and space group, crystals with random "
+        "orbits and coordinates are given and marked `random`; they are seldom good.",
+        "Atomic positions are those of the structure type; only the lattice is relaxed.",
+        "Formation energies are of PBE(+U) as Materials Project corrects it, trained on relaxed crystals; for strained or wrong crystals they are too low.",
+        "The probabilities answer 'which crystal not yet known'; crystals known at exactly the composition are given half of the probability (`known_weight`).",
+        "No magnetism, no disorder, no molecules, no surfaces.",
+    ],
+}
+
+COMMANDS = {
+    "csp_mp20_test_1000": "autoperi evaluate csp --data mp20_test.parquet --limit 1000 -k 20 --seed 0 --json",
+    "csp_mp20_test_1000_space_group": "autoperi evaluate csp --data mp20_test.parquet --limit 1000 -k 20 --seed 0 --space-group --json",
+    "denoise_mp_val": "autoperi evaluate denoise --data mp_val.parquet --sigma 0.1 --seed 0 --json",
+    "properties_mp20_test": "autoperi evaluate properties --data mp20_test.parquet --baselines-from mp_train.parquet --json",
+}
+SHOWN = {
+    "csp_mp20_test_1000": ("match_at_1", "match_at_5", "match_at_k", "rmse", "match_at_1_smact"),
+    "csp_mp20_test_1000_space_group": ("match_at_1", "match_at_k", "rmse"),
+    "denoise_mp_val": ("length_error_removed", "angle_error_removed"),
+    "properties_mp20_test": ("mae_eV_per_atom", "composition_only_mae_eV", "mean_predictor_mae_eV"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", nargs="+", required=True, type=Path)
+    parser.add_argument("--empnn", required=True, type=Path)
+    parser.add_argument("--formation-energy", required=True, type=Path)
+    args = parser.parse_args()
+    runs = {name: json.loads((ROOT / "benchmarks" / "training" / f"{name}.json").read_text()) for name in ("empnn", "formation_energy", "prior")}
+    components = {
+        "empnn": _network(args.empnn, "empnn", Empnn),
+        "formation_energy": _network(args.formation_energy, "formation_energy", FormationEnergy),
+        "prior": _prior(args.prior),
+    }
+    metadata = FACTS | {"settings": SETTINGS, "training": {name: _told(run["summary"]) for name, run in runs.items()}, "metrics": _metrics()}
+    save_bundle(Bundle(name="autoperi-base", components=components, metadata=metadata), TARGET)
+    update_registry()
+    return 0
+
+
+def _network(path: Path, name: str, kind: type) -> Component:
+    if (path / "config.json").exists():
+        return load_bundle(path).components[name]
+    state = SafetensorsCheckpointIO().load_checkpoint(path / "last.ckpt")["state_dict"]
+    config = json.loads((path / "training.json").read_text())["model_config"]
+    network = kind(**config)
+    network.load_state_dict({k.removeprefix("average.module."): v for k, v in state.items() if k.startswith("average.module.")})
+    return network_component(network.eval())
+
+
+def _prior(paths: list[Path]) -> Component:
+    if len(paths) == 1:
+        return load_bundle(paths[0]).components["prior"]
+    tensors, ranker = load_file(paths[0]), Ranker()
+    ranker.load_state_dict(load_file(paths[1]))
+    return prior_component(PrototypeLibrary({k: tensors[k] for k in FIELDS}), ranker)
+
+
+def _told(summary: dict[str, Any]) -> str:
+    return "; ".join(f"`{v}`" if k == "command" else f"{k.replace('_', ' ')}: {v}" for k, v in summary.items())
+
+
+def _metrics() -> list[dict[str, Any]]:
+    rows = []
+    for name, command in COMMANDS.items():
+        file = RESULTS / f"{name}.json"
+        if file.exists():
+            result = json.loads(file.read_text())
+            rows += [{"name": key, "value": result[key], "data": f"{result['data']}, n = {result['n']}", "command": command} for key in SHOWN[name]]
+    return rows
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -3,7 +3,7 @@
 usage: python benchmarks/build_autoperi_base.py --prior DIR --empnn DIR --formation-energy DIR
 
 Each DIR is a model directory (``OUT/model`` of ``autoperi train``) or a run directory with ``last.ckpt``; ``--prior``
-takes also a pair LIBRARY.safetensors RANKER.safetensors. Settings come from benchmarks/results/choose_ranking_mp_val.json;
+takes also LIBRARY.safetensors RANKER.safetensors [RANKER.safetensors ...]. Settings come from benchmarks/results/choose_ranking_mp_val.json;
 the card's figures from the other files of benchmarks/results.
 """
 
@@ -22,8 +22,9 @@ from autoperi.hub.serialize import Bundle, Component, load_bundle, save_bundle
 from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.prior.library import FIELDS, PrototypeLibrary
-from autoperi.prior.ranker import Ranker
+from autoperi.prior.ranker import Ranker, RankerEnsemble
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
+from autoperi.training.prior import ENSEMBLE
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -86,13 +87,19 @@ def main() -> int:
     parser.add_argument("--empnn", required=True, type=Path)
     parser.add_argument("--formation-energy", required=True, type=Path)
     args = parser.parse_args()
-    runs = {name: json.loads((ROOT / "benchmarks" / "training" / f"{name}.json").read_text()) for name in ("empnn", "formation_energy", "prior")}
+    runs = {
+        name: json.loads((ROOT / "benchmarks" / "training" / f"{name}.json").read_text()) for name in ("empnn", "formation_energy", "prior")
+    }
     components = {
         "empnn": _network(args.empnn, "empnn", Empnn),
         "formation_energy": _network(args.formation_energy, "formation_energy", FormationEnergy),
         "prior": _prior(args.prior),
     }
-    metadata = FACTS | {"settings": SETTINGS, "training": {name: _told(run["summary"]) for name, run in runs.items()}, "metrics": _metrics()}
+    metadata = FACTS | {
+        "settings": SETTINGS,
+        "training": {name: _told(run["summary"]) for name, run in runs.items()},
+        "metrics": _metrics(),
+    }
     save_bundle(Bundle(name="autoperi-base", components=components, metadata=metadata), TARGET)
     update_registry()
     return 0
@@ -111,9 +118,12 @@ def _network(path: Path, name: str, kind: type) -> Component:
 def _prior(paths: list[Path]) -> Component:
     if len(paths) == 1:
         return load_bundle(paths[0]).components["prior"]
-    tensors, ranker = load_file(paths[0]), Ranker()
-    ranker.load_state_dict(load_file(paths[1]))
-    return prior_component(PrototypeLibrary({k: tensors[k] for k in FIELDS}), ranker)
+    tensors, rankers = load_file(paths[0]), []
+    for path, config in zip(paths[1:], ENSEMBLE, strict=False):
+        ranker = Ranker(**config)
+        ranker.load_state_dict(load_file(path))
+        rankers.append(ranker)
+    return prior_component(PrototypeLibrary({k: tensors[k] for k in FIELDS}), RankerEnsemble.of(rankers))
 
 
 def _told(summary: dict[str, Any]) -> str:
@@ -126,7 +136,10 @@ def _metrics() -> list[dict[str, Any]]:
         file = RESULTS / f"{name}.json"
         if file.exists():
             result = json.loads(file.read_text())
-            rows += [{"name": key, "value": result[key], "data": f"{result['data']}, n = {result['n']}", "command": command} for key in SHOWN[name]]
+            rows += [
+                {"name": key, "value": result[key], "data": f"{result['data']}, n = {result['n']}", "command": command}
+                for key in SHOWN[name]
+            ]
     return rows
 
 

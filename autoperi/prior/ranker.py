@@ -10,6 +10,7 @@ Trained by leaving each training crystal out of its own comparison.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -212,6 +213,36 @@ class Ranker(nn.Module):
         return torch.log_softmax(values.view(q, c), -1), volume
 
 
+class RankerEnsemble(nn.Module):
+    """The mean probability of rankers trained from different seeds.
+
+    Args:
+        members: configuration of each :class:`Ranker`.
+    """
+
+    def __init__(self, *, members: Sequence[dict[str, int]]) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {"members": [dict(m) for m in members]}
+        self.rankers = nn.ModuleList(Ranker(dimensions=m["dimensions"], hidden=m["hidden"]) for m in members)
+
+    @classmethod
+    def of(cls, rankers: Sequence[Ranker]) -> RankerEnsemble:
+        """The ensemble of trained rankers."""
+        ensemble = cls(members=[r.config for r in rankers])
+        ensemble.rankers = nn.ModuleList(rankers)
+        return ensemble.eval()
+
+    def element_distance(self) -> Tensor:
+        """Mean of the members' element distances, ``[119, 119]``."""
+        return torch.stack([cast("Ranker", r).element_distance() for r in self.rankers]).mean(0)
+
+    def forward(self, bucket: Bucket, elements: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`Ranker.forward`: log of the mean probability, and the mean log volume ratio."""
+        answers = [r(bucket, elements) for r in self.rankers]
+        log_p = torch.logsumexp(torch.stack([a[0] for a in answers]), 0) - math.log(len(answers))
+        return log_p, torch.stack([a[1] for a in answers]).mean(0)
+
+
 @dataclass
 class RankerData:
     """Queries for training: every member row of a library, by bucket."""
@@ -266,6 +297,7 @@ def train_ranker(
     seed: int = 0,
     chunk: int = 96,
     report: Any = None,
+    **config: int,
 ) -> Ranker:
     """Train by leave-one-out over all members; deterministic for a seed.
 
@@ -275,11 +307,12 @@ def train_ranker(
         descriptors: start of the element embedding.
         epochs, seed, chunk: of the optimisation; ``chunk`` bounds the queries of one step.
         report: called with a dictionary after each epoch.
+        config: of :class:`Ranker`.
     """
     data = RankerData(library, owner).buckets
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        ranker = Ranker(descriptors=descriptors)
+        ranker = Ranker(descriptors=descriptors, **config)
         nn.init.zeros_(cast("nn.Linear", ranker.score[-1]).weight)
         ranker.elements.data[:, descriptors.shape[1] :] = 0.02 * torch.randn_like(ranker.elements.data[:, descriptors.shape[1] :])
     steps = [(b, part) for b, (_, queries, _, _) in enumerate(data) for part in torch.arange(len(queries)).split(_chunk(data[b][0], chunk))]

@@ -57,7 +57,7 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     assert isinstance(energy, FormationEnergy)
     prior = bundle.components["prior"]
     settings = bundle.metadata.get("settings") or {}
-    proposer = proposer_of(prior, known_weight=float(settings.get("known_weight", 0.5)))
+    proposer = proposer_of(prior, known_weight=float(settings.get("known_weight", 0.25)))
     generator = Generator(
         proposer=proposer,
         empnn=empnn,

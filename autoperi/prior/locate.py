@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from autoperi.errors import StructureError
 from autoperi.geometry.symmetry import analyse
 from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
-from autoperi.prior.propose import Proposer
+from autoperi.prior.propose import Proposer, answers
 
 SYMPREC = 0.1
 RADIUS = 0.35
@@ -36,5 +36,7 @@ def log_probability(proposer: Proposer, lattice: ArrayLike, frac_coords: ArrayLi
     assignments = [tuple(a) for a in bucket.assignments.tolist()]
     if p not in assignments:
         return None
-    mass = bucket.linked(proposer.probabilities(bucket, [int(z) for z in elements])[0])
-    return round(float(np.log(max(float(mass[k * len(assignments) + assignments.index(p)]), 1e-300))), 6)
+    place = k * len(assignments) + assignments.index(p)
+    found = answers(proposer.probabilities(bucket, [int(z) for z in elements])[0], bucket, bucket.n_candidates)
+    mass = next((mass for _, mass, claimed in found if place in claimed), 1e-300)
+    return round(float(np.log(max(mass, 1e-300))), 6)

@@ -126,7 +126,7 @@ class Proposer:
         p = p / total
         return [
             self._candidate(bucket, ordered, int(k), mass, float(ratio[k]))
-            for k, mass in (_answers(p, bucket, limit) if distinct else _all(p, limit))
+            for k, mass, _ in (answers(p, bucket, limit) if distinct else _all(p, limit))
         ]
 
     def _candidate(self, bucket: Bucket, ordered: Sequence[int], k: int, mass: float, ratio: float) -> Candidate:
@@ -156,10 +156,13 @@ def _known(bucket: Bucket, ordered: Sequence[int]) -> torch.Tensor:
     return count.T.reshape(-1)
 
 
-def _answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, float]]:
-    """Greedy: the answer with most unclaimed probability, named by its likeliest candidate; then the next."""
+def answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, float, list[int]]]:
+    """Distinct answers by probability: the likeliest candidate that names one, its mass, and all candidates it stands for.
+
+    Greedy: the answer with most unclaimed probability first; matching is not transitive, so the order decides who belongs where.
+    """
     left = p.clone()
-    order: list[tuple[int, float]] = []
+    order: list[tuple[int, float, list[int]]] = []
     source, target = bucket.links
     while len(order) < limit:
         mass = bucket.linked(left)
@@ -169,11 +172,12 @@ def _answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, flo
             break
         group = torch.cat([torch.tensor([centre]), target[source == centre]])
         best = int(group[left[group].argmax()])
-        order.append((best, round(float(mass[centre]), 12)))
+        claimed = group[left[group] > 0]
+        order.append((best, round(float(mass[centre]), 12), claimed.tolist()))
         left[group] = 0.0
     return sorted(order, key=lambda x: -x[1])
 
 
-def _all(p: torch.Tensor, limit: int) -> list[tuple[int, float]]:
+def _all(p: torch.Tensor, limit: int) -> list[tuple[int, float, list[int]]]:
     values, index = torch.sort(p, descending=True, stable=True)
-    return [(int(k), float(v)) for v, k in zip(values[:limit], index[:limit], strict=True) if v > 0]
+    return [(int(k), float(v), [int(k)]) for v, k in zip(values[:limit], index[:limit], strict=True) if v > 0]

@@ -15,7 +15,7 @@ from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.prior.library import FIELDS, PrototypeLibrary
 from autoperi.prior.propose import Proposer
-from autoperi.prior.ranker import RankerEnsemble
+from autoperi.prior.ranker import Ranker
 
 NETWORKS: dict[str, type[nn.Module]] = {"empnn": Empnn, "formation_energy": FormationEnergy}
 COMPONENTS = (*NETWORKS, "prior")
@@ -85,7 +85,7 @@ def _network(name: str, component: Component) -> nn.Module:
 def proposer_of(component: Component, *, known_weight: float = 0.0) -> Proposer:
     """The prior from its component."""
     try:
-        ranker = RankerEnsemble(**component.config)
+        ranker = Ranker(**component.config)
     except TypeError as error:
         raise WeightsError(
             f"config of component 'prior' does not fit this version of AutoPeri ({error}); update AutoPeri or the model"
@@ -100,7 +100,7 @@ def network_component(network: Any) -> Component:
     return Component(config=dict(network.config), tensors=state_of(network))
 
 
-def prior_component(library: PrototypeLibrary, ranker: RankerEnsemble) -> Component:
+def prior_component(library: PrototypeLibrary, ranker: Ranker) -> Component:
     """A learned prior as a component."""
     tensors = {k: library.tensors[k] for k in FIELDS}
     return Component(config=dict(ranker.config), tensors=tensors | {f"ranker.{k}": v for k, v in state_of(ranker).items()})

@@ -19,7 +19,7 @@ from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.prior.chemistry import element_descriptors
 from autoperi.prior.learn import learn_library
-from autoperi.prior.ranker import RankerEnsemble, train_ranker
+from autoperi.prior.ranker import train_ranker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def tiny_model(*, name: str = "tiny", seed: int = 0) -> Bundle:
         components={
             "empnn": network_component(empnn),
             "formation_energy": network_component(energy),
-            "prior": prior_component(library, RankerEnsemble.of([ranker])),
+            "prior": prior_component(library, ranker),
         },
         metadata={
             "licence": "MIT",

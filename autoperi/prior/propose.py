@@ -16,7 +16,7 @@ import torch
 
 from autoperi.prior.fingerprint import fingerprints, slot_order
 from autoperi.prior.library import PrototypeLibrary
-from autoperi.prior.ranker import Bucket, RankerEnsemble, make_bucket
+from autoperi.prior.ranker import Bucket, Ranker, make_bucket
 
 KERNEL_WIDTH = 0.3
 
@@ -52,7 +52,7 @@ class Proposer:
             that were held out sets it to 0.
     """
 
-    def __init__(self, library: PrototypeLibrary, ranker: RankerEnsemble, *, known_weight: float = 0.0) -> None:
+    def __init__(self, library: PrototypeLibrary, ranker: Ranker, *, known_weight: float = 0.0) -> None:
         self.known_weight = known_weight
         # float64, and probabilities rounded below: the order of near ties must not depend on threads
         self.library, self.ranker = library, ranker.double().eval()

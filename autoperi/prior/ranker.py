@@ -10,7 +10,6 @@ Trained by leaving each training crystal out of its own comparison.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,7 +116,7 @@ class Ranker(nn.Module):
         descriptors: where the embedding starts, ``[119, d ≤ dimensions]``; zero if None.
     """
 
-    def __init__(self, *, dimensions: int = 16, hidden: int = 48, descriptors: np.ndarray | None = None) -> None:
+    def __init__(self, *, dimensions: int = 24, hidden: int = 96, descriptors: np.ndarray | None = None) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"dimensions": dimensions, "hidden": hidden}
         start = torch.zeros(MAX_ATOMIC_NUMBER + 1, dimensions)
@@ -211,36 +210,6 @@ class Ranker(nn.Module):
         values = torch.full((q * c,), -torch.inf, dtype=features.dtype)
         values = values.masked_scatter(chosen, self.score(features.reshape(q * c, f)[chosen]).squeeze(-1))
         return torch.log_softmax(values.view(q, c), -1), volume
-
-
-class RankerEnsemble(nn.Module):
-    """The mean probability of rankers trained from different seeds.
-
-    Args:
-        members: configuration of each :class:`Ranker`.
-    """
-
-    def __init__(self, *, members: Sequence[dict[str, int]]) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = {"members": [dict(m) for m in members]}
-        self.rankers = nn.ModuleList(Ranker(dimensions=m["dimensions"], hidden=m["hidden"]) for m in members)
-
-    @classmethod
-    def of(cls, rankers: Sequence[Ranker]) -> RankerEnsemble:
-        """The ensemble of trained rankers."""
-        ensemble = cls(members=[r.config for r in rankers])
-        ensemble.rankers = nn.ModuleList(rankers)
-        return ensemble.eval()
-
-    def element_distance(self) -> Tensor:
-        """Mean of the members' element distances, ``[119, 119]``."""
-        return torch.stack([cast("Ranker", r).element_distance() for r in self.rankers]).mean(0)
-
-    def forward(self, bucket: Bucket, elements: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`Ranker.forward`: log of the mean probability, and the mean log volume ratio."""
-        answers = [r(bucket, elements) for r in self.rankers]
-        log_p = torch.logsumexp(torch.stack([a[0] for a in answers]), 0) - math.log(len(answers))
-        return log_p, torch.stack([a[1] for a in answers]).mean(0)
 
 
 @dataclass

@@ -19,12 +19,10 @@ from autoperi.io import write_atomically
 from autoperi.prior.chemistry import element_descriptors
 from autoperi.prior.learn import Crystal, learn_library
 from autoperi.prior.library import FIELDS, PrototypeLibrary
-from autoperi.prior.ranker import RankerEnsemble, train_ranker
+from autoperi.prior.ranker import train_ranker
 from autoperi.training.prepare import SETTINGS_FILE
 
 LIBRARY_FILE = "library.safetensors"
-ENSEMBLE: tuple[dict[str, int], ...] = ({}, {"hidden": 96, "dimensions": 24}, {})
-"""Configurations of the rankers whose probabilities are averaged, each trained from a seed of its own."""
 
 
 def train_prior(
@@ -79,10 +77,7 @@ def train_prior(
         if report is not None:
             report(row)
 
-    rankers = [
-        train_ranker(library, owner, descriptors=element_descriptors(), epochs=epochs, seed=seed + k, report=each, **options)
-        for k, options in enumerate(ENSEMBLE)
-    ]
+    ranker = train_ranker(library, owner, descriptors=element_descriptors(), epochs=epochs, seed=seed, report=each)
     summary = {
         "epochs": epochs,
         "crystals": len(crystals),
@@ -91,7 +86,7 @@ def train_prior(
         "threads": torch.get_num_threads(),
         "final": history[-1] if history else {},
     }
-    return prior_component(library, RankerEnsemble.of(rankers)), summary
+    return prior_component(library, ranker), summary
 
 
 def _load(path: Path, n: int) -> tuple[PrototypeLibrary, np.ndarray]:

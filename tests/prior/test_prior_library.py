@@ -18,7 +18,7 @@ from autoperi.prior.learn import additive_volumes, learn_library
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.prior.locate import log_probability
 from autoperi.prior.propose import Proposer
-from autoperi.prior.ranker import Ranker, RankerEnsemble, make_bucket, ranking_loss, sort_elements, train_ranker
+from autoperi.prior.ranker import make_bucket, ranking_loss, sort_elements, train_ranker
 
 
 def crystal(group: str | int, lattice: Lattice, species: list[str], sites: list[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,8 +61,7 @@ def learned() -> tuple[PrototypeLibrary, np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def proposer(learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray]) -> Proposer:
     library, owner, _ = learned
-    rankers = [train_ranker(library, owner, descriptors=element_descriptors(), epochs=2, seed=k) for k in range(2)]
-    return Proposer(library, RankerEnsemble.of(rankers))
+    return Proposer(library, train_ranker(library, owner, descriptors=element_descriptors(), epochs=2))
 
 
 def test_descriptors_are_finite_and_tell_elements_apart() -> None:
@@ -189,8 +188,7 @@ def test_leave_one_out_hides_the_crystal_itself(learned: tuple[PrototypeLibrary,
     ordered, assignment = sort_elements(member, bucket.counts)
     assert [ordered[k] for k in assignment] == member
     query = torch.tensor([ordered])
-    ranker = proposer.ranker.rankers[0]
-    assert isinstance(ranker, Ranker)
+    ranker = proposer.ranker
     with torch.no_grad():
         seen, _, _ = ranker.features(bucket, query)
         hidden, _, _ = ranker.features(bucket, query, torch.tensor([0]))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +29,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoperi.errors import AutoPeriError, DataError
+from autoperi.formats import (
+    cif_text,
+    crystal_filename,
+    extxyz_text,
+    json_text,
+    plain,
+    poscar_text,
+    read_cif,
+    read_extxyz,
+    read_json,
+    read_poscar,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -153,7 +164,7 @@ def read_crystals(path: str | os.PathLike[str], *, limit: int | None = None) -> 
         kind = _known_format(path)
         if kind in ("parquet", "csv"):
             return read_table(path, limit=limit).structures()
-        readers = {"cif": _read_cif, "poscar": _read_poscar, "extxyz": _read_extxyz, "json": _read_json}
+        readers = {"cif": read_cif, "poscar": read_poscar, "extxyz": read_extxyz, "json": read_json}
         text = path.read_text(encoding="utf-8-sig", errors="strict" if kind == "json" else "replace")
         if not text.strip():
             raise DataError(f"{path} is empty; give a file that holds at least one crystal")
@@ -209,13 +220,13 @@ def write_crystals(crystals: Crystal | Iterable[Crystal], path: str | os.PathLik
         is_folder = target.is_dir() or os.fspath(path).endswith(("/", os.sep)) or (kind is None and not target.suffix)
     if is_folder:
         with _explained(target, "written"):
-            files = [(target / crystal_filename(s, i), _cif_text([s])) for i, s in enumerate(structures, start=1)]
+            files = [(target / crystal_filename(s, i), cif_text([s])) for i, s in enumerate(structures, start=1)]
         return [write_atomically(file, text) for file, text in files]
     writers: dict[str | None, Callable[[list[Structure]], str | bytes]] = {
-        "cif": _cif_text,
-        "extxyz": _extxyz_text,
-        "json": _json_text,
-        "poscar": _poscar_text,
+        "cif": cif_text,
+        "extxyz": extxyz_text,
+        "json": json_text,
+        "poscar": poscar_text,
         "parquet": _parquet_bytes,
     }
     if kind not in writers:
@@ -227,13 +238,6 @@ def write_crystals(crystals: Crystal | Iterable[Crystal], path: str | os.PathLik
     with _explained(target, "written"):
         content = writers[kind](structures)
     return [write_atomically(target, content)]
-
-
-def crystal_filename(structure: Structure, index: int) -> str:
-    """A file name such as ``001_LiFePO4.cif`` with nothing in it but letters, digits, points and one underscore."""
-    formula = structure.composition.element_composition.reduced_composition.formula  # "Li1 Fe1 P1 O4", most metallic first
-    formula = re.sub(r"(?<=[A-Za-z])1(?= |$)| ", "", formula)
-    return f"{index:03d}_{re.sub(r'[^A-Za-z0-9.]', '', formula)[:100]}.cif"
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> Path:
@@ -297,20 +301,6 @@ def _is_null(value: object) -> bool:
     import pandas as pd
 
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
-
-
-def _plain(value: Any) -> Any:
-    """``value`` in the types of JSON: arrays as lists, serialisable objects as dicts, other objects as text."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [_plain(v) for v in value]
-    method = getattr(value, "as_dict", None) or getattr(value, "todict", None)
-    return _plain(method()) if method else str(value)
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------------------
@@ -379,7 +369,7 @@ def _table_of_cifs(frame: pd.DataFrame, path: Path) -> CrystalTable:
     structures = []
     for i, text in enumerate(frame["cif"]):
         try:
-            structures.append(_read_cif(text, 1)[0])
+            structures.append(read_cif(text, 1)[0])
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path}: row {i} ({ids[i]}) has a cif that cannot be read: {reason}; remove or mend it") from error
@@ -412,7 +402,7 @@ def _parquet_bytes(structures: list[Structure]) -> bytes:
         "atomic_numbers": [z.astype(np.uint8) for z in table.atomic_numbers],
     }
     for name in table.labels:
-        values = [None if _is_null(v) else _plain(v) for v in table.labels[name]]
+        values = [None if _is_null(v) else plain(v) for v in table.labels[name]]
         # Parquet knows one type a column: what is nested or mixed travels as JSON text.
         kinds = {type(v) for v in values if v is not None}
         simple = kinds <= {int, float} or kinds in ({bool}, {str})
@@ -420,178 +410,3 @@ def _parquet_bytes(structures: list[Structure]) -> bytes:
     buffer = BytesIO()
     pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()
-
-
-# ---- CIF and POSCAR ---------------------------------------------------------------------------------------------------------
-
-
-def _read_cif(text: str, limit: int | None) -> list[Structure]:
-    from pymatgen.io.cif import CifBlock, CifParser
-
-    structures: list[Structure] = []
-    # Block by block: the parser keeps only the last of several blocks of one name.
-    for part in re.split(r"^\s*data_", f"\n{text}", flags=re.MULTILINE)[1:]:
-        if (limit is not None and len(structures) >= limit) or "_atom_site_fract_x" not in part:
-            continue
-        block = CifBlock.from_str(f"data_{part}").data
-        operations: Any = next((v for k, v in block.items() if k.lower().endswith(("equiv_pos_as_xyz", "symop_operation_xyz"))), [])
-        # Coordinates near 1/3 and 2/3 are rounded to them so that symmetry finds its images; a listing of all atoms is taken as it is.
-        tolerance = 0.0 if isinstance(operations, str) or len(operations) == 1 else 1e-4
-        structures += CifParser.from_str(f"data_{part}", frac_tolerance=tolerance).parse_structures(primitive=False, on_error="raise")
-    if not structures:
-        raise DataError("no CIF block with atoms in it; give cell, symmetry and _atom_site_fract_x, y, z")
-    return structures
-
-
-def _cif_text(structures: list[Structure]) -> str:
-    from pymatgen.io.cif import CifWriter
-
-    blocks = []
-    for i, structure in enumerate(structures, start=1):
-        if len(set(structure.labels)) < len(structure):  # CIF wants them unique; without any, the writer numbers them
-            structure = structure.copy()
-            for site in structure:
-                site.label = None
-        (block,) = CifWriter(structure).cif_file.data.values()
-        block.header = crystal_filename(structure, i)[: -len(".cif")]
-        blocks.append(f"{block}\n")
-    return "\n".join(blocks)
-
-
-def _read_poscar(text: str, _: int | None) -> list[Structure]:
-    import warnings
-
-    from pymatgen.io.vasp.inputs import BadPoscarWarning, Poscar
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", BadPoscarWarning)
-        poscar = Poscar.from_str(text)
-    if not poscar.true_names:
-        raise DataError("the file names no elements (VASP 4 format); add their symbols as the sixth line")
-    return [poscar.structure]
-
-
-def _poscar_text(structures: list[Structure]) -> str:
-    from itertools import groupby
-
-    from pymatgen.core import Element
-
-    from autoperi.convert import to_arrays
-
-    lattice, coords, numbers = to_arrays(structures[0], name="the structure")
-    if np.linalg.det(lattice) < 0:  # VASP refuses left-handed cells; naming two axes the other way round is the same crystal
-        lattice, coords = lattice[[0, 2, 1]], coords[:, [0, 2, 1]]
-    groups = [(Element.from_Z(int(z)).symbol, len(list(g))) for z, g in groupby(numbers)]
-    mobile = structures[0].site_properties.get("selective_dynamics") or [None] * len(numbers)
-    lines = [structures[0].composition.reduced_formula, "1.0", *(" ".join(f"{v:22.16f}" for v in row) for row in lattice)]
-    lines += [" ".join(g[0] for g in groups), " ".join(str(g[1]) for g in groups)]
-    lines += [*(["Selective dynamics"] if mobile[0] is not None else []), "Direct"]
-    for x, free in zip(coords, mobile, strict=True):
-        lines.append(" ".join(f"{v:20.16f}" for v in x) + ("" if free is None else "".join(" T" if f else " F" for f in free)))
-    return "\n".join(lines) + "\n"
-
-
-# ---- extended XYZ and JSON --------------------------------------------------------------------------------------------------
-
-
-def _read_extxyz(text: str, limit: int | None) -> list[Structure]:
-    from io import StringIO
-
-    import ase.io
-
-    from autoperi.convert import atoms_to_structure
-
-    structures = []
-    for i, atoms in enumerate(ase.io.read(StringIO(text), index=slice(limit), format="extxyz")):
-        # ASE hands energies, forces and the like to a calculator; here they are labels again.
-        for key, value in (atoms.calc.results if atoms.calc is not None else {}).items():
-            if np.ndim(value) and len(value) == len(atoms) and key != "stress":
-                atoms.set_array(key, np.asarray(value))
-            else:
-                atoms.info[key] = value
-        rest = atoms.info.pop(_REST, {})
-        structure = atoms_to_structure(atoms, name=f"frame {i}")
-        structure.properties = {k: v.item() if isinstance(v, np.generic) else v for k, v in structure.properties.items()}
-        structure.properties.update(rest.get("properties", {}))
-        for key, values in rest.get("site_properties", {}).items():
-            structure.add_site_property(key, values)
-        structures.append(structure)
-    return structures
-
-
-_REST = "autoperi_rest"
-"""Key for what the comment line and the columns of extended XYZ cannot hold, as JSON."""
-
-
-def _extxyz_text(structures: list[Structure]) -> str:
-    from io import StringIO
-
-    import ase.io
-
-    from autoperi.convert import structure_to_atoms, to_arrays
-
-    images = []
-    for i, structure in enumerate(structures):
-        to_arrays(structure, name=f"crystal {i}")
-        atoms = structure_to_atoms(structure)
-        info, rest = {k: v for k, v in atoms.info.items() if _fits_comment(k, v)}, {}
-        native = {"autoperi": atoms.info["autoperi"]} if isinstance(atoms.info.get("autoperi"), dict) else {}
-        if left := {k: _plain(v) for k, v in atoms.info.items() if k not in info and k not in native}:
-            rest["properties"] = left
-        if left := {k: _plain(atoms.arrays.pop(k)) for k, a in list(atoms.arrays.items()) if not _fits_column(k, a)}:
-            rest["site_properties"] = left
-        for key, value in {**native, **({_REST: rest} if rest else {})}.items():
-            # the writer quotes, the reader takes one level of backslashes away
-            info[key] = "_JSON " + json.dumps(_plain(value)).replace("\\", "\\\\")
-        atoms.info = info
-        images.append(atoms)
-    buffer = StringIO()
-    ase.io.write(buffer, images, format="extxyz")
-    return buffer.getvalue()
-
-
-def _fits_comment(key: object, value: Any) -> bool:
-    """Whether the comment line of extended XYZ gives ``value`` back as it is."""
-    if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z]\w*", key) or key in ("autoperi", _REST):
-        return False
-    if key.lower() in ("lattice", "pbc", "properties", "uid", "virial", "stress"):
-        return key == "stress" and isinstance(value, np.ndarray) and value.shape == (6,)
-    if isinstance(value, str):  # a word that is neither a number nor a truth value
-        return bool(re.fullmatch(r"[A-Za-z][\w./+-]*", value)) and not re.fullmatch(r"(?i)t|f|true|false|nan|inf|infinity", value)
-    return isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)) and -(2**53) < float(value) < 2**53
-
-
-def _fits_column(key: str, array: NDArray[Any]) -> bool:
-    """Whether a column of extended XYZ gives the array back (numbers to eight digits after the point)."""
-    if key in ("numbers", "positions"):
-        return True
-    named = re.fullmatch(r"[A-Za-z]\w*", key) is not None and key not in ("species", "pos", "Z", "charge", "symbols", "move_mask")
-    shaped = array.ndim == 1 or (array.ndim == 2 and array.shape[1] > 1)
-    sized = array.dtype.kind != "i" or bool((np.abs(array) < 2**31).all())
-    return named and shaped and sized and array.dtype.kind in "bif"
-
-
-def _read_json(text: str, limit: int | None) -> list[Structure]:
-    from pymatgen.core import Structure
-
-    content = json.loads(text)
-    entries = content if isinstance(content, list) else [content]
-    if not entries or not all(isinstance(e, dict) and {"lattice", "sites"} <= e.keys() for e in entries):
-        raise DataError("this JSON is no pymatgen Structure and no list of them; write it with Structure.as_dict()")
-    for entry in entries:
-        _refuse_foreign_classes(entry["sites"])
-    return [Structure.from_dict(e) for e in entries[:limit]]
-
-
-def _refuse_foreign_classes(value: Any) -> None:
-    """pymatgen imports whatever module a site property names; a file of crystals has no business naming others than its own."""
-    if isinstance(value, dict):
-        module = str(value.get("@module", "numpy"))
-        if module.split(".")[0] not in ("numpy", "pymatgen") or "@callable" in value:
-            raise DataError(f"a site property names the module {module!r}; only numpy and pymatgen objects are read from JSON")
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _refuse_foreign_classes(item)
-
-
-def _json_text(structures: list[Structure]) -> str:
-    return json.dumps([_plain(s.as_dict()) for s in structures])

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from autoperi.hub.serialize import Bundle, save_bundle
 from autoperi.processes.lattice import lattice_step, relaxation_status
 from autoperi.progress import progress_bar
 from autoperi.random import check_seed
-from autoperi.request import GenerationRequest, make_request
+from autoperi.request import GenerationRequest, check_steps, make_request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +126,7 @@ class AutoPeri:
     @contextmanager
     def using(self, *, known_weight: float) -> Iterator[None]:
         """Another :attr:`known_weight` within a ``with`` block; 0 predicts as if every known polymorph were ruled out."""
-        if not 0 <= known_weight <= 1:
+        if not isinstance(known_weight, (int, float)) or not 0 <= known_weight <= 1:
             raise RequestError(f"known_weight={known_weight!r} is not a probability; give a number from 0 to 1")
         proposer = self._parts.proposer
         before, proposer.known_weight = proposer.known_weight, known_weight
@@ -277,7 +278,7 @@ class AutoPeri:
         if positions:
             raise RequestError("positions=True is not supported by the bundled model; relax the lattice alone, then use an ASE calculator")
         check_seed(seed)
-        passes = make_request(None, steps=steps).steps
+        passes = check_steps(steps)
         passes = self._parts.relax_steps if passes is None else passes
         single = not isinstance(structures, (list, tuple)) and _is_crystal(structures)
         crystals = as_list(structures)
@@ -299,11 +300,16 @@ class AutoPeri:
                     for k in range(len(part))
                 ]
                 bar.update(len(part))
-        return out[0] if single else (tuple(out) if isinstance(structures, tuple) else out)
+        if single:
+            return out[0]
+        index = getattr(structures, "index", None)
+        if index is not None and not callable(index):  # a pandas Series
+            return type(structures)(out, index=index)
+        return tuple(out) if isinstance(structures, tuple) else out
 
     def _relaxed(self, crystal: Any, lattice: torch.Tensor, strain: torch.Tensor, status: str, passes: int, fix_symmetry: bool) -> Any:
         old, coords, numbers = to_arrays(crystal)
-        new = np.round(lattice.double().cpu().numpy(), generation.DIGITS + 3)
+        new = np.round(lattice.double().cpu().numpy(), generation.DIGITS + 3) + 0.0
         if status in {"exploded", "collapsed", "nan"}:
             new = old
         elif fix_symmetry:
@@ -315,7 +321,7 @@ class AutoPeri:
         from pymatgen.core import Lattice
 
         structure.lattice = Lattice(new)
-        note = dict(structure.properties.get("autoperi") or {})
+        note = deepcopy(structure.properties.get("autoperi") or {})
         note["relaxation"] = self.provenance() | {
             "status": status,
             "passes": passes,

@@ -19,6 +19,8 @@ from autoperi.prior.ranker import Ranker
 
 NETWORKS: dict[str, type[nn.Module]] = {"empnn": Empnn, "formation_energy": FormationEnergy}
 COMPONENTS = (*NETWORKS, "prior")
+DEFAULTS: dict[str, float] = {"generate_steps": 1, "relax_steps": 3, "energy_temperature": 0.5, "known_weight": 0.25}
+"""Settings of a model whose config says nothing of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,25 +58,34 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     assert isinstance(empnn, Empnn)
     assert isinstance(energy, FormationEnergy)
     prior = bundle.components["prior"]
-    settings = bundle.metadata.get("settings") or {}
-    proposer = proposer_of(prior, known_weight=float(settings.get("known_weight", 0.25)))
+    settings = _settings(bundle)
+    proposer = proposer_of(prior, known_weight=settings["known_weight"])
     generator = Generator(
         proposer=proposer,
         empnn=empnn,
         energy=energy,
-        steps=int(settings.get("generate_steps", 2)),
-        temperature=float(settings.get("energy_temperature", 0.05)),
+        steps=int(settings["generate_steps"]),
+        temperature=settings["energy_temperature"],
         device=device,
     )
     relaxer = empnn if dtype == torch.float64 else _network("empnn", bundle.components["empnn"]).to(device=device, dtype=dtype)
     assert isinstance(relaxer, Empnn)
-    return Parts(relaxer, energy, proposer, int(settings.get("relax_steps", 3)), generator, dtype)
+    return Parts(relaxer, energy, proposer, int(settings["relax_steps"]), generator, dtype)
+
+
+def _settings(bundle: Bundle) -> dict[str, float]:
+    found = DEFAULTS | (bundle.metadata.get("settings") or {})
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (name == "energy_temperature" and value == 0):
+            raise WeightsError(f"setting {name!r} of model {bundle.name!r} is {value!r}; give a positive number in its config.json")
+    return found
 
 
 def _network(name: str, component: Component) -> nn.Module:
     try:
-        network = NETWORKS[name](**component.config)
-    except TypeError as error:
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are filled: the caller's generator stays as it was
+            network = NETWORKS[name](**component.config)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"config of component {name!r} does not fit this version of AutoPeri ({error}); update AutoPeri or the model"
         ) from None
@@ -85,8 +96,9 @@ def _network(name: str, component: Component) -> nn.Module:
 def proposer_of(component: Component, *, known_weight: float = 0.0) -> Proposer:
     """The prior from its component."""
     try:
-        ranker = Ranker(**component.config)
-    except TypeError as error:
+        with torch.random.fork_rng(devices=[]):
+            ranker = Ranker(**component.config)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"config of component 'prior' does not fit this version of AutoPeri ({error}); update AutoPeri or the model"
         ) from None

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from autoperi.errors import RequestError
 from autoperi.geometry.spacegroup import space_group as group_of
 from autoperi.geometry.symmetry import SpaceGroup
 from autoperi.geometry.wyckoff import can_fit
@@ -52,7 +53,6 @@ class Proposal:
     log_p: float | None
     origin: str
     prototype: int | None = None
-    extra: dict[str, float] = field(default_factory=dict)
 
 
 def proposals(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposal | None]:
@@ -144,7 +144,11 @@ def _de_novo(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposa
         Constraints(request.min_atoms, request.max_atoms, request.space_group, request.chemical_system, request.exclude_elements),
     )
     if not draws:
-        return
+        limits = [f"{request.min_atoms} to {request.max_atoms} atoms"]
+        limits += [f"space group {request.space_group}"] if request.space_group is not None else []
+        limits += [f"{len(request.chemical_system)} elements"] if request.chemical_system is not None else []
+        limits += [f"{len(request.exclude_elements)} elements excluded"] if request.exclude_elements else []
+        raise RequestError(f"no structure type of the model has {', '.join(limits)}; loosen one of them, or give a composition")
     index = 0
     while True:
         generator = numpy_generator(request.seed, index)

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 # ASE's own names for what pymatgen keeps as a site property.
 _ASE_ARRAY = {"magmom": "initial_magmoms", "charge": "initial_charges"}
 _SITE_PROPERTY = {array: name for name, array in _ASE_ARRAY.items()}
+MIN_VOLUME_PER_ATOM = 0.1
+"""Å³, below which no crystal is: a lattice in nanometres, or in units of itself."""
 _FLAT_CELL = 1e-6
 """A cell is flat where its volume is less than this part of the product of its edges, as in ``CrystalBatch.validate``."""
 
@@ -118,6 +120,10 @@ def to_arrays(crystal: Crystal, *, name: str = "the crystal") -> Arrays:
     unknown = numbers[(numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)]
     if len(unknown):
         raise StructureError(f"{name} holds atomic number {unknown[0]}; elements are 1 to {MAX_ATOMIC_NUMBER}")
+    if abs(np.linalg.det(lattice)) < MIN_VOLUME_PER_ATOM * len(numbers):
+        raise StructureError(
+            f"{name} has {abs(np.linalg.det(lattice)):.3g} Å³ for {len(numbers)} atoms, less than {MIN_VOLUME_PER_ATOM} each; check the unit of its lattice"
+        )
     return lattice, (positions if kind == "structure" else _fractional(positions, lattice)), numbers
 
 

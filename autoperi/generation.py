@@ -12,7 +12,6 @@ import torch
 
 from autoperi.candidates import Proposal, proposals
 from autoperi.convert import batch_arrays
-from autoperi.crystal import CrystalBatch
 from autoperi.errors import StructureError
 from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.models.empnn import Empnn
@@ -28,6 +27,8 @@ MIN_DISTANCE_RATIO = 0.55
 DEFAULT_BATCH = 32
 DIGITS = 6
 """Decimals kept of lattices (Å) and energies (eV/atom): far above float64 noise, so batches cannot change a result."""
+RANDOM_TRIES = 300
+"""Candidates beyond the prototypes that are tried where no prototype passed."""
 RANDOM_LOG_P = -12.0
 """Log-probability that ranking gives crystals of random orbits, which have none of their own."""
 
@@ -105,11 +106,17 @@ def run(
         tally: filled with counts.
     """
     tally = tally if tally is not None else Tally()
-    stream = islice(proposals(request, model.proposer), 10 * request.n + 200)
+    source = proposals(request, model.proposer)
+    stream = islice(source, 10 * request.n + 200)
     done: list[Finished] = []
+    random = False
     while len(done) < request.n:
         # a candidate seldom fails: reading just what is missing wastes nothing; small chunks first, so that Ctrl-C soon keeps something
         chunk = list(islice(stream, min(batch_size, request.n - len(done), tally.tried + 4)))
+        if not chunk and not done and not random and request.formula is not None:
+            # no prototype suits these elements: what is left to try are random crystals
+            random, stream = True, islice((p for p in source if p is None or p.origin == "random"), RANDOM_TRIES)
+            continue
         if not chunk:
             break
         tally.tried += len(chunk)
@@ -147,7 +154,7 @@ def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator,
         lattices = batch.lattice.cpu().numpy()
         # an equivariant field keeps the symmetry up to rounding; the projection removes the rounding
         exact = np.stack([symmetrize_lattice(lattice, p.group.rotations) for lattice, p in zip(lattices, chunk, strict=True)])
-        exact = np.round(exact, DIGITS + 3)
+        exact = np.round(exact, DIGITS + 3) + 0.0  # no negative zeros: they would differ between batches
         batch = batch.replace(lattice=torch.as_tensor(exact).to(batch.lattice))
         ratios = minimum_distance_ratios(batch).cpu().numpy()
         close = ratios < MIN_DISTANCE_RATIO
@@ -172,13 +179,3 @@ def _space_group(lattice: np.ndarray, proposal: Proposal) -> int:
         return analyse(lattice, proposal.frac_coords, proposal.numbers, symprec=SYMPREC).number
     except StructureError:
         return 0
-
-
-def crystal_batch(finished: list[Finished]) -> CrystalBatch:
-    """Finished crystals as a float64 batch."""
-    return batch_arrays(
-        [f.lattice for f in finished],
-        [f.proposal.frac_coords for f in finished],
-        [f.proposal.numbers for f in finished],
-        dtype=torch.float64,
-    )

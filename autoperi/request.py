@@ -83,8 +83,7 @@ def make_request(
     n = _positive(n, "n", MAX_SAMPLES)
     if rank not in RANKINGS:
         raise RequestError(f"rank={rank!r} is not known; choose one of {', '.join(RANKINGS)}")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= 20):
-        raise RequestError(f"steps={steps!r} is not a number of relaxation passes; give an integer from 0 to 20, or None")
+    check_steps(steps)
     if target:
         raise RequestError(f"target={dict(target)!r} is not supported by the bundled model; drop it, and select from score() instead")
     group = None if space_group is None else parse_space_group(space_group)
@@ -101,6 +100,17 @@ def make_request(
     if formula is not None:
         units = _units(formula, composition, group, low, high, system, excluded, num_atoms)
     return GenerationRequest(n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps)
+
+
+def check_steps(steps: Any) -> int | None:
+    """``steps`` if it is None or a number of relaxation passes.
+
+    Raises:
+        RequestError: it is neither.
+    """
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= 20):
+        raise RequestError(f"steps={steps!r} is not a number of relaxation passes; give an integer from 0 to 20, or None")
+    return steps
 
 
 def parse_formula(composition: Any) -> tuple[tuple[int, int], ...]:
@@ -166,6 +176,8 @@ def _amounts(formula: str) -> Mapping[str, float]:
 
 def element_list(elements: str | Iterable[str], what: str) -> list[int]:
     """Atomic numbers of ``"Li-Fe-O"``, ``"Li,Fe"`` or a sequence of symbols."""
+    if not isinstance(elements, Iterable):
+        raise RequestError(f"{what}={elements!r} names no elements; give symbols such as 'Li-Fe-O' or ['Li', 'O']")
     names = re.split(r"[-,\s]+", elements.strip()) if isinstance(elements, str) else list(elements)
     try:
         return [element_number(str(name)) for name in names if str(name)]
@@ -206,7 +218,7 @@ def _symbol(z: int) -> str:
 
 def _positive(value: Any, name: str, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise RequestError(f"{name}={value!r} is not a whole number from 1 to {most}; ask for at least one")
+        raise RequestError(f"{name}={value!r} is not a whole number from 1 to {most}; give one in that range")
     return value
 
 
@@ -214,7 +226,7 @@ def _atoms_range(num_atoms: Any) -> tuple[int, int]:
     if num_atoms is None:
         return 1, MAX_ATOMS
     pair = tuple(num_atoms) if isinstance(num_atoms, (tuple, list)) else (num_atoms, num_atoms)
-    if len(pair) != 2 or pair[0] > pair[1]:
+    if len(pair) != 2 or not all(isinstance(v, int) for v in pair) or pair[0] > pair[1]:
         raise RequestError(f"num_atoms={num_atoms!r} is not a size or an ascending (smallest, largest) pair")
     low, high = (_positive(v, "num_atoms", MAX_REQUESTED_ATOMS) for v in pair)
     return low, high

@@ -13,7 +13,7 @@ from autoperi.convert import as_structure, to_batch
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.symmetry import analyse
 from autoperi.metrics.hull import energies_above_hull
-from autoperi.metrics.smact import charge_neutral
+from autoperi.metrics.smact import StateSet, charge_neutral
 from autoperi.metrics.validity import validity
 from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import minimum_distance_ratios, minimum_distances
@@ -24,6 +24,9 @@ from autoperi.request import MAX_ATOMS, make_request
 
 if TYPE_CHECKING:
     import pandas as pd
+
+OXIDATION_STATES: StateSet = "pymatgen-all"
+"""The list that ``generate`` filters de novo compositions with; the closest of pymatgen's to SMACT's own."""
 
 PROPERTIES = {
     "formula": ("formula", "n_atoms"),
@@ -70,7 +73,7 @@ def score_table(
                     columns["min_distance_A"] = _plain(minimum_distances(part))
                     columns["min_distance_ratio"] = _plain(minimum_distance_ratios(part))
                 if "formation_energy" in chosen:
-                    columns["formation_energy_per_atom_eV"] = _plain(energy(part))
+                    columns["formation_energy_per_atom_eV"] = _plain(energy(part.to(device=next(energy.parameters()).device)))
             for k in range(len(part)):
                 row = {name: values[k] for name, values in columns.items()}
                 rows[start + k] = {**_describe(structures[start + k], chosen, proposer, symprec), **row}
@@ -93,10 +96,12 @@ def _describe(structure: Any, chosen: Sequence[str], proposer: Proposer, symprec
     if "formula" in chosen:
         row |= {"formula": structure.composition.reduced_formula, "n_atoms": len(structure)}
     if "validity" in chosen:
-        judged = validity(structure)
+        judged = validity(structure, oxidation_states=OXIDATION_STATES)
         row |= {"valid": judged.valid, "reason": judged.reason}
     if "charge" in chosen:
-        row["charge_neutral"] = charge_neutral({int(z): int(c) for z, c in zip(*np.unique(numbers, return_counts=True), strict=True)})
+        row["charge_neutral"] = charge_neutral(
+            {int(z): int(c) for z, c in zip(*np.unique(numbers, return_counts=True), strict=True)}, oxidation_states=OXIDATION_STATES
+        )
     if "density" in chosen:
         row |= {
             "density_g_per_cm3": round(float(structure.density), 6),
@@ -118,10 +123,12 @@ def _log_likelihood(structure: Any, numbers: np.ndarray, proposer: Proposer) -> 
     conditional = log_probability(proposer, structure.lattice.matrix, structure.frac_coords, numbers)
     if conditional is None:
         return None
-    request = make_request(structure.composition, num_atoms=(1, max(MAX_ATOMS, len(structure))))
     try:
         size = len(analyse(structure.lattice.matrix, structure.frac_coords, numbers, symprec=SYMPREC).primitive_numbers)
     except StructureError:
         return None
+    if size > MAX_ATOMS:
+        return None  # the prior knows no cells as large
+    request = make_request(structure.composition)
     log_size = cell_size_log_probabilities(request, proposer).get(size // request.atoms_per_unit)
     return None if log_size is None else round(log_size + conditional, 6)

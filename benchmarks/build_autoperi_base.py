@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TARGET = ROOT / "autoperi" / "weights" / "autoperi-base"
 
-SETTINGS = {"generate_steps": 1, "relax_steps": 3, "energy_temperature": 0.3, "known_weight": 0.25}
+SETTINGS = {"generate_steps": 1, "relax_steps": 3, "energy_temperature": 0.5, "known_weight": 0.25}
 
 FACTS: dict[str, Any] = {
     "description": "The default model of AutoPeri: a prototype prior, an EMPNN lattice relaxer and a formation-energy model for inorganic crystals.",

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from autoperi._version import __version__
+from autoperi.errors import DataError, RequestError
 from autoperi.io import CrystalTable, read_table
+from autoperi.random import check_seed
 
-PACKAGES = ("autoperi", "torch", "numpy", "pymatgen-core", "spglib", "e3nn")
+PACKAGES = ("torch", "numpy", "pymatgen-core", "spglib", "e3nn")
 
 
 def sample_rows(n: int, limit: int | None, seed: int) -> list[int]:
@@ -22,14 +25,22 @@ def sample_rows(n: int, limit: int | None, seed: int) -> list[int]:
 
 
 def load(path: str | Path, limit: int | None, seed: int) -> tuple[CrystalTable, list[int]]:
-    """The table and the chosen rows."""
+    """The table and the chosen rows.
+
+    Raises:
+        DataError: no such file, or a folder; RequestError: a seed that NumPy's legacy generator cannot take.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"{path} is not a file; give one table of crystals, such as a .parquet or .csv")
+    if check_seed(seed) >= 2**32:
+        raise RequestError(f"seed={seed} is too large to draw rows with; give one below 2**32")
     table = read_table(path)
     return table, sample_rows(len(table), limit, seed)
 
 
 def facts(path: str | Path, model: dict[str, Any], seed: int) -> dict[str, Any]:
     """Data hash, model and package versions."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {"autoperi": __version__}
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

@@ -15,6 +15,7 @@ from autoperi.geometry.symmetry import analyse
 from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL, match_rms, match_summary, matcher
 from autoperi.metrics.smact import StateSet, smact_validity
 from autoperi.progress import progress_bar
+from autoperi.request import make_request
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
@@ -52,6 +53,7 @@ def evaluate_csp(
     Returns:
         Counts, rates, RMSE, times, parameters; ``no_candidate`` counts compositions for which nothing was generated.
     """
+    make_request(None, n=k, seed=seed, steps=steps, rank=rank)  # a bad option is an error, not a composition without candidates
     weight = peri.known_weight if known else 0.0
     table, rows = load(path, limit, seed)
     structures = table[rows].structures()
@@ -85,7 +87,7 @@ def evaluate_csp(
         "n": len(results),
         "k": k,
         "match_at_1": decimals(at[1]),
-        "match_at_5": decimals(at[min(5, k)]),
+        "match_at_5": decimals(at[5]) if k >= 5 else None,
         "match_at_k": decimals(at[k]),
         "rmse": decimals(summary["rmse"]),
         "rmse_at_k": decimals(summary["rmse_at_k"]),

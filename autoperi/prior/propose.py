@@ -30,14 +30,12 @@ class Candidate:
         elements: atomic number in each slot.
         log_p: natural log of the probability of this answer (itself and all that match it) given the composition.
         log_volume_ratio: log of expected volume over additive volume.
-        repeats: how many primitive cells make the requested cell.
     """
 
     prototype: int
     elements: tuple[int, ...]
     log_p: float
     log_volume_ratio: float
-    repeats: int = 1
 
 
 class Proposer:

@@ -181,7 +181,7 @@ class Ranker(nn.Module):
         nearest, nearest_worst = least(mean), least(worst)
         exact = total((mean.detach() < 1e-3).to(table.dtype))
         known = exact.sum((1, 2), keepdim=True) - exact
-        # the kernel of width 0.4 weighs members' volumes; a faint uniform weight keeps the mean defined far from all members
+        # a kernel weighs members' volumes; a faint uniform weight keeps the mean defined far from all members
         soft = torch.exp(-mean.detach() / 0.3) + 1e-6
         volume = total(soft * bucket.member_volume.to(table.dtype)) / total(soft).clamp(min=1e-12)
         share = count / count.sum(-1, keepdim=True).clamp(min=1)

@@ -1,0 +1,66 @@
+"""The bundled weights give what they gave when they were released, on every platform and version that runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+
+from autoperi import AutoPeri
+
+CRYSTALS: dict[str, Atoms] = {
+    "NaCl": bulk("NaCl", "rocksalt", 5.69),
+    "Si": bulk("Si", "diamond", 5.47),
+    "Cu": bulk("Cu", "fcc", 3.62),
+    "MgO": bulk("MgO", "rocksalt", 4.25),
+    "ZnO": bulk("ZnO", "wurtzite", 3.28, 5.28),
+}
+FORMATION_ENERGY = {"NaCl": -2.11055, "Si": 0.168785, "Cu": 0.095479, "MgO": -2.992823, "ZnO": -1.814594}
+LOG_LIKELIHOOD = {"NaCl": -0.781585, "Si": -3.704391, "Cu": -0.988021, "MgO": -2.32336, "ZnO": -1.735729}
+RELAXED_VOLUME = {"NaCl": 50.007, "Si": 37.0702, "Cu": 12.0389, "MgO": 19.5544, "ZnO": 50.632}
+SRTIO3 = [(140, 124.3102, -3.523326), (140, 123.33, -3.512062), (221, 61.902, -3.508283)]
+DE_NOVO = [("Ba2Hf2B4O12", 161, 279.9197), ("Sc1Zn1Pd2", 225, 63.7978), ("Rb6Ho4Cu8Br26", 201, 1353.8481)]
+
+
+@pytest.fixture(scope="module")
+def base() -> AutoPeri:
+    return AutoPeri.from_pretrained()
+
+
+def test_scores(base: AutoPeri) -> None:
+    table = base.score(list(CRYSTALS.values()))
+    assert np.allclose(table["formation_energy_per_atom_eV"], list(FORMATION_ENERGY.values()), atol=2e-5)
+    assert np.allclose(table["log_likelihood"].astype(float), list(LOG_LIKELIHOOD.values()), atol=1e-4)
+
+
+def test_relaxed_volumes(base: AutoPeri) -> None:
+    volumes = [a.get_volume() for a in base.relax_lattice(list(CRYSTALS.values()))]
+    assert np.allclose(volumes, list(RELAXED_VOLUME.values()), atol=1e-3)
+
+
+def test_generated(base: AutoPeri) -> None:
+    for (group, volume, energy), s in zip(SRTIO3, base.generate("SrTiO3", n=3, seed=0), strict=True):
+        note = s.properties["autoperi"]
+        assert (note["space_group"], s.volume, note["formation_energy_per_atom_eV"]) == pytest.approx((group, volume, energy), abs=1e-3)
+    for (formula, group, volume), s in zip(DE_NOVO, base.generate(n=3, seed=0), strict=True):
+        assert s.formula.replace(" ", "") == formula
+        assert s.properties["autoperi"]["space_group"] == group
+        assert s.volume == pytest.approx(volume, abs=1e-2)
+
+
+def test_chemistry_comes_first(base: AutoPeri) -> None:
+    """What a chemist expects at the top, among the three first."""
+    for formula, group in (("NaCl", 225), ("TiO2", 136), ("MgAl2O4", 227), ("BaTiO3", 221), ("CaCO3", 167), ("CaF2", 225)):
+        groups = [s.properties["autoperi"]["space_group"] for s in base.generate(formula, n=3, seed=0)]
+        assert group in groups, f"{formula}: {groups}"
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, time; t = time.perf_counter(); import autoperi; s = time.perf_counter() - t; print(s, 'torch' in sys.modules)"
+    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split() for _ in range(3)]
+    assert all(loaded == "False" for _, loaded in runs)
+    assert min(float(seconds) for seconds, _ in runs) < 0.3

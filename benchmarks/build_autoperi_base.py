@@ -45,7 +45,8 @@ FACTS: dict[str, Any] = {
         "28,645 Materials Project crystals of up to 60 atoms (part of MP-20 training and validation, MPTS-52 validation and test, "
         "and smaller sets). The prior is learned from all of them, the formation energy from the 26,462 with at most 40 atoms, "
         "the lattice relaxer from the 23,439 with at most 30. Formation energies joined from another Materials Project release "
-        "(19 %) weigh 0.3. The prior holds no ids; of each crystal it keeps which elements filled the slots of its prototype and the logarithm of its volume over the additive one; a prototype with one member keeps the shape and free coordinates "
+        "(19 %) weigh 0.3. The prior holds no ids; of each crystal it keeps which elements filled the slots of its prototype and the "
+        "logarithm of its volume over the additive one; a prototype with one member keeps the shape and free coordinates "
         "of that structure type, rounded to 1e-4."
     ),
     "split": (

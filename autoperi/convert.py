@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # ASE's own names for what pymatgen keeps as a site property.
 _ASE_ARRAY = {"magmom": "initial_magmoms", "charge": "initial_charges"}
 _SITE_PROPERTY = {array: name for name, array in _ASE_ARRAY.items()}
-MIN_VOLUME_PER_ATOM = 0.1
+MIN_VOLUME_PER_ATOM = 0.005
 """Å³, below which no crystal is: a lattice in nanometres, or in units of itself."""
 _FLAT_CELL = 1e-6
 """A cell is flat where its volume is less than this part of the product of its edges, as in ``CrystalBatch.validate``."""

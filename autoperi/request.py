@@ -218,7 +218,7 @@ def _symbol(z: int) -> str:
 
 def _positive(value: Any, name: str, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise RequestError(f"{name}={value!r} is not a whole number from 1 to {most}; give one in that range")
+        raise RequestError(f"{name}={value!r} is not a whole number from 1 to {most}; ask for at least one, and no more than that")
     return value
 
 

@@ -32,7 +32,7 @@ def descriptors() -> np.ndarray:
     rows = np.zeros((119, 6))
     for z in range(1, 119):
         e = Element.from_Z(z)
-        known = e.X == e.X  # noqa: PLR0124  NaN where there is none
+        known = e.X == e.X
         values = [e.mendeleev_no or 0, e.X if known else 1.5, e.row, e.group, e.atomic_radius or 1.5, e.average_ionic_radius or 1.0]
         rows[z] = np.nan_to_num(np.array(values, float), nan=1.5)
     return rows / rows[1:100].std(0)

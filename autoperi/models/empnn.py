@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.crystal import CrystalBatch
-from autoperi.geometry.lattice import symmetric_exp
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import LatticeField
 from autoperi.nn.radial import polynomial_envelope
@@ -50,9 +49,3 @@ class Empnn(nn.Module):
         # scaling by the norm keeps the direction of A, hence equivariance, and bounds its eigenvalues
         norm = torch.sqrt((strain**2).sum((-1, -2), keepdim=True) + 1e-12)
         return strain * (self.max_strain * torch.tanh(norm / self.max_strain) / norm)
-
-    def relaxed(self, batch: CrystalBatch, *, steps: int = 1) -> CrystalBatch:
-        """The batch after ``steps`` passes of L' = L·exp(A)."""
-        for _ in range(steps):
-            batch = batch.replace(lattice=batch.lattice @ symmetric_exp(self(batch)))
-        return batch

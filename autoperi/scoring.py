@@ -17,7 +17,7 @@ from autoperi.metrics.smact import StateSet, charge_neutral
 from autoperi.metrics.validity import validity
 from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import minimum_distance_ratios, minimum_distances
-from autoperi.prior.locate import SYMPREC, log_probability
+from autoperi.prior.locate import SYMPREC, log_probability_of
 from autoperi.prior.propose import Proposer
 from autoperi.progress import progress_bar
 from autoperi.request import MAX_ATOMS, make_request
@@ -120,15 +120,14 @@ def _describe(structure: Any, chosen: Sequence[str], proposer: Proposer, symprec
 
 def _log_likelihood(structure: Any, numbers: np.ndarray, proposer: Proposer) -> float | None:
     """ln p(cell size, prototype, assignment | composition), as ``generate`` gives it; None where the prior knows no such crystal."""
-    conditional = log_probability(proposer, structure.lattice.matrix, structure.frac_coords, numbers)
-    if conditional is None:
-        return None
     try:
-        size = len(analyse(structure.lattice.matrix, structure.frac_coords, numbers, symprec=SYMPREC).primitive_numbers)
+        info = analyse(structure.lattice.matrix, structure.frac_coords, numbers, symprec=SYMPREC)
     except StructureError:
         return None
-    if size > MAX_ATOMS:
-        return None  # the prior knows no cells as large
+    size = len(info.primitive_numbers)
+    conditional = log_probability_of(proposer, info) if size <= MAX_ATOMS else None  # the prior knows no larger cells
+    if conditional is None:
+        return None
     request = make_request(structure.composition)
     log_size = cell_size_log_probabilities(request, proposer).get(size // request.atoms_per_unit)
     return None if log_size is None else round(log_size + conditional, 6)

@@ -195,14 +195,24 @@ def polar(lattice: Tensor) -> tuple[Tensor, Tensor]:
     return stretch.to(lattice.dtype), rotation.to(lattice.dtype)
 
 
+VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
+"""Rows and columns of the six entries xx yy zz yz xz xy of a symmetric matrix."""
+
+
+def symmetric_matrix(entries: Tensor) -> Tensor:
+    """Symmetric ``[n, 3, 3]`` from entries in the order of :data:`VOIGT`, ``[n, 6]``; differentiable, exactly symmetric."""
+    rows, columns = (list(axis) for axis in VOIGT)
+    matrix = torch.zeros(len(entries), 3, 3, dtype=entries.dtype, device=entries.device)
+    matrix[:, rows, columns] = entries
+    matrix[:, columns, rows] = entries
+    return matrix
+
+
 def random_strain(generator: torch.Generator, sigma: float, n: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
     """``n`` symmetric matrices ``[n, 3, 3]`` whose six entries are drawn from N(0, ``sigma``²); apply as L @ symmetric_exp(S)."""
     entries = torch.randn(n, 6, generator=generator, dtype=torch.float64) * sigma
-    rows, columns = torch.triu_indices(3, 3).unbind(0)
-    strain = torch.zeros(n, 3, 3, dtype=torch.float64)
-    strain[:, rows, columns] = entries
-    strain[:, columns, rows] = entries
-    return strain.to(dtype)
+    # drawn row by row of the upper triangle: xx xy xz yy yz zz
+    return symmetric_matrix(entries[:, [0, 3, 5, 4, 2, 1]]).to(dtype)
 
 
 # --- changes of basis ------------------------------------------------------------------------------------------------------------------

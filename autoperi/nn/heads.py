@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.crystal import CrystalBatch
+from autoperi.geometry.lattice import VOIGT, symmetric_matrix
 from autoperi.nn.backbone import BackboneOutput
 
 
@@ -56,13 +57,9 @@ class LatticeField(nn.Module):
         weight = self.weight(hidden).squeeze(-1) * envelope
         unit = geometry.vectors / geometry.distances.clamp(min=1e-9).unsqueeze(-1)
         # the six independent entries of |u⟩⟨u| instead of nine keep the sum cheap and the result exactly symmetric
-        rows, cols = torch.tensor([0, 1, 2, 1, 0, 0]), torch.tensor([0, 1, 2, 2, 2, 1])
+        rows, cols = (list(axis) for axis in VOIGT)
         entries = weight.unsqueeze(-1) * unit[:, rows] * unit[:, cols]
         crystal = batch.batch[i]
         total = torch.zeros(len(batch), 6, dtype=entries.dtype, device=entries.device).index_add(0, crystal, entries)
         count = torch.zeros(len(batch), dtype=entries.dtype, device=entries.device).index_add(0, crystal, envelope)
-        total = total / count.clamp(min=1e-6).unsqueeze(-1)
-        matrix = torch.zeros(len(batch), 3, 3, dtype=entries.dtype, device=entries.device)
-        matrix[:, rows, cols] = total
-        matrix[:, cols, rows] = total
-        return matrix
+        return symmetric_matrix(total / count.clamp(min=1e-6).unsqueeze(-1))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autoperi.errors import StructureError
-from autoperi.geometry.symmetry import analyse
+from autoperi.geometry.symmetry import SymmetryInfo, analyse
 from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.propose import Proposer, answers
 
@@ -18,9 +18,13 @@ RADIUS = 0.35
 def log_probability(proposer: Proposer, lattice: ArrayLike, frac_coords: ArrayLike, numbers: ArrayLike) -> float | None:
     """ln p(prototype, assignment | composition, cell size) of a crystal, with all that match it; None where it is of no known prototype."""
     try:
-        info = analyse(lattice, frac_coords, numbers, symprec=SYMPREC)
+        return log_probability_of(proposer, analyse(lattice, frac_coords, numbers, symprec=SYMPREC))
     except StructureError:
         return None
+
+
+def log_probability_of(proposer: Proposer, info: SymmetryInfo) -> float | None:
+    """The same of a crystal whose symmetry has been analysed already, at :data:`SYMPREC`."""
     elements, slots, counts = slot_order(info.primitive_numbers)
     bucket = proposer.bucket(counts)
     if bucket is None:

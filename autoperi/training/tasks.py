@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autoperi.crystal import CrystalBatch
-from autoperi.geometry.lattice import lengths_angles, symmetric_exp
+from autoperi.geometry.lattice import lengths_angles, symmetric_exp, symmetric_matrix
 from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.random import torch_generator
@@ -159,10 +159,7 @@ def deform(crystals: CrystalBatch, sigma: Tensor, rattle: Tensor, generator: tor
     """
     b, n = len(crystals), len(crystals.atomic_numbers)
     entries = torch.randn(b, 6, generator=generator).to(crystals.lattice) * sigma.unsqueeze(-1)
-    rows, cols = torch.tensor([0, 1, 2, 1, 0, 0]), torch.tensor([0, 1, 2, 2, 2, 1])
-    strain = torch.zeros(b, 3, 3).to(crystals.lattice)
-    strain[:, rows, cols] = entries
-    strain[:, cols, rows] = entries
+    strain = symmetric_matrix(entries)
     moves = torch.randn(n, 3, generator=generator).to(crystals.lattice) * rattle[crystals.batch].unsqueeze(-1)
     fractional = torch.einsum("ni,nij->nj", moves, torch.linalg.inv(crystals.lattice)[crystals.batch])
     moved = crystals.replace(lattice=crystals.lattice @ symmetric_exp(strain), frac_coords=crystals.frac_coords + fractional)

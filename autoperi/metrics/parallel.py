@@ -1,0 +1,252 @@
+"""One crystal after another in several processes, each result remembered under the hash of its crystal.
+
+The cache is one SQLite file a feature in :func:`cache_directory`. Its key is the content of the crystal (cell, coordinates,
+elements), the name and version of the feature, its parameters, and the versions of the packages it rests on: a new
+version never reads an old one's result. Failures are remembered with their reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import sqlite3
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoperi.convert import to_arrays
+from autoperi.errors import RequestError, StructureError
+from autoperi.progress import progress_bar
+
+INLINE = 8
+"""Fewer crystals than this are not worth the start of other processes."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What stands in the place of a result that could not be had.
+
+    Attributes:
+        reason: one phrase.
+    """
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def cache_directory() -> Path:
+    """Where features are remembered: ``AUTOPERI_CACHE``, else ``autoperi`` in the user's cache folder of the system."""
+    named = os.environ.get("AUTOPERI_CACHE")
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "autoperi"
+
+
+def check_processes(processes: int | None) -> int:
+    """The number of worker processes: as given, or the cores that this process may use.
+
+    Raises:
+        RequestError: not a positive whole number.
+    """
+    if processes is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+        raise RequestError(f"processes={processes!r} is not a positive whole number; give at least 1, or None for all cores")
+    return processes
+
+
+def parallel_map(
+    function: Callable[..., Any],
+    items: Sequence[Any],
+    *,
+    processes: int | None = None,
+    progress: bool | None = None,
+    description: str = "crystals",
+    unit: str = "crystal",
+) -> list[Any]:
+    """``[function(item) for item in items]`` in several processes, in order; a :class:`Failure` where it raises.
+
+    Args:
+        function: importable from a module (it is sent to other processes), and deterministic.
+        items: its arguments.
+        processes: None for all cores; 1 stays in this process.
+        progress, description, unit: of the bar.
+    """
+    return list(_stream(function, items, check_processes(processes), progress, description, unit))
+
+
+def featurise(
+    function: Callable[..., Any],
+    crystals: Sequence[Any],
+    *,
+    name: str,
+    version: int,
+    parameters: Mapping[str, Any] | None = None,
+    packages: Sequence[str] = (),
+    processes: int | None = None,
+    cache: bool | str | os.PathLike[str] = True,
+    progress: bool | None = None,
+) -> list[Any]:
+    """``function(crystal, **parameters)`` of each crystal, from the cache where it is known.
+
+    Args:
+        function: returns a NumPy array of numbers; an exception becomes a :class:`Failure`, which is remembered too.
+        crystals: pymatgen structures or ASE atoms.
+        name, version: of the feature; raise ``version`` when its definition changes.
+        parameters: keyword arguments, part of the key.
+        packages: distributions whose version is part of the key.
+        processes: as in :func:`parallel_map`.
+        cache: True for :func:`cache_directory`, a folder of your own, or False to remember nothing.
+        progress: show a bar; None shows it on a terminal.
+
+    Returns:
+        Arrays and failures, in order.
+    """
+    given = dict(parameters or {})
+    tag = json.dumps([name, version, given, [[p, _version(p)] for p in sorted(packages)]], sort_keys=True)
+    keys = [_key(crystal, tag) for crystal in crystals]
+    known: dict[bytes, Any] = {}
+    store = None if cache is False else (cache_directory() if cache is True else Path(cache)) / f"{name}.sqlite"
+    if store is not None:
+        known = _read(store, {k for k in keys if isinstance(k, bytes)})
+    todo: dict[bytes, Any] = {}
+    for key, crystal in zip(keys, crystals, strict=True):
+        if isinstance(key, bytes) and key not in known:
+            todo.setdefault(key, crystal)
+    work = _Call(function, given)
+    fresh: dict[bytes, Any] = {}
+    stream = _stream(work, list(todo.values()), check_processes(processes), progress, name, "crystal")
+    for key, result in zip(todo, stream, strict=True):
+        known[key] = fresh[key] = result
+        if store is not None and len(fresh) >= 256:  # an interrupted run keeps what it has
+            _write(store, fresh)
+            fresh = {}
+    if store is not None and fresh:
+        _write(store, fresh)
+    return [known[key] if isinstance(key, bytes) else key for key in keys]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A function with keyword arguments, quiet: warnings of the libraries belong to no crystal of the caller's."""
+
+    function: Callable[..., Any]
+    parameters: dict[str, Any]
+
+    def __call__(self, item: Any) -> Any:
+        return np.asarray(self.function(item, **self.parameters))
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    function: Callable[..., Any]
+
+    def __call__(self, item: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return self.function(item)
+            except Exception as error:  # a crystal that a library cannot digest must not end a report on a thousand others
+                return Failure(f"{type(error).__name__}: {error}"[:300])
+
+
+def _stream(
+    function: Callable[..., Any], items: Sequence[Any], processes: int, progress: bool | None, description: str, unit: str
+) -> Iterator[Any]:
+    guarded = _Guarded(function)
+    with progress_bar(len(items), enabled=progress, description=description, unit=unit) as bar:
+        if processes == 1 or len(items) < INLINE:
+            for item in items:
+                yield guarded(item)
+                bar.update()
+            return
+        import joblib
+
+        # loky neither forks (torch's threads would not survive it) nor runs the caller's script again
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            pool = joblib.Parallel(n_jobs=processes, return_as="generator", batch_size="auto")
+            for result in pool(joblib.delayed(guarded)(item) for item in items):
+                yield result
+                bar.update()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _key(crystal: Any, tag: str) -> bytes | Failure:
+    try:
+        lattice, coords, numbers = to_arrays(crystal)
+    except StructureError as error:
+        return Failure(str(error))
+    digest = hashlib.sha256(tag.encode())
+    for array, kind in ((lattice, "<f8"), (coords, "<f8"), (numbers, "<i8")):
+        digest.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+    return digest.digest()
+
+
+def _connect(store: Path) -> sqlite3.Connection:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(store, timeout=60)
+    connection.execute("CREATE TABLE IF NOT EXISTS feature (key BLOB PRIMARY KEY, reason TEXT, value BLOB)")
+    return connection
+
+
+def _read(store: Path, keys: set[bytes]) -> dict[bytes, Any]:
+    if not store.exists():
+        return {}
+    out: dict[bytes, Any] = {}
+    with closing(_open_or_drop(store)) as connection:
+        wanted = list(keys)
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            for key, reason, value in connection.execute(f"SELECT key, reason, value FROM feature WHERE key IN ({marks})", part):
+                out[key] = Failure(reason) if value is None else np.load(io.BytesIO(value), allow_pickle=False)
+    return out
+
+
+def _write(store: Path, rows: Mapping[bytes, Any]) -> None:
+    with closing(_open_or_drop(store)) as connection, connection:
+        connection.executemany("INSERT OR REPLACE INTO feature VALUES (?, ?, ?)", [(key, *_encoded(value)) for key, value in rows.items()])
+
+
+def _open_or_drop(store: Path) -> sqlite3.Connection:
+    """The cache; a damaged one is only a cache, so it is begun again."""
+    try:
+        connection = _connect(store)
+        connection.execute("SELECT count(*) FROM (SELECT key FROM feature LIMIT 1)").fetchone()
+        return connection
+    except sqlite3.OperationalError:
+        raise  # locked or not writable: the reason is the user's to know
+    except sqlite3.DatabaseError:
+        store.unlink(missing_ok=True)
+        return _connect(store)
+
+
+def _encoded(value: Any) -> tuple[str | None, bytes | None]:
+    if isinstance(value, Failure):
+        return value.reason, None
+    buffer = io.BytesIO()
+    np.save(buffer, value, allow_pickle=False)
+    return None, buffer.getvalue()

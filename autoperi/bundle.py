@@ -11,6 +11,7 @@ from torch import nn
 from autoperi.errors import WeightsError
 from autoperi.generation import Generator
 from autoperi.hub.serialize import Bundle, Component, load_state, state_of
+from autoperi.models.cgcnn import BUNDLED, Cgcnn
 from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.prior.library import FIELDS, PrototypeLibrary
@@ -19,6 +20,9 @@ from autoperi.prior.ranker import Ranker
 
 NETWORKS: dict[str, type[nn.Module]] = {"empnn": Empnn, "formation_energy": FormationEnergy}
 COMPONENTS = (*NETWORKS, "prior")
+"""What a complete model is made of."""
+BASELINES: dict[str, type[nn.Module]] = {"cgcnn": Cgcnn}
+"""Networks that are models by themselves: no complete model holds one."""
 DEFAULTS: dict[str, float] = {"generate_steps": 1, "relax_steps": 3, "energy_temperature": 0.5, "known_weight": 0.25}
 """Settings of a model whose config says nothing of them."""
 
@@ -48,12 +52,18 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     Raises:
         WeightsError: a component is missing, or its config or tensors do not fit.
     """
+    if set(bundle.components) <= set(BASELINES):
+        raise WeightsError(
+            f"model {bundle.name!r} is a baseline ({', '.join(bundle.components)}) that neither generates nor relaxes; load it with "
+            f"autoperi.models.cgcnn.load_cgcnn({bundle.name if bundle.name == BUNDLED else bundle.source!r}), or give a complete model "
+            "such as 'autoperi-base'"
+        )
     for name in COMPONENTS:
         if name not in bundle.components:
             raise WeightsError(
                 f"model {bundle.name!r} has no component {name!r}; it holds {', '.join(bundle.components)}: use a complete model"
             )
-    networks = {name: _network(name, bundle.components[name]).to(device=device, dtype=torch.float64) for name in NETWORKS}
+    networks = {name: network_of(name, bundle.components[name]).to(device=device, dtype=torch.float64) for name in NETWORKS}
     empnn, energy = networks["empnn"], networks["formation_energy"]
     assert isinstance(empnn, Empnn)
     assert isinstance(energy, FormationEnergy)
@@ -68,7 +78,7 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
         temperature=settings["energy_temperature"],
         device=device,
     )
-    relaxer = empnn if dtype == torch.float64 else _network("empnn", bundle.components["empnn"]).to(device=device, dtype=dtype)
+    relaxer = empnn if dtype == torch.float64 else network_of("empnn", bundle.components["empnn"]).to(device=device, dtype=dtype)
     assert isinstance(relaxer, Empnn)
     return Parts(relaxer, energy, proposer, int(settings["relax_steps"]), generator, dtype)
 
@@ -81,10 +91,15 @@ def _settings(bundle: Bundle) -> dict[str, float]:
     return found
 
 
-def _network(name: str, component: Component) -> nn.Module:
+def network_of(name: str, component: Component) -> nn.Module:
+    """The network ``name`` of :data:`NETWORKS` or :data:`BASELINES` from its component, in evaluation mode, float32.
+
+    Raises:
+        WeightsError: config or tensors do not fit.
+    """
     try:
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are filled: the caller's generator stays as it was
-            network = NETWORKS[name](**component.config)
+            network = {**NETWORKS, **BASELINES}[name](**component.config)
     except (TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"config of component {name!r} does not fit this version of AutoPeri ({error}); update AutoPeri or the model"

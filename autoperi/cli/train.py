@@ -25,9 +25,11 @@ EXAMPLE = """examples:
   autoperi generate NaCl --model run/model
 
 After each epoch run/checkpoints/last.ckpt holds all that --resume needs; run/model is what from_pretrained reads: the base
-model with the trained component in place of its own. empnn and formation_energy need `pip install "autoperi[train]"`."""
+model with the trained component in place of its own. All but prior need `pip install "autoperi[train]"`. cgcnn is a baseline for
+the formation energy and a model by itself: autoperi.models.cgcnn.load_cgcnn reads run/model."""
 
-NETWORKS = ("empnn", "formation_energy")
+NETWORKS = ("empnn", "formation_energy", "cgcnn")
+BASELINES = ("cgcnn",)
 DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0, "model_config": {}}
 PRIOR_DEFAULTS: dict[str, Any] = {"model": "prior", "epochs": 12, "seed": 0}
 NETWORK_OPTIONS = ("val", "batch_size", "learning_rate", "channels", "layers", "label")
@@ -42,9 +44,9 @@ def add_parser(subparsers: Any) -> None:
         description="Train a component and write a complete model.",
         example=EXAMPLE,
     )
-    parser.add_argument("component", choices=(*NETWORKS, "prior"), metavar="COMPONENT", help="empnn, formation_energy or prior")
+    parser.add_argument("component", choices=(*NETWORKS, "prior"), metavar="COMPONENT", help="empnn, formation_energy, prior or cgcnn")
     parser.add_argument("--data", required=True, metavar="FILE", help="crystals to train on: .parquet, .csv, .json, .extxyz or a folder")
-    parser.add_argument("--val", metavar="FILE", help="crystals to validate on (needed for empnn and formation_energy)")
+    parser.add_argument("--val", metavar="FILE", help="crystals to validate on (needed for all but prior)")
     parser.add_argument("--out", required=True, metavar="DIR", help="DIR/checkpoints and DIR/model are written")
     parser.add_argument("--epochs", type=common.whole, metavar="N", help="passes over the data (default: 20; prior: 12)")
     parser.add_argument("--batch-size", type=common.whole, metavar="N", help="crystals per step (default: 64)")
@@ -72,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from autoperi.training.export import check_base, export
 
     device = check_device(args.device).type
+    alone = args.component in BASELINES
     base = load_pretrained(args.base)
     check_base(base, args.component)
     try:
@@ -87,14 +90,22 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.say(
             common.dumps(
-                {"component": args.component, "model": str(directory), "base": base.name, **{k: facts[k] for k in ("settings", "summary")}}
+                {
+                    "component": args.component,
+                    "model": str(directory),
+                    "base": None if alone else base.name,
+                    **{k: facts[k] for k in ("settings", "summary")},
+                }
             )
         )
     else:
         for key, value in facts["summary"].items():
             text = ", ".join(f"{k} {common.format_number(v)}" for k, v in value.items()) if isinstance(value, dict) else value
             common.say(f"{key:<16}  {text}")
-        common.say(f"\n{base.name} with this {args.component} is in {directory}; load it with from_pretrained('{directory}')")
+        if alone:
+            common.say(f"\nthis {args.component} is in {directory}; load it with autoperi.models.cgcnn.load_cgcnn('{directory}')")
+        else:
+            common.say(f"\n{base.name} with this {args.component} is in {directory}; load it with from_pretrained('{directory}')")
     return 0
 
 
@@ -124,7 +135,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Component, dict[str, Any]]:
-    """Train ``empnn`` or ``formation_energy``."""
+    """Train ``empnn``, ``formation_energy`` or ``cgcnn``."""
     from autoperi.bundle import network_component
     from autoperi.training.prepare import LABEL, run_settings, training_crystals
 
@@ -135,7 +146,7 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
     given: dict[str, Any] = {key: getattr(args, key) for key in ("epochs", "batch_size", "learning_rate", "seed")}
     given |= {"model": args.component, "model_config": {**own, **shape} if shape else None}
     settings = run_settings(given, {**defaults, "model": args.component}, directory=directory, resume=args.resume)
-    needed = args.component == "formation_energy"
+    needed = args.component != "empnn"
     data, val = (
         training_crystals(path, label=args.label or LABEL, required=needed, max_atoms=args.max_atoms) for path in (args.data, args.val)
     )

@@ -30,10 +30,10 @@ def model_card(metadata: Mapping[str, Any]) -> str:
 
     Args:
         metadata: ``name``, ``description``, ``licence`` (SPDX identifier of the weights), ``licence_text``, ``tags``,
-            ``datasets``; the sections ``intended_use``, ``data``, ``split``, ``limits``, ``citation`` (text, list or
-            mapping); ``steps``, ``time``, ``hardware``, ``seed`` and ``command`` of the training; ``metrics``, a list of
-            mappings with ``name``, ``value``, ``command`` and optionally ``unit``, ``data``, ``note``; ``sha256`` (file →
-            digest).
+            ``datasets``; ``usage``, the Python that loads it, where that is not ``from_pretrained``; the sections
+            ``intended_use``, ``data``, ``split``, ``limits``, ``citation`` (text, list or mapping); ``steps``, ``time``,
+            ``hardware``, ``seed`` and ``command`` of the training; ``metrics``, a list of mappings with ``name``, ``value``,
+            ``command`` and optionally ``unit``, ``data``, ``note``; ``sha256`` (file → digest).
     """
     facts = dict(metadata)
     name = str(facts.get("name") or "AutoPeri model")
@@ -41,14 +41,8 @@ def model_card(metadata: Mapping[str, Any]) -> str:
     lines = [*_front_matter(facts), f"# {name}", ""]
     if facts.get("description"):
         lines += [str(facts["description"]).strip(), ""]
-    lines += [
-        "```python",
-        "from autoperi import AutoPeri",
-        "",
-        f'peri = AutoPeri.from_pretrained("{facts.get("repo_id") or name}")',
-        "```",
-        "",
-    ]
+    usage = facts.get("usage") or f'from autoperi import AutoPeri\n\nperi = AutoPeri.from_pretrained("{facts.get("repo_id") or name}")'
+    lines += ["```python", *str(usage).splitlines(), "```", ""]
     for key, title in _SECTIONS:
         value: Any = training if key == "training" else facts.get(key)
         if value and key == "licence":

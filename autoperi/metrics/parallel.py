@@ -120,20 +120,88 @@ def featurise(
         Arrays and failures, in order.
     """
     given = dict(parameters or {})
-    tag = json.dumps([name, version, given, [[p, _version(p)] for p in sorted(packages)]], sort_keys=True)
+    work = _Call(function, given)
+
+    def compute(todo: Mapping[bytes, Any]) -> Iterator[tuple[bytes, Any]]:
+        stream = _stream(work, list(todo.values()), check_processes(processes), progress, name, "crystal")
+        yield from zip(todo, stream, strict=True)
+
+    return _remembered(crystals, compute, tag=_tag(name, version, given, packages), store=_store(cache, name))
+
+
+def featurise_batched(
+    function: Callable[[list[Any]], Any],
+    crystals: Sequence[Any],
+    *,
+    name: str,
+    version: int,
+    parameters: Mapping[str, Any] | None = None,
+    packages: Sequence[str] = (),
+    batch_size: int = 64,
+    cache: bool | str | os.PathLike[str] = True,
+    progress: bool | None = None,
+) -> list[Any]:
+    """One row of ``function(list of crystals)`` for each crystal, from the cache where it is known; for networks.
+
+    Batches hold crystals of like size. Where a batch fails its crystals are tried one by one, so that each failure is its
+    own crystal's. What is remembered belongs to a crystal alone: ``function`` must not let batchmates change a row.
+
+    Args:
+        function: returns an array with one row a crystal.
+        crystals: pymatgen structures or ASE atoms.
+        name, version, packages, cache, progress: as in :func:`featurise`.
+        parameters: part of the key, such as the sha256 of the weights; ``function`` does not see them.
+        batch_size: crystals at a time.
+
+    Returns:
+        Arrays and failures, in order.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise RequestError(f"batch_size={batch_size!r} is not a positive whole number; give at least 1")
+
+    def rows(batch: list[Any]) -> list[Any]:
+        out = np.asarray(function(batch))
+        if len(out) != len(batch):
+            raise ValueError(f"{len(out)} rows for {len(batch)} crystals")
+        return list(out)
+
+    def compute(todo: Mapping[bytes, Any]) -> Iterator[tuple[bytes, Any]]:
+        guarded = _Guarded(rows)
+        order = sorted(todo, key=lambda key: len(todo[key]))
+        with progress_bar(len(order), enabled=progress, description=name, unit="crystal") as bar:
+            for start in range(0, len(order), batch_size):
+                keys = order[start : start + batch_size]
+                found = guarded([todo[key] for key in keys])
+                if isinstance(found, Failure):
+                    alone = [guarded([todo[key]]) for key in keys]
+                    found = [one if isinstance(one, Failure) else one[0] for one in alone]
+                for key, result in zip(keys, found, strict=True):
+                    yield key, result
+                    bar.update()
+
+    return _remembered(crystals, compute, tag=_tag(name, version, dict(parameters or {}), packages), store=_store(cache, name))
+
+
+def _tag(name: str, version: int, parameters: Mapping[str, Any], packages: Sequence[str]) -> str:
+    return json.dumps([name, version, dict(parameters), [[p, _version(p)] for p in sorted(packages)]], sort_keys=True)
+
+
+def _store(cache: bool | str | os.PathLike[str], name: str) -> Path | None:
+    return None if cache is False else (cache_directory() if cache is True else Path(cache)) / f"{name}.sqlite"
+
+
+def _remembered(
+    crystals: Sequence[Any], compute: Callable[[Mapping[bytes, Any]], Iterator[tuple[bytes, Any]]], *, tag: str, store: Path | None
+) -> list[Any]:
+    """Results in the order of ``crystals``; ``compute`` gets those that the store lacks, each once."""
     keys = [_key(crystal, tag) for crystal in crystals]
-    known: dict[bytes, Any] = {}
-    store = None if cache is False else (cache_directory() if cache is True else Path(cache)) / f"{name}.sqlite"
-    if store is not None:
-        known = _read(store, {k for k in keys if isinstance(k, bytes)})
+    known = {} if store is None else _read(store, {k for k in keys if isinstance(k, bytes)})
     todo: dict[bytes, Any] = {}
     for key, crystal in zip(keys, crystals, strict=True):
         if isinstance(key, bytes) and key not in known:
             todo.setdefault(key, crystal)
-    work = _Call(function, given)
     fresh: dict[bytes, Any] = {}
-    stream = _stream(work, list(todo.values()), check_processes(processes), progress, name, "crystal")
-    for key, result in zip(todo, stream, strict=True):
+    for key, result in compute(todo):
         known[key] = fresh[key] = result
         if store is not None and len(fresh) >= 256:  # an interrupted run keeps what it has
             _write(store, fresh)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autoperi.bundle import COMPONENTS, parts_of
+from autoperi.bundle import BASELINES, COMPONENTS, network_of, parts_of
 from autoperi.errors import WeightsError
 from autoperi.hub.serialize import Bundle, Component, save_bundle
 
@@ -24,6 +24,8 @@ def check_base(base: Bundle, name: str) -> None:
     Raises:
         WeightsError: naming what is missing or does not fit.
     """
+    if name in BASELINES:  # a model by itself takes nothing from the base
+        return
     missing = [c for c in COMPONENTS if c != name and c not in base.components]
     if missing:
         raise WeightsError(f"model {base.name!r} has no component {', '.join(missing)}; give a complete model as base")
@@ -39,7 +41,7 @@ def export(base: Bundle, component_name: str, component: Component, directory: s
 
     Args:
         base: a complete model, or one that lacks just this component.
-        component_name: ``empnn``, ``formation_energy`` or ``prior``.
+        component_name: ``empnn``, ``formation_energy`` or ``prior``; or ``cgcnn``, which is written alone, without ``base``.
         component: what was trained.
         directory: made if need be.
         facts: ``name`` of the new model, ``data`` and ``validation`` (one line each), ``command``, ``summary`` of the run
@@ -52,12 +54,35 @@ def export(base: Bundle, component_name: str, component: Component, directory: s
         WeightsError: the model would not be complete or not load, or the directory cannot be written.
     """
     check_base(base, component_name)
+    if component_name in BASELINES:
+        return _export_baseline(component_name, component, directory, facts)
     bundle = Bundle(
         name=model_name(str(facts.get("name") or Path(directory).resolve().name)),
         components={**base.components, component_name: component},
         metadata=_metadata(base, component_name, facts),
     )
     parts_of(bundle, device=torch.device("cpu"), dtype=torch.float64)  # a model that would not load is not written
+    save_bundle(bundle, directory)
+    return bundle
+
+
+def _export_baseline(name: str, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]) -> Bundle:
+    """A network that is a model by itself."""
+    title = model_name(str(facts.get("name") or Path(directory).resolve().name))
+    summary, settings, command = (facts.get(key) or {} for key in ("summary", "settings", "command"))
+    bundle = Bundle(
+        name=title,
+        components={name: component},
+        metadata={
+            "description": f"The baseline {name} trained on {facts.get('data', 'other data')}.",
+            "usage": f'from autoperi.models.{name} import load_{name}\n\nmodel = load_{name}("{title}")',
+            "data": str(facts.get("data", "")),
+            "split": f"validated on {facts.get('validation') or 'nothing'}",
+            "training": f"{_run_line(summary, settings)}; `{command}`" if command else _run_line(summary, settings),
+            "metrics": _metrics(name, facts),
+        },
+    )
+    network_of(name, component)  # a model that would not load is not written
     save_bundle(bundle, directory)
     return bundle
 
@@ -81,19 +106,23 @@ def _metadata(base: Bundle, name: str, facts: Mapping[str, Any]) -> dict[str, An
         "data": {kept: _line(old.get("data")) or "see its card", name: str(facts.get("data", ""))},
         "split": {kept: _line(old.get("split")) or "see its card", name: f"validated on {facts.get('validation') or 'nothing'}"},
         "training": {kept: _line(before) or "see its card", name: f"{run}; `{command}`" if command else run},
-        "metrics": [
-            {
-                "name": f"{name} {key}",
-                "value": value,
-                "unit": UNITS.get(key, ""),
-                "data": facts.get("validation" if key.startswith("val_") else "data", ""),
-                "command": command,
-            }
-            for key, value in (summary.get("final") or {}).items()
-            if isinstance(value, float) and value == value and not key.startswith("seconds")
-        ],
+        "metrics": _metrics(name, facts),
         "limits": [*_lines(old.get("limits")), f"Results of {base.name} do not hold for this model, which has another {name}."],
     }
+
+
+def _metrics(name: str, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"{name} {key}",
+            "value": value,
+            "unit": UNITS.get(key, ""),
+            "data": facts.get("validation" if key.startswith("val_") else "data", ""),
+            "command": str(facts.get("command", "")),
+        }
+        for key, value in ((facts.get("summary") or {}).get("final") or {}).items()
+        if isinstance(value, float) and value == value and not key.startswith("seconds")
+    ]
 
 
 def _run_line(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,23 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from autoperi.errors import RequestError
+from autoperi.models.cgcnn import Cgcnn
 from autoperi.models.empnn import Empnn
+from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, TensorCrystals
-from autoperi.training.tasks import CrystalTask, EmpnnTask, FormationEnergyTask
+from autoperi.training.potential import PotentialTask
+from autoperi.training.tasks import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask
 
 logger = logging.getLogger(__name__)
 
 TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
     "empnn": (Empnn, EmpnnTask),
     "formation_energy": (FormationEnergy, FormationEnergyTask),
+    "cgcnn": (Cgcnn, CgcnnTask),
+    "potential": (Potential, PotentialTask),
 }
 
 
@@ -92,6 +99,7 @@ def train(
     resume: bool = False,
     device: str = "auto",
     progress: bool = False,
+    initial: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Train ``config.model``, with a checkpoint each epoch in ``directory``.
 
@@ -102,6 +110,7 @@ def train(
         resume: go on from ``last.ckpt`` there, if there is one.
         device: a Lightning accelerator: ``auto``, ``cpu``, ``gpu``.
         progress: show Lightning's bar.
+        initial: tensors to begin with, those of another model's encoder for one; what they do not name is drawn with the seed.
 
     Returns:
         The averaged model, and what the card should say of the run.
@@ -114,6 +123,10 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # inside the fork: the caller's generator is untouched
         model = network(**config.model_config)
+    if initial:
+        unknown = model.load_state_dict(dict(initial), strict=False).unexpected_keys
+        if unknown:
+            raise RequestError(f"initial holds {', '.join(unknown[:3])}, which {config.model} does not have; give tensors of the same network")
     task = task_type(
         model,
         total_steps=config.epochs * len(batches),
@@ -139,6 +152,7 @@ def train(
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            inference_mode=False,  # forces are gradients, also where nothing is learned
         )
         trainer.fit(
             task,

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autoperi.crystal import CrystalBatch
 from autoperi.geometry.lattice import lengths_angles, symmetric_exp, symmetric_matrix
+from autoperi.models.cgcnn import Cgcnn, Neighbours
 from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.random import torch_generator
@@ -104,6 +105,47 @@ class FormationEnergyTask(CrystalTask):
         crystals, labels = batch
         error = (self.average(crystals) - labels["formation_energy_per_atom"]).abs()
         self.log("val_mae", error.nanmean(), batch_size=len(crystals), prog_bar=True)
+
+
+class CgcnnTask(CrystalTask):
+    """Formation energy in eV/atom by CGCNN: weighted mean absolute error on the crystals as they are, without noise.
+
+    The crystals never change, so the edges of each are found in the first epoch and kept (about 3 kB a crystal).
+    """
+
+    def __init__(self, model: Cgcnn, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._edges: dict[tuple[str, int], Neighbours] = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002, D102
+        crystals, labels = batch
+        target, weight = labels["formation_energy_per_atom"], labels["label_weight"]
+        known = torch.isfinite(target)
+        error = (self.model(crystals, self._neighbours("train", *batch)) - target.nan_to_num(0.0)).abs() * weight * known
+        loss = error.sum() / (weight * known).sum().clamp(min=1e-6)
+        self.log("train_mae", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002, D102
+        crystals, labels = batch
+        error = (self.average(crystals, self._neighbours("val", *batch)) - labels["formation_energy_per_atom"]).abs()
+        self.log("val_mae", error.nanmean(), batch_size=len(crystals), prog_bar=True)
+
+    def _neighbours(self, stage: str, crystals: CrystalBatch, labels: dict[str, Tensor]) -> Neighbours:
+        keys = [(stage, row) for row in labels["row"].tolist()]
+        if any(key not in self._edges for key in keys):
+            found: Neighbours = self.model.neighbours(crystals)  # type: ignore[operator]
+            sizes = torch.bincount(crystals.batch[found.centre], minlength=len(crystals)).tolist()
+            start = crystals.offsets[crystals.batch[found.centre]]
+            local = (found.centre - start).short(), (found.neighbour - start).short(), found.distance, found.occupation
+            parts = zip(*(column.cpu().split(sizes) for column in local), strict=True)
+            # clones, because a view would keep the whole batch alive
+            self._edges |= {key: Neighbours(*(t.clone() for t in part)) for key, part in zip(keys, parts, strict=True)}
+        every = [self._edges[key] for key in keys]
+        device = crystals.lattice.device
+        shift = torch.repeat_interleave(crystals.offsets, torch.tensor([len(e.centre) for e in every], device=device))
+        centre, neighbour = (torch.cat([e[c] for e in every]).to(device, torch.long) + shift for c in (0, 1))
+        return Neighbours(centre, neighbour, *(torch.cat([e[c] for e in every]).to(device) for c in (2, 3)))
 
 
 class EmpnnTask(CrystalTask):

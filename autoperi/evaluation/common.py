@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,53 @@ def load(path: str | Path, limit: int | None, seed: int) -> tuple[CrystalTable, 
     return table, sample_rows(len(table), limit, seed)
 
 
-def facts(path: str | Path, model: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Data hash, model and package versions."""
+def facts(
+    path: str | Path,
+    model: Mapping[str, Any] | None,
+    seed: int,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    others: Mapping[str, str | Path | None] | None = None,
+    packages: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What a number rests on: data hashes, model, package versions, and every parameter.
+
+    Args:
+        path: the table of reference crystals.
+        model: provenance of the model; None where the crystals came from elsewhere.
+        seed: of rows and all randomness.
+        parameters: all options of the run.
+        others: further files or folders that were read, by what they are for (``train``, ``crystals``); None ones are left out.
+        packages: further distributions whose version matters here.
+    """
     versions: dict[str, str | None] = {"autoperi": __version__}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *packages):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return {
-        "model": model["model"],
-        "model_sha256": model["sha256"],
+    found: dict[str, Any] = {
+        "model": model["model"] if model else None,
+        "model_sha256": model["sha256"] if model else None,
         "seed": seed,
         "data": Path(path).name,
-        "data_sha256": digest,
-        "versions": versions,
+        "data_sha256": content_hash(path),
     }
+    for name, other in (others or {}).items():
+        if other is not None:
+            found |= {name: Path(other).name, f"{name}_sha256": content_hash(other)}
+    return found | ({"parameters": dict(parameters)} if parameters is not None else {}) | {"versions": versions}
+
+
+def content_hash(path: str | Path) -> str:
+    """sha256 of a file, or of the names and contents of all files in a folder."""
+    path = Path(path)
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def decimals(value: float | None, digits: int = 4) -> float | None:

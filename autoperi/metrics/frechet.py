@@ -71,8 +71,9 @@ def frechet_quantity(generated: Sequence[Any], reference: Sequence[Any]) -> dict
             vectors that are not finite are left out and counted.
 
     Returns:
-        ``value``, ``of`` and ``missing`` generated crystals, ``reference_of``, ``reference_missing``, ``dimension`` of the vectors,
-        ``rank_deficient`` (not more vectors than features on one side), ``reason``.
+        ``value``, ``of`` and ``missing`` generated crystals, ``reference_of``, ``reference_missing``, ``reference_variance`` (Tr C of the
+        reference, the unit in which a value is large or small), ``dimension`` of the vectors, ``rank_deficient`` (not more
+        vectors than features on one side), ``reason``.
     """
     a, b = feature_matrix(generated), feature_matrix(reference)
     # a set without any vector has no dimension of its own
@@ -88,7 +89,7 @@ def frechet_quantity(generated: Sequence[Any], reference: Sequence[Any]) -> dict
     if min(len(a), len(b)) < 2:
         side = "generated" if len(a) < 2 else "reference"
         return quantity(None, **counts, reason=f"fewer than two {side} crystals have features")
-    return quantity(frechet_distance(a, b), **counts)
+    return quantity(frechet_distance(a, b), **counts, reference_variance=round(float(b.var(0, ddof=1).sum()), 6))
 
 
 def frechet_report(

@@ -94,6 +94,7 @@ def test_failures_are_counted_and_small_sets_marked() -> None:
     assert (found["of"], found["missing"], found["reference_of"], found["reference_missing"], found["dimension"]) == (6, 3, 10, 0, 4)
     assert not found["rank_deficient"]
     assert found["value"] == pytest.approx(frechet_distance(np.array(rows[:6]), np.array(rows)), abs=1e-6)
+    assert found["reference_variance"] == pytest.approx(np.trace(np.cov(np.array(rows), rowvar=False)), abs=1e-6)
     assert frechet_quantity(rows[:4], rows)["rank_deficient"]  # four points span three dimensions
     none = frechet_quantity([Failure("no")] * 3, rows)
     assert none["value"] is None

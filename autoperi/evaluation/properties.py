@@ -1,82 +1,225 @@
-"""Property prediction: the model beside a mean predictor and a composition-only network trained on the same rows."""
+"""Property prediction: the model beside a mean predictor, a composition-only network and CGCNN."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 
-from autoperi.errors import DataError
+from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.evaluation.common import decimals, facts, load
 from autoperi.io import read_table
-from autoperi.models.baselines import fit_composition_network
+from autoperi.metrics.regression import mae, mae_by, regression
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
 
 LABEL = "formation_energy_per_atom"
+_UNITS = {"eV": "eV", "GPa": "GPa"}
+"""Unit of a column of ``score``, and of the label that it predicts."""
+
+
+class Target(NamedTuple):
+    """A label and what predicts it.
+
+    Attributes:
+        label: column of the table.
+        name: what ``score(properties=…)`` calls it.
+        column: what ``score`` calls its column.
+        unit: of both, without "per atom".
+    """
+
+    label: str
+    name: str
+    column: str
+    unit: str
+
+    @property
+    def suffix(self) -> str:
+        """Unit as the end of a key."""
+        return f"{self.unit}_per_atom" if self.label.endswith("_per_atom") else self.unit
+
+    @property
+    def axis(self) -> str:
+        """Unit as text."""
+        return f"{self.unit}/atom" if self.label.endswith("_per_atom") else self.unit
+
+
+def targets() -> dict[str, Target]:
+    """The labels that ``score`` predicts: those whose name and unit make a column of its table, as ``band_gap`` and eV make ``band_gap_eV``."""
+    from autoperi.scoring import PROPERTIES
+
+    found = {}
+    for name, columns in PROPERTIES.items():
+        for column in columns:
+            label, _, unit = column.rpartition("_")
+            if unit in _UNITS:
+                found[label] = Target(label, name, column, _UNITS[unit])
+    return found
 
 
 def evaluate_properties(
     peri: AutoPeri,
     path: str | Path,
     *,
+    label: str = LABEL,
     train: str | Path | None = None,
     limit: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Mean absolute error of the formation energy in eV/atom.
+    """Errors of a predicted property against its label.
 
     Args:
         peri: the model.
-        path: table with the label ``formation_energy_per_atom``.
+        path: table with the column ``label``; a row without a number there is left out and counted.
+        label: one that the model predicts (:func:`targets`).
         train: table on which to fit the baselines; without it the mean is that of the test rows, and the composition
             network is left out.
         limit, seed: rows, and how they are drawn.
         progress: show a bar; None shows it on a terminal.
+
+    Returns:
+        The plain errors (``mae_…``, ``median_error_…``, baselines), ``errors`` (:func:`~autoperi.metrics.regression.regression`), ``mae_by_elements``
+        (number of elements to error), ``cgcnn`` (the same for the bundled CGCNN, formation energy only), for moduli
+        ``mae_log10`` (of the crystals whose label and prediction are positive), ``series``.
+
+    Raises:
+        RequestError: a label that the model does not predict. DataError: a table without it.
     """
+    known_targets = targets()
+    if label not in known_targets:
+        raise RequestError(f"label={label!r} is not predicted by the model; choose from {', '.join(sorted(known_targets))}")
+    goal = known_targets[label]
     table, rows = load(path, limit, seed)
-    target = _label(table, path)[rows]
+    target = _label(table, path, label)[rows]
     known = np.isfinite(target)
     chosen = [r for r, ok in zip(rows, known, strict=True) if ok]
     target = target[known]
+    fit = None if train is None else _fit_table(train, label)  # a bad table is an error before any work
+    picked = table[chosen]
     started = time.perf_counter()
-    scored = peri.score(table[chosen].structures(), properties=["formation_energy"], progress=progress)
+    scored = peri.score(picked.structures(), properties=[goal.name], progress=progress) if chosen else {goal.column: np.zeros(0)}
     seconds = time.perf_counter() - started
-    error = np.abs(scored["formation_energy_per_atom_eV"].to_numpy() - target)
-    baselines: dict[str, Any] = {"mean_predictor_mae_eV": decimals(np.abs(target - target.mean()).mean()), "composition_only_mae_eV": None}
-    if train is not None:
-        fit_table = read_table(train)
-        fit_target = _label(fit_table, train)
-        fit_rows = np.nonzero(np.isfinite(fit_target))[0].tolist()
-        network = fit_composition_network(
-            fit_table[fit_rows].batch(dtype=torch.float32), torch.tensor(fit_target[fit_rows], dtype=torch.float32), seed=seed
-        )
-        with torch.no_grad():
-            guess = network(table[chosen].batch(dtype=torch.float32)).double().numpy()
-        baselines = {
-            "mean_predictor_mae_eV": decimals(np.abs(target - fit_target[fit_rows].mean()).mean()),
-            "composition_only_mae_eV": decimals(np.abs(guess - target).mean()),
-        }
-    return {
+    predicted = np.asarray(scored[goal.column], dtype=float)
+    every = regression(predicted, target)
+    elements = [len(set(z.tolist())) for z in picked.atomic_numbers]
+    unit = goal.unit
+    reference_mean, guess = _baselines(fit, picked, seed) if fit is not None else (target.mean() if len(target) else np.nan, None)
+    result: dict[str, Any] = {
         "task": "properties",
-        "property": LABEL,
+        "property": label,
         "n": len(chosen),
         "without_label": int((~known).sum()),
-        "mae_eV_per_atom": decimals(error.mean()) if len(error) else None,
-        "median_error_eV_per_atom": decimals(float(np.median(error))) if len(error) else None,
-        **baselines,
+        f"mae_{goal.suffix}": decimals(every["mae"]["value"]),
+        f"median_error_{goal.suffix}": decimals(every["median_error"]["value"]),
+        f"mean_predictor_mae_{unit}": decimals(mae(np.full(len(target), reference_mean), target)["value"]),
+        f"composition_only_mae_{unit}": None if guess is None else decimals(mae(guess, target)["value"]),
         "baselines_fitted_on": None if train is None else Path(train).name,
+        "errors": every,
+        "mae_by_elements": mae_by(elements, predicted, target),
+    }
+    if unit == "GPa":
+        result["mae_log10_GPa"] = mae(_log10(predicted), _log10(target))
+    series = {"parity": _parity(goal, target, predicted, "AutoPeri"), "errors": _errors(goal, target, predicted, guess)}
+    if label == LABEL:
+        result["cgcnn"], other = _cgcnn(picked, target, elements, progress)
+        if other is not None:
+            series["parity_cgcnn"] = _parity(goal, target, other, "CGCNN")
+            series["errors"]["sets"]["CGCNN"] = np.abs(other - target)
+    return {
+        **result,
         "seconds": decimals(seconds, 1),
-        "crystals_per_second": decimals(len(chosen) / seconds, 1),
-    } | facts(path, peri.provenance(), seed)
+        "crystals_per_second": decimals(len(chosen) / seconds, 1) if chosen and seconds else None,
+        "headline": {f"{words} ({goal.axis})": f"errors.{key}" for words, key in (("MAE", "mae"), ("RMSE", "rmse"))} | {"R²": "errors.r2"},
+        **facts(path, peri.provenance(), seed),
+        "series": series,
+    }
 
 
-def _label(table: Any, path: str | Path) -> np.ndarray:
-    if LABEL not in table.labels:
-        raise DataError(f"{path} has no column {LABEL!r}; it has {', '.join(map(str, table.labels.columns)) or 'no labels'}")
-    return table.labels[LABEL].to_numpy(dtype=float, na_value=np.nan)
+def _cgcnn(picked: Any, target: np.ndarray, elements: list[int], progress: bool | None) -> tuple[dict[str, Any] | None, np.ndarray | None]:
+    """Errors of the bundled CGCNN and its predictions; None where its weights are not there."""
+    predict = _cgcnn_predictor()
+    if predict is None or not len(target):
+        return None, None
+    values = predict(picked, progress)
+    return {**regression(values, target), "mae_by_elements": mae_by(elements, values, target)}, values
+
+
+def _cgcnn_predictor() -> Callable[[Any, bool | None], np.ndarray] | None:
+    import torch
+
+    from autoperi.progress import progress_bar
+
+    try:
+        from autoperi.models.cgcnn import load_cgcnn  # type: ignore[attr-defined, unused-ignore]
+
+        network = load_cgcnn()
+    except (ImportError, WeightsError):
+        return None
+
+    def predict(table: Any, progress: bool | None) -> np.ndarray:
+        batch = table.batch(dtype=next(network.parameters()).dtype)
+        out = []
+        with torch.no_grad(), progress_bar(len(batch), enabled=progress, description="CGCNN") as bar:
+            for start in range(0, len(batch), 64):
+                out.append(network(batch[start : start + 64]).double().numpy())
+                bar.update(len(out[-1]))
+        return np.concatenate(out)
+
+    return predict
+
+
+def _fit_table(train: str | Path, label: str) -> tuple[Any, np.ndarray]:
+    table = read_table(train)
+    values = _label(table, train, label)
+    rows = np.nonzero(np.isfinite(values))[0].tolist()
+    if not rows:
+        raise DataError(f"{train} has no number in its column {label!r}; give a table with labels to fit the baselines on")
+    return table[rows], values[rows]
+
+
+def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int) -> tuple[float, np.ndarray]:
+    import torch
+
+    from autoperi.models.baselines import fit_composition_network
+
+    table, values = fit
+    network = fit_composition_network(table.batch(dtype=torch.float32), torch.tensor(values, dtype=torch.float32), seed=seed)
+    with torch.no_grad():
+        guess = network(picked.batch(dtype=torch.float32)).double().numpy()
+    return float(values.mean()), guess
+
+
+def _label(table: Any, path: str | Path, label: str) -> np.ndarray:
+    if label not in table.labels:
+        raise DataError(f"{path} has no column {label!r}; it has {', '.join(map(str, table.labels.columns)) or 'no labels'}")
+    return table.labels[label].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _log10(values: np.ndarray) -> np.ndarray:
+    return np.log10(values, where=values > 0, out=np.full(len(values), np.nan))
+
+
+def _parity(goal: Target, target: np.ndarray, predicted: np.ndarray, label: str) -> dict[str, Any]:
+    title = goal.label.removesuffix("_per_atom").replace("_", " ").capitalize()
+    return {
+        "kind": "parity",
+        "title": f"{title}: {label}",
+        "x": target,
+        "y": predicted,
+        "x_label": "label",
+        "y_label": label,
+        "unit": goal.axis,
+        "reason": None if len(target) else "no row has this label",
+    }
+
+
+def _errors(goal: Target, target: np.ndarray, predicted: np.ndarray, guess: np.ndarray | None) -> dict[str, Any]:
+    sets = {"AutoPeri": np.abs(predicted - target)}
+    if guess is not None:
+        sets["composition only"] = np.abs(guess - target)
+    return {"kind": "errors", "title": "Absolute errors", "x_label": "absolute error", "unit": goal.axis, "sets": sets, "log": True}

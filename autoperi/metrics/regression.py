@@ -1,0 +1,154 @@
+"""Numbers predicted against numbers known: errors, R², correlations and outliers, each with its counts.
+
+A pair counts where both numbers are finite; the others are counted in ``missing``. What cannot be said of the pairs that
+are left (an R² of one pair, a correlation with a constant) is None with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autoperi.errors import RequestError
+from autoperi.metrics.counts import quantity
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+WHISKER = 1.5
+"""Interquartile ranges from the box to the end of its whiskers, as PGCGM's Figure 4 draws them (Tukey)."""
+ROUNDING = 1e-9
+"""Nearer to a fence than this is on it: errors that are all equal up to rounding have no outliers."""
+
+
+def pairs(predicted: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """The pairs of which both numbers are finite, and how many are not.
+
+    Args:
+        predicted, reference: any shape, the same; None and NaN where there is no number.
+
+    Raises:
+        RequestError: different numbers of them.
+    """
+    x = np.asarray(predicted, dtype=np.float64).ravel()
+    y = np.asarray(reference, dtype=np.float64).ravel()
+    if len(x) != len(y):
+        raise RequestError(f"{len(x)} predicted and {len(y)} reference values are not pairs; give one prediction for each reference")
+    good = np.isfinite(x) & np.isfinite(y)
+    return x[good], y[good], int((~good).sum())
+
+
+def absolute_errors(predicted: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """|predicted - reference| of the pairs that exist, flat."""
+    x, y, _ = pairs(predicted, reference)
+    return np.abs(x - y)
+
+
+def mae(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
+    """Mean absolute error, a quantity in the unit of the values."""
+    x, y, missing = pairs(predicted, reference)
+    return quantity(float(np.abs(x - y).mean()) if len(x) else None, of=len(x), missing=missing, reason=_nothing(missing))
+
+
+def rmse(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
+    """Root mean square error, a quantity in the unit of the values."""
+    x, y, missing = pairs(predicted, reference)
+    value = float(np.sqrt(np.mean((x - y) ** 2))) if len(x) else None
+    return quantity(value, of=len(x), missing=missing, reason=_nothing(missing))
+
+
+def r2(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
+    """Coefficient of determination 1 - Σ(y - x)²/Σ(y - ȳ)², y the reference; negative where the mean would do better."""
+    x, y, missing = pairs(predicted, reference)
+    if len(y) < 2 or _constant(y):
+        reason = _nothing(missing) if not len(y) else "one pair" if len(y) == 1 else "all reference values are equal"
+        return quantity(None, of=len(y), missing=missing, reason=reason)
+    return quantity(float(1 - np.sum((y - x) ** 2) / np.sum((y - y.mean()) ** 2)), of=len(y), missing=missing)
+
+
+def pearson(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
+    """Linear correlation coefficient."""
+    return _correlation(predicted, reference, ranked=False)
+
+
+def spearman(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
+    """Rank correlation coefficient, ties sharing their mean rank."""
+    return _correlation(predicted, reference, ranked=True)
+
+
+def outliers(errors: ArrayLike, *, whisker: float = WHISKER) -> dict[str, Any]:
+    """Share of errors beyond the whiskers of their box plot: below Q1 - 1.5 IQR or above Q3 + 1.5 IQR.
+
+    PGCGM (Zhao et al. 2023), Figure 4, of relative errors of lattice lengths. Quartiles by linear interpolation, as NumPy's and
+    matplotlib's. The fences come from the errors themselves: this is the weight of the tails beside the bulk, not a measure of how
+    large the errors are, and it can only be compared beside R² or RMSE.
+
+    Args:
+        errors: signed errors, any shape; NaN where there is none.
+        whisker: interquartile ranges to the fences.
+
+    Returns:
+        A quantity with ``count`` of outliers and the fences ``low`` and ``high`` (None where there are no errors).
+    """
+    every = np.asarray(errors, dtype=np.float64).ravel()
+    found = every[np.isfinite(every)]
+    missing = len(every) - len(found)
+    if not len(found):
+        return quantity(None, of=0, missing=missing, reason=_nothing(missing), count=0, low=None, high=None)
+    first, third = np.quantile(found, [0.25, 0.75])
+    low, high = first - whisker * (third - first), third + whisker * (third - first)
+    count = int(((found < low - ROUNDING) | (found > high + ROUNDING)).sum())
+    return quantity(count / len(found), of=len(found), missing=missing, count=count, low=round(float(low), 6), high=round(float(high), 6))
+
+
+def regression(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
+    """MAE, median absolute error, RMSE, mean signed error (predicted - reference), R², Pearson and Spearman: a dict of quantities."""
+    x, y, missing = pairs(predicted, reference)
+    error, n = x - y, len(x)
+    why = _nothing(missing)
+    return {
+        "mae": mae(predicted, reference),
+        "median_error": quantity(float(np.median(np.abs(error))) if n else None, of=n, missing=missing, reason=why),
+        "rmse": rmse(predicted, reference),
+        "bias": quantity(float(error.mean()) if n else None, of=n, missing=missing, reason=why),
+        "r2": r2(predicted, reference),
+        "pearson": pearson(predicted, reference),
+        "spearman": spearman(predicted, reference),
+    }
+
+
+def mae_by(groups: Sequence[Any], predicted: ArrayLike, reference: ArrayLike) -> dict[str, dict[str, Any]]:
+    """:func:`mae` of each group (say, number of elements), groups sorted; keys as words.
+
+    Raises:
+        RequestError: not one group for each pair.
+    """
+    x, y = np.asarray(predicted, dtype=np.float64).ravel(), np.asarray(reference, dtype=np.float64).ravel()
+    if not len(groups) == len(x) == len(y):
+        raise RequestError(f"{len(groups)} groups, {len(x)} predictions and {len(y)} references; give one group for each pair")
+    labels = list(groups)
+    return {str(g): mae(x[inside], y[inside]) for g in sorted(set(labels)) for inside in [np.array([v == g for v in labels])]}
+
+
+def _correlation(predicted: ArrayLike, reference: ArrayLike, *, ranked: bool) -> dict[str, Any]:
+    x, y, missing = pairs(predicted, reference)
+    if len(x) < 2 or _constant(x) or _constant(y):
+        reason = _nothing(missing) if not len(x) else "one pair" if len(x) == 1 else "all predicted or all reference values are equal"
+        return quantity(None, of=len(x), missing=missing, reason=reason)
+    if ranked:
+        from scipy.stats import rankdata
+
+        x, y = rankdata(x), rankdata(y)
+    dx, dy = x - x.mean(), y - y.mean()
+    return quantity(float(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy))), of=len(x), missing=missing)
+
+
+def _constant(values: NDArray[np.float64]) -> bool:
+    """Equal up to rounding: an R² or a correlation would be a ratio of rounding errors."""
+    return bool(np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())))
+
+
+def _nothing(missing: int) -> str:
+    return "no pair of numbers" if missing else "no crystals"

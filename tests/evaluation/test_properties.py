@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autoperi.errors import DataError, RequestError
+from autoperi.evaluation import properties
+from autoperi.evaluation.properties import LABEL, evaluate_properties, targets
+from autoperi.io import write_crystals
+from autoperi.testing import tiny_crystals
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LABELS = np.linspace(-3, 1, len(tiny_crystals()))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny crystals; every fifth has no label."""
+    crystals = tiny_crystals()
+    for k, crystal in enumerate(crystals):
+        crystal.properties.update({"k_vrh": 10.0 * k, **({LABEL: LABELS[k]} if k % 5 else {})})
+    path = tmp_path_factory.mktemp("data") / "crystals.parquet"
+    write_crystals(crystals, path)
+    return path
+
+
+class Oracle:
+    """Predicts the label that a crystal carries, plus an error of its own."""
+
+    def __init__(self, error: Any = 0.0, label: str = LABEL, column: str = "formation_energy_per_atom_eV") -> None:
+        self.error, self.label, self.column = error, label, column
+
+    def score(self, structures: list[Any], *, properties: list[str], progress: Any = None) -> pd.DataFrame:
+        del properties, progress
+        return pd.DataFrame({self.column: np.array([s.properties[self.label] for s in structures]) + self.error})
+
+    def provenance(self) -> dict[str, Any]:
+        return {"model": "oracle", "sha256": None}
+
+
+@pytest.fixture
+def no_cgcnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(properties, "_cgcnn_predictor", lambda: None)
+
+
+@pytest.mark.usefixtures("no_cgcnn")
+def test_perfect_and_shifted_predictions(table):
+    known = LABELS[np.arange(len(LABELS)) % 5 > 0]
+    exact = evaluate_properties(Oracle(), table)
+    assert exact["mae_eV_per_atom"] == 0
+    assert exact["errors"]["r2"]["value"] == 1.0
+    assert (exact["n"], exact["without_label"]) == (len(known), len(LABELS) - len(known))
+    assert exact["mean_predictor_mae_eV"] == pytest.approx(np.abs(known - known.mean()).mean(), abs=1e-4)
+    assert exact["cgcnn"] is None
+    off = evaluate_properties(Oracle(0.25), table)
+    assert off["mae_eV_per_atom"] == off["median_error_eV_per_atom"] == off["errors"]["bias"]["value"] == 0.25
+    assert off["errors"]["pearson"]["value"] == 1.0
+    assert off["errors"]["r2"]["value"] == pytest.approx(1 - 0.25**2 / known.var(), abs=1e-6)
+    json.dumps({k: v for k, v in off.items() if k != "series"}, allow_nan=False)
+    np.testing.assert_allclose(off["series"]["parity"]["y"] - off["series"]["parity"]["x"], 0.25)
+
+
+@pytest.mark.usefixtures("no_cgcnn")
+def test_by_number_of_elements(table):
+    crystals = [s for k, s in enumerate(tiny_crystals()) if k % 5]
+    counts = [len(s.composition.elements) for s in crystals]
+    found = evaluate_properties(Oracle(np.array(counts) * 0.1), table)["mae_by_elements"]
+    assert {name: (row["value"], row["of"]) for name, row in found.items()} == {
+        str(c): (pytest.approx(0.1 * c), counts.count(c)) for c in sorted(set(counts))
+    }
+
+
+@pytest.mark.usefixtures("no_cgcnn")
+def test_baselines_are_fitted_on_the_other_table(table, tmp_path):
+    train = tmp_path / "train.parquet"
+    crystals = tiny_crystals()
+    for crystal in crystals:
+        crystal.properties[LABEL] = -1.0
+    write_crystals(crystals, train)
+    found = evaluate_properties(Oracle(), table, train=train, limit=8, seed=2)
+    labels = found["series"]["parity"]["x"]
+    assert found["mean_predictor_mae_eV"] == pytest.approx(np.abs(labels + 1.0).mean(), abs=1e-4)
+    assert found["composition_only_mae_eV"] > 0
+    assert set(found["series"]["errors"]["sets"]) == {"AutoPeri", "composition only"}
+    again = evaluate_properties(Oracle(), table, train=train, limit=8, seed=2)
+    assert again["composition_only_mae_eV"] == found["composition_only_mae_eV"]
+
+
+def test_cgcnn_stands_beside_the_model(table, monkeypatch):
+    def predict(picked: Any, progress: bool | None) -> np.ndarray:
+        del progress
+        return picked.labels[LABEL].to_numpy() + 0.5
+
+    monkeypatch.setattr(properties, "_cgcnn_predictor", lambda: predict)
+    found = evaluate_properties(Oracle(), table)
+    assert found["cgcnn"]["mae"]["value"] == 0.5
+    assert found["cgcnn"]["mae_by_elements"]["2"]["value"] == 0.5
+    assert set(found["series"]) == {"parity", "errors", "parity_cgcnn"}
+
+
+def test_real_cgcnn_predicts_each_crystal_once(table, monkeypatch):
+    import torch
+
+    from autoperi.io import read_table
+    from autoperi.models import cgcnn
+
+    torch.manual_seed(0)
+    network = cgcnn.Cgcnn(channels=4, layers=1, hidden=4).eval()
+    monkeypatch.setattr(cgcnn, "load_cgcnn", lambda: network)
+    predict = properties._cgcnn_predictor()
+    assert predict is not None
+    picked = read_table(table)
+    with torch.no_grad():
+        expected = network(picked.batch()).numpy()
+    np.testing.assert_allclose(predict(picked, False), expected, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("no_cgcnn")
+def test_another_property(table, monkeypatch):
+    from autoperi import scoring
+
+    monkeypatch.setitem(scoring.PROPERTIES, "moduli", ("k_vrh_GPa",))
+    found = evaluate_properties(Oracle(np.array([1.0] + [0.0] * (len(LABELS) - 1)), "k_vrh", "k_vrh_GPa"), table, label="k_vrh")
+    assert found["mae_GPa"] == pytest.approx(1 / len(LABELS), abs=1e-4)
+    # the first label is 0 GPa and has no logarithm
+    assert (found["mae_log10_GPa"]["value"], found["mae_log10_GPa"]["missing"]) == (0.0, 1)
+    assert "cgcnn" not in found
+
+
+def test_targets_are_the_columns_of_score():
+    assert targets()[LABEL] == properties.Target(LABEL, "formation_energy", "formation_energy_per_atom_eV", "eV")
+    assert targets()[LABEL].axis == "eV/atom"
+    assert "space_group" not in targets()
+
+
+@pytest.mark.usefixtures("no_cgcnn")
+def test_no_label_anywhere_is_no_number(tmp_path):
+    crystals = tiny_crystals()[:3]
+    crystals[0].properties[LABEL] = 1.0
+    path = tmp_path / "one.parquet"
+    write_crystals(crystals, path)
+    found = evaluate_properties(Oracle(), path, limit=1, seed=1)
+    if found["n"]:
+        found = evaluate_properties(Oracle(), path, limit=1, seed=0)
+    assert (found["n"], found["without_label"], found["mae_eV_per_atom"]) == (0, 1, None)
+    assert found["errors"]["mae"]["reason"] == "no crystals"
+    json.dumps({k: v for k, v in found.items() if k != "series"}, allow_nan=False)
+
+
+def test_bad_requests(table, tmp_path):
+    with pytest.raises(RequestError, match=f"'band_gap'.*{LABEL}"):
+        evaluate_properties(SimpleNamespace(), table, label="band_gap")
+    bare = tmp_path / "bare.parquet"
+    write_crystals(tiny_crystals()[:2], bare)
+    with pytest.raises(DataError, match="has no column"):
+        evaluate_properties(SimpleNamespace(), bare)
+    with pytest.raises(DataError, match="has no column"):
+        evaluate_properties(SimpleNamespace(), table, train=bare)
+
+
+def test_model(table, tiny_bundle):
+    from autoperi import AutoPeri
+
+    found = evaluate_properties(AutoPeri(tiny_bundle, device="cpu"), table, limit=6, progress=False)
+    assert found["n"] + found["without_label"] == 6
+    assert found["mae_eV_per_atom"] > 0
+    assert found["model"] == "tiny"

@@ -134,7 +134,8 @@ class CrystalTable:
         """pymatgen structures with ``id`` and the labels that are not null as ``.properties``."""
         from autoperi.convert import arrays_to_structures
 
-        rows = self.labels.drop(columns=list(_DERIVED_COLUMNS), errors="ignore").to_dict("records")
+        labels = self.labels.drop(columns=list(_DERIVED_COLUMNS), errors="ignore")
+        rows = labels.to_dict("records") if len(labels.columns) else [{}] * len(self)  # pandas 2 has no records without columns
         properties = [
             {"id": name, **{str(k): v for k, v in row.items() if not _is_null(v)}} for name, row in zip(self.ids, rows, strict=True)
         ]

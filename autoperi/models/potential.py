@@ -131,5 +131,3 @@ def _covalent_radii() -> Tensor:
     radii = torch.tensor(covalent_radii, dtype=torch.float32)[: MAX_ATOMIC_NUMBER + 1]
     radii[0] = 0.0
     return radii
-
-

@@ -60,7 +60,9 @@ def element_constants(crystals: CrystalBatch, energy: Tensor, *, ridge: float = 
     Elements that no crystal holds get the mean energy of an atom.
     """
     counts = torch.zeros(len(crystals), MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
-    counts.index_put_((crystals.batch, crystals.atomic_numbers), torch.ones(len(crystals.atomic_numbers), dtype=torch.float64), accumulate=True)
+    counts.index_put_(
+        (crystals.batch, crystals.atomic_numbers), torch.ones(len(crystals.atomic_numbers), dtype=torch.float64), accumulate=True
+    )
     sizes = crystals.n_atoms.to(torch.float64)
     known = torch.isfinite(energy)
     share = counts[known] / sizes[known].unsqueeze(-1)

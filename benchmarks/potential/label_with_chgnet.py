@@ -81,7 +81,10 @@ def main() -> None:
         kept = [k for k, r in enumerate(results) if np.isfinite(r["e"]) and np.abs(r["f"]).max() < MAX_FORCE]
         dropped += len(structures) - len(kept)
         write(path, [structures[k] for k in kept], [results[k] for k in kept], [modes[k] for k in kept], [sources[k] for k in kept])
-        print(json.dumps({"shard": shard, "frames": len(kept), "dropped": dropped, "seconds": round(time.perf_counter() - started, 1)}), flush=True)
+        print(
+            json.dumps({"shard": shard, "frames": len(kept), "dropped": dropped, "seconds": round(time.perf_counter() - started, 1)}),
+            flush=True,
+        )
 
 
 def perturbed(structure, mode: int, rng: np.random.Generator, peri):
@@ -94,7 +97,15 @@ def perturbed(structure, mode: int, rng: np.random.Generator, peri):
         scaled.scale_lattice(structure.volume * rng.uniform(0.82, 1.22))
         return moved(scaled, rng, rng.uniform(0, 0.06), 0.0)
     try:
-        found = peri.generate(structure.composition, n=10, num_atoms=len(structure), seed=int(rng.integers(2**31)), rank="probability", strict=False, progress=False)
+        found = peri.generate(
+            structure.composition,
+            n=10,
+            num_atoms=len(structure),
+            seed=int(rng.integers(2**31)),
+            rank="probability",
+            strict=False,
+            progress=False,
+        )
     except Exception:
         return None
     if not found:

@@ -28,7 +28,9 @@ def crystals(seed: int = 0, dtype: torch.dtype = torch.float64) -> CrystalBatch:
     made = [bulk("NaCl", "rocksalt", 5.5), bulk("Ti", "hcp", a=2.9, c=4.6), bulk("Si", "diamond", 5.4, cubic=True), bulk("Cu", "fcc", 2.9)]
     for k, atoms in enumerate(made):
         atoms.rattle(0.1, seed=seed + k)
-        atoms.set_cell(atoms.cell @ (torch.eye(3) + 0.05 * torch.randn(3, 3, generator=torch.Generator().manual_seed(seed + k))).numpy(), True)
+        atoms.set_cell(
+            atoms.cell @ (torch.eye(3) + 0.05 * torch.randn(3, 3, generator=torch.Generator().manual_seed(seed + k))).numpy(), True
+        )
     return to_batch(made, dtype=dtype)
 
 

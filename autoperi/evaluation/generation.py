@@ -1,0 +1,347 @@
+"""Generated crystals against a test set: validity, distribution, distances, novelty and stability in one report.
+
+Definitions are those of the metrics that are called; this module says which crystals go into each. Coverage, Fréchet distances,
+uniqueness and novelty see every crystal; GenEval's Wasserstein distances (CDVAE, DiffCSP) see up to 1,000 random valid ones.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoperi.errors import AutoPeriError, DataError
+from autoperi.evaluation.common import facts, load
+from autoperi.evaluation.generation_series import generation_series
+from autoperi.evaluation.judging import Judgement, check_judge, judge
+from autoperi.io import CrystalTable, read_crystals, read_table
+from autoperi.metrics import novelty as novelty_metrics
+from autoperi.metrics.counts import share
+from autoperi.metrics.coverage import coverage_curve, nearest_distances, resolve_cutoffs, summarise
+from autoperi.metrics.distribution import (
+    composition_diversity,
+    crystal_properties,
+    geneval,
+    mean_pairwise_distance,
+    mmd,
+    property_distances,
+    space_groups,
+    symmetry_distances,
+)
+from autoperi.metrics.features import extractor
+from autoperi.metrics.fingerprints import composition_fingerprints, structure_fingerprints
+from autoperi.metrics.frechet import frechet_report
+from autoperi.metrics.pairs import check_tolerances
+from autoperi.metrics.parallel import check_processes
+from autoperi.metrics.references import composition_of
+from autoperi.metrics.smact import check_states
+from autoperi.metrics.validity import validity_report
+
+if TYPE_CHECKING:
+    from autoperi.auto import AutoPeri
+
+CRYSTALNN = "crystalnn"
+PACKAGES = ("matminer", "scipy", "smact", "phonopy", "chgnet")
+
+
+def evaluate_generation(
+    peri: AutoPeri,
+    path: str | Path,
+    *,
+    crystals: str | Path | Sequence[Any] | None = None,
+    n: int = 1000,
+    train: str | Path | None = None,
+    entries: str | Path | None = None,
+    calculator: Any = None,
+    calculator_options: Mapping[str, Any] | str | None = None,
+    relax_limit: int | None = None,
+    relax_steps: int = 200,
+    mechanical: int = 0,
+    cutoffs: str | Sequence[float] = "mp20",
+    features: Sequence[str] = (CRYSTALNN, "cgcnn", "autoperi"),
+    oxidation_states: Any = "smact-icsd24",
+    symprec: float = 0.1,
+    tolerances: str = "default",
+    limit: int | None = None,
+    seed: int = 0,
+    processes: int | None = None,
+    cache: bool | str = True,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """The whole report on a set of generated crystals.
+
+    Args:
+        peri: the model that generates, and whose formation energies are compared and judge stability where no calculator does.
+        path: table of reference crystals, the test set.
+        crystals: a file or folder that any generator wrote, or crystals themselves; None generates ``n`` de novo with ``peri``.
+        n: crystals to generate.
+        train: table of the generator's training set, for novelty.
+        entries: reference entries of the convex hull, see :func:`~autoperi.metrics.references.reference_entries`.
+        calculator, calculator_options: any ASE calculator or its name; relaxes the crystals and judges their stability.
+        relax_limit: crystals that it relaxes, the first ones; None for all.
+        relax_steps: of each relaxation, at most.
+        mechanical: elastic and phonon stability of so many relaxed crystals, the most stable ones.
+        cutoffs: of coverage, a preset or (structure, composition).
+        features: spaces of the Fréchet distances: ``crystalnn`` and those of :mod:`autoperi.metrics.features`.
+        oxidation_states: list of the SMACT test.
+        symprec: Å, of space groups, Wyckoff consistency and prototype keys.
+        tolerances: preset of the matcher for uniqueness and novelty.
+        limit: reference rows, drawn with ``seed``; None for all.
+        seed: of the generation and every draw.
+        processes: workers; the result is the same for any number.
+        cache: remember fingerprints and features by content; a folder, or False.
+        progress: show bars; None shows them on a terminal.
+
+    Returns:
+        ``validity``, ``distribution``, ``coverage``, ``frechet``, ``novelty``, ``stability``, ``diversity``, ``symmetry``, ``crystals`` (each
+        crystal's verdicts), ``seconds`` by section, ``parameters`` and provenance, and ``series`` for the figures.
+
+    Raises:
+        RequestError, DataError: an option or a file that cannot be used, before any work.
+    """
+    check_processes(processes)
+    check_states(oxidation_states)
+    check_tolerances(tolerances, {"stol": None, "ltol": None, "angle_tol": None})
+    limits = resolve_cutoffs(cutoffs)
+    learned = [name for name in features if name != CRYSTALNN]
+    for name in learned:
+        extractor(name)
+    settings = check_judge(entries, calculator, calculator_options, relax_limit=relax_limit, relax_steps=relax_steps, mechanical=mechanical)
+    table, rows = load(path, limit, seed)
+    known = None if train is None else _table(train, "train")
+    work = _Work(processes, cache, progress)
+    with work.section("generating"):
+        generated, source, unreadable = _crystals(peri, crystals, n, seed, progress)
+    if not generated:
+        raise DataError(f"{source} holds no crystal that can be read ({len(unreadable)} failed); nothing can be said of it")
+    reference_table = table[rows]
+    reference = reference_table.structures()
+    slow = {"processes": processes, "cache": cache, "progress": progress}
+
+    with work.section("validity"):
+        validity = validity_report(generated, oxidation_states=oxidation_states, symprec=symprec, **slow)
+        readable = share([True] * len(generated) + [False] * len(unreadable))
+        valid = [row["valid"] for row in validity["crystals"]]
+    with work.section("properties"):
+        properties = crystal_properties(generated, **slow), crystal_properties(reference, **slow)
+        groups = space_groups(generated, symprec=symprec, **slow), space_groups(reference, symprec=symprec, **slow)
+        energies = _energies(peri, generated, progress), _energies(peri, reference, progress)
+    with work.section("fingerprints"):
+        structure = structure_fingerprints(generated, **slow), structure_fingerprints(reference, **slow)
+        composition = composition_fingerprints(generated, **slow), composition_fingerprints(reference, **slow)
+    with work.section("coverage"):
+        nearest = nearest_distances(structure[0], composition[0], structure[1], composition[1])
+        coverage = summarise(nearest, limits)
+        curve = coverage_curve(nearest, cutoffs=limits)
+        sides = [
+            {"properties": properties[k], "structure": structure[k], "composition": composition[k], "energy": energies[k]} for k in (0, 1)
+        ]
+        emd = geneval(sides[0], sides[1], valid=valid, seed=seed)
+        discrepancy = {"structure": mmd(*structure, seed=seed), "composition": mmd(*composition, seed=seed)}
+    with work.section("frechet"):
+        given = {CRYSTALNN: structure} if CRYSTALNN in features else None
+        frechet = frechet_report(generated, reference, features=learned, given=given, cache=cache, progress=progress)
+    with work.section("novelty"):
+        options = {"processes": processes, "progress": progress}
+        unique = novelty_metrics.uniqueness(generated, tolerances=tolerances, **options)
+        keys = novelty_metrics.prototype_keys(generated, symprec=symprec, **slow)
+        unique_keys = novelty_metrics.prototype_uniqueness(keys)
+        novel = new_keys = None
+        if known is not None:
+            novel = novelty_metrics.novelty(generated, known, tolerances=tolerances, **options)
+            new_keys = novelty_metrics.prototype_novelty(generated, known, symprec=symprec, **slow)
+        found = novelty_metrics.rediscovery(generated, reference_table, symprec=symprec, **slow)
+    with work.section("stability"):
+        judged = judge(
+            generated,
+            energies[0],
+            settings,
+            model=str(peri.provenance()["model"]),
+            unique=unique["flags"],
+            novel=novel["flags"] if novel else None,
+            processes=processes,
+            progress=progress,
+        )
+    symmetry = symmetry_distances(*groups, symprec=symprec)
+    result: dict[str, Any] = {
+        "task": "generation",
+        "n": len(generated),
+        "source": source,
+        "headline": HEADLINE,
+        "validity": {**validity["shares"], **({"files_read": readable} if unreadable else {})},
+        "coverage": coverage,
+        "distribution": {**emd, "all_crystals": property_distances(*properties), "mmd": discrepancy},
+        "frechet": frechet,
+        "novelty": {
+            "unique": unique["unique"],
+            "unique_prototype": unique_keys["unique"],
+            "novel": novel["novel"] if novel else None,
+            "new_composition": novel["new_composition"] if novel else None,
+            "novel_prototype": new_keys["novel"] if new_keys else None,
+            "rediscovery": {k: v for k, v in found.items() if k != "pairs"},
+            "matcher": unique["matcher"],
+        },
+        "stability": judged.summary,
+        "diversity": {
+            "compositions": composition_diversity(generated),
+            "structure_distance": mean_pairwise_distance(structure[0]),
+            "composition_distance": mean_pairwise_distance(composition[0]),
+        },
+        "symmetry": symmetry,
+        "unreadable_files": unreadable,
+        "crystals": _rows(generated, validity["crystals"], groups[0], energies[0], unique, novel, judged),
+        "seconds": work.seconds,
+    }
+    result["series"] = generation_series(
+        result,
+        properties=properties,
+        energies=energies,
+        curve=curve,
+        rediscovered=found,
+        judged=judged,
+        model=str(peri.provenance()["model"]),
+    )
+    parameters = {
+        "n": n if crystals is None else None,
+        "reference_rows": len(reference),
+        "cutoffs": list(limits),
+        "features": list(features),
+        "oxidation_states": oxidation_states,
+        "symprec": symprec,
+        "tolerances": tolerances,
+        "relax_limit": relax_limit,
+        "relax_steps": relax_steps,
+        "mechanical": mechanical,
+        "validity": validity["parameters"],
+        "calculator": settings.described,
+        "generation": "de novo, ranked by energy" if crystals is None else None,
+    }
+    others = {"train": train, "entries": entries if isinstance(entries, (str, Path)) and Path(entries).exists() else None}
+    if isinstance(crystals, (str, Path)):
+        others["crystals_read"] = crystals
+    return result | facts(path, peri.provenance(), seed, parameters=parameters, others=others, packages=PACKAGES)
+
+
+HEADLINE = {
+    "valid (structure and SMACT)": "validity.valid",
+    "valid structure": "validity.structural",
+    "valid composition": "validity.compositional",
+    "COV-R": "coverage.cov_recall",
+    "COV-P": "coverage.cov_precision",
+    "Wasserstein, density": "distribution.wasserstein.density",
+    "Wasserstein, elements": "distribution.wasserstein.n_elements",
+    "Wasserstein, energy": "distribution.wasserstein.energy",
+    "Fréchet, CrystalNN": "frechet.crystalnn",
+    "Fréchet, CGCNN": "frechet.cgcnn",
+    "unique": "novelty.unique",
+    "novel": "novelty.novel",
+    "stable": "stability.stable",
+    "metastable": "stability.metastable",
+    "S.U.N.": "stability.sun",
+}
+
+
+@dataclass
+class _Work:
+    """Seconds by section."""
+
+    processes: int | None
+    cache: bool | str
+    progress: bool | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # libraries warn of single crystals; what fails is counted
+            yield
+        self.seconds[name] = round(time.perf_counter() - started, 1)
+
+
+def _table(path: str | Path, name: str) -> CrystalTable:
+    if not Path(path).is_file():
+        raise DataError(f"{name}={str(path)!r} is not a file; give one table of crystals, such as a .parquet or .csv")
+    return read_table(path)
+
+
+def _crystals(
+    peri: AutoPeri, crystals: str | Path | Sequence[Any] | None, n: int, seed: int, progress: bool | None
+) -> tuple[list[Any], str, dict[str, str]]:
+    """Crystals, where they come from, and the files that could not be read with their reasons."""
+    if crystals is None:
+        return list(peri.generate(n=n, seed=seed, strict=False, progress=progress)), f"generated by {peri.provenance()['model']}", {}
+    if not isinstance(crystals, (str, Path)):
+        return list(crystals), "given", {}
+    folder = Path(crystals)
+    if not folder.is_dir():
+        return list(read_crystals(folder)), folder.name, {}
+    try:
+        return list(read_crystals(folder)), folder.name, {}
+    except AutoPeriError:
+        pass  # one bad file among many: read them one by one, and count it
+    found, failed = [], {}
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    for file in files:
+        try:
+            found += read_crystals(file)
+        except AutoPeriError as error:
+            failed[file.name] = str(error)[:200]
+    return found, folder.name, failed
+
+
+def _energies(peri: AutoPeri, crystals: Sequence[Any], progress: bool | None) -> list[float | None]:
+    """The model's formation energies in eV/atom; None for a crystal that it cannot read."""
+    from autoperi.convert import to_arrays
+
+    readable = []
+    for k, crystal in enumerate(crystals):
+        try:
+            to_arrays(crystal)
+            readable.append(k)
+        except AutoPeriError:
+            continue
+    out: list[float | None] = [None] * len(crystals)
+    if readable:
+        scored = peri.score([crystals[k] for k in readable], properties=["formation_energy"], progress=progress)
+        for k, value in zip(readable, scored["formation_energy_per_atom_eV"], strict=True):
+            out[k] = float(value) if value is not None and math.isfinite(value) else None
+    return out
+
+
+def _rows(
+    crystals: Sequence[Any],
+    validity: Sequence[Mapping[str, Any]],
+    groups: Sequence[int | None],
+    energies: Sequence[float | None],
+    unique: Mapping[str, Any],
+    novel: Mapping[str, Any] | None,
+    judged: Judgement,
+) -> list[dict[str, Any]]:
+    """One dictionary a crystal: every verdict, with the reason where it is not True."""
+    out = []
+    for k, row in enumerate(validity):
+        out.append(
+            dict(row)
+            | {
+                "formula": _formula(crystals[k]),
+                "space_group": groups[k],
+                "formation_energy_per_atom_eV": None if energies[k] is None else round(float(energies[k] or 0.0), 6),
+                "unique": unique["flags"][k],
+                "novel": novel["flags"][k] if novel else None,
+                "energy_above_hull_eV": judged.above_hull[k],
+            }
+        )
+    return out
+
+
+def _formula(crystal: Any) -> str | None:
+    try:
+        return str(composition_of(crystal).reduced_formula)
+    except AutoPeriError:
+        return None

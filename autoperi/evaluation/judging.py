@@ -1,0 +1,195 @@
+"""Stability of generated crystals: relaxed and judged by a calculator, or judged as they are by the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoperi.errors import AutoPeriError, DataError, RequestError
+from autoperi.evaluation.calculators import describe_calculator, make_calculator, relax
+from autoperi.metrics.counts import mean, share
+from autoperi.metrics.elastic import elastic_stability
+from autoperi.metrics.hull import Hull, energy_above_hull, hull_facts, near_hull
+from autoperi.metrics.pgcgm import relax_and_match
+from autoperi.metrics.phonons import phonon_stability
+from autoperi.metrics.references import MATERIALS_PROJECT, References, composition_of, recompute, reference_entries
+from autoperi.metrics.relaxation import Relaxation
+from autoperi.metrics.stability import stability
+
+NEAR_HULL = 0.05
+"""eV/atom: reference entries this near to their own hull are the ones that a calculator is asked for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for, checked.
+
+    Attributes:
+        entries: the source of the reference entries, or None.
+        calculator, options: of the judge, or None.
+        described: name, package, version and options of the calculator.
+        relax_limit, relax_steps, mechanical: see :func:`~autoperi.evaluation.generation.evaluate_generation`.
+    """
+
+    entries: Any
+    calculator: Any
+    options: Mapping[str, Any] | str | None
+    described: dict[str, Any] | None
+    relax_limit: int | None
+    relax_steps: int
+    mechanical: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What came of it.
+
+    Attributes:
+        summary: for the report.
+        above_hull: eV/atom of each crystal, None where unknown.
+        relaxed: one each where a calculator relaxed them.
+        hull: of the references, None without any.
+        energies: eV/atom of each crystal on the scale of the hull.
+    """
+
+    summary: dict[str, Any]
+    above_hull: list[float | None]
+    relaxed: list[Relaxation] = field(default_factory=list)
+    hull: Hull | None = None
+    energies: list[float | None] = field(default_factory=list)
+
+
+def check_judge(
+    entries: Any, calculator: Any, options: Mapping[str, Any] | str | None, *, relax_limit: int | None, relax_steps: int, mechanical: int
+) -> Settings:
+    """Refuse what cannot be done before any work.
+
+    Raises:
+        RequestError: an unknown calculator or a number that is none. DataError: no such file of entries.
+    """
+    for name, value, least in (("relax_limit", relax_limit, 1), ("relax_steps", relax_steps, 1), ("mechanical", mechanical, 0)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise RequestError(f"{name}={value!r} is not a whole number of at least {least}")
+    if mechanical and calculator is None:
+        raise RequestError(f"mechanical={mechanical} needs forces; name a calculator too")
+    described = None
+    if calculator is not None:
+        make_calculator(calculator, options)
+        described = describe_calculator(calculator, options)
+    if isinstance(entries, (str, Path)) and str(entries).lower() not in MATERIALS_PROJECT and not Path(entries).is_file():
+        raise DataError(f"entries={str(entries)!r} is not a file; give entries as .json, .csv or .parquet, or 'materials-project'")
+    return Settings(entries, calculator, options, described, relax_limit, relax_steps, mechanical)
+
+
+def judge(
+    crystals: Sequence[Any],
+    formation_energies: Sequence[float | None],
+    settings: Settings,
+    *,
+    model: str,
+    unique: Sequence[bool | None],
+    novel: Sequence[bool | None] | None,
+    processes: int | None,
+    progress: bool | None,
+) -> Judgement:
+    """Relaxation, energy above hull, S.U.N., and mechanical stability, as far as the settings ask for them.
+
+    Args:
+        crystals: generated.
+        formation_energies: of the model, eV/atom; the judge where there is no calculator.
+        settings: see :func:`check_judge`.
+        model: its name.
+        unique, novel: verdicts on each crystal; ``novel`` is None without a training set, and then there is no S.U.N.
+        processes, progress: of the relaxations.
+    """
+    n = len(crystals)
+    summary: dict[str, Any] = {}
+    relaxed: list[Relaxation] = []
+    energies, scale, name, judged = list(formation_energies), "formation", f"{model} formation energy", list(crystals)
+    if settings.calculator is not None:
+        name, scale = str(settings.described["calculator"] if settings.described else settings.calculator), "total"
+        count = n if settings.relax_limit is None else min(n, settings.relax_limit)
+        by_name = isinstance(settings.calculator, str)
+        relaxed = relax(
+            crystals[:count],
+            settings.calculator,
+            options=settings.options,
+            steps=settings.relax_steps,
+            processes=(processes or 1) if by_name else 1,
+            progress=progress,
+        )
+        summary["relaxation"] = _relaxation_summary(crystals[:count], relaxed, processes, progress)
+        energies = [r.energy_after for r in relaxed] + [None] * (n - count)
+        judged = [r.structure if r.structure is not None else c for r, c in zip(relaxed, crystals, strict=False)] + list(crystals[count:])
+    summary["judge"] = name
+    if settings.entries is None:
+        summary["reason"] = "no reference entries were given"
+        return _finish(Judgement(summary, [None] * n, relaxed), settings, progress)
+    systems = sorted({"-".join(sorted(composition_of(c).get_el_amt_dict())) for c in crystals if _readable(c)})
+    references = reference_entries(settings.entries, chemical_systems=systems)
+    if scale == "total" and references.judge is None:
+        references = _on_scale(references, settings, name, systems, progress)
+    hull = Hull(references)
+    distances = energy_above_hull(judged, energies, hull, scale=scale, judge=name)  # type: ignore[arg-type]
+    above = [d.energy for d in distances]
+    summary |= stability(above, unique=unique, novel=novel)
+    if novel is None:
+        summary["sun_reason"] = "no training set was given to tell what is novel"
+    summary["hull"] = hull_facts(hull.references, scale=scale, judge=name)  # type: ignore[arg-type]
+    reasons = [d.reason for d in distances if d.reason is not None]
+    summary["not_judged"] = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    return _finish(Judgement(summary, above, relaxed, hull, energies), settings, progress)
+
+
+def _readable(crystal: Any) -> bool:
+    try:
+        composition_of(crystal)
+    except AutoPeriError:
+        return False
+    return True
+
+
+def _on_scale(references: References, settings: Settings, name: str, systems: Sequence[str], progress: bool | None) -> References:
+    """The references near their own hull, relaxed by the judge: only then do its errors cancel."""
+    sets = [frozenset(system.split("-")) for system in systems]
+    given = Hull(references)
+    keep = near_hull(given, NEAR_HULL, sets)
+    calculator = make_calculator(settings.calculator, settings.options)
+    return recompute(references, calculator, judge=name, elements=sets, keep=keep, relax={"steps": settings.relax_steps}, progress=progress)
+
+
+def _relaxation_summary(
+    crystals: Sequence[Any], relaxed: Sequence[Relaxation], processes: int | None, progress: bool | None
+) -> dict[str, Any]:
+    ends = [r.structure if r.status != "failed" else None for r in relaxed]
+    matched = relax_and_match(crystals, ends, processes=processes, progress=progress)
+    matched.pop("values", None)
+    return {
+        "converged": share([r.status == "converged" for r in relaxed]),
+        "status": {status: sum(r.status == status for r in relaxed) for status in ("converged", "not converged", "failed")},
+        "failures": dict(sorted(Counter(str(r.reason) for r in relaxed if r.status == "failed").items())),
+        "energy_gain_eV_per_atom": mean(
+            None if r.energy_before is None or r.energy_after is None else r.energy_before - r.energy_after for r in relaxed
+        ),
+        "rms_displacement_A": mean(r.rms_displacement for r in relaxed),
+        "volume_change": mean(r.volume_change for r in relaxed),
+        "force_calls": mean(float(r.force_calls) for r in relaxed),
+        "relax_and_match": matched,
+    }
+
+
+def _finish(judgement: Judgement, settings: Settings, progress: bool | None) -> Judgement:
+    """Add elastic and phonon stability of the most stable relaxed crystals."""
+    if not settings.mechanical:
+        return judgement
+    order = [k for k, r in enumerate(judgement.relaxed) if r.status == "converged"]
+    order.sort(key=lambda k: (judgement.above_hull[k] is None, judgement.above_hull[k] or 0.0, k))
+    chosen = [judgement.relaxed[k].structure for k in order[: settings.mechanical]]
+    calculator = make_calculator(settings.calculator, settings.options)
+    born, _ = elastic_stability(chosen, calculator, progress=progress)
+    phonon, _ = phonon_stability(chosen, calculator, progress=progress)
+    judgement.summary["mechanical"] = {"crystals": order[: settings.mechanical], "elastic": born, "phonons": phonon}
+    return judgement

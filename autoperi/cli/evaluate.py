@@ -119,7 +119,7 @@ def _generation(task: argparse.ArgumentParser) -> None:
         "--matcher",
         default="default",
         metavar="PRESET",
-        help="tolerances of uniqueness and novelty (default: StructureMatcher's own, 0.2/0.3/5; adit; csp)",
+        help="tolerances of uniqueness and novelty (default: pymatgen's own; adit; csp)",
     )
     task.add_argument(
         "--entries", metavar="FILE", help="reference entries of the convex hull: pymatgen's as .json(.gz), or a table of formation energies"

@@ -121,7 +121,7 @@ def evaluate_generation(
         raise DataError(f"{source} holds no crystal that can be read ({len(unreadable)} failed); nothing can be said of it")
     reference_table = table[rows]
     reference = reference_table.structures()
-    slow = {"processes": processes, "cache": cache, "progress": progress}
+    slow: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
 
     with work.section("validity"):
         validity = validity_report(generated, oxidation_states=oxidation_states, symprec=symprec, **slow)
@@ -147,7 +147,7 @@ def evaluate_generation(
         given = {CRYSTALNN: structure} if CRYSTALNN in features else None
         frechet = frechet_report(generated, reference, features=learned, given=given, cache=cache, progress=progress)
     with work.section("novelty"):
-        options = {"processes": processes, "progress": progress}
+        options: dict[str, Any] = {"processes": processes, "progress": progress}
         unique = novelty_metrics.uniqueness(generated, tolerances=tolerances, **options)
         keys = novelty_metrics.prototype_keys(generated, symprec=symprec, **slow)
         unique_keys = novelty_metrics.prototype_uniqueness(keys)

@@ -49,4 +49,10 @@ def quantity(value: float | None, *, of: int, missing: int = 0, reason: str | No
     """
     known = value is not None and math.isfinite(value)
     why = None if known else (reason if missing or of else "no crystals")
-    return {"value": round(float(value), DIGITS) if known and value is not None else None, **more, "of": of, "missing": missing, "reason": why}
+    return {
+        "value": round(float(value), DIGITS) if known and value is not None else None,
+        **more,
+        "of": of,
+        "missing": missing,
+        "reason": why,
+    }

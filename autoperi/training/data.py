@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,20 +22,34 @@ class TensorCrystals:
 
     Attributes:
         crystals: all crystals as one batch.
-        labels: per crystal, each ``[B]``; NaN where missing.
+        labels: per crystal, each ``[B]`` or ``[B, ...]``; NaN where missing.
+        atom_labels: per atom, each ``[N, ...]``; NaN where missing.
     """
 
     crystals: CrystalBatch
     labels: dict[str, Tensor]
+    atom_labels: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.crystals)
+
+    def take(self, rows: Tensor) -> tuple[CrystalBatch, dict[str, Tensor]]:
+        """The crystals of ``rows`` and their labels, those of atoms too, and ``row`` itself."""
+        c = self.crystals
+        labels = {"row": rows, **{k: v[rows] for k, v in self.labels.items()}}
+        if self.atom_labels:
+            counts = c.n_atoms[rows]
+            start = torch.repeat_interleave(c.offsets[rows] - (torch.cumsum(counts, 0) - counts), counts)
+            atoms = start + torch.arange(len(start))
+            labels |= {k: v[atoms] for k, v in self.atom_labels.items()}
+        return c[rows.tolist()], labels
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
         c = self.crystals
         tensors = {"lattice": c.lattice, "frac_coords": c.frac_coords, "atomic_numbers": c.atomic_numbers, "n_atoms": c.n_atoms}
-        save_file({**tensors, **{f"label.{k}": v for k, v in self.labels.items()}}, str(path))
+        labels = {f"label.{k}": v for k, v in self.labels.items()} | {f"atom.{k}": v for k, v in self.atom_labels.items()}
+        save_file({**tensors, **labels}, str(path))
 
     @classmethod
     def load(cls, path: str | Path) -> TensorCrystals:
@@ -51,7 +65,10 @@ class TensorCrystals:
             raise DataError(
                 f"{path} does not hold training tensors ({error}); make it from crystals with 'autoperi train --data'"
             ) from None
-        return cls(crystals, {k.removeprefix("label."): v for k, v in tensors.items() if k.startswith("label.")})
+        labels, atom_labels = (
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)} for prefix in ("label.", "atom.")
+        )
+        return cls(crystals, labels, atom_labels)
 
 
 @dataclass
@@ -59,7 +76,7 @@ class Batches:
     """Seeded batches of one epoch after another; the order depends on ``(seed, epoch)`` alone, so a resumed run repeats it.
 
     Crystals of like size share a batch, in random order: sizes are sorted within pools of ``pool`` batches, which
-    keeps padding small and batches random.
+    keeps padding small and batches random. Beside the labels, ``row`` says which rows of the data a batch holds.
     """
 
     data: TensorCrystals
@@ -89,4 +106,4 @@ class Batches:
         else:
             chunks = list(order.split(self.batch_size))
         for chosen in chunks:
-            yield self.data.crystals[chosen.tolist()], {k: v[chosen] for k, v in self.data.labels.items()}
+            yield self.data.take(chosen)

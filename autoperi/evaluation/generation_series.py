@@ -174,7 +174,7 @@ def _histogram(
         for name, rows in zip(("generated", "reference"), properties, strict=True)
     }
     if discrete:
-        sets = {name: [None if v is None else int(v) for v in values] for name, values in sets.items()}  # type: ignore[misc]
+        sets = {name: [None if v is None else int(v) for v in values] for name, values in sets.items()}
     return {
         "kind": "histogram",
         "title": title,
@@ -196,7 +196,7 @@ def _symmetry(title: str, found: Mapping[str, Any], *, most: int | None = None) 
         total: Counter[str] = Counter()
         for counts in sets.values():
             size = sum(counts.values()) or 1
-            total.update({k: v / size for k, v in counts.items()})  # type: ignore[misc]
+            total.update({k: v / size for k, v in counts.items()})
         shown = sorted((k for k, _ in total.most_common(most)), key=int)
         entry["sets"] = {name: {k: counts.get(k, 0) for k in shown} for name, counts in sets.items()}
         entry["categories"] = shown

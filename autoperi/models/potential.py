@@ -53,6 +53,8 @@ class Potential(nn.Module):
         hidden: width of the energy head.
     """
 
+    radii: Tensor
+
     def __init__(
         self, *, channels: int = 64, layers: int = 3, cutoff: float = 5.0, n_radial: int = 8, l_max: int = 2, hidden: int = 64
     ) -> None:

@@ -1,0 +1,221 @@
+"""Phonons by finite displacements (phonopy) with any ASE calculator: dynamical stability and the last peak of the density of states."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoperi.errors import RequestError, StructureError
+from autoperi.metrics.counts import mean, share
+from autoperi.metrics.relaxation import bare_atoms
+from autoperi.progress import progress_bar
+
+INVERSE_CM_PER_THZ = 33.35640952
+"""1 THz in 1/cm (exact speed of light)."""
+DOS_SIGMA = 0.1
+"""THz, Gaussian width of the density of states."""
+DOS_PITCH = 0.02
+"""THz between its points."""
+PEAK_SHARE = 0.05
+"""A peak is a local maximum of at least this part of the highest one."""
+
+
+def phonons(
+    crystal: Any,
+    calculator: Any,
+    *,
+    min_length: float = 10.0,
+    max_atoms: int = 400,
+    distance: float = 0.01,
+    mesh_length: float = 40.0,
+    tolerance: float = 0.1,
+    symprec: float = 1e-3,
+) -> dict[str, Any]:
+    """Harmonic phonons of one crystal; relax it with the same calculator first.
+
+    Force constants come from displacements that symmetry leaves, forces of the undisplaced supercell subtracted, and are
+    made to obey translation and permutation symmetry. Long-range dipole interactions (the LO-TO splitting) are left out.
+
+    Args:
+        crystal: pymatgen structure or ASE atoms.
+        calculator: of ASE, with forces.
+        min_length: Å; the supercell repeats the given cell until its opposite faces are at least this far apart.
+        max_atoms: of the supercell; a crystal that needs more is not judged, with that reason.
+        distance: of the displacements, Å.
+        mesh_length: Å; the mesh of wave vectors, Γ among them, has about this length over each lattice vector of points.
+        tolerance: THz; a crystal is dynamically stable where no frequency is below minus this (imaginary ones count as
+            negative). The three acoustic modes at Γ are left out.
+        symprec: Å, for the symmetry that phonopy uses.
+
+    Returns:
+        ``min_frequency_THz``, ``max_frequency_THz``, ``dynamically_stable``, ``last_dos_peak_THz``, ``last_dos_peak_per_cm``,
+        ``supercell`` (repetitions), ``supercell_atoms``, ``residual_force_eV_per_A``, ``force_calls`` and ``reason``; the
+        numbers are None with a reason where it failed.
+
+    Raises:
+        RequestError: phonopy is not installed, or a parameter is not positive.
+    """
+    parameters = {"min_length": min_length, "max_atoms": max_atoms, "distance": distance, "mesh_length": mesh_length, "symprec": symprec}
+    check_parameters(parameters, tolerance)
+    out: dict[str, Any] = dict.fromkeys(_FIELDS)
+    out["force_calls"] = 0
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            atoms = bare_atoms(crystal)
+            repeats = supercell_repeats(np.array(atoms.cell[:]), min_length)
+            out |= {"supercell": repeats, "supercell_atoms": len(atoms) * math.prod(repeats)}
+            if out["supercell_atoms"] > max_atoms:
+                raise StructureError(
+                    f"the supercell {'x'.join(map(str, repeats))} has {out['supercell_atoms']} atoms, more than {max_atoms}"
+                )
+            spectrum = _force_constants(atoms, repeats, calculator, distance, symprec, out)
+            mesh = spectrum.run_mesh(mesh_length, is_gamma_center=True)
+            mesh = spectrum.mesh if mesh is None else mesh  # phonopy before 4 returns nothing
+            lowest, highest = frequency_range(mesh.qpoints, mesh.frequencies)
+            spectrum.run_total_dos(sigma=DOS_SIGMA, freq_pitch=DOS_PITCH, use_tetrahedron_method=False)
+            peak = last_peak(spectrum.total_dos.frequency_points, spectrum.total_dos.dos)
+        except Exception as error:  # a calculator may raise anything; the crystal failed, not the run
+            if hasattr(calculator, "reset"):
+                calculator.reset()
+            text = " ".join(str(error).split())[:300]
+            out["reason"] = text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}".rstrip(": ")
+            return out
+    out |= {
+        "min_frequency_THz": round(lowest, 4),
+        "max_frequency_THz": round(highest, 4),
+        "dynamically_stable": bool(lowest >= -tolerance),
+        "last_dos_peak_THz": None if peak is None else round(peak, 4),
+        "last_dos_peak_per_cm": None if peak is None else round(peak * INVERSE_CM_PER_THZ, 2),
+    }
+    return out
+
+
+def phonon_stability(
+    crystals: Sequence[Any], calculator: Any, *, progress: bool | None = None, **settings: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Share of crystals without imaginary phonons.
+
+    Args:
+        crystals: relaxed with the same calculator.
+        calculator: of ASE, with forces.
+        progress: show a bar.
+        **settings: of :func:`phonons`.
+
+    Returns:
+        The summary (``dynamically_stable``, ``min_frequency_THz``, ``last_dos_peak_per_cm``, ``parameters``), and
+        :func:`phonons` of each.
+    """
+    rows = []
+    with progress_bar(len(crystals), enabled=progress, description="phonons") as bar:
+        for crystal in crystals:
+            rows.append(phonons(crystal, calculator, **settings))
+            bar.update()
+    return phonon_summary(rows, settings), rows
+
+
+def phonon_summary(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What :func:`phonons` found of many crystals, with the parameters (defaults where ``settings`` names none)."""
+    why = "no phonons"
+    dos = {"dos_sigma_THz": DOS_SIGMA, "dos_pitch_THz": DOS_PITCH, "peak_share": PEAK_SHARE}
+    return {
+        "dynamically_stable": share([row["dynamically_stable"] for row in rows], missing=why),
+        "min_frequency_THz": mean([row["min_frequency_THz"] for row in rows], missing=why),
+        "last_dos_peak_per_cm": mean([row["last_dos_peak_per_cm"] for row in rows], missing=why),
+        "parameters": {**(phonons.__kwdefaults__ or {}), **(settings or {}), **dos},
+    }
+
+
+def check_parameters(parameters: dict[str, float], tolerance: float) -> None:
+    """Refuse what cannot be used before any work.
+
+    Raises:
+        RequestError: phonopy is not installed, or a parameter is not positive.
+    """
+    if importlib.util.find_spec("phonopy") is None:
+        raise RequestError('phonons need the package phonopy; install it with: pip install "autoperi[metrics]"')
+    for name, value in {**parameters, "tolerance": tolerance}.items():
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or (name == "tolerance" and value == 0))):
+            raise RequestError(f"{name}={value!r} is not a positive number; see the documentation of phonons for its unit")
+
+
+def supercell_repeats(lattice: NDArray[np.float64], min_length: float) -> list[int]:
+    """Repetitions of each lattice vector (rows, Å) until opposite faces are at least ``min_length`` apart."""
+    heights = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
+    return [max(1, math.ceil(min_length / h - 1e-6)) for h in heights]
+
+
+def frequency_range(qpoints: NDArray[np.float64], frequencies: NDArray[np.float64]) -> tuple[float, float]:
+    """Lowest and highest frequency of wave vectors ``[q, 3]`` with bands ``[q, 3 n]``, without the acoustic modes at Γ.
+
+    The acoustic modes at Γ are the three closest to zero there; a crystal of one atom has no other ones at Γ.
+    """
+    left = []
+    for q, bands in zip(qpoints, frequencies, strict=True):
+        gamma = np.abs(q - np.round(q)).max() < 1e-8
+        left.append(bands[np.argsort(np.abs(bands))[3:]] if gamma else bands)
+    values = np.concatenate(left)
+    if not len(values) or not np.isfinite(values).all():
+        raise StructureError("frequencies are not finite")
+    return float(values.min()), float(values.max())
+
+
+def last_peak(frequencies: NDArray[np.float64], dos: NDArray[np.float64]) -> float | None:
+    """Frequency of the highest local maximum in frequency of a density of states that reaches 5 % of its maximum; None without one.
+
+    The target of the benchmark ``matbench_phonons`` (Petretto et al. 2018; Dunn et al. 2020), there from DFPT.
+    """
+    from scipy.signal import find_peaks
+
+    positive = frequencies > 0
+    peaks, _ = find_peaks(dos[positive], height=PEAK_SHARE * float(dos.max()))
+    return float(frequencies[positive][peaks[-1]]) if len(peaks) else None
+
+
+_FIELDS = (
+    "min_frequency_THz",
+    "max_frequency_THz",
+    "dynamically_stable",
+    "last_dos_peak_THz",
+    "last_dos_peak_per_cm",
+    "supercell",
+    "supercell_atoms",
+    "residual_force_eV_per_A",
+    "force_calls",
+    "reason",
+)
+
+
+def _force_constants(atoms: Any, repeats: list[int], calculator: Any, distance: float, symprec: float, out: dict[str, Any]) -> Any:
+    """A ``Phonopy`` object with symmetric force constants; counts force calls in ``out``."""
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    cell = PhonopyAtoms(numbers=atoms.numbers, cell=np.array(atoms.cell[:]), scaled_positions=atoms.get_scaled_positions())
+    spectrum = Phonopy(cell, np.diag(repeats), primitive_matrix="auto", symprec=symprec, log_level=0)
+    spectrum.generate_displacements(distance=distance)
+    rest = _forces(spectrum.supercell, calculator, out)
+    out["residual_force_eV_per_A"] = round(float(np.linalg.norm(rest, axis=1).max()), 6)
+    displaced = [s for s in spectrum.supercells_with_displacements or [] if s is not None]
+    spectrum.forces = np.array([_forces(s, calculator, out) - rest for s in displaced])
+    spectrum.produce_force_constants(show_drift=False)
+    spectrum.symmetrize_force_constants(show_drift=False)
+    return spectrum
+
+
+def _forces(cell: Any, calculator: Any, out: dict[str, Any]) -> NDArray[np.float64]:
+    from ase import Atoms
+
+    atoms = Atoms(numbers=cell.numbers, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
+    atoms.calc = calculator
+    forces = np.array(atoms.get_forces(), dtype=float)
+    out["force_calls"] += 1
+    if not np.isfinite(forces).all():
+        raise StructureError("a force is not finite")
+    return forces

@@ -14,7 +14,18 @@ import numpy as np
 from autoperi.errors import AutoPeriWarning, RequestError
 from autoperi.metrics.references import KINDS, Kind, References, composition_of, recompute, reference_entries
 
-__all__ = ["Hull", "HullDistance", "References", "energies_above_hull", "energy_above_hull", "hull_facts", "recompute", "reference_entries"]
+__all__ = [
+    "Hull",
+    "HullDistance",
+    "References",
+    "energies_above_hull",
+    "energy_above_hull",
+    "hull_facts",
+    "lowest_mixture",
+    "near_hull",
+    "recompute",
+    "reference_entries",
+]
 
 MAX_DIAGRAM = 6
 """Elements up to which a whole diagram is made: its facets grow fast (ten elements take most of a minute), one point's do not."""

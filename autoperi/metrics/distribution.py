@@ -209,7 +209,7 @@ def space_groups(
     crystals: Sequence[Any],
     *,
     symprec: float = SYMPREC,
-    processes: int | None = 1,
+    processes: int | None = None,
     cache: bool | str | os.PathLike[str] = True,
     progress: bool | None = None,
 ) -> list[int | None]:

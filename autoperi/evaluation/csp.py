@@ -1,7 +1,12 @@
-"""Crystal structure prediction: composition and number of atoms given, k ranked candidates, matched with the truth."""
+"""Crystal structure prediction: composition and number of atoms given, k ranked candidates, matched with the truth.
+
+Candidates are generated in this process and matched in several. Besides the rates that every paper prints, METRe compares each candidate
+with every test crystal of the same composition (OMatG).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from pathlib import Path
@@ -9,22 +14,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoperi.errors import RequestError, StructureError
+from autoperi.convert import to_arrays
+from autoperi.errors import DataError, RequestError, StructureError
 from autoperi.evaluation.common import decimals, facts, load
 from autoperi.geometry.symmetry import analyse
-from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL, match_rms, match_summary, matcher
-from autoperi.metrics.smact import StateSet, smact_validity
+from autoperi.io import read_crystals
+from autoperi.metrics.match import (
+    ANGLE_TOL,
+    LTOL,
+    STOL,
+    failures,
+    match_curve,
+    match_summary,
+    metre_names,
+    reject_flat,
+    same_composition,
+    smaller,
+    summarise,
+    verdicts,
+)
+from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
+from autoperi.metrics.parallel import Failure, check_processes
+from autoperi.metrics.smact import StateSet, check_states, smact_validity
 from autoperi.progress import progress_bar
 from autoperi.request import make_request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from autoperi.auto import AutoPeri
 
 SMACT_LIST: StateSet = "pymatgen-all"  # the closest of pymatgen's lists to SMACT's own: 87 % of mp_val pass
 
 
 def evaluate_csp(
-    peri: AutoPeri,
+    peri: AutoPeri | None,
     path: str | Path,
     *,
     k: int = 20,
@@ -34,12 +58,15 @@ def evaluate_csp(
     known: bool = False,
     steps: int | None = None,
     rank: str = "energy",
+    predictions: str | Path | None = None,
+    oxidation_states: StateSet = SMACT_LIST,
+    processes: int | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Match rates and RMSE on a table of crystals, StructureMatcher 0.5/0.3/10, unfiltered and SMACT-filtered.
+    """Match rates and RMSE on a table of crystals, StructureMatcher 0.5/0.3/10, unfiltered and SMACT-filtered, and METRe.
 
     Args:
-        peri: the model.
+        peri: the model; None with ``predictions``.
         path: Parquet, CSV or other table of crystals.
         k: candidates for each composition, ranked.
         limit: rows, drawn with ``seed``; None for all.
@@ -48,64 +75,149 @@ def evaluate_csp(
         known: keep the model's default weight of crystals that the prior knows at exactly the test composition. By default
             it is 0, because no test crystal is in the training set: those are other polymorphs.
         steps, rank: as in :meth:`AutoPeri.generate`.
-        progress: show a bar; None shows it on a terminal.
+        predictions: judge another model's crystals instead: a file (``.json``, ``.extxyz``, ``.parquet``) whose every crystal has the number
+            of its row in the table, from 0, as its property ``row``; those of one row are taken in the order of the file, best first.
+        oxidation_states: list of the SMACT filter; see :func:`~autoperi.metrics.smact.smact_validity`.
+        processes: that match; the result is the same for any number. None for all cores.
+        progress: show bars; None shows them on a terminal.
 
     Returns:
-        Counts, rates, RMSE, times, parameters; ``no_candidate`` counts compositions for which nothing was generated.
+        Counts, rates, RMSE, times, parameters; ``per_k`` holds all figures at 1..k; ``metre`` those of the first candidates, of all and of
+        valid crystals; ``no_candidate`` counts compositions for which nothing was generated, ``given_up`` comparisons beyond their budget.
+
+    Raises:
+        DataError: a table or predictions that cannot be read.
+        RequestError: an option that cannot be honoured.
     """
     make_request(None, n=k, seed=seed, steps=steps, rank=rank)  # a bad option is an error, not a composition without candidates
-    weight = peri.known_weight if known else 0.0
+    check_states(oxidation_states)
+    check_processes(processes)
+    if (peri is None) == (predictions is None):
+        raise RequestError("give either a model or predictions of another one, not both and not neither")
     table, rows = load(path, limit, seed)
-    structures = table[rows].structures()
-    judge = matcher()
-    results: list[list[float | None]] = []
-    smact: list[bool | None] = []
-    given, generating, made, none = 0, 0.0, 0, 0
+    truths = table[rows].structures()
     started = time.perf_counter()
-    with progress_bar(len(structures), enabled=progress, description="csp") as bar:
-        for row, truth in zip(rows, structures, strict=True):
-            group = _true_group(table, row, truth) if space_group else None
-            given += group is not None
-            clock = time.perf_counter()
-            with peri.using(known_weight=weight):
-                candidates = _candidates(peri, truth, group, k, seed, steps, rank)
-            generating += time.perf_counter() - clock
-            made += len(candidates)
-            none += not candidates
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                results.append(match_rms(candidates, truth, judge=judge))
-            smact.append(smact_validity({e.Z: int(c) for e, c in truth.composition.items()}, oxidation_states=SMACT_LIST).valid)
-            bar.update()
-    ks = sorted({1, min(5, k), k})
-    summary = match_summary(results, ks=ks)
-    at = summary["match_at"]
+    given, generating, weight = 0, 0.0, None
+    if predictions is not None:
+        file = Path(predictions)
+        candidates = _read_predictions(file, rows, len(table), k)
+        model = {"model": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    else:
+        assert peri is not None
+        model, weight, candidates = peri.provenance(), peri.known_weight if known else 0.0, []
+        with progress_bar(len(truths), enabled=progress, description="generating") as bar, peri.using(known_weight=weight):
+            for row, truth in zip(rows, truths, strict=True):
+                group = _true_group(table, row, truth) if space_group else None
+                given += group is not None
+                clock = time.perf_counter()
+                found = _candidates(peri, truth, group, k, seed, steps, rank)
+                generating += time.perf_counter() - clock
+                candidates.append([to_arrays(c) for c in found])  # a tenth of the memory of structures
+                bar.update()
+    made = sum(map(len, candidates))
+    matched = _match(candidates, arrays_of(truths), k, oxidation_states, processes, progress)
+    results = matched["results"]
+    smact = [smact_validity({e.Z: int(c) for e, c in t.composition.items()}, oxidation_states=oxidation_states).valid for t in truths]
     passed = [s is True for s in smact]
-    filtered = sum(bool(r) and r[0] is not None and ok for r, ok in zip(results, passed, strict=True))
+    summary = match_summary(results, ks=range(1, k + 1))
+    at = {rank: decimals(rate) for rank, rate in summary["match_at"].items()}
+    curve = match_curve(results, k=k, passed=passed)
+    for point, metre in zip(curve, matched["metre_per_k"], strict=True):
+        point |= metre
     return {
         "task": "csp",
         "n": len(results),
         "k": k,
-        "match_at_1": decimals(at[1]),
-        "match_at_5": decimals(at[5]) if k >= 5 else None,
-        "match_at_k": decimals(at[k]),
+        "match_at_1": at[1],
+        "match_at_5": at[5] if k >= 5 else None,
+        "match_at_k": at[k],
         "rmse": decimals(summary["rmse"]),
         "rmse_at_k": decimals(summary["rmse_at_k"]),
-        "match_at_1_smact": decimals(filtered / len(results)) if results else None,
+        "match_at_1_smact": decimals(curve[0]["match_rate_filtered"]["value"]),
         "smact_valid": sum(passed),
         "smact_unknown": sum(s is None for s in smact),
-        "smact_oxidation_states": SMACT_LIST,
-        "no_candidate": none,
+        "smact_oxidation_states": oxidation_states,
+        "match_at": {str(rank): rate for rank, rate in at.items()},
+        "per_k": curve,
+        "metre": matched["metre"],
+        "no_candidate": sum(not c for c in candidates),
         "candidates": made,
+        "unreadable": matched["unreadable"],
+        "given_up": matched["given_up"],
         "seconds": decimals(time.perf_counter() - started, 1),
         "seconds_generating": decimals(generating, 1),
         "crystals_per_second": decimals(made / generating, 2) if generating else None,
-        "space_group_given": given if space_group else 0,
+        "space_group_given": given,
         "matcher": {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL},
         "known_weight": weight,
         "steps": steps,
-        "rank": rank,
-    } | facts(path, peri.provenance(), seed)
+        "rank": rank if peri is not None else None,
+    } | facts(path, model, seed)
+
+
+def _match(
+    candidates: Sequence[Sequence[Arrays | Failure]],
+    truths: Sequence[Arrays | Failure],
+    k: int,
+    oxidation_states: StateSet,
+    processes: int | None,
+    progress: bool | None,
+) -> dict[str, Any]:
+    """Every candidate against its own truth, and against every other of the same composition (METRe); each pair is compared once."""
+    flat = [c for row in candidates for c in row]
+    place = [(row, rank) for row, made in enumerate(candidates) for rank in range(len(made))]
+    first = np.cumsum([0, *map(len, candidates)])
+    solid = reject_flat(flat)
+    own = [(i, row) for i, (row, _) in enumerate(place)]
+    others = [(i, j) for i, j in same_composition(solid, reject_flat(truths)) if place[i][0] != j]
+    limits = {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}
+    pairs = own + others
+    found = compare_pairs(flat, truths, pairs, tolerances=limits, processes=processes, progress=progress)
+    rms = [r if isinstance(r, float) else None for r in found]
+    # METRe looks at no flat cell, the match rate of CDVAE and DiffCSP at every cell.
+    across = [
+        (i, j, r)
+        for (i, j), r in zip(pairs, rms, strict=True)
+        if r is not None and not isinstance(solid[i], Failure) and not isinstance(truths[j], Failure)
+    ]
+    best: list[float | None] = [None] * len(truths)
+    per_k = []
+    for rank in range(k):
+        for i, j, r in across:
+            if place[i][1] == rank:
+                best[j] = smaller(best[j], r)
+        named = metre_names(summarise(best))
+        per_k.append({"metre": named["metre"], "crmse": named["crmse"]})
+        if rank == 0:
+            of_all = named
+    leading = [(i, j, r) for i, j, r in across if place[i][1] == 0]
+    valid_candidate = verdicts(solid, {i for i, _, _ in leading}, oxidation_states)
+    valid_truth = verdicts(truths, {j for _, j, _ in leading}, oxidation_states)
+    best_valid: list[float | None] = [None] * len(truths)
+    for i, j, r in leading:
+        if valid_candidate[i] is True and valid_truth[j] is True:
+            best_valid[j] = smaller(best_valid[j], r)
+    return {
+        "results": [rms[first[row] : first[row + 1]] for row in range(len(candidates))],
+        "metre": {"all": of_all, "valid": metre_names(summarise(best_valid))},
+        "metre_per_k": per_k,
+        "unreadable": failures(flat),
+        "given_up": failures(found) - sum(isinstance(flat[i], Failure) for i, _ in pairs),
+    }
+
+
+def _read_predictions(path: Path, rows: Sequence[int], n: int, k: int) -> list[list[Arrays | Failure]]:
+    """The first k crystals of each of the chosen rows, in the order of the file."""
+    chosen: dict[int, list[Any]] = {row: [] for row in rows}
+    for i, crystal in enumerate(read_crystals(path)):
+        row = crystal.properties.get("row")
+        if isinstance(row, bool) or not isinstance(row, (int, float, np.number)) or row != int(row) or not 0 <= row < n:
+            raise DataError(
+                f"crystal {i} of {path} has the row {row!r}; give each the property 'row', the number 0..{n - 1} of its test crystal"
+            )
+        if int(row) in chosen and len(chosen[int(row)]) < k:
+            chosen[int(row)].append(crystal)
+    return [arrays_of(chosen[row]) for row in rows]
 
 
 def _true_group(table: Any, row: int, truth: Any) -> int | None:

@@ -1,14 +1,21 @@
-"""Crystal structure prediction: match rate and RMSE as the field defines them.
+"""Crystal structure prediction: match rate and RMSE as the field defines them, and METRe.
 
 A prediction matches if ``StructureMatcher(stol=0.5, ltol=0.3, angle_tol=10)`` finds a mapping; its RMS displacement is
 divided by (V/N)^(1/3). The match rate at k counts a test crystal if any of its first k predictions matches; the RMSE is
-the mean, over matched crystals, of the smallest RMS (CDVAE, DiffCSP: ``RecEval`` and ``RecEvalBatch``), unfiltered.
+the mean, over matched crystals, of the smallest RMS (CDVAE, DiffCSP: ``RecEval`` and ``RecEvalBatch``), unfiltered. The
+corrected RMSE is the mean over all crystals, those without a match at ``stol`` (OMatG, ``omg/analysis/analysis.py``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+from autoperi.errors import RequestError
+from autoperi.metrics.counts import quantity
+from autoperi.metrics.pairs import FLAT, Arrays, arrays_of, by_composition, check_tolerances, compare_pairs, composition_key, polar_sine
+from autoperi.metrics.parallel import Failure
 
 STOL, LTOL, ANGLE_TOL = 0.5, 0.3, 10.0
 
@@ -62,3 +69,162 @@ def match_summary(results: Sequence[Sequence[float | None]], *, ks: Sequence[int
         "rmse": sum(first) / len(first) if first else None,
         "rmse_at_k": sum(best) / len(best) if best else None,
     }
+
+
+def match_curve(
+    results: Sequence[Sequence[float | None]], *, k: int | None = None, passed: Sequence[bool | None] | None = None, stol: float = STOL
+) -> list[dict[str, Any]]:
+    """Match rate, RMSE and corrected RMSE at 1..k.
+
+    Args:
+        results: for each test crystal, the RMS of its predictions in order, None where one does not match.
+        k: the last point; by default the largest number of predictions.
+        passed: for each test crystal whether it passes the filter (SMACT's verdict on its composition). In the filtered figures, whose
+            names end in ``_filtered``, one that does not pass, or has no verdict, counts as not matched; the denominator stays.
+        stol: RMS of a crystal without a match, for the corrected RMSE.
+
+    Returns:
+        One dictionary a point: ``k``, ``match_rate``, ``rmse``, ``corrected_rmse``, and the filtered ones where ``passed`` is given.
+
+    Raises:
+        RequestError: ``k`` below 1, or not one verdict a crystal.
+    """
+    if k is not None and (isinstance(k, bool) or k < 1):
+        raise RequestError(f"k={k!r} is not positive; give at least 1")
+    if passed is not None and len(passed) != len(results):
+        raise RequestError(f"{len(passed)} verdicts for {len(results)} crystals; give one for each")
+    curve = []
+    best: list[float | None] = [None] * len(results)
+    for rank in range(k if k is not None else max(map(len, results), default=0)):
+        for i, row in enumerate(results):
+            best[i] = smaller(best[i], row[rank] if rank < len(row) else None)
+        point = {"k": rank + 1} | summarise(best, stol=stol)
+        if passed is not None:
+            kept = [b if ok is True else None for b, ok in zip(best, passed, strict=True)]
+            point |= {f"{name}_filtered": value for name, value in summarise(kept, stol=stol).items()}
+        curve.append(point)
+    return curve
+
+
+def smaller(a: float | None, b: float | None) -> float | None:
+    """The smaller of two numbers that may be missing."""
+    return b if a is None else a if b is None else min(a, b)
+
+
+def summarise(best: Sequence[float | None], *, stol: float = STOL) -> dict[str, dict[str, Any]]:
+    """``match_rate``, ``rmse`` (over matched crystals) and ``corrected_rmse`` (over all) of each crystal's smallest RMS, None unmatched."""
+    n, matched = len(best), [b for b in best if b is not None]
+    unmatched = n - len(matched)
+    total = math.fsum(matched)
+    return {
+        "match_rate": quantity(len(matched) / n if n else None, of=n, count=len(matched)),
+        "rmse": quantity(total / len(matched) if matched else None, of=len(matched), missing=unmatched, reason="nothing matches"),
+        "corrected_rmse": quantity((total + unmatched * stol) / n if n else None, of=n, unmatched=unmatched),
+    }
+
+
+def metre(
+    generated: Sequence[Any],
+    references: Sequence[Any],
+    *,
+    generated_valid: Sequence[bool | None] | None = None,
+    reference_valid: Sequence[bool | None] | None = None,
+    oxidation_states: str = "pymatgen-all",
+    tolerances: str = "csp",
+    stol: float | None = None,
+    ltol: float | None = None,
+    angle_tol: float | None = None,
+    processes: int | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """METRe: share of references that any generated crystal of the same composition matches, and the corrected RMSE (cRMSE).
+
+    Every generated crystal is compared with every reference of the same reduced composition; each reference keeps its smallest RMS.
+    cRMSE is the mean over all references, ``stol`` for one without a match. A cell of polar sine V/(abc) below 1e-3 matches nothing.
+
+    Args:
+        generated, references: pymatgen structures or ASE atoms.
+        generated_valid, reference_valid: verdicts for the "valid" figures, in which only two valid crystals can match (None counts as
+            not valid); by default :func:`~autoperi.metrics.validity.validity` gives them.
+        oxidation_states: list for those verdicts.
+        tolerances: name of :data:`~autoperi.metrics.pairs.TOLERANCES`.
+        stol, ltol, angle_tol: instead of those of the name; the angle in degrees.
+        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`.
+
+    Returns:
+        ``all`` and ``valid``, each with ``metre``, ``rmse`` and ``crmse``; ``rms`` and ``rms_valid``, the smallest of each reference; the
+        numbers of crystals, of those ``rejected`` (flat or unreadable) and of comparisons ``given_up``; and the parameters.
+
+    Raises:
+        RequestError: unknown tolerances or oxidation states, or not one verdict a crystal.
+        StructureError: something that is no crystal.
+    """
+    from autoperi.metrics.smact import check_states
+
+    limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
+    check_states(oxidation_states)
+    for name, given, crystals in (("generated", generated_valid, generated), ("reference", reference_valid, references)):
+        if given is not None and len(given) != len(crystals):
+            raise RequestError(f"{name}_valid has {len(given)} verdicts for {len(crystals)} crystals; give one for each")
+    left, right = reject_flat(arrays_of(generated)), reject_flat(arrays_of(references))
+    pairs = same_composition(left, right)
+    found = compare_pairs(left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="METRe")
+    matched = [(i, j, r) for (i, j), r in zip(pairs, found, strict=True) if isinstance(r, float)]
+    valid_left = generated_valid if generated_valid is not None else verdicts(left, {i for i, _, _ in matched}, oxidation_states)
+    valid_right = reference_valid if reference_valid is not None else verdicts(right, {j for _, j, _ in matched}, oxidation_states)
+    best: list[float | None] = [None] * len(references)
+    best_valid = list(best)
+    for i, j, rms in matched:
+        best[j] = smaller(best[j], rms)
+        if valid_left[i] is True and valid_right[j] is True:
+            best_valid[j] = smaller(best_valid[j], rms)
+    return {
+        "all": metre_names(summarise(best, stol=limits["stol"])),
+        "valid": metre_names(summarise(best_valid, stol=limits["stol"])),
+        "generated": len(generated),
+        "references": len(references),
+        "comparisons": len(pairs),
+        "rejected": {"generated": failures(left), "references": failures(right)},
+        "given_up": failures(found),
+        "rms": best,
+        "rms_valid": best_valid,
+        "matcher": limits,
+        "oxidation_states": oxidation_states,
+        "polar_sine": FLAT,
+    }
+
+
+def reject_flat(crystals: Sequence[Arrays | Failure]) -> list[Arrays | Failure]:
+    """A failure in the place of each cell of polar sine V/(abc) below 1e-3, which OMatG does not compare."""
+    return [
+        Failure(f"the cell is flat: polar sine {sine:.2g}") if not isinstance(c, Failure) and (sine := polar_sine(c[0])) < FLAT else c
+        for c in crystals
+    ]
+
+
+def same_composition(left: Sequence[Arrays | Failure], right: Sequence[Arrays | Failure]) -> list[tuple[int, int]]:
+    """Pairs of positions (i, j) of the readable crystals of one reduced composition, by j, then i."""
+    groups = by_composition(left)
+    return [
+        (i, j) for j, crystal in enumerate(right) if not isinstance(crystal, Failure) for i in groups.get(composition_key(crystal[2]), [])
+    ]
+
+
+def metre_names(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The figures of :func:`summarise` under OMatG's names."""
+    return {"metre": figures["match_rate"], "rmse": figures["rmse"], "crmse": figures["corrected_rmse"]}
+
+
+def failures(results: Sequence[Any]) -> int:
+    """How many of the results are failures."""
+    return sum(isinstance(r, Failure) for r in results)
+
+
+def verdicts(crystals: Sequence[Arrays | Failure], chosen: set[int], oxidation_states: Any) -> dict[int, bool | None]:
+    """CDVAE's validity of the chosen readable crystals; only those that match anything need one."""
+    from autoperi.convert import arrays_to_structures
+    from autoperi.metrics.validity import validity
+
+    order = sorted(chosen)
+    structures = arrays_to_structures([c for i in order if not isinstance(c := crystals[i], Failure)])
+    return {i: validity(s, oxidation_states=oxidation_states).valid for i, s in zip(order, structures, strict=True)}

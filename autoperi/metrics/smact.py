@@ -4,8 +4,14 @@ The test of SMACT (Davies et al., Chem 1, 617 (2016)) in the form that CDVAE (Xi
 reduced counts; a single element is valid; metals alone are valid; else some choice of one listed oxidation state for each element
 must be neutral with every cation strictly less electronegative (Pauling) than every anion.
 
-The verdict depends on the list of oxidation states, so the list is pinned by name. These lists are pymatgen's, not SMACT's: compare rates
-only with rates from the same list. Where an element has no states in the list there is no verdict (None); SMACT calls it invalid.
+The verdict depends on the list of oxidation states, so the list is pinned by name: compare rates only with rates from the same list. The
+``pymatgen-…`` lists need nothing else; the ``smact-…`` lists are those of the installed ``smact`` package, with its electronegativities.
+With these the verdict is that of ``smact.screening.smact_validity``, apart from three cases that are decided on purpose:
+
+* an element without states in the list: no verdict (None); SMACT calls the composition invalid;
+* an element of unknown electronegativity: not put to Pauling's test, as in CDVAE and DiffCSP, where SMACT 2 raised an error that they took
+  for a pass; SMACT 4 calls the composition invalid;
+* more than ``max_combinations``: invalid, as in DiffCSP; SMACT goes through them all.
 """
 
 from __future__ import annotations
@@ -23,13 +29,33 @@ from autoperi.units import MAX_ATOMIC_NUMBER
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-StateSet: TypeAlias = Literal["pymatgen-icsd", "pymatgen-common", "pymatgen-all"]
+StateSet: TypeAlias = Literal[
+    "pymatgen-icsd",
+    "pymatgen-common",
+    "pymatgen-all",
+    "smact-smact14",
+    "smact-icsd16",
+    "smact-icsd24",
+    "smact-pymatgen_sp",
+    "smact-wiki",
+    "smact-default",
+]
 
-_ATTRIBUTE = {
+_PYMATGEN = {
     "pymatgen-icsd": "icsd_oxidation_states",
     "pymatgen-common": "common_oxidation_states",
     "pymatgen-all": "oxidation_states",
 }
+_SMACT = {
+    "smact-smact14": "oxidation_states_smact14",
+    "smact-icsd16": "oxidation_states_icsd16",
+    "smact-icsd24": "oxidation_states_icsd24",
+    "smact-pymatgen_sp": "oxidation_states_sp",
+    "smact-wiki": "oxidation_states_wiki",
+    "smact-default": "",  # not a column of its table but a filter of the ICSD's counts
+}
+STATE_SETS = (*_PYMATGEN, *_SMACT)
+"""Every list that has a name here; those that begin with ``smact-`` need the ``smact`` package."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +84,9 @@ def smact_validity(
     Args:
         composition_counts: atoms of each element (symbol or atomic number), in any multiple; a pymatgen ``Composition`` will do.
         oxidation_states: ``"pymatgen-icsd"`` (at least ten instances in the ICSD and 1 % of the element's entries),
-            ``"pymatgen-common"``, ``"pymatgen-all"``.
+            ``"pymatgen-common"``, ``"pymatgen-all"``; or, of the ``smact`` package, ``"smact-smact14"`` (the list of SMACT 2, which CDVAE and
+            DiffCSP used), ``"smact-icsd16"``, ``"smact-icsd24"`` (OMatG's), ``"smact-pymatgen_sp"``, ``"smact-wiki"`` and
+            ``"smact-default"`` (what SMACT 4 takes where no list is named: three or more entries in the ICSD of 2024).
         use_pauling_test: ask that every cation be less electronegative than every anion. A composition with an element of unknown
             electronegativity is not put to it.
         include_alloys: call compositions of metals alone valid (:func:`metals`).
@@ -69,9 +97,9 @@ def smact_validity(
 
     Raises:
         StructureError: no elements, an unknown element, or a count that is not a positive whole number.
-        RequestError: no such list of oxidation states.
+        RequestError: no such list of oxidation states, or a list of the ``smact`` package without that package.
     """
-    _check_set(oxidation_states)
+    check_states(oxidation_states)
     return _smact(_reduced(composition_counts), oxidation_states, use_pauling_test, include_alloys, float(max_combinations))
 
 
@@ -85,8 +113,32 @@ def charge_neutral(
     Raises:
         StructureError, RequestError: as :func:`smact_validity`.
     """
-    _check_set(oxidation_states)
+    check_states(oxidation_states)
     return _smact(_reduced(composition), oxidation_states, False, include_alloys, math.inf).valid
+
+
+def guess_neutral(composition: Mapping[Any, int]) -> bool | None:
+    """Whether pymatgen's ``Composition.oxi_state_guesses(max_sites=-1)`` finds a neutral assignment, as PGCGM and CubicGAN ask.
+
+    Unlike SMACT's rule, atoms of one element may differ in their state (Fe₃O₄ is neutral). pymatgen lists every combination, which takes hours
+    for some formulas; only whether there is one matters here, and that is found in linear time. Its states are those of the ICSD, or the
+    common ones of an element that the ICSD says nothing of. None where an element has no states at all; pymatgen finds no guess then.
+
+    Raises:
+        StructureError: as :func:`smact_validity`.
+    """
+    return _guess(_reduced(composition))
+
+
+@lru_cache(maxsize=65536)
+def _guess(counts: tuple[tuple[int, int], ...]) -> bool | None:
+    if len(counts) == 1:
+        return True
+    icsd, common = _states("pymatgen-icsd"), _states("pymatgen-common")
+    listed = [(count, icsd[z] or common[z]) for z, count in counts]
+    if not all(states for _, states in listed):
+        return None
+    return _balances([(1, states) for count, states in listed for _ in range(count)])
 
 
 @lru_cache(maxsize=1)
@@ -100,26 +152,67 @@ def metals() -> frozenset[int]:
     return frozenset({z for z in range(1, 103) if Element.from_Z(z).is_metal} - {61} | {32, 51, 84})
 
 
-def _check_set(name: str) -> None:
-    if name not in _ATTRIBUTE:
-        raise RequestError(f"oxidation_states={name!r} is not a known list; choose one of {', '.join(_ATTRIBUTE)}")
+def check_states(name: str) -> None:
+    """Whether the list of oxidation states exists and can be read, asked before any work starts.
+
+    Raises:
+        RequestError: it does not, or the package that brings it is not installed.
+    """
+    if name not in STATE_SETS:
+        raise RequestError(f"oxidation_states={name!r} is not a known list; choose one of {', '.join(STATE_SETS)}")
+    if name in _SMACT:
+        _states(name)
 
 
-@lru_cache(maxsize=len(_ATTRIBUTE))
+@lru_cache(maxsize=len(STATE_SETS))
 def _states(name: str) -> tuple[tuple[int, ...], ...]:
     """Oxidation states by atomic number; entry 0 and elements without data are empty."""
     from pymatgen.core import Element
 
-    return ((), *(tuple(sorted({int(s) for s in getattr(Element.from_Z(z), _ATTRIBUTE[name])})) for z in range(1, MAX_ATOMIC_NUMBER + 1)))
+    elements = [Element.from_Z(z) for z in range(1, MAX_ATOMIC_NUMBER + 1)]
+    if name in _PYMATGEN:
+        found = {e.symbol: getattr(e, _PYMATGEN[name]) for e in elements}
+    elif name == "smact-default":
+        found = _smact_default()
+    else:
+        found = {symbol: getattr(data, _SMACT[name]) or () for symbol, data in _smact_elements().items()}
+    return ((), *(tuple(sorted({int(s) for s in found.get(e.symbol, ())})) for e in elements))
 
 
-@lru_cache(maxsize=1)
-def _electronegativity() -> tuple[float | None, ...]:
+def _smact_elements() -> dict[str, Any]:
+    """What the ``smact`` package knows of each element, by symbol."""
+    try:
+        import smact
+    except ImportError:
+        raise RequestError(
+            'the oxidation states named "smact-…" come with the package smact, which is not installed; run pip install "autoperi[metrics]", '
+            "or take one of pymatgen's lists"
+        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {symbol: smact.Element(symbol) for symbol in smact.ordered_elements(1, 103)}
+
+
+def _smact_default() -> dict[str, list[int]]:
+    _smact_elements()  # names the missing package
+    from smact.utils.oxidation import ICSD24OxStatesFilter
+
+    table = ICSD24OxStatesFilter().filter(consensus=3, include_zero=False, commonality="low")
+    return {str(e): [int(s) for s in str(states).split()] for e, states in zip(table["element"], table["oxidation_state"], strict=True)}
+
+
+@lru_cache(maxsize=2)
+def _electronegativity(source: str = "pymatgen") -> tuple[float | None, ...]:
+    """Pauling electronegativity by atomic number, None where unknown; the two sources differ for a dozen heavy elements."""
     from pymatgen.core import Element
 
+    elements = [Element.from_Z(z) for z in range(1, MAX_ATOMIC_NUMBER + 1)]
+    if source == "smact":
+        known = _smact_elements()
+        return (None, *(known[e.symbol].pauling_eneg if e.symbol in known else None for e in elements))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pymatgen warns of each element without a value
-        values = [float(Element.from_Z(z).X) for z in range(1, MAX_ATOMIC_NUMBER + 1)]
+        values = [float(e.X) for e in elements]
     return (None, *(None if math.isnan(x) else x for x in values))
 
 
@@ -169,7 +262,8 @@ def _smact(counts: tuple[tuple[int, int], ...], name: str, pauling: bool, alloys
         return Validity(False, f"no neutral combination of oxidation states in {name}")
     if not pauling:
         return Validity(True, "charge neutral")
-    scale = [x for z, _ in counts if (x := _electronegativity()[z]) is not None]
+    values = _electronegativity("smact" if name in _SMACT else "pymatgen")
+    scale = [x for z, _ in counts if (x := values[z]) is not None]
     if len(scale) < len(counts):
         return Validity(True, "charge neutral; an electronegativity is unknown")
     # The most electronegative cation splits the elements: up to it no anions, beyond it no cations.

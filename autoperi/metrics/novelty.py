@@ -1,0 +1,359 @@
+"""Uniqueness, novelty and rediscovery of generated crystals, by StructureMatcher and by prototype key.
+
+Two crystals can be the same only if their reduced compositions are, so each is compared with those of its own composition alone: the work
+is linear in the number of crystals of different composition. Every verdict stands beside its crystal, for S.U.N.
+
+Uniqueness by matcher depends on the order, since matching is not transitive: crystals are taken in the order given, and each is
+compared with the first member of every group so far, as pymatgen's ``group_structures`` does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from autoperi.convert import arrays_to_structures, to_arrays
+from autoperi.errors import RequestError
+from autoperi.geometry.symmetry import analyse
+from autoperi.io import CrystalTable
+from autoperi.metrics.consistency import conventional_cells, reduced_formula
+from autoperi.metrics.counts import mean, quantity, share
+from autoperi.metrics.pairs import (
+    Arrays,
+    arrays_of,
+    bounded_matcher,
+    by_composition,
+    check_reducible,
+    check_tolerances,
+    compare_pairs,
+    composition_key,
+)
+from autoperi.metrics.parallel import Failure, featurise, parallel_map
+
+SYMPREC = 0.1
+"""Å, of the space group in a prototype key (PGCGM)."""
+
+Known: TypeAlias = Sequence[Any] | CrystalTable
+"""Crystals to compare with: structures, atoms, or a table, of which only the rows that are needed become structures."""
+
+
+def uniqueness(
+    crystals: Sequence[Any],
+    *,
+    tolerances: str = "default",
+    stol: float | None = None,
+    ltol: float | None = None,
+    angle_tol: float | None = None,
+    processes: int | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Share of crystals that match none before them.
+
+    Args:
+        crystals: pymatgen structures or ASE atoms.
+        tolerances: ``"default"`` (0.2/0.3/5: FlowMM, MatterGen), ``"adit"`` (0.3/0.5/10) or ``"csp"``.
+        stol, ltol, angle_tol: instead of those of the name; the angle in degrees.
+        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`; the result does not depend on ``processes``.
+
+    Returns:
+        ``unique``, the share; ``flags``, a verdict a crystal (None for one that cannot be read, or whose comparison went beyond its budget);
+        ``same_as``, the position of the first crystal of its group, its own if it is unique; ``matcher``.
+
+    Raises:
+        RequestError: tolerances that are none. StructureError: something that is no crystal.
+    """
+    limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
+    arrays = arrays_of(crystals)
+    groups = list(by_composition(arrays).values())
+    jobs = [_Job([arrays[i] for i in members], [], limits) for members in groups if len(members) > 1]  # type: ignore[misc]
+    results = iter(parallel_map(_group, jobs, processes=processes, progress=progress, description="uniqueness", unit="composition"))
+    same_as: list[int | None] = [None] * len(arrays)
+    for members in groups:
+        found = [0] if len(members) == 1 else next(results)
+        for i, k in zip(members, [None] * len(members) if isinstance(found, Failure) else found, strict=True):
+            same_as[i] = None if k is None else members[k]
+    flags = [None if first is None else first == i for i, first in enumerate(same_as)]
+    return {"unique": share(flags, missing="no crystal can be compared"), "flags": flags, "same_as": same_as, "matcher": limits}
+
+
+def novelty(
+    crystals: Sequence[Any],
+    known: Known,
+    *,
+    tolerances: str = "default",
+    stol: float | None = None,
+    ltol: float | None = None,
+    angle_tol: float | None = None,
+    processes: int | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Share of crystals that match no known one (of the training set) of the same reduced composition.
+
+    Args:
+        crystals: pymatgen structures or ASE atoms.
+        known: the training set; a table is the fastest.
+        tolerances, stol, ltol, angle_tol, processes, progress: as in :func:`uniqueness`.
+
+    Returns:
+        ``novel``, the share; ``flags``, a verdict a crystal (None as in :func:`uniqueness`); ``same_as``, the position of the first known crystal
+        that it matches, None where there is none; ``new_composition``, the share whose composition is not known at all; ``matcher``.
+
+    Raises:
+        RequestError: tolerances that are none. StructureError: something that is no crystal.
+    """
+    limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
+    arrays, training = arrays_of(crystals), _known_arrays(known)
+    groups, known_groups = by_composition(arrays), by_composition(training)
+    shared = [key for key in groups if key in known_groups]
+    jobs = [_Job([arrays[i] for i in groups[k]], [training[j] for j in known_groups[k]], limits) for k in shared]  # type: ignore[misc]
+    results = parallel_map(_find, jobs, processes=processes, progress=progress, description="novelty", unit="composition")
+    flags: list[bool | None] = [None if isinstance(a, Failure) else True for a in arrays]
+    same_as: list[int | None] = [None] * len(arrays)
+    for key, found in zip(shared, results, strict=True):
+        for n, i in enumerate(groups[key]):
+            match = found if isinstance(found, Failure) else found[n]
+            flags[i] = None if isinstance(match, Failure) else match is None
+            same_as[i] = known_groups[key][match] if isinstance(match, int) else None
+    new = [None if isinstance(a, Failure) else composition_key(a[2]) not in known_groups for a in arrays]
+    return {
+        "novel": share(flags, missing="no crystal can be compared"),
+        "flags": flags,
+        "same_as": same_as,
+        "new_composition": share(new, missing="no crystal can be read"),
+        "known": len(training),
+        "matcher": limits,
+    }
+
+
+def prototype_keys(
+    crystals: Known,
+    *,
+    symprec: float = SYMPREC,
+    processes: int | None = None,
+    cache: bool | str = True,
+    progress: bool | None = None,
+) -> list[str | None]:
+    """PGCGM's key of each crystal, "reduced formula - space group - number of atoms"; None where no space group is found.
+
+    The atoms are those of the conventional standard cell, so that the key does not depend on the cell that is given.
+
+    Args:
+        crystals: pymatgen structures, ASE atoms or a table.
+        symprec: Å.
+        processes, cache, progress: as in :func:`~autoperi.metrics.parallel.featurise`.
+
+    Raises:
+        RequestError: ``symprec`` is not positive.
+    """
+    if not symprec > 0:
+        raise RequestError(f"symprec={symprec!r} is not a positive distance in Å; give one such as {SYMPREC}")
+    structures = arrays_to_structures(list(_known_arrays(crystals))) if isinstance(crystals, CrystalTable) else crystals  # type: ignore[arg-type]
+    found = featurise(
+        _prototype,
+        structures,
+        name="prototype",
+        version=1,
+        parameters={"symprec": symprec},
+        packages=("spglib",),
+        processes=processes,
+        cache=cache,
+        progress=progress,
+    )
+    return [
+        None if isinstance(f, Failure) else f"{reduced_formula(to_arrays(s)[2])}-{int(f[0])}-{int(f[1])}"
+        for s, f in zip(structures, found, strict=True)
+    ]
+
+
+def prototype_uniqueness(keys: Sequence[str | None]) -> dict[str, Any]:
+    """Share of crystals whose key (:func:`prototype_keys`) none before them has; ``flags`` holds a verdict each."""
+    seen: set[str] = set()
+    flags: list[bool | None] = []
+    for key in keys:
+        flags.append(None if key is None else key not in seen)
+        seen |= {key} if key is not None else set()
+    return {"unique": share(flags, missing="no space group"), "flags": flags}
+
+
+def prototype_novelty(
+    crystals: Sequence[Any],
+    known: Known,
+    *,
+    symprec: float = SYMPREC,
+    processes: int | None = None,
+    cache: bool | str = True,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Share of crystals whose prototype key no known crystal has; only known crystals of their compositions are analysed.
+
+    Arguments as in :func:`novelty` and :func:`prototype_keys`.
+    """
+    compositions = set(by_composition(arrays_of(crystals)))
+    training = _known_arrays(known)
+    rows = [j for key, members in by_composition(training).items() if key in compositions for j in members]
+    options = {"symprec": symprec, "processes": processes, "cache": cache, "progress": progress}
+    keys = prototype_keys(crystals, **options)  # type: ignore[arg-type]
+    seen = set(prototype_keys(arrays_to_structures([training[j] for j in rows]), **options))  # type: ignore[misc, arg-type]
+    flags = [None if key is None else key not in seen for key in keys]
+    return {"novel": share(flags, missing="no space group"), "flags": flags, "known": len(training), "symprec": symprec}
+
+
+def rediscovery(
+    crystals: Sequence[Any],
+    references: Known,
+    *,
+    at: Sequence[int] | None = None,
+    symprec: float = SYMPREC,
+    tolerances: str = "default",
+    processes: int | None = None,
+    cache: bool | str = True,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """How much of a reference set the first n generated crystals find (PGCGM, Figure 1a), by prototype and by matcher.
+
+    A prototype is found by the first generated crystal with its key. Of a prototype that is found, every pair of a generated crystal and a
+    reference is matched (ltol 0.2, stol 0.3, 5°), and the least RMS counts.
+
+    Args:
+        crystals: generated, in the order of generation.
+        references: the set to find again.
+        at: numbers n of generated crystals; by default ten equal steps.
+        symprec: Å, of the keys.
+        tolerances: name of :data:`~autoperi.metrics.pairs.TOLERANCES`.
+        processes, cache, progress: as in :func:`~autoperi.metrics.parallel.featurise`.
+
+    Returns:
+        ``prototypes``, distinct ones of the reference; ``curve``, a dictionary each n with ``rediscovered`` (share of prototypes) and ``matched``
+        (share of them with a match within the first n); ``match_rate``, of the prototypes found; ``rms``, mean of the least; ``pairs``,
+        ``(generated, reference, rms)`` of the least RMS of each matched prototype, for parity plots.
+
+    Raises:
+        RequestError: an ``n`` that is not between 1 and the number of crystals.
+    """
+    limits = check_tolerances(tolerances, {})
+    steps = list(at) if at is not None else sorted({-(-len(crystals) * s // 10) for s in range(1, 11)} - {0})
+    if any(isinstance(n, bool) or not 1 <= n <= len(crystals) for n in steps):
+        raise RequestError(f"at={steps!r} must be numbers from 1 to {len(crystals)}, the generated crystals")
+    options: dict[str, Any] = {"symprec": symprec, "processes": processes, "cache": cache, "progress": progress}
+    keys, wanted = prototype_keys(crystals, **options), prototype_keys(references, **options)
+    made: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        if key is not None:
+            made.setdefault(key, []).append(i)
+    held: dict[str, list[int]] = {}
+    for j, key in enumerate(wanted):
+        if key is not None:
+            held.setdefault(key, []).append(j)
+    found = [key for key in held if key in made]
+    pairs = [(i, j) for key in found for i in made[key] for j in held[key]]
+    left, right = arrays_of(crystals), _known_arrays(references)
+    rms = compare_pairs(left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="rediscovery")
+    least: dict[str, tuple[float, int, int]] = {}
+    first_match: dict[str, int] = {}
+    for (i, j), r in zip(pairs, rms, strict=True):
+        key = wanted[j]
+        if key is not None and isinstance(r, float):
+            least[key] = min(least.get(key, (r, i, j)), (r, i, j))
+            first_match[key] = min(first_match.get(key, i), i)
+    n = len(held)
+    curve = []
+    for step in steps:
+        seen, same = sum(made[key][0] < step for key in found), sum(i < step for i in first_match.values())
+        curve.append(
+            {
+                "n": step,
+                "rediscovered": quantity(seen / n if n else None, of=n, count=seen),
+                "matched": quantity(same / n if n else None, of=n, count=same),
+            }
+        )
+    return {
+        "prototypes": n,
+        "without_key": {"generated": sum(k is None for k in keys), "references": sum(k is None for k in wanted)},
+        "curve": curve,
+        "match_rate": share([key in least for key in found], missing="nothing is rediscovered"),
+        "rms": mean([r for r, _, _ in least.values()], missing="nothing matches"),
+        "pairs": [(i, j, r) for r, i, j in least.values()],
+        "given_up": sum(isinstance(r, Failure) for r in rms),
+        "matcher": limits,
+        "symprec": symprec,
+    }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Generated crystals of one composition, and the known ones of it."""
+
+    crystals: list[Arrays]
+    known: list[Arrays]
+    tolerances: dict[str, float]
+
+
+def _group(job: _Job) -> list[int | None]:
+    """For each crystal the first of its group; None where a comparison failed and no other group took it."""
+    judge, reduced = _reduced(job.crystals, job.tolerances)
+    firsts: list[int] = []
+    out: list[int | None] = []
+    for i, structure in enumerate(reduced):
+        found = _first(judge, [reduced[k] for k in firsts], structure)
+        if isinstance(found, Failure):
+            out.append(None)
+            continue
+        if found is None:
+            firsts.append(i)
+        out.append(i if found is None else firsts[found])
+    return out
+
+
+def _find(job: _Job) -> list[int | Failure | None]:
+    """For each crystal the first known one that it matches, or None."""
+    judge, reduced = _reduced(job.crystals, job.tolerances)
+    _, known = _reduced(job.known, job.tolerances)
+    return [_first(judge, known, structure) for structure in reduced]
+
+
+def _reduced(crystals: Sequence[Arrays], tolerances: dict[str, float]) -> tuple[Any, list[Any]]:
+    """A matcher, and the crystals in the reduced primitive cells that it would make of them at each comparison."""
+    judge = bounded_matcher(**tolerances)
+    out: list[Any] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for structure in arrays_to_structures(crystals):
+            try:
+                check_reducible(structure)
+                out.append(structure.get_reduced_structure(reduction_algo="niggli").get_primitive_structure())
+            except Exception as error:  # a cell that Niggli's algorithm does not end on, and the like
+                out.append(Failure(str(error)))
+    return judge, out
+
+
+def _first(judge: Any, known: Sequence[Any], structure: Any) -> int | Failure | None:
+    """Position of the first of ``known`` that ``structure`` fits; a failure where none does and one could not be compared."""
+    failed: Failure | None = structure if isinstance(structure, Failure) else None
+    if failed is not None:
+        return failed
+    for i, other in enumerate(known):
+        if isinstance(other, Failure) or len(other) != len(structure):  # primitive cells of different sizes never match
+            failed = other if isinstance(other, Failure) else failed
+            continue
+        try:
+            if judge.fit(other, structure, skip_structure_reduction=True):
+                return i
+        except Exception as error:
+            failed = Failure(str(error))
+    return failed
+
+
+def _prototype(crystal: Any, *, symprec: float) -> Any:
+    lattice, coords, numbers = to_arrays(crystal)
+    info = analyse(lattice, coords, numbers, symprec=symprec)
+    return np.array([info.number, len(info.primitive_numbers) * conventional_cells(info)], dtype=np.int64)
+
+
+def _known_arrays(known: Known) -> Sequence[Arrays | Failure]:
+    if isinstance(known, CrystalTable):
+        return list(zip(known.lattice, known.frac_coords, known.atomic_numbers, strict=True))
+    return arrays_of(known)

@@ -1,0 +1,197 @@
+"""What every figure shares: colours, numbers read and written, labels, the legend and the line of text under a figure.
+
+Colours are those of Okabe and Ito (2008), told apart by readers with any common colour blindness; sets also differ in line style or marker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autoperi.errors import RequestError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+INK, GREY, PALE = "#222222", "#595959", "#dddddd"
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+HUGE = 1e100  # beyond it axis arithmetic overflows; such a value is treated as not finite
+SIZE = (5.6, 3.9)  # inches; text stays readable where a phone scales the figure to its width
+RC = {
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib, hence the same figure everywhere
+    "font.size": 9.5,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.5,
+    "legend.fontsize": 9,
+    "legend.title_fontsize": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.limits": (-3, 5),
+    "svg.fonttype": "path",
+    "svg.hashsalt": "autoperi",
+}
+
+
+class NoDataError(Exception):
+    """Nothing to draw; the message is the reason, which the figure then states."""
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Matplotlib's defaults and :data:`RC`, whatever the user's settings are, which are put back afterwards."""
+    import matplotlib
+
+    own = {
+        k: v for k, v in matplotlib.rcParamsDefault.items() if k.startswith(("axes", "font", "lines", "patch", "path", "legend", "text"))
+    }
+    own |= {
+        k: v
+        for k, v in matplotlib.rcParamsDefault.items()
+        if k.startswith(("xtick", "ytick", "grid", "svg", "savefig", "figure", "mathtext"))
+    }
+    own |= {k: v for k, v in matplotlib.rcParamsDefault.items() if k.startswith(("image", "hatch", "scatter", "errorbar", "hist", "agg"))}
+    with matplotlib.rc_context(own | RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)  # a box is drawn for it
+        yield
+
+
+def plain(text: object, width: int = 0) -> str:
+    """Text for matplotlib: no formulas (``$``), no control characters, one space between words, wrapped at ``width``."""
+    words = "".join(c if c.isprintable() else " " for c in str(text)).split()
+    lines = textwrap.wrap(" ".join(words), width, break_on_hyphens=False) if width else [" ".join(words)]
+    return "\n".join(lines).replace("$", r"\$")
+
+
+def axis_label(label: object, unit: object = None) -> str:
+    """``label (unit)``, or the label where there is no unit."""
+    return plain(f"{label or ''} ({unit})" if unit else label or "", 60)
+
+
+def say(value: float | None, digits: int = 3) -> str:
+    """A number for people: four thousand is 4,000, and 0.01234567 is 0.0123."""
+    if value is None or not math.isfinite(value):
+        return "no value"
+    if float(value).is_integer() and abs(value) < 1e7:
+        return f"{int(value):,}"
+    return f"{value:,.{digits}g}" if abs(value) < 1000 else (f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.{digits}g}")
+
+
+def with_unit(value: float | None, unit: object = None) -> str:
+    """:func:`say` with its unit."""
+    return say(value) + (f" {unit}" if unit and value is not None else "")
+
+
+def number(value: Any) -> float:
+    """A number, a quantity (``{"value": …}``) or None as a float; NaN where it is missing, not finite or huge.
+
+    Raises:
+        RequestError: anything else.
+    """
+    value = value.get("value") if isinstance(value, Mapping) else value
+    try:
+        found = math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        raise RequestError(f"{value!r} is not a number; give numbers, quantities or None") from None
+    return found if abs(found) < HUGE else math.nan
+
+
+def numbers(values: Any) -> np.ndarray:
+    """Numbers, quantities and None as a float array (n,), NaN where :func:`number` says so."""
+    if values is None:
+        return np.zeros(0)
+    if isinstance(values, str | Mapping) or not hasattr(values, "__len__"):
+        raise RequestError(f"{str(values)[:60]!r} is not a list of numbers")
+    return np.array([number(v) for v in values], dtype=float)
+
+
+def same_length(**arrays: Sequence[Any] | np.ndarray) -> None:
+    """Raise a RequestError unless all have as many values."""
+    if len({len(a) for a in arrays.values()}) > 1:
+        raise RequestError(f"{', '.join(f'{k} has {len(a)}' for k, a in arrays.items())} values; give one for each point")
+
+
+def table(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """``entry[key]``, a dict; empty where it is None or absent, and RequestError where it is something else."""
+    found = entry.get(key)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise RequestError(f"{key} is {type(found).__name__}; give a dict of name to values")
+    return found
+
+
+def robust_limits(values: np.ndarray, spread: float = 8.0, central: float = 0.99) -> tuple[float, float]:
+    """Lowest and highest value, or the ``central`` share where the rest would squeeze it into less than 1/``spread`` of the axis."""
+    low, high = float(values.min()), float(values.max())
+    inner = np.quantile(values, [(1 - central) / 2, (1 + central) / 2])
+    width = float(inner[1] - inner[0])
+    if width > 0 and high - low > spread * width:
+        low, high = max(low, float(inner[0]) - 0.05 * width), min(high, float(inner[1]) + 0.05 * width)
+    return low, high
+
+
+def padded(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
+    """The limits with a margin; a width where there was none."""
+    if high <= low:
+        extra = abs(low) * 0.1 or 0.5
+        return low - extra, high + extra
+    return low - share * (high - low), high + share * (high - low)
+
+
+def legend(axes: Axes, subtitle: str = "") -> None:
+    """The legend above the axes, where it can hide nothing, with the subtitle as its head."""
+    handles, names = axes.get_legend_handles_labels()
+    names = ["\n".join(textwrap.wrap(n, 72)) for n in names]
+    heading = plain(subtitle, 76)
+    if not handles:
+        if heading:
+            axes.set_title(heading, loc="left", pad=6)
+        return
+    columns = 1
+    for count in range(len(names), 1, -1):
+        widest = [max(len(n) for n in names[i :: -(-len(names) // count)]) for i in range(-(-len(names) // count))]
+        if count <= 4 and max(widest) * count + 6 * count <= 66:
+            columns = count
+            break
+    axes.legend(
+        handles,
+        names,
+        title=heading or None,
+        alignment="left",
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=columns,
+        handlelength=1.8,
+        columnspacing=1.4,
+        borderpad=0.2,
+    )
+
+
+def finish(figure: Figure, title: object, notes: Sequence[str]) -> None:
+    """Title above, notes small below."""
+    figure.suptitle(plain(title, 58), x=0.015, ha="left", fontsize=11, fontweight="bold")
+    text = "\n".join(plain(n, 92) for n in notes if n)
+    if text:
+        figure.supxlabel(text, x=0.015, ha="left", fontsize=8, color=GREY)

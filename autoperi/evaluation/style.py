@@ -85,8 +85,11 @@ def plain(text: object, width: int = 0) -> str:
 
 
 def axis_label(label: object, unit: object = None) -> str:
-    """``label (unit)``, or the label where there is no unit."""
-    return plain(f"{label or ''} ({unit})" if unit else label or "", 60)
+    """``Label (unit)``, or the label where there is no unit; a word in small letters gets a capital, a symbol such as k stays."""
+    text = str(label or "")
+    first = text.split(" ")[0]
+    text = text[:1].upper() + text[1:] if len(first) > 1 and first.isalpha() and first.islower() else text
+    return plain(f"{text} ({unit})" if unit else text, 60)
 
 
 def say(value: float | None, digits: int = 3) -> str:

@@ -63,7 +63,7 @@ td.number{font-variant-numeric:tabular-nums;white-space:nowrap;overflow-wrap:nor
 figure{margin:0;padding:.6rem;background:#fff;color:#222;border:1px solid var(--line);border-radius:.4rem}
 figure img{display:block;max-width:100%;height:auto;margin:0 auto}
 @media (max-width:40rem){main{padding:1rem .75rem 3rem}h1{font-size:1.4rem}table{font-size:.8rem}th,td{padding-right:.4rem}
-tbody th{min-width:4.5rem}td.why{min-width:5.5rem}figure{padding:.3rem}th,td{padding-left:.2rem}}
+tbody th{min-width:5.3rem}td.why{min-width:5.5rem}figure{padding:.3rem}th,td{padding-left:.2rem}}
 @media print{:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--head:#f3f4f6}main{max-width:none;padding:0}
 figure,tr{break-inside:avoid}h2,h3,h4,h5{break-after:avoid}.table{overflow:visible}}
 """

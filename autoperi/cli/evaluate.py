@@ -198,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(common.dumps(result) + "\n")
     else:
-        rows = list(_lines(result))
+        rows = list(_lines({k: v for k, v in result.items() if k not in ("headline", "crystals")}))
         width = max(len(name) for name, _ in rows)
         sys.stdout.write("".join(f"{name:<{width}}  {text}\n" for name, text in rows))
     return 0
@@ -217,12 +217,13 @@ def _check(args: argparse.Namespace) -> None:
     for sigma in getattr(args, "sigma", []):
         if not sigma > 0:
             raise RequestError(f"--sigma {sigma} is not positive; give a strain such as 0.1")
-    if args.report:
-        path = Path(args.report)
-        if path.suffix.lower() not in {".html", ".htm"}:
-            raise DataError(f"--report {path} is not an HTML file; end its name in .html")
-        if not path.parent.is_dir():
-            raise DataError(f"--report {path}: there is no folder {path.parent}; make it first")
+    if args.report or args.figures:
+        from autoperi.evaluation.figures import require_matplotlib
+        from autoperi.evaluation.report import check_report
+
+        require_matplotlib()
+        if args.report and not check_report(args.report).parent.is_dir():
+            raise DataError(f"--report {args.report}: there is no folder {Path(args.report).parent}; make it first")
     if args.figures and Path(args.figures).exists() and not Path(args.figures).is_dir():
         raise DataError(f"--figures {args.figures} is a file; name a folder")
 
@@ -355,7 +356,7 @@ def _lines(value: Any, name: str = "") -> Any:
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _lines(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)) and len(value) > 12:
-        yield name, f"[{len(value)} values; see --json]"
+    elif isinstance(value, (list, tuple)) and (len(value) > 12 or any(isinstance(v, Mapping) for v in value)):
+        yield name, f"{len(value)} values, in --json"
     else:
         yield name, str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
 HULL_DIAGRAMS = 2
 """Chemical systems that get a diagram: those of two or three elements with the most judged crystals."""
-GROUPS_SHOWN = 25
 
 
 def generation_series(
@@ -58,7 +56,7 @@ def generation_series(
             "distance_label": "Wasserstein of valid crystals",
         },
         "crystal_systems": _symmetry("Crystal systems", result["symmetry"]["crystal_system"]),
-        "space_groups": _symmetry("Space groups", result["symmetry"]["space_group"], most=GROUPS_SHOWN),
+        "space_groups": _symmetry("Space groups", result["symmetry"]["space_group"]),
         "coverage": {
             "kind": "curve",
             "title": "Coverage against the cutoffs",
@@ -88,10 +86,10 @@ def generation_series(
         "frechet": {
             "kind": "bars",
             "title": "Fréchet distances",
-            "x_label": "Fréchet distance",
-            "bars": {name: value for name, value in result["frechet"].items() if isinstance(value, Mapping)},
+            "x_label": "Fréchet distance over the reference's variance",
+            "bars": {name: value for name, found in result["frechet"].items() if (value := _relative(found)) is not None},
             "share": False,
-            "note": "Each space has a scale of its own: compare only with distances in the same space and of as many crystals.",
+            "note": "The distances themselves are in the table; each space has a scale of its own.",
         },
     }
     if judged.hull is not None:
@@ -188,20 +186,17 @@ def _histogram(
     }
 
 
-def _symmetry(title: str, found: Mapping[str, Any], *, most: int | None = None) -> dict[str, Any]:
+def _symmetry(title: str, found: Mapping[str, Any]) -> dict[str, Any]:
     sets = {name: {str(k): v for k, v in found[name].items()} for name in ("generated", "reference")}
     entry: dict[str, Any] = {"kind": "histogram", "title": title, "x_label": title.lower().rstrip("s"), "sets": sets, "discrete": True}
     note = f"Jensen-Shannon divergence {found['jensen_shannon']['value']} bits."
-    if most is not None:
-        total: Counter[str] = Counter()
-        for counts in sets.values():
-            size = sum(counts.values()) or 1
-            total.update({k: v / size for k, v in counts.items()})
-        shown = sorted((k for k, _ in total.most_common(most)), key=int)
-        entry["sets"] = {name: {k: counts.get(k, 0) for k in shown} for name, counts in sets.items()}
-        entry["categories"] = shown
-        note += f" The {len(shown)} most frequent of {len(total)} groups are shown; shares are among these."
     return entry | {"note": note}
+
+
+def _relative(found: Mapping[str, Any]) -> float | None:
+    """A Fréchet distance as a share of the total variance of the reference: the only form in which spaces can stand side by side."""
+    value, variance = found.get("value"), found.get("reference_variance")
+    return value / variance if value is not None and variance else None
 
 
 def _shares(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,9 @@ def train(
     if initial:
         unknown = model.load_state_dict(dict(initial), strict=False).unexpected_keys
         if unknown:
-            raise RequestError(f"initial holds {', '.join(unknown[:3])}, which {config.model} does not have; give tensors of the same network")
+            raise RequestError(
+                f"initial holds {', '.join(unknown[:3])}, which {config.model} does not have; give tensors of the same network"
+            )
     task = task_type(
         model,
         total_steps=config.epochs * len(batches),

@@ -80,6 +80,7 @@ def dft_frames(path: str, number: int, args: argparse.Namespace) -> TensorCrysta
         members = np.array([k for k, s in enumerate(systems) if system in ("all", s)])
         sample = members[:: max(1, len(members) // args.align)]
         predicted = teacher.predict_structure(chosen[sample].structures(), task="e", batch_size=8)
+        predicted = predicted if isinstance(predicted, list) else [predicted]  # one structure alone comes back bare
         difference = energy[sample] - torch.tensor(
             [float(r["e"]) * len(crystals[[int(k)]].atomic_numbers) for r, k in zip(predicted, sample, strict=True)]
         )

@@ -161,7 +161,7 @@ def _discrete(figure: Figure, entry: Mapping[str, Any], sets: Mapping[str, Any],
     wanted = [_category(c) for c in entry.get("categories") or []]
     order = [*dict.fromkeys(wanted), *sorted(present - set(wanted), key=_order)]
     share = {n: {c: count.get(c, 0) / max(sum(count.values()), 1) for c in order} for n, count in counts.items()}
-    label = {n: plain(f"{n} (n = {sum(c.values()):,})") for n, c in counts.items()}
+    label = {n: plain(f"{n} (n = {sum(c.values()):,.0f})") for n, c in counts.items()}
     axes = figure.add_subplot()
     axes.set_xlabel(axis_label(entry.get("x_label"), entry.get("unit")))
     axes.set_ylabel("Share")
@@ -181,7 +181,7 @@ def _discrete(figure: Figure, entry: Mapping[str, Any], sets: Mapping[str, Any],
     for name, count in counts.items():
         best = sorted(((v, _name(c)) for c, v in share[name].items() if v), key=lambda p: (-p[0], p[1]))[:3]
         words.append(
-            f"{name}: n = {sum(count.values()):,}" + (", most often " if best else "") + ", ".join(f"{c} ({v:.1%})" for v, c in best)
+            f"{name}: n = {sum(count.values()):,.0f}" + (", most often " if best else "") + ", ".join(f"{c} ({v:.1%})" for v, c in best)
         )
     return Drawn("; ".join(words) + ".", notes)
 

@@ -103,7 +103,8 @@ def _properties(task: argparse.ArgumentParser) -> None:
 
 def _generation(task: argparse.ArgumentParser) -> None:
     task.add_argument("--crystals", metavar="PATH", help="judge these crystals (a file or folder of any generator) instead of generating")
-    task.add_argument("-n", type=common.whole, default=1000, help="crystals to generate (default: 1000)")
+    task.add_argument("-n", type=common.whole, help="crystals to generate, or to draw from --crystals (default: 1000; all that are given)")
+    task.add_argument("--table", metavar="FILE.csv", help="write every crystal's verdicts and reasons")
     task.add_argument("--train", metavar="FILE", help="the generator's training set, for novelty")
     task.add_argument("--cutoffs", default="mp20", choices=["mp20", "carbon", "perovskite"], help="of coverage (default: mp20)")
     task.add_argument(
@@ -194,11 +195,14 @@ def run(args: argparse.Namespace) -> int:
             write_report(result, args.report)
         if args.figures:
             write_figures(result, args.figures)
+    crystals = result.pop("crystals", None)
+    if getattr(args, "table", None):
+        _write_table(crystals, args.table)
     result.pop("series", None)
     if args.json:
         sys.stdout.write(common.dumps(result) + "\n")
     else:
-        rows = list(_lines({k: v for k, v in result.items() if k not in ("headline", "crystals")}))
+        rows = list(_lines({k: v for k, v in result.items() if k != "headline"}))
         width = max(len(name) for name, _ in rows)
         sys.stdout.write("".join(f"{name:<{width}}  {text}\n" for name, text in rows))
     return 0
@@ -212,7 +216,7 @@ def _check(args: argparse.Namespace) -> None:
         raise RequestError(f"--limit {args.limit} is not positive; give at least 1, or leave it out for all rows")
     if getattr(args, "k", 1) < 1:
         raise RequestError(f"-k {args.k} is not positive; ask for at least one candidate")
-    if getattr(args, "n", 1) < 1:
+    if (getattr(args, "n", None) or 1) < 1:
         raise RequestError(f"-n {args.n} is not positive; ask for at least one crystal")
     for sigma in getattr(args, "sigma", []):
         if not sigma > 0:
@@ -224,8 +228,22 @@ def _check(args: argparse.Namespace) -> None:
         require_matplotlib()
         if args.report and not check_report(args.report).parent.is_dir():
             raise DataError(f"--report {args.report}: there is no folder {Path(args.report).parent}; make it first")
+    table = getattr(args, "table", None)
+    if table and (Path(table).suffix.lower() != ".csv" or not Path(table).parent.is_dir()):
+        raise DataError(f"--table {table}: give a name that ends in .csv, in a folder that exists")
     if args.figures and Path(args.figures).exists() and not Path(args.figures).is_dir():
         raise DataError(f"--figures {args.figures} is a file; name a folder")
+
+
+def _write_table(rows: Any, path: str) -> None:
+    import pandas as pd
+
+    from autoperi.io import write_atomically
+
+    flat = [
+        {k: "; ".join(f"{name}: {why}" for name, why in v.items()) if isinstance(v, Mapping) else v for k, v in row.items()} for row in rows
+    ]
+    write_atomically(path, pd.DataFrame(flat).to_csv(index=False))
 
 
 def _model(args: argparse.Namespace) -> Any:

@@ -27,6 +27,7 @@ import torch
 from autoperi.convert import to_structures
 from autoperi.crystal import CrystalBatch
 from autoperi.evaluation.common import facts
+from autoperi.hub.download import load_pretrained
 from autoperi.io import CrystalTable, read_table
 from autoperi.metrics.features import extractor, learned_features
 from autoperi.metrics.fingerprints import structure_fingerprints
@@ -60,7 +61,7 @@ def main() -> None:
         "task": "frechet_calibration",
         "seed": args.seed,
         "data": {name: {"file": Path(getattr(args, name)).name, "crystals": len(table)} for name, table in tables.items()},
-        "facts": facts(args.test, {"model": BUNDLED, "sha256": extractor("cgcnn").parameters["weights"]}, args.seed),
+        "facts": facts(args.test, {"model": BUNDLED, "sha256": load_pretrained(BUNDLED).sha256["config.json"]}, args.seed),
         "features": {},
     }
     for name in args.features:

@@ -2,8 +2,9 @@
 
 E = Σ_i [E₀(Z_i) + ε(h_i)] + Σ_(i<j) ZBL(Z_i, Z_j, r_ij) (seed 0, section 3.2.3: an invariant scalar head). The sum over atoms makes
 the energy size-extensive; the envelope of the radial basis, with two vanishing derivatives at the cutoff, makes it smooth
-there. The screened nuclear repulsion (Ziegler, Biersack, Littmark 1985) acts only below the sum of two covalent radii: it
-keeps atoms apart where no training frame was.
+there. Forces and stress are taken with respect to the edge vectors, of which alone the energy is a function. The screened
+nuclear repulsion (Ziegler, Biersack, Littmark 1985) acts only below the sum of two covalent radii: it keeps atoms apart where no
+training frame was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.crystal import CrystalBatch
-from autoperi.geometry.multigraph import Multigraph
+from autoperi.errors import StructureError
+from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import ScalarHead, sum_per_crystal
 from autoperi.nn.radial import polynomial_envelope
@@ -54,6 +56,7 @@ class Potential(nn.Module):
     """
 
     radii: Tensor
+    seen: Tensor
 
     def __init__(
         self, *, channels: int = 64, layers: int = 3, cutoff: float = 5.0, n_radial: int = 8, l_max: int = 2, hidden: int = 64
@@ -71,50 +74,96 @@ class Potential(nn.Module):
         self.head = ScalarHead(channels, hidden=hidden)
         self.reference = nn.Parameter(torch.zeros(MAX_ATOMIC_NUMBER + 1))
         self.register_buffer("radii", _covalent_radii())
+        self.register_buffer("seen", torch.ones(MAX_ATOMIC_NUMBER + 1, dtype=torch.bool))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        state_dict.setdefault(f"{prefix}seen", self.seen)  # checkpoints older than this buffer
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     @property
     def cutoff(self) -> float:
         """Radius of the multigraph in Å."""
         return self.backbone.cutoff
 
+    def set_seen(self, atomic_numbers: Tensor) -> None:
+        """Record that the training set held exactly these elements; new networks claim to know all."""
+        self.seen.zero_()
+        self.seen[atomic_numbers.unique().to(self.seen.device)] = True
+
+    def check_elements(self, atomic_numbers: Tensor) -> None:
+        """Refuse elements that no training frame held, of which the network knows nothing.
+
+        Raises:
+            StructureError: the message lists them.
+        """
+        numbers = torch.as_tensor(atomic_numbers).unique().to(self.seen.device)
+        unknown = numbers[~self.seen[numbers]].tolist()
+        if unknown:
+            from ase.data import chemical_symbols
+
+            names = ", ".join(chemical_symbols[z] for z in unknown)
+            raise StructureError(f"the potential was never trained on {names}; leave these elements out, or use another potential")
+
     def atomic_energies(self, batch: CrystalBatch, graph: Multigraph | None = None) -> Tensor:
         """Energies of the atoms in eV, ``[N]``, differentiable in positions and lattice."""
-        output = self.backbone(batch, graph)
-        energies = self.head(output).squeeze(-1) + self.reference[batch.atomic_numbers]
-        return energies + self._repulsion(batch, output.geometry.graph, output.geometry.distances)
+        graph = radius_graph(batch, self.cutoff) if graph is None else graph
+        return self.edge_energies(batch.atomic_numbers, graph, edge_vectors(batch, graph))
+
+    def edge_energies(self, atomic_numbers: Tensor, graph: Multigraph, vectors: Tensor) -> Tensor:
+        """Energies of atoms ``[N]`` in eV from edge vectors ``[E, 3]`` in Å; edges beyond the cutoff count for nothing."""
+        output = self.backbone.features(atomic_numbers, self.backbone.geometry_of(graph, vectors))
+        energies = self.head(output).squeeze(-1) + self.reference[atomic_numbers]
+        return energies + self._repulsion(atomic_numbers, graph, output.geometry.distances)
 
     def forward(
-        self, batch: CrystalBatch, *, graph: Multigraph | None = None, derivatives: bool = True, create_graph: bool = False
+        self,
+        batch: CrystalBatch,
+        *,
+        graph: Multigraph | None = None,
+        vectors: Tensor | None = None,
+        derivatives: bool = True,
+        create_graph: bool = False,
     ) -> Evaluation:
-        """Energies, and by autograd forces F = -∂E/∂x and stress σ = (1/V) ∂E/∂ε.
+        """Energies, and by autograd forces and stress.
 
-        With rows as lattice vectors, L → L(1 + ε) at fixed fractional coordinates gives ∂E/∂ε_ab = Σ_k L_ka ∂E/∂L_kb.
+        With g_e = ∂E/∂v_e of the edge e from atom i to (j, τ): F_i = Σ_(e from i) g_e - Σ_(e to i) g_e, and the symmetric
+        stress σ = (1/V) Σ_e v_e ⊗ g_e, which is (1/V) ∂E/∂ε of the strain that takes L to L(1 + ε).
+
+        A batch in float64 and a network in float32 go together: vectors are formed, and energies and forces added up, in
+        the batch's precision.
 
         Args:
             batch: B crystals.
             graph: their edges within the cutoff, if they are known.
+            vectors: of these edges in Å, ``[E, 3]``, if they are known.
             derivatives: give forces and stress.
             create_graph: keep the derivatives differentiable, for training on them.
         """
+        graph = radius_graph(batch, self.cutoff) if graph is None else graph
+        vectors = (edge_vectors(batch, graph) if vectors is None else vectors).detach()
+        kind, own = vectors.dtype, self.reference.dtype
         if not derivatives:
-            energies = self.atomic_energies(batch, graph)
+            energies = self.edge_energies(batch.atomic_numbers, graph, vectors.to(own)).to(kind)
             return Evaluation(sum_per_crystal(energies, batch), energies, None, None)
         with torch.enable_grad():
-            coords, lattice = batch.frac_coords.detach().requires_grad_(), batch.lattice.detach().requires_grad_()
-            energies = self.atomic_energies(batch.replace(frac_coords=coords, lattice=lattice), graph)
-            energy = sum_per_crystal(energies, batch)
-            by_coords, by_lattice = torch.autograd.grad(energy.sum(), (coords, lattice), create_graph=create_graph, materialize_grads=True)
-        inverse = torch.linalg.inv(batch.lattice.detach())
-        forces = -torch.einsum("nj,nij->ni", by_coords, inverse[batch.batch])
-        virial = batch.lattice.detach().transpose(1, 2) @ by_lattice
-        stress = 0.5 * (virial + virial.transpose(1, 2)) / batch.volume.detach().view(-1, 1, 1)
-        return Evaluation(energy, energies, forces, stress)
+            leaf = vectors.to(own).clone().requires_grad_()
+            energies = self.edge_energies(batch.atomic_numbers, graph, leaf)
+            (slopes,) = torch.autograd.grad(energies.sum(), leaf, create_graph=create_graph, materialize_grads=True)
+            slopes, energies = slopes.to(kind), energies.to(kind)
+            i, j = graph.edge_index
+            none = torch.zeros(graph.n_nodes, 3, dtype=kind, device=vectors.device)
+            forces = none.index_add(0, i, slopes).index_add(0, j, -slopes)
+            pressure = torch.einsum("ea,eb->eab", vectors, slopes).flatten(1)
+            virial = torch.zeros(graph.n_nodes, 9, dtype=kind, device=vectors.device).index_add(0, i, pressure)
+            virial = sum_per_crystal(virial, batch).view(-1, 3, 3)
+            stress = 0.5 * (virial + virial.transpose(1, 2)) / batch.volume.detach().view(-1, 1, 1)
+        return Evaluation(sum_per_crystal(energies, batch), energies, forces, stress)
 
-    def _repulsion(self, batch: CrystalBatch, graph: Multigraph, distance: Tensor) -> Tensor:
+    def _repulsion(self, numbers: Tensor, graph: Multigraph, distance: Tensor) -> Tensor:
         """ZBL energy of each atom's half of its pairs in eV, ``[N]``; zero beyond the sum of covalent radii."""
         i, j = graph.edge_index
-        numbers = batch.atomic_numbers
-        reach = self.radii[numbers[i]] + self.radii[numbers[j]]
+        # two francium atoms would reach beyond the cutoff, where there are no edges
+        reach = (self.radii[numbers[i]] + self.radii[numbers[j]]).clamp(max=self.cutoff)
         near = (distance < reach).nonzero().squeeze(-1)
         i, j, r, reach = i[near], j[near], distance[near].clamp(min=1e-3), reach[near]
         zi, zj = numbers[i].to(r.dtype), numbers[j].to(r.dtype)

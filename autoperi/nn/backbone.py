@@ -83,15 +83,14 @@ class Interaction(nn.Module):
     def forward(self, scalars: Tensor, geometry: EdgeGeometry) -> tuple[Tensor, list[Tensor]]:
         """Scalars ``[N, C]`` to updated scalars and the equivariant features per l, each ``[N, 2l+1, C]``."""
         n, c = scalars.shape
-        gathered = self.source(scalars)[geometry.neighbours]  # [N, K, C]
-        summed = torch.bmm(geometry.operator, gathered).view(n, -1, self.n_radial, c) * self.scale
-        features, invariants, start = [], [scalars], 0
-        for ell in range(self.l_max + 1):
-            width = 2 * ell + 1
-            block = torch.einsum("nmrc,rc->nmc", summed[:, start : start + width], self.radial[ell])
-            features.append(block)
-            invariants.append((self.left[ell](block) * self.right[ell](block)).sum(1) if ell else self.left[0](block)[:, 0])
-            start += width
+        # index_select and a product with a sum are several times faster on a CPU than indexing and einsum
+        gathered = self.source(scalars).index_select(0, geometry.neighbours.reshape(-1)).view(n, -1, c)  # [N, K, C]
+        summed = torch.bmm(geometry.operator, gathered).view(n, -1, self.n_radial, c)
+        widths = [2 * ell + 1 for ell in range(self.l_max + 1)]
+        radial = torch.cat([weight.expand(width, -1, -1) for weight, width in zip(self.radial.split(1), widths, strict=True)])
+        features = [f.contiguous() for f in (summed * (radial * self.scale)).sum(2).split(widths, 1)]
+        invariants = [scalars, self.left[0](features[0])[:, 0]]
+        invariants += [(left(f) * right(f)).sum(1) for left, right, f in list(zip(self.left, self.right, features, strict=True))[1:]]
         return scalars + self.update(torch.cat(invariants, -1)), features
 
 
@@ -120,7 +119,10 @@ class Backbone(nn.Module):
     def geometry(self, batch: CrystalBatch, graph: Multigraph | None = None) -> EdgeGeometry:
         """Edges of the batch within the cutoff, with everything that layers share."""
         graph = radius_graph(batch, self.cutoff) if graph is None else graph
-        vectors = edge_vectors(batch, graph)
+        return self.geometry_of(graph, edge_vectors(batch, graph))
+
+    def geometry_of(self, graph: Multigraph, vectors: Tensor) -> EdgeGeometry:
+        """The same from edge vectors in Å, ``[E, 3]``, sorted as ``graph`` has its edges."""
         distances = torch.linalg.vector_norm(vectors, dim=-1)
         radial = self.basis(distances)
         harmonics = o3.spherical_harmonics(list(range(self.l_max + 1)), vectors, normalize=True, normalization="norm")
@@ -130,13 +132,16 @@ class Backbone(nn.Module):
         neighbours[centre, place] = neighbour
         product = (harmonics.unsqueeze(-1) * radial.unsqueeze(-2)).flatten(1)  # [E, (l_max+1)² R]
         operator = torch.zeros(graph.n_nodes, width, product.shape[1], dtype=product.dtype, device=product.device)
-        operator = operator.index_put((centre, place), product).transpose(1, 2)
+        operator = operator.index_put((centre, place), product).transpose(1, 2).contiguous()  # contiguous for fast products
         return EdgeGeometry(graph, vectors, distances, radial, neighbours, operator)
 
     def forward(self, batch: CrystalBatch, graph: Multigraph | None = None) -> BackboneOutput:
         """Features of every atom of the batch."""
-        geometry = self.geometry(batch, graph)
-        scalars = self.embedding(batch.atomic_numbers)
+        return self.features(batch.atomic_numbers, self.geometry(batch, graph))
+
+    def features(self, atomic_numbers: Tensor, geometry: EdgeGeometry) -> BackboneOutput:
+        """Features of atoms ``[N]`` from the geometry of their edges."""
+        scalars = self.embedding(atomic_numbers)
         equivariant: list[Tensor] = []
         for layer in self.interactions:
             scalars, equivariant = layer(scalars, geometry)

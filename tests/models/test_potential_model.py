@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from autoperi.convert import to_batch
 from autoperi.crystal import CrystalBatch
+from autoperi.errors import StructureError
 from autoperi.geometry.lattice import supercell
+from autoperi.geometry.multigraph import radius_graph
 from autoperi.laws import TOLERANCE, check_batch_independent, check_invariant, permuted, random_orthogonal, rebased, rotated, translated
 from autoperi.models.potential import Potential
 from autoperi.nn.heads import sum_per_crystal
@@ -149,3 +151,36 @@ def test_the_caller_s_tensors_are_left_alone() -> None:
         assert potential()(batch).forces is not None  # also where gradients are off
     assert not batch.frac_coords.requires_grad
     assert not batch.lattice.requires_grad
+
+
+def test_edges_beyond_the_cutoff_change_nothing() -> None:
+    model, batch = potential(), crystals(7)
+    numbers = batch.atomic_numbers.clone()
+    numbers[:2] = 87  # francium, whose covalent radii together exceed the cutoff
+    batch = CrystalBatch(batch.lattice, batch.frac_coords, numbers, batch.n_atoms)
+    wide = radius_graph(batch, model.cutoff + 1.0)
+    expected, found = model(batch), model(batch, graph=wide)
+    assert wide.n_edges > 1.3 * radius_graph(batch, model.cutoff).n_edges
+    for name in ("energy", "energies", "forces", "stress"):
+        assert close(getattr(found, name), getattr(expected, name)), name
+
+
+def test_a_float32_network_takes_a_float64_batch() -> None:
+    model, batch = potential(torch.float32), crystals(8)
+    found, expected = model(batch), potential()(batch)
+    for name in ("energy", "energies", "forces", "stress"):
+        assert getattr(found, name).dtype == torch.float64
+        assert torch.allclose(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-4), name
+
+
+def test_elements_never_seen_are_refused_by_name() -> None:
+    model, batch = potential(), crystals(9)
+    model.check_elements(batch.atomic_numbers)
+    model.set_seen(torch.tensor([11, 17, 22]))
+    with pytest.raises(StructureError, match=r"never trained on Si, Cu;"):
+        model.check_elements(batch.atomic_numbers)
+    again = Potential(channels=16, layers=2)
+    again.load_state_dict({k: v for k, v in model.state_dict().items() if k != "seen"})  # a checkpoint from before there was a record
+    assert bool(again.seen.all())
+    again.load_state_dict(model.state_dict())
+    assert again.seen.nonzero().squeeze(-1).tolist() == [11, 17, 22]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
+    from autoperi.interfaces.ase import AutoPeriCalculator
+
 MODELS = ("prior",)
 
 
@@ -371,6 +373,21 @@ class AutoPeri:
         if index is not None and not callable(index):
             table.index = index
         return table
+
+    # --- calculator ------------------------------------------------------------------------------------------------
+
+    def calculator(self, **options: Any) -> AutoPeriCalculator:
+        """An ASE calculator with energy, free_energy, energies, forces and stress, on the device of this model.
+
+        Args:
+            **options: ``device``, ``dtype`` and ``skin`` of :class:`~autoperi.interfaces.ase.AutoPeriCalculator`.
+
+        Raises:
+            WeightsError: the model has no potential; RequestError: an unknown option.
+        """
+        from autoperi.interfaces.ase import AutoPeriCalculator
+
+        return AutoPeriCalculator(self.bundle, **{"device": self.device, **options})
 
 
 def _is_crystal(value: Any) -> bool:

@@ -13,6 +13,7 @@ from autoperi.generation import Generator
 from autoperi.hub.serialize import Bundle, Component, load_state, state_of
 from autoperi.models.cgcnn import BUNDLED, Cgcnn
 from autoperi.models.empnn import Empnn
+from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.prior.library import FIELDS, PrototypeLibrary
 from autoperi.prior.propose import Proposer
@@ -21,6 +22,8 @@ from autoperi.prior.ranker import Ranker
 NETWORKS: dict[str, type[nn.Module]] = {"empnn": Empnn, "formation_energy": FormationEnergy}
 COMPONENTS = (*NETWORKS, "prior")
 """What a complete model is made of."""
+OPTIONAL: dict[str, type[nn.Module]] = {"potential": Potential}
+"""Networks that a complete model may hold besides."""
 BASELINES: dict[str, type[nn.Module]] = {"cgcnn": Cgcnn}
 """Networks that are models by themselves: no complete model holds one."""
 DEFAULTS: dict[str, float] = {"generate_steps": 1, "relax_steps": 3, "energy_temperature": 0.5, "known_weight": 0.25}
@@ -83,6 +86,22 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     return Parts(relaxer, energy, proposer, int(settings["relax_steps"]), generator, dtype)
 
 
+def potential_of(bundle: Bundle) -> Potential:
+    """The potential of ``bundle``, made anew, in evaluation mode, float32; nothing else of the model is built.
+
+    Raises:
+        WeightsError: the model has none, or its config or tensors do not fit.
+    """
+    if "potential" not in bundle.components:
+        raise WeightsError(
+            f"model {bundle.name!r} has no potential, so no forces; it holds {', '.join(bundle.components)}: use a model with the component "
+            "'potential', which `autoperi train potential` makes"
+        )
+    potential = network_of("potential", bundle.components["potential"])
+    assert isinstance(potential, Potential)
+    return potential
+
+
 def _settings(bundle: Bundle) -> dict[str, float]:
     found = DEFAULTS | (bundle.metadata.get("settings") or {})
     for name, value in found.items():
@@ -99,7 +118,7 @@ def network_of(name: str, component: Component) -> nn.Module:
     """
     try:
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are filled: the caller's generator stays as it was
-            network = {**NETWORKS, **BASELINES}[name](**component.config)
+            network = {**NETWORKS, **OPTIONAL, **BASELINES}[name](**component.config)
     except (TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"config of component {name!r} does not fit this version of AutoPeri ({error}); update AutoPeri or the model"

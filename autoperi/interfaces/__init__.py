@@ -1,0 +1,1 @@
+"""What plugs AutoPeri into other packages; each module is imported by those who use it."""

@@ -335,6 +335,13 @@ class AutoPeri:
 
     # --- score -----------------------------------------------------------------------------------------------------
 
+    @property
+    def score_properties(self) -> dict[str, tuple[str, ...]]:
+        """What ``score`` can be asked for, and the columns that each brings with this model."""
+        from autoperi.scoring import columns_of
+
+        return columns_of(self._parts.properties)
+
     def score(
         self,
         structures: Any,
@@ -348,14 +355,15 @@ class AutoPeri:
 
         Args:
             structures: one ``Structure`` or ``Atoms``, a sequence of them, or a pandas Series of them.
-            properties: names from ``formula, validity, distance, charge, density, symmetry, formation_energy,
-                log_likelihood``; all by default.
+            properties: names from ``formula, validity, distance, charge, density, symmetry, formation_energy, band_gap,
+                bulk_modulus, shear_modulus, last_phonon_peak, log_likelihood``; by default all that the model has (the
+                four before the last need a model with property heads, which adds a ``…_std`` to each prediction).
             references: formula to formation energy (eV/atom); adds ``energy_above_hull_eV``.
             batch_size: crystals per pass, or ``"auto"``.
             progress: show a bar; None shows it on a terminal.
 
         Raises:
-            StructureError: a crystal that cannot be read; RequestError: an unknown property.
+            StructureError: a crystal that cannot be read; RequestError: an unknown property, or one that the model lacks.
         """
         from autoperi.scoring import score_table
 
@@ -365,6 +373,7 @@ class AutoPeri:
             crystals,
             energy=self._parts.energy,
             proposer=self._parts.proposer,
+            heads=self._parts.properties,
             properties=properties,
             references=references,
             batch_size=_batch_size(batch_size),

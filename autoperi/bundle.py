@@ -15,6 +15,7 @@ from autoperi.models.cgcnn import BUNDLED, Cgcnn
 from autoperi.models.empnn import Empnn
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
+from autoperi.models.property_heads import PropertyHeads, encoder_fingerprint
 from autoperi.prior.library import FIELDS, PrototypeLibrary
 from autoperi.prior.propose import Proposer
 from autoperi.prior.ranker import Ranker
@@ -22,7 +23,7 @@ from autoperi.prior.ranker import Ranker
 NETWORKS: dict[str, type[nn.Module]] = {"empnn": Empnn, "formation_energy": FormationEnergy}
 COMPONENTS = (*NETWORKS, "prior")
 """What a complete model is made of."""
-OPTIONAL: dict[str, type[nn.Module]] = {"potential": Potential}
+OPTIONAL: dict[str, type[nn.Module]] = {"properties": PropertyHeads, "potential": Potential}
 """Networks that a complete model may hold besides."""
 BASELINES: dict[str, type[nn.Module]] = {"cgcnn": Cgcnn}
 """Networks that are models by themselves: no complete model holds one."""
@@ -38,6 +39,7 @@ class Parts:
         empnn, energy, proposer: the networks and the prior.
         relax_steps: default passes of ``relax_lattice``.
         generator: the same, wired for ``generate``.
+        properties: the property heads, None where the model has none.
         dtype: of ``relax_lattice`` (``generate`` and ``score`` always run in float64).
     """
 
@@ -47,6 +49,7 @@ class Parts:
     relax_steps: int
     generator: Generator
     dtype: torch.dtype
+    properties: PropertyHeads | None = None
 
 
 def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Parts:
@@ -83,7 +86,22 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     )
     relaxer = empnn if dtype == torch.float64 else network_of("empnn", bundle.components["empnn"]).to(device=device, dtype=dtype)
     assert isinstance(relaxer, Empnn)
-    return Parts(relaxer, energy, proposer, int(settings["relax_steps"]), generator, dtype)
+    properties = _properties(bundle, energy, device)
+    return Parts(relaxer, energy, proposer, int(settings["relax_steps"]), generator, dtype, properties)
+
+
+def _properties(bundle: Bundle, energy: FormationEnergy, device: torch.device) -> PropertyHeads | None:
+    """The property heads in float64, if there are any; they must have been trained on the encoder beside them."""
+    if "properties" not in bundle.components:
+        return None
+    heads = network_of("properties", bundle.components["properties"]).to(device=device, dtype=torch.float64)
+    assert isinstance(heads, PropertyHeads)
+    if heads.config["encoder"] not in ("", encoder_fingerprint(energy.backbone)):
+        raise WeightsError(
+            f"component 'properties' of model {bundle.name!r} was trained on another encoder than its 'formation_energy'; train it anew "
+            "on this one, or leave it out"
+        )
+    return heads
 
 
 def potential_of(bundle: Bundle) -> Potential:
@@ -111,7 +129,7 @@ def _settings(bundle: Bundle) -> dict[str, float]:
 
 
 def network_of(name: str, component: Component) -> nn.Module:
-    """The network ``name`` of :data:`NETWORKS` or :data:`BASELINES` from its component, in evaluation mode, float32.
+    """The network ``name`` of :data:`NETWORKS`, :data:`OPTIONAL` or :data:`BASELINES` from its component, in evaluation mode, float32.
 
     Raises:
         WeightsError: config or tensors do not fit.

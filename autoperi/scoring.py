@@ -10,12 +10,14 @@ import torch
 
 from autoperi.candidates import cell_size_log_probabilities
 from autoperi.convert import as_structure, to_batch
+from autoperi.crystal import CrystalBatch
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.symmetry import analyse
 from autoperi.metrics.hull import energies_above_hull
 from autoperi.metrics.smact import StateSet, charge_neutral
 from autoperi.metrics.validity import validity
 from autoperi.models.properties import FormationEnergy
+from autoperi.models.property_heads import GROUPS, PropertyHeads, encode, properties_of
 from autoperi.physics.distance import minimum_distance_ratios, minimum_distances
 from autoperi.prior.locate import SYMPREC, log_probability_of
 from autoperi.prior.propose import Proposer
@@ -35,10 +37,27 @@ PROPERTIES = {
     "charge": ("charge_neutral",),
     "density": ("density_g_per_cm3", "volume_per_atom_A3"),
     "symmetry": ("space_group", "space_group_symbol"),
-    "formation_energy": ("formation_energy_per_atom_eV",),
+    "formation_energy": ("formation_energy_per_atom_eV", "formation_energy_per_atom_eV_std"),
+    "band_gap": ("band_gap_eV", "band_gap_eV_std", "is_metal_probability"),
+    "bulk_modulus": ("bulk_modulus_GPa", "bulk_modulus_GPa_std"),
+    "shear_modulus": ("shear_modulus_GPa", "shear_modulus_GPa_std"),
+    "last_phonon_peak": ("last_phonon_peak_per_cm", "last_phonon_peak_per_cm_std"),
     "log_likelihood": ("log_likelihood",),
 }
-"""What ``properties=`` may name, and the columns each brings."""
+"""What ``properties=`` may name, and the columns each brings; ``_std`` is one standard deviation of what is before it."""
+HEADS = {
+    "formation_energy_per_atom_eV_std": "formation_energy_std",
+    "band_gap_eV": "band_gap",
+    "band_gap_eV_std": "band_gap_std",
+    "is_metal_probability": "is_metal_probability",
+    "bulk_modulus_GPa": "bulk_modulus",
+    "bulk_modulus_GPa_std": "bulk_modulus_std",
+    "shear_modulus_GPa": "shear_modulus",
+    "shear_modulus_GPa_std": "shear_modulus_std",
+    "last_phonon_peak_per_cm": "last_phonon_peak",
+    "last_phonon_peak_per_cm_std": "last_phonon_peak_std",
+}
+"""Columns that property heads fill, and what they call them (:func:`autoperi.models.property_heads.properties_of`)."""
 
 
 def score_table(
@@ -46,6 +65,7 @@ def score_table(
     *,
     energy: FormationEnergy,
     proposer: Proposer,
+    heads: PropertyHeads | None = None,
     properties: Iterable[str] | None = None,
     references: Mapping[str, float] | Iterable[tuple[str, float]] | None = None,
     batch_size: int = 32,
@@ -55,10 +75,14 @@ def score_table(
     """Score crystals; see :meth:`autoperi.AutoPeri.score`."""
     import pandas as pd
 
-    chosen = list(PROPERTIES) if properties is None else list(properties)
+    offered = columns_of(heads)
+    chosen = list(offered) if properties is None else list(properties)
     unknown = [p for p in chosen if p not in PROPERTIES]
     if unknown:
         raise RequestError(f"properties={unknown!r} are not known; choose from {', '.join(PROPERTIES)}")
+    lacking = [p for p in chosen if p not in offered]
+    if lacking:
+        raise RequestError(f"this model predicts no {', '.join(lacking)}; choose from {', '.join(offered)}, or load a model that does")
     if references is not None and "formation_energy" not in chosen:
         raise RequestError("references need the formation energy; add 'formation_energy' to properties, or drop references")
     batch = to_batch(crystals, dtype=torch.float64)
@@ -72,18 +96,42 @@ def score_table(
                 if "distance" in chosen:
                     columns["min_distance_A"] = _plain(minimum_distances(part))
                     columns["min_distance_ratio"] = _plain(minimum_distance_ratios(part))
-                if "formation_energy" in chosen:
-                    columns["formation_energy_per_atom_eV"] = _plain(energy(part.to(device=next(energy.parameters()).device)))
+                columns |= _predicted(part, energy, heads, [c for name in chosen for c in offered[name]])
             for k in range(len(part)):
                 row = {name: values[k] for name, values in columns.items()}
                 rows[start + k] = {**_describe(structures[start + k], chosen, proposer, symprec), **row}
             bar.update(len(part))
-    names = [column for name in chosen for column in PROPERTIES[name]]
+    names = [column for name in chosen for column in offered[name]]
     table = pd.DataFrame(rows, columns=names)
     if references is not None:
         formulas = [s.composition.reduced_formula for s in structures]
         table["energy_above_hull_eV"] = energies_above_hull(formulas, table["formation_energy_per_atom_eV"].tolist(), references)
     return table
+
+
+def columns_of(heads: PropertyHeads | None) -> dict[str, tuple[str, ...]]:
+    """:data:`PROPERTIES` and their columns as far as a model with these ``heads`` has them."""
+    groups = {} if heads is None else heads.config["heads"]
+    known = {name for group in groups for target in GROUPS[group] for name in (target, f"{target}_std")}
+    known |= {"is_metal_probability"} if "band_gap" in groups else set()
+    offered = {name: tuple(c for c in columns if HEADS.get(c, c) in known or c not in HEADS) for name, columns in PROPERTIES.items()}
+    return {name: columns for name, columns in offered.items() if columns}
+
+
+def _predicted(
+    part: CrystalBatch, energy: FormationEnergy, heads: PropertyHeads | None, columns: Sequence[str]
+) -> dict[str, Sequence[float]]:
+    """The formation energy and what the heads predict, as far as ``columns`` ask for it; one pass of the encoder."""
+    asked = [c for c in columns if c in HEADS]
+    part = part.to(device=next(energy.parameters()).device)
+    if heads is None or not asked:
+        return {"formation_energy_per_atom_eV": _plain(energy(part))} if "formation_energy_per_atom_eV" in columns else {}
+    features = encode(energy, part)
+    values = properties_of(heads(features))
+    found: dict[str, Sequence[float]] = {c: _plain(values[HEADS[c]]) for c in asked}
+    if "formation_energy_per_atom_eV" in columns:
+        found["formation_energy_per_atom_eV"] = _plain(features.energy)
+    return found
 
 
 def _plain(values: torch.Tensor) -> list[float]:

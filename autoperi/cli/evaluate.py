@@ -99,6 +99,7 @@ def _properties(task: argparse.ArgumentParser) -> None:
         "--property", default="formation_energy_per_atom", metavar="COLUMN", help="label (default: formation_energy_per_atom)"
     )
     task.add_argument("--baselines-from", metavar="FILE", help="table on which to fit the baselines")
+    task.add_argument("--split", choices=["train", "val", "test"], help="only these rows, by sha256 of the id; baselines on its train rows")
 
 
 def _generation(task: argparse.ArgumentParser) -> None:
@@ -297,7 +298,7 @@ def _run_reconstruct(args: argparse.Namespace) -> dict[str, Any]:
 def _run_properties(args: argparse.Namespace) -> dict[str, Any]:
     from autoperi.evaluation.properties import evaluate_properties
 
-    return evaluate_properties(_model(args), args.data, label=args.property, train=args.baselines_from, **_common(args))
+    return evaluate_properties(_model(args), args.data, label=args.property, train=args.baselines_from, split=args.split, **_common(args))
 
 
 def _run_generation(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Property prediction: the model beside a mean predictor, a composition-only network and CGCNN."""
+"""Property prediction: the model beside a mean predictor, a composition-only network and CGCNN, and what its uncertainties are worth."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from autoperi.errors import DataError, RequestError, WeightsError
-from autoperi.evaluation.common import decimals, facts, load
+from autoperi.evaluation.common import decimals, facts, load, sample_rows
 from autoperi.io import read_table
-from autoperi.metrics.regression import mae, mae_by, regression
+from autoperi.metrics.counts import quantity
+from autoperi.metrics.regression import calibration, mae, mae_by, regression
+from autoperi.splits import SPLITS, splits_of
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
 
 LABEL = "formation_energy_per_atom"
-_UNITS = {"eV": "eV", "GPa": "GPa"}
-"""Unit of a column of ``score``, and of the label that it predicts."""
+_UNITS = {"eV": "eV", "GPa": "GPa", "per_cm": "1/cm"}
+"""Unit at the end of a column of ``score``, and as text."""
+ALIASES = {"bulk_modulus": "k_vrh", "shear_modulus": "g_vrh", "last_phonon_peak": "last_phdos_peak_per_cm"}
+"""What tables of Materials Project and matbench call these labels."""
+METAL_EV = 1e-3
+"""A label of the band gap below this is a metal's."""
 
 
 class Target(NamedTuple):
@@ -29,7 +35,7 @@ class Target(NamedTuple):
         label: column of the table.
         name: what ``score(properties=…)`` calls it.
         column: what ``score`` calls its column.
-        unit: of both, without "per atom".
+        unit: of both, as a key of ``_UNITS``, without "per atom".
     """
 
     label: str
@@ -45,19 +51,29 @@ class Target(NamedTuple):
     @property
     def axis(self) -> str:
         """Unit as text."""
-        return f"{self.unit}/atom" if self.label.endswith("_per_atom") else self.unit
+        return f"{self.unit}/atom" if self.label.endswith("_per_atom") else _UNITS[self.unit]
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the model predicts a logarithm, by which its uncertainty is judged."""
+        return self.unit != "eV"
 
 
 def targets() -> dict[str, Target]:
-    """The labels that ``score`` predicts: those whose name and unit make a column of its table, as ``band_gap`` and eV make ``band_gap_eV``."""
+    """The labels that ``score`` predicts: those whose name and unit make a column of its table, as ``band_gap`` and eV make ``band_gap_eV``.
+
+    Those of :data:`ALIASES` go by either name.
+    """
     from autoperi.scoring import PROPERTIES
 
     found = {}
     for name, columns in PROPERTIES.items():
         for column in columns:
-            label, _, unit = column.rpartition("_")
-            if unit in _UNITS:
-                found[label] = Target(label, name, column, _UNITS[unit])
+            unit = next((u for u in _UNITS if column.endswith(f"_{u}")), None)
+            if unit is not None:
+                label = column.removesuffix(f"_{unit}")
+                for known in (label, ALIASES.get(label, label)):
+                    found[known] = Target(known, name, column, unit)
     return found
 
 
@@ -67,6 +83,7 @@ def evaluate_properties(
     *,
     label: str = LABEL,
     train: str | Path | None = None,
+    split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -79,27 +96,40 @@ def evaluate_properties(
         label: one that the model predicts (:func:`targets`).
         train: table on which to fit the baselines; without it the mean is that of the test rows, and the composition
             network is left out.
+        split: ``"train"``, ``"val"`` or ``"test"``: only these rows of ``path`` by their ids (:func:`autoperi.splits.split_of`), and
+            the baselines are fitted on the ``"train"`` rows of ``train``; None takes every row.
         limit, seed: rows, and how they are drawn.
         progress: show a bar; None shows it on a terminal.
 
     Returns:
         The plain errors (``mae_…``, ``median_error_…``, baselines), ``errors`` (:func:`~autoperi.metrics.regression.regression`), ``mae_by_elements``
         (number of elements to error), ``cgcnn`` (the same for the bundled CGCNN, formation energy only), for moduli
-        ``mae_log10`` (of the crystals whose label and prediction are positive), ``series``.
+        ``mae_log10…`` (of the crystals whose label and prediction are positive), ``uncertainty`` where the model gives one
+        (:func:`~autoperi.metrics.regression.calibration`; of the decimal logarithm for moduli and peaks), ``is_metal`` beside a band gap, ``series``.
 
     Raises:
-        RequestError: a label that the model does not predict. DataError: a table without it.
+        RequestError: a label that the model does not predict, or no such split. DataError: a table without it, or without ids to split by.
     """
+    from autoperi.scoring import PROPERTIES
+
     known_targets = targets()
     if label not in known_targets:
         raise RequestError(f"label={label!r} is not predicted by the model; choose from {', '.join(sorted(known_targets))}")
     goal = known_targets[label]
-    table, rows = load(path, limit, seed)
+    offered = getattr(peri, "score_properties", PROPERTIES)
+    if goal.column not in offered.get(goal.name, ()):
+        raise RequestError(f"{label!r} is not predicted by this model, which has {', '.join(offered)}; load one with property heads")
+    if split is not None and split not in SPLITS:
+        raise RequestError(f"split={split!r} is not known; choose from {', '.join(SPLITS)}")
+    table, rows = load(path, limit if split is None else None, seed)
+    if split is not None:
+        chosen_rows = _split_rows(table, path, split)
+        rows = [chosen_rows[k] for k in sample_rows(len(chosen_rows), limit, seed)]
     target = _label(table, path, label)[rows]
     known = np.isfinite(target)
     chosen = [r for r, ok in zip(rows, known, strict=True) if ok]
     target = target[known]
-    fit = None if train is None else _fit_table(train, label)  # a bad table is an error before any work
+    fit = None if train is None else _fit_table(train, label, "train" if split else None)  # a bad table is an error before any work
     picked = table[chosen]
     started = time.perf_counter()
     scored = peri.score(picked.structures(), properties=[goal.name], progress=progress) if chosen else {goal.column: np.zeros(0)}
@@ -108,10 +138,13 @@ def evaluate_properties(
     every = regression(predicted, target)
     elements = [len(set(z.tolist())) for z in picked.atomic_numbers]
     unit = goal.unit
-    reference_mean, guess = _baselines(fit, picked, seed) if fit is not None else (target.mean() if len(target) else np.nan, None)
+    reference_mean, guess = (
+        _baselines(fit, picked, seed, goal.unit == "GPa") if fit is not None else (_mean(target, goal.unit == "GPa"), None)
+    )
     result: dict[str, Any] = {
         "task": "properties",
         "property": label,
+        "split": split,
         "n": len(chosen),
         "without_label": int((~known).sum()),
         f"mae_{goal.suffix}": decimals(every["mae"]["value"]),
@@ -124,6 +157,12 @@ def evaluate_properties(
     }
     if unit == "GPa":
         result["mae_log10_GPa"] = mae(_log10(predicted), _log10(target))
+        result["mean_predictor_mae_log10_GPa"] = mae(_log10(np.full(len(target), reference_mean)), _log10(target))
+        result["composition_only_mae_log10_GPa"] = None if guess is None else mae(_log10(guess), _log10(target))
+    if f"{goal.column}_std" in scored:
+        result["uncertainty"] = _uncertainty(goal, predicted, np.asarray(scored[f"{goal.column}_std"], dtype=float), target)
+    if label == "band_gap" and "is_metal_probability" in scored:
+        result["is_metal"] = _is_metal(np.asarray(scored["is_metal_probability"], dtype=float), target)
     series = {"parity": _parity(goal, target, predicted, "AutoPeri"), "errors": _errors(goal, target, predicted, guess)}
     if label == LABEL:
         result["cgcnn"], other = _cgcnn(picked, target, elements, progress)
@@ -173,8 +212,42 @@ def _cgcnn_predictor() -> Callable[[Any, bool | None], np.ndarray] | None:
     return predict
 
 
-def _fit_table(train: str | Path, label: str) -> tuple[Any, np.ndarray]:
+def _uncertainty(goal: Target, predicted: np.ndarray, std: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+    if not goal.logarithmic:
+        return {"of": goal.axis, **calibration(predicted, std, target)}
+    # σ of log10 y from that of y, as score made it
+    return {"of": "log10", **calibration(_log10(predicted), std / (np.log(10) * np.maximum(predicted, 1e-9)), _log10(target))}
+
+
+def _is_metal(probability: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+    """Accuracy at one half, the Brier score, and the share of metals and their mean probability."""
+    truth, n = target < METAL_EV, len(target)
+    values = {
+        "accuracy": (probability > 0.5) == truth,
+        "brier": (probability - truth) ** 2,
+        "share_of_metals": truth,
+        "mean_probability": probability,
+    }
+    return {k: quantity(float(np.mean(v)) if n else None, of=n, missing=0, reason=None if n else "no crystals") for k, v in values.items()}
+
+
+def _split_rows(table: Any, path: str | Path, split: str) -> list[int]:
+    if table.ids == [str(k) for k in range(len(table))]:  # what a table without ids is read with
+        raise DataError(f"{path} has no column 'id' or 'material_id', by which rows are split; add one, or leave the split out")
+    return [row for row, name in enumerate(splits_of(table.ids)) if name == split]
+
+
+def _mean(values: np.ndarray, logarithmic: bool) -> float:
+    """Arithmetic mean, or the geometric one of the positive values; NaN where there are none."""
+    values = _log10(values)[values > 0] if logarithmic else values
+    mean = float(values.mean()) if len(values) else float("nan")
+    return 10.0**mean if logarithmic else mean
+
+
+def _fit_table(train: str | Path, label: str, split: str | None) -> tuple[Any, np.ndarray]:
     table = read_table(train)
+    if split is not None:
+        table = table[_split_rows(table, train, split)]
     values = _label(table, train, label)
     rows = np.nonzero(np.isfinite(values))[0].tolist()
     if not rows:
@@ -182,16 +255,21 @@ def _fit_table(train: str | Path, label: str) -> tuple[Any, np.ndarray]:
     return table[rows], values[rows]
 
 
-def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int) -> tuple[float, np.ndarray]:
+def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int, logarithmic: bool) -> tuple[float, np.ndarray]:
+    """Mean and composition-only predictions; those of moduli are fitted on their logarithms."""
     import torch
 
     from autoperi.models.baselines import fit_composition_network
 
     table, values = fit
+    mean = _mean(values, logarithmic)
+    if logarithmic:
+        positive = np.nonzero(values > 0)[0].tolist()
+        table, values = table[positive], np.log10(values[positive])
     network = fit_composition_network(table.batch(dtype=torch.float32), torch.tensor(values, dtype=torch.float32), seed=seed)
     with torch.no_grad():
         guess = network(picked.batch(dtype=torch.float32)).double().numpy()
-    return float(values.mean()), guess
+    return mean, 10.0**guess if logarithmic else guess
 
 
 def _label(table: Any, path: str | Path, label: str) -> np.ndarray:

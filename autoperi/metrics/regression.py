@@ -132,6 +132,42 @@ def mae_by(groups: Sequence[Any], predicted: ArrayLike, reference: ArrayLike) ->
     return {str(g): mae(x[inside], y[inside]) for g in sorted(set(labels)) for inside in [np.array([v == g for v in labels])]}
 
 
+def calibration(predicted: ArrayLike, std: ArrayLike, reference: ArrayLike, *, bins: int = 10) -> dict[str, Any]:
+    """Whether uncertainties say how large errors are: a dict of quantities.
+
+    ``coverage_68`` and ``coverage_95`` are the shares of references within one and two standard deviations (0.683 and 0.954 of a
+    normal distribution). ``ence`` is the expected normalised calibration error of Levi et al., Sensors 22, 5540 (2022), eq. 8: over
+    ``bins`` of equal counts of pairs sorted by std, the mean of |√⟨std²⟩ - RMSE| / √⟨std²⟩; zero is perfect. ``spearman`` ranks
+    |error| against std, ``mean_std`` is the sharpness, in the unit of the values.
+
+    Args:
+        predicted, std, reference: any shape, the same; a triple counts where all are finite and std is positive.
+        bins: at most; no bin holds fewer than ten pairs.
+
+    Raises:
+        RequestError: different numbers of them.
+    """
+    x, s, y = (np.asarray(v, dtype=np.float64).ravel() for v in (predicted, std, reference))
+    if not len(x) == len(s) == len(y):
+        raise RequestError(f"{len(x)} predictions, {len(s)} uncertainties and {len(y)} references; give one of each for a crystal")
+    good = np.isfinite(x) & np.isfinite(s) & np.isfinite(y) & (s > 0)
+    missing, n = int((~good).sum()), int(good.sum())
+    error, s = np.abs(x - y)[good], s[good]
+    order = np.argsort(s, kind="stable")
+    parts = np.array_split(order, max(1, min(bins, n // 10))) if n >= 10 else []
+    off = [
+        abs(float(np.sqrt(np.mean(s[p] ** 2))) - float(np.sqrt(np.mean(error[p] ** 2)))) / float(np.sqrt(np.mean(s[p] ** 2))) for p in parts
+    ]
+    why = _nothing(missing)
+    return {
+        "coverage_68": quantity(float((error <= s).mean()) if n else None, of=n, missing=missing, reason=why),
+        "coverage_95": quantity(float((error <= 2 * s).mean()) if n else None, of=n, missing=missing, reason=why),
+        "ence": quantity(float(np.mean(off)) if off else None, of=n, missing=missing, reason="fewer than ten pairs" if n else why),
+        "spearman": spearman(s, error),
+        "mean_std": quantity(float(s.mean()) if n else None, of=n, missing=missing, reason=why),
+    }
+
+
 def _correlation(predicted: ArrayLike, reference: ArrayLike, *, ranked: bool) -> dict[str, Any]:
     x, y, missing = pairs(predicted, reference)
     if len(x) < 2 or _constant(x) or _constant(y):

@@ -56,9 +56,11 @@ def export(base: Bundle, component_name: str, component: Component, directory: s
     check_base(base, component_name)
     if component_name in BASELINES:
         return _export_baseline(component_name, component, directory, facts)
+    # property heads read the encoder of the formation energy: they do not fit another
+    kept = {k: v for k, v in base.components.items() if not (k == "properties" and component_name == "formation_energy")}
     bundle = Bundle(
         name=model_name(str(facts.get("name") or Path(directory).resolve().name)),
-        components={**base.components, component_name: component},
+        components={**kept, component_name: component},
         metadata=_metadata(base, component_name, facts),
     )
     parts_of(bundle, device=torch.device("cpu"), dtype=torch.float64)  # a model that would not load is not written

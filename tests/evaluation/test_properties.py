@@ -155,8 +155,12 @@ def test_no_label_anywhere_is_no_number(tmp_path):
 
 
 def test_bad_requests(table, tmp_path):
-    with pytest.raises(RequestError, match=f"'band_gap'.*{LABEL}"):
-        evaluate_properties(SimpleNamespace(), table, label="band_gap")
+    with pytest.raises(RequestError, match=f"'colour'.*{LABEL}"):
+        evaluate_properties(SimpleNamespace(), table, label="colour")
+    with pytest.raises(RequestError, match="'band_gap' is not predicted by this model"):
+        evaluate_properties(SimpleNamespace(score_properties={"formation_energy": (LABEL,)}), table, label="band_gap")
+    with pytest.raises(RequestError, match="split='dev'"):
+        evaluate_properties(SimpleNamespace(), table, split="dev")
     bare = tmp_path / "bare.parquet"
     write_crystals(tiny_crystals()[:2], bare)
     with pytest.raises(DataError, match="has no column"):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoperi.errors import RequestError
-from autoperi.metrics.regression import mae, mae_by, outliers, pearson, r2, regression, rmse, spearman
+from autoperi.metrics.regression import calibration, mae, mae_by, outliers, pearson, r2, regression, rmse, spearman
 
 
 @pytest.fixture
@@ -121,3 +121,30 @@ def test_laws(found, constant):
     assert perfect is None or perfect == 1.0
     if np.ptp(y) > 1e-3:
         assert r2(np.full(len(y), y.mean()), y)["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_calibration_of_normal_errors():
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.5, 2.0, 20_000)
+    error = rng.normal(size=20_000) * std
+    found = calibration(error, std, np.zeros_like(std))
+    assert found["coverage_68"]["value"] == pytest.approx(0.6827, abs=0.01)
+    assert found["coverage_95"]["value"] == pytest.approx(0.9545, abs=0.005)
+    assert found["ence"]["value"] < 0.03
+    assert found["spearman"]["value"] > 0.2
+    double = calibration(error, 2 * std, np.zeros_like(std))
+    assert double["ence"]["value"] == pytest.approx(0.5, abs=0.02)  # RMSE is half of what is said
+    assert double["mean_std"]["value"] == pytest.approx(2 * found["mean_std"]["value"], abs=1e-5)
+
+
+def test_calibration_by_hand():
+    found = calibration([1.0, 2.0, 3.0, np.nan], [1.0, 1.0, 1.0, 1.0], [1.5, 3.5, 6.0, 1.0])
+    assert (found["coverage_68"]["value"], found["coverage_95"]["value"]) == (
+        pytest.approx(1 / 3, abs=1e-6),
+        pytest.approx(2 / 3, abs=1e-6),
+    )
+    assert (found["coverage_68"]["of"], found["coverage_68"]["missing"]) == (3, 1)
+    assert found["ence"]["value"] is None
+    assert calibration([], [], [])["coverage_95"]["reason"] == "no crystals"
+    with pytest.raises(RequestError, match="one of each"):
+        calibration([1.0], [1.0, 2.0], [1.0])

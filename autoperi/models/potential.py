@@ -109,9 +109,12 @@ class Potential(nn.Module):
         graph = radius_graph(batch, self.cutoff) if graph is None else graph
         return self.edge_energies(batch.atomic_numbers, graph, edge_vectors(batch, graph))
 
-    def edge_energies(self, atomic_numbers: Tensor, graph: Multigraph, vectors: Tensor) -> Tensor:
-        """Energies of atoms ``[N]`` in eV from edge vectors ``[E, 3]`` in Å; edges beyond the cutoff count for nothing."""
-        output = self.backbone.features(atomic_numbers, self.backbone.geometry_of(graph, vectors))
+    def edge_energies(self, atomic_numbers: Tensor, graph: Multigraph, vectors: Tensor, *, once: bool = False) -> Tensor:
+        """Energies of atoms ``[N]`` in eV from edge vectors ``[E, 3]`` in Å; edges beyond the cutoff count for nothing.
+
+        ``once``: only first derivatives with respect to the vectors will be asked for.
+        """
+        output = self.backbone.features(atomic_numbers, self.backbone.geometry_of(graph, vectors), once=once)
         energies = self.head(output).squeeze(-1) + self.reference[atomic_numbers]
         return energies + self._repulsion(atomic_numbers, graph, output.geometry.distances)
 
@@ -147,7 +150,7 @@ class Potential(nn.Module):
             return Evaluation(sum_per_crystal(energies, batch), energies, None, None)
         with torch.enable_grad():
             leaf = vectors.to(own).clone().requires_grad_()
-            energies = self.edge_energies(batch.atomic_numbers, graph, leaf)
+            energies = self.edge_energies(batch.atomic_numbers, graph, leaf, once=not create_graph)
             (slopes,) = torch.autograd.grad(energies.sum(), leaf, create_graph=create_graph, materialize_grads=True)
             slopes, energies = slopes.to(kind), energies.to(kind)
             i, j = graph.edge_index

@@ -15,10 +15,12 @@ CPU fast. Everything depends on edge vectors alone, hence invariant or equivaria
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from e3nn import o3
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from autoperi.crystal import CrystalBatch
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
@@ -62,6 +64,45 @@ class BackboneOutput:
     geometry: EdgeGeometry
 
 
+class _Sums(torch.autograd.Function):
+    """Σ_k Σ_r W[m, r, c] operator[n, mr, k] source[neighbour(n, k), c], a few atoms at a time, so that temporaries stay in the cache.
+
+    What a network that is only evaluated needs: first derivatives with respect to operator and source.
+    """
+
+    CHUNK_BYTES = 1 << 20
+
+    @staticmethod
+    def forward(ctx: Any, operator: Tensor, source: Tensor, neighbours: Tensor, weight: Tensor) -> Tensor:
+        n, c = source.shape
+        out = source.new_empty(n, weight.shape[0], c)
+        for part in _Sums.parts(n, weight):
+            gathered = source.index_select(0, neighbours[part].reshape(-1)).view(-1, neighbours.shape[1], c)
+            summed = torch.bmm(operator[part], gathered).view(-1, *weight.shape)
+            torch.sum(summed.mul_(weight), 2, out=out[part])
+        ctx.save_for_backward(operator, source, neighbours, weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        operator, source, neighbours, weight = ctx.saved_tensors
+        n, c = source.shape
+        by_operator, by_source = torch.empty_like(operator), torch.zeros_like(source)
+        for part in _Sums.parts(n, weight):
+            places = neighbours[part].reshape(-1)
+            by_sum = (grads[0][part].unsqueeze(2) * weight).flatten(1, 2)
+            gathered = source.index_select(0, places).view(-1, neighbours.shape[1], c)
+            torch.bmm(by_sum, gathered.transpose(1, 2), out=by_operator[part])
+            by_source.index_add_(0, places, torch.bmm(operator[part].transpose(1, 2), by_sum).view(-1, c))
+        return by_operator, by_source, None, None
+
+    @staticmethod
+    def parts(n: int, weight: Tensor) -> list[slice]:
+        size = max(1, _Sums.CHUNK_BYTES // (weight.numel() * weight.element_size())) if weight.device.type == "cpu" else max(1, n)
+        return [slice(start, start + size) for start in range(0, n, size)]
+
+
 class Interaction(nn.Module):
     """One message-passing layer; see the module's docstring."""
 
@@ -80,15 +121,22 @@ class Interaction(nn.Module):
             nn.Linear(2 * channels, channels),
         )
 
-    def forward(self, scalars: Tensor, geometry: EdgeGeometry) -> tuple[Tensor, list[Tensor]]:
-        """Scalars ``[N, C]`` to updated scalars and the equivariant features per l, each ``[N, 2l+1, C]``."""
+    def forward(self, scalars: Tensor, geometry: EdgeGeometry, *, once: bool = False) -> tuple[Tensor, list[Tensor]]:
+        """Scalars ``[N, C]`` to updated scalars and the equivariant features per l, each ``[N, 2l+1, C]``.
+
+        ``once``: nobody will ask for second derivatives or those of the weights, which saves time and memory.
+        """
         n, c = scalars.shape
-        # index_select and a product with a sum are several times faster on a CPU than indexing and einsum
-        gathered = self.source(scalars).index_select(0, geometry.neighbours.reshape(-1)).view(n, -1, c)  # [N, K, C]
-        summed = torch.bmm(geometry.operator, gathered).view(n, -1, self.n_radial, c)
         widths = [2 * ell + 1 for ell in range(self.l_max + 1)]
-        radial = torch.cat([weight.expand(width, -1, -1) for weight, width in zip(self.radial.split(1), widths, strict=True)])
-        features = [f.contiguous() for f in (summed * (radial * self.scale)).sum(2).split(widths, 1)]
+        radial = torch.cat([weight.expand(width, -1, -1) for weight, width in zip(self.radial.split(1), widths, strict=True)]) * self.scale
+        source = self.source(scalars)
+        if once or not torch.is_grad_enabled():
+            sums = _Sums.apply(geometry.operator, source, geometry.neighbours, radial)
+        else:
+            # index_select and a product with a sum are several times faster on a CPU than indexing and einsum
+            gathered = source.index_select(0, geometry.neighbours.reshape(-1)).view(n, -1, c)  # [N, K, C]
+            sums = (torch.bmm(geometry.operator, gathered).view(n, -1, self.n_radial, c) * radial).sum(2)
+        features = [f.contiguous() for f in sums.split(widths, 1)]
         invariants = [scalars, self.left[0](features[0])[:, 0]]
         invariants += [(left(f) * right(f)).sum(1) for left, right, f in list(zip(self.left, self.right, features, strict=True))[1:]]
         return scalars + self.update(torch.cat(invariants, -1)), features
@@ -139,10 +187,10 @@ class Backbone(nn.Module):
         """Features of every atom of the batch."""
         return self.features(batch.atomic_numbers, self.geometry(batch, graph))
 
-    def features(self, atomic_numbers: Tensor, geometry: EdgeGeometry) -> BackboneOutput:
-        """Features of atoms ``[N]`` from the geometry of their edges."""
+    def features(self, atomic_numbers: Tensor, geometry: EdgeGeometry, *, once: bool = False) -> BackboneOutput:
+        """Features of atoms ``[N]`` from the geometry of their edges; ``once`` as in :class:`Interaction`."""
         scalars = self.embedding(atomic_numbers)
         equivariant: list[Tensor] = []
         for layer in self.interactions:
-            scalars, equivariant = layer(scalars, geometry)
+            scalars, equivariant = layer(scalars, geometry, once=once)
         return BackboneOutput(scalars, equivariant, geometry)

@@ -82,8 +82,10 @@ class NeighbourLists:
         mean = mean / batch.n_atoms.unsqueeze(-1)
         distance = torch.linalg.vector_norm(moved - mean[batch.batch], dim=-1)
         largest = torch.zeros(len(batch), dtype=moved.dtype, device=moved.device).scatter_reduce(0, batch.batch, distance, "amax")
+        if torch.equal(batch.lattice, self._lattice):
+            return ~(2 * largest < self.skin)  # NaN is stale
         back = torch.linalg.matrix_norm(torch.linalg.solve(batch.lattice, self._lattice), ord=2)
-        return ~((self.cutoff + 2 * largest) * back < self.cutoff + self.skin)  # NaN is stale
+        return ~((self.cutoff + 2 * largest) * back < self.cutoff + self.skin)
 
     def _search(self, batch: CrystalBatch, stale: Tensor) -> None:
         chosen = stale.nonzero().squeeze(-1)

@@ -103,9 +103,11 @@ class AutoPeriCalculator(Calculator):
         results: dict[str, Any] = {"energy": float(found.energy), "free_energy": float(found.energy), "energies": _array(found.energies)}
         if derivatives:
             results["forces"] = _array(found.forces)
-            volume = abs(np.linalg.det(self.atoms.cell[:]))
+            stress = _array(found.stress[0])
             if self.atoms.cell.rank == 3 and self.atoms.pbc.any():
-                results["stress"] = full_3x3_to_voigt_6_stress(_array(found.stress[0]) * (float(batch.volume) / volume))
+                if not self.atoms.pbc.all():  # the box of the batch is not the cell of the user
+                    stress *= float(batch.volume) / abs(np.linalg.det(self.atoms.cell[:]))
+                results["stress"] = full_3x3_to_voigt_6_stress(stress)
         if not all(np.isfinite(value).all() for value in results.values()):
             raise StructureError(f"the energy of these {len(self.atoms)} atoms is not finite; their closest pair is {closest:.3g} Å apart")
         self.results = results

@@ -168,6 +168,8 @@ class Potential(nn.Module):
         # two francium atoms would reach beyond the cutoff, where there are no edges
         reach = (self.radii[numbers[i]] + self.radii[numbers[j]]).clamp(max=self.cutoff)
         near = (distance < reach).nonzero().squeeze(-1)
+        if not len(near):
+            return torch.zeros(len(numbers), dtype=distance.dtype, device=distance.device)
         i, j, r, reach = i[near], j[near], distance[near].clamp(min=1e-3), reach[near]
         zi, zj = numbers[i].to(r.dtype), numbers[j].to(r.dtype)
         x = r * (zi**0.23 + zj**0.23) / ZBL_LENGTH_A

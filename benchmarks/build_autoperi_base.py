@@ -1,6 +1,6 @@
 """Assemble the bundled model from trained parts and measured figures.
 
-usage: python benchmarks/build_autoperi_base.py --prior DIR --empnn DIR --formation-energy DIR
+usage: python benchmarks/build_autoperi_base.py --prior DIR --empnn DIR --formation-energy DIR [--properties DIR]
 
 Each DIR is a model directory (``OUT/model`` of ``autoperi train``) or a run directory with ``last.ckpt``; ``--prior``
 takes also a pair LIBRARY.safetensors RANKER.safetensors. Settings come from benchmarks/results/choose_ranking_mp_val.json;
@@ -91,6 +91,7 @@ def main() -> int:
     parser.add_argument("--prior", nargs="+", required=True, type=Path)
     parser.add_argument("--empnn", required=True, type=Path)
     parser.add_argument("--formation-energy", required=True, type=Path)
+    parser.add_argument("--properties", type=Path, help="property heads of this encoder (OUT/component of train_property_heads.py)")
     args = parser.parse_args()
     runs = {
         name: json.loads((ROOT / "benchmarks" / "training" / f"{name}.json").read_text()) for name in ("empnn", "formation_energy", "prior")
@@ -100,6 +101,8 @@ def main() -> int:
         "formation_energy": _network(args.formation_energy, "formation_energy", FormationEnergy),
         "prior": _prior(args.prior),
     }
+    if args.properties:
+        components["properties"] = load_bundle(args.properties).components["properties"]
     # Figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its name.
     told = FACTS | {"name": "autoperi-base", "training": {n: _told(run["summary"]) for n, run in runs.items()}, "metrics": _metrics()}
     metadata = {"licence": FACTS["licence"], "description": FACTS["description"], "settings": SETTINGS}

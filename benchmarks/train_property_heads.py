@@ -10,6 +10,7 @@ are learned from mp_train and calibrated on mp_val; moduli and the last phonon p
     OUT/model         the base model with it, for --model OUT/model
     benchmarks/results/property_heads_val.json   errors and calibration on the crystals of choice
     benchmarks/results/property_heads_ablation_val.json   with --ablation: single members, other inputs
+    benchmarks/results/property_heads_noise_val.json      with --ablation, after a run without: other losses of the noise
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from torch import Tensor
 
 from autoperi.bundle import network_component, network_of
 from autoperi.hub.download import load_pretrained
-from autoperi.hub.serialize import Bundle, Component, load_state, save_bundle
+from autoperi.hub.serialize import Bundle, Component, load_bundle, load_state, save_bundle
 from autoperi.io import read_table
 from autoperi.metrics.regression import calibration
 from autoperi.models.properties import FormationEnergy
 from autoperi.models.property_heads import GROUPS, CrystalFeatures, PropertyHeads, encoder_fingerprint
 from autoperi.splits import splits_of
+from autoperi.training import property_heads as training
 from autoperi.training.property_heads import (
     DESCRIPTORS,
     LOGARITHMS,
@@ -42,6 +44,7 @@ from autoperi.training.property_heads import (
     encode_all,
     fit_group,
     fit_scales,
+    held_out_errors,
     predict_all,
     target_labels,
 )
@@ -94,6 +97,7 @@ def main() -> int:
             into[group] = (features.take(rows), targets[rows])
     if args.ablation:
         write("property_heads_ablation_val", ablation(train, val, args.seed))
+        write("property_heads_noise_val", noise_losses(args.out / "component", train, val, args.seed))
         return 0
     model = PropertyHeads(
         features=int(train["band_gap"][0].nodes.shape[1]),
@@ -223,6 +227,49 @@ def ablation(train: dict[str, Rows], val: dict[str, Rows], seed: int) -> dict[st
             found.setdefault(group, {})[name] = [round(float(e), 4) for e in error]
             print(group, name, found[group][name], flush=True)
     return found
+
+
+def noise_losses(component: Path, train: dict[str, Rows], val: dict[str, Rows], seed: int) -> dict[str, Any]:
+    """Calibration of σ on the crystals of choice with ε trained by other losses, each with its own factor s."""
+    kept = training._noise_loss
+    model = network_of("properties", load_bundle(component).components["properties"])
+    assert isinstance(model, PropertyHeads)
+    found: dict[str, Any] = {"task": "property heads, loss of the noise", "seed": seed}
+    for group, settings in TRAINING.items():
+        residual = held_out_errors(model, group, *train[group], seed=seed)
+        known = torch.isfinite(residual).all(-1).nonzero().squeeze(-1)
+        for name, loss in {"normal (kept)": kept, "Laplace": _laplace, "continuous ranked probability score": _crps}.items():
+            training._noise_loss = loss
+            training._fit(
+                model.noise[group],
+                model,
+                group,
+                train[group][0],
+                residual,
+                known,
+                settings,
+                settings.noise_epochs,
+                seed=(seed, 2, 0),
+                noise=True,
+            )
+            for target, row in measured(model, group, *val[group]).items():
+                if target in GROUPS[group]:
+                    found.setdefault(target, {})[name] = {"factor": row["factor"]} | {k: v["value"] for k, v in row["after"].items()}
+                    print(target, name, found[target][name], flush=True)
+    training._noise_loss = kept
+    return found
+
+
+def _laplace(found: Tensor, residual: Tensor, centre: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
+    width = PropertyHeads.width_of(found)
+    return (torch.log(width) + (residual / scale).abs() / width).mean()
+
+
+def _crps(found: Tensor, residual: Tensor, centre: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
+    """Of a normal distribution (Gneiting & Raftery 2007, eq. 21)."""
+    width = PropertyHeads.width_of(found)
+    z, normal = residual / scale / width, torch.distributions.Normal(0.0, 1.0)
+    return (width * (z * (2 * normal.cdf(z) - 1) + 2 * torch.exp(normal.log_prob(z)) - torch.pi**-0.5)).mean()
 
 
 def write(name: str, content: dict[str, Any]) -> None:

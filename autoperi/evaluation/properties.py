@@ -24,6 +24,8 @@ _UNITS = {"eV": "eV", "GPa": "GPa", "per_cm": "1/cm"}
 """Unit at the end of a column of ``score``, and as text."""
 ALIASES = {"bulk_modulus": "k_vrh", "shear_modulus": "g_vrh", "last_phonon_peak": "last_phdos_peak_per_cm"}
 """What tables of Materials Project and matbench call these labels."""
+BASELINE_STEPS = 1500
+"""Steps that the composition-only network is trained for at least; 40 epochs where they are more."""
 METAL_EV = 1e-3
 """A label of the band gap below this is a metal's."""
 
@@ -138,9 +140,7 @@ def evaluate_properties(
     every = regression(predicted, target)
     elements = [len(set(z.tolist())) for z in picked.atomic_numbers]
     unit = goal.unit
-    reference_mean, guess = (
-        _baselines(fit, picked, seed, goal.unit == "GPa") if fit is not None else (_mean(target, goal.unit == "GPa"), None)
-    )
+    reference_mean, guess = _baselines(fit, picked, seed, goal.logarithmic) if fit is not None else (_mean(target, goal.logarithmic), None)
     result: dict[str, Any] = {
         "task": "properties",
         "property": label,
@@ -256,7 +256,7 @@ def _fit_table(train: str | Path, label: str, split: str | None) -> tuple[Any, n
 
 
 def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int, logarithmic: bool) -> tuple[float, np.ndarray]:
-    """Mean and composition-only predictions; those of moduli are fitted on their logarithms."""
+    """Mean and composition-only predictions; those of moduli and peaks are fitted on their logarithms."""
     import torch
 
     from autoperi.models.baselines import fit_composition_network
@@ -266,7 +266,8 @@ def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int, logarithmic:
     if logarithmic:
         positive = np.nonzero(values > 0)[0].tolist()
         table, values = table[positive], np.log10(values[positive])
-    network = fit_composition_network(table.batch(dtype=torch.float32), torch.tensor(values, dtype=torch.float32), seed=seed)
+    epochs = max(40, -(-BASELINE_STEPS // -(-len(values) // 256)))  # small tables take more rounds of their 256-row batches
+    network = fit_composition_network(table.batch(dtype=torch.float32), torch.tensor(values, dtype=torch.float32), epochs=epochs, seed=seed)
     with torch.no_grad():
         guess = network(picked.batch(dtype=torch.float32)).double().numpy()
     return mean, 10.0**guess if logarithmic else guess

@@ -7,7 +7,7 @@ the ensemble of a group of targets (:class:`PropertyHeads`). The uncertainty of 
     σ = s·(spread of the members² + ε²)^(1/2)
 
 with ε a small network trained on the errors that members make on crystals they did not see, and s one number a
-target, set on validation crystals (Scalia et al., J. Chem. Inf. Model. 60, 2697 (2020), scale calibration).
+target, such that intervals of two σ hold 95 % of the labels of validation crystals (Scalia et al., J. Chem. Inf. Model. 60, 2697 (2020), scale calibration).
 
 All inputs are invariant, and atoms are pooled by means, variances, extremes and weighted means: invariant under the order of
 atoms and the choice of a supercell. Hence all outputs are invariant under Euc(3) × S_n × SL3(Z).

@@ -45,6 +45,11 @@ class Oracle:
         return {"model": "oracle", "sha256": None}
 
 
+@pytest.fixture(autouse=True)
+def short_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(properties, "BASELINE_STEPS", 1)
+
+
 @pytest.fixture
 def no_cgcnn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(properties, "_cgcnn_predictor", lambda: None)
@@ -176,3 +181,68 @@ def test_model(table, tiny_bundle):
     assert found["n"] + found["without_label"] == 6
     assert found["mae_eV_per_atom"] > 0
     assert found["model"] == "tiny"
+
+
+class Uncertain:
+    """Predicts each label times a factor, with a std of one tenth of the prediction, and metals by their gap."""
+
+    def __init__(self, label: str, column: str, factor: float) -> None:
+        self.label, self.column, self.factor = label, column, factor
+
+    def score(self, structures: list[Any], *, properties: list[str], progress: Any = None) -> pd.DataFrame:
+        del properties, progress
+        value = self.factor * np.array([s.properties[self.label] for s in structures])
+        return pd.DataFrame({self.column: value, f"{self.column}_std": 0.1 * value, "is_metal_probability": 0.9 * (value < 0.1)})
+
+    def provenance(self) -> dict[str, Any]:
+        return {"model": "uncertain", "sha256": None}
+
+
+def _labelled(path: Path, label: str, values: np.ndarray) -> Path:
+    crystals = tiny_crystals()
+    for k, (crystal, value) in enumerate(zip(crystals, values, strict=True)):
+        crystal.properties.update({label: float(value), "id": f"mp-{k}"})
+    write_crystals(crystals, path)
+    return path
+
+
+def test_uncertainty_of_a_modulus_is_that_of_its_logarithm(tmp_path):
+    """5 % off with σ = 10 %: within one σ; 25 % off: within three only."""
+    path = _labelled(tmp_path / "k.parquet", "k_vrh", np.linspace(20, 300, len(LABELS)))
+    near = evaluate_properties(Uncertain("k_vrh", "bulk_modulus_GPa", 1.05), path, label="k_vrh")
+    assert near["mae_log10_GPa"]["value"] == pytest.approx(np.log10(1.05), abs=1e-5)
+    assert near["uncertainty"]["coverage_68"]["value"] == 1.0
+    assert near["uncertainty"]["mean_std"]["value"] == pytest.approx(0.1 / np.log(10), abs=1e-5)
+    far = evaluate_properties(Uncertain("k_vrh", "bulk_modulus_GPa", 1.25), path, label="k_vrh")
+    assert far["uncertainty"]["coverage_95"]["value"] == 0.0
+
+
+def test_metals_beside_a_gap(tmp_path):
+    gaps = np.where(np.arange(len(LABELS)) % 2 == 0, 0.0, 2.0)
+    path = _labelled(tmp_path / "gap.parquet", "band_gap", gaps)
+    found = evaluate_properties(Uncertain("band_gap", "band_gap_eV", 1.0), path, label="band_gap")
+    assert found["is_metal"]["accuracy"]["value"] == 1.0
+    assert found["is_metal"]["brier"]["value"] == pytest.approx(0.01 * (gaps == 0).mean(), abs=1e-5)
+    assert "mae_log10_GPa" not in found
+
+
+def test_split_by_id(tmp_path):
+    from autoperi.splits import splits_of
+
+    path = _labelled(tmp_path / "k.parquet", "k_vrh", np.linspace(20, 300, len(LABELS)))
+    parts = splits_of([f"mp-{k}" for k in range(len(LABELS))])
+    oracle = Uncertain("k_vrh", "bulk_modulus_GPa", 1.0)
+    counts = {part: evaluate_properties(oracle, path, label="k_vrh", split=part)["n"] for part in ("train", "val", "test")}
+    assert counts == {part: parts.count(part) for part in counts}
+    # baselines see the train rows alone: of a table with other labels elsewhere they give the same
+    other = np.where([p == "train" for p in parts], np.linspace(20, 300, len(LABELS)), 1e6)
+    train = _labelled(tmp_path / "other.parquet", "k_vrh", other)
+    first = evaluate_properties(oracle, path, label="k_vrh", split="train", train=path)
+    second = evaluate_properties(oracle, path, label="k_vrh", split="train", train=train)
+    assert first["composition_only_mae_GPa"] == second["composition_only_mae_GPa"]
+    assert first["mean_predictor_mae_log10_GPa"] == second["mean_predictor_mae_log10_GPa"]
+    bare = tmp_path / "bare.csv"
+    crystals = tiny_crystals()
+    pd.DataFrame({"cif": [c.to(fmt="cif") for c in crystals], "k_vrh": LABELS}).to_csv(bare, index=False)
+    with pytest.raises(DataError, match="by which rows are split"):
+        evaluate_properties(oracle, bare, label="k_vrh", split="test")

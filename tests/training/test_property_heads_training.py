@@ -139,6 +139,7 @@ def test_calibration_finds_the_factor(crystals, factor):
     assert found.tolist() == pytest.approx([factor], rel=0.06)
     after = predict_all(model, many)["phonon"]
     assert float(((after.mean - targets).abs() < after.std).float().mean()) == pytest.approx(0.683, abs=0.02)
+    assert float(((after.mean - targets).abs() < 2 * after.std).float().mean()) == pytest.approx(0.9545, abs=0.001)
 
 
 def test_fixed_split():

@@ -293,7 +293,7 @@ _LOSSES = {"band_gap": _gap_loss, "elastic": _elastic_loss, "phonon": _phonon_lo
 def _noise_loss(found: Tensor, residual: Tensor, centre: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
     """Negative log-likelihood of a normal distribution, so that ε is a root mean square error.
 
-    On the validation crystals its σ had lower calibration errors than that of a Laplace distribution for every target
+    On the validation crystals its σ had lower calibration errors than that of a Laplace distribution, and the same for the phonon peak
     (``benchmarks/results/property_heads_noise_val.json``).
     """
     width = PropertyHeads.width_of(found)

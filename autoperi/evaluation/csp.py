@@ -17,6 +17,8 @@ import numpy as np
 from autoperi.convert import to_arrays
 from autoperi.errors import DataError, RequestError, StructureError
 from autoperi.evaluation.common import decimals, facts, load
+from autoperi.evaluation.csp_series import csp_headline, csp_match, csp_series
+from autoperi.geometry.spacegroup import parse_space_group
 from autoperi.geometry.symmetry import analyse
 from autoperi.io import read_crystals
 from autoperi.metrics.match import (
@@ -71,7 +73,8 @@ def evaluate_csp(
         k: candidates for each composition, ranked.
         limit: rows, drawn with ``seed``; None for all.
         seed: of the rows and of the generation.
-        space_group: give the true one (that of the table, or spglib's at symprec 0.1 Å where it has none).
+        space_group: give the true one: that of the table's column ``space_group``, a number or a symbol, or spglib's at symprec
+            0.1 Å where it holds neither.
         known: keep the model's default weight of crystals that the prior knows at exactly the test composition. By default
             it is 0, because no test crystal is in the training set: those are other polymorphs.
         steps, rank: as in :meth:`AutoPeri.generate`.
@@ -82,13 +85,18 @@ def evaluate_csp(
         progress: show bars; None shows them on a terminal.
 
     Returns:
-        Counts, rates, RMSE, times, parameters; ``per_k`` holds all figures at 1..k; ``metre`` those of the first candidates, of all and of
-        valid crystals; ``no_candidate`` counts compositions for which nothing was generated, ``given_up`` comparisons beyond their budget.
+        Counts, rates, RMSE, times, ``parameters``, ``series``. ``match`` holds the figures that papers print with their counts and, where
+        there is none, the reason (:func:`~autoperi.evaluation.csp_series.csp_match`); ``per_k`` holds all figures at 1..k; ``metre``
+        those of the first candidates, of all and of valid crystals; ``no_candidate`` counts compositions for which nothing was
+        generated, ``given_up`` comparisons beyond their budget.
 
     Raises:
         DataError: a table or predictions that cannot be read.
         RequestError: an option that cannot be honoured.
     """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise RequestError(f"k={k!r} is not a number of candidates; give at least 1")
+    k = int(k)
     make_request(None, n=k, seed=seed, steps=steps, rank=rank)  # a bad option is an error, not a composition without candidates
     check_states(oxidation_states)
     check_processes(processes)
@@ -124,10 +132,23 @@ def evaluate_csp(
     curve = match_curve(results, k=k, passed=passed)
     for point, metre in zip(curve, matched["metre_per_k"], strict=True):
         point |= metre
+    parameters = {
+        "k": k,
+        "limit": limit,
+        "seed": seed,
+        "space_group": space_group,
+        "known": known,
+        "steps": steps,
+        "rank": rank,
+        "predictions": None if predictions is None else Path(predictions).name,
+        "oxidation_states": oxidation_states,
+    }
     return {
         "task": "csp",
         "n": len(results),
         "k": k,
+        "headline": csp_headline(k),
+        "match": csp_match(curve, matched["metre"]),
         "match_at_1": at[1],
         "match_at_5": at[5] if k >= 5 else None,
         "match_at_k": at[k],
@@ -152,7 +173,8 @@ def evaluate_csp(
         "known_weight": weight,
         "steps": steps,
         "rank": rank if peri is not None else None,
-    } | facts(path, model, seed)
+        "series": csp_series(results, curve, STOL),
+    } | facts(path, model, seed, parameters=parameters)
 
 
 def _match(
@@ -221,11 +243,16 @@ def _read_predictions(path: Path, rows: Sequence[int], n: int, k: int) -> list[l
 
 
 def _true_group(table: Any, row: int, truth: Any) -> int | None:
+    """The table's number or symbol; spglib's where it holds nothing that is a space group, None where that fails too."""
     labels = table.labels
     if "space_group" in labels:
         value = labels["space_group"].iloc[row]
-        if value is not None and value == value:
-            return int(value)
+        if isinstance(value, (float, np.floating)) and float(value).is_integer():
+            value = int(value)  # a column with gaps is read as floats
+        try:
+            return parse_space_group(value)
+        except RequestError:
+            pass
     try:
         numbers = np.array([site.specie.Z for site in truth])
         return analyse(truth.lattice.matrix, truth.frac_coords, numbers, symprec=0.1).number

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from autoperi import AutoPeri
 from autoperi.errors import DataError, RequestError
-from autoperi.evaluation.csp import evaluate_csp
+from autoperi.evaluation.csp import _true_group, evaluate_csp
 from autoperi.io import write_crystals
 from autoperi.metrics.match import matcher
 from autoperi.testing import tiny_crystals
@@ -83,6 +84,61 @@ def test_rows_without_predictions_are_counted(tmp_path: Path) -> None:
     assert result["crystals_per_second"] is None
 
 
+def test_match_series_and_parameters(tmp_path: Path) -> None:
+    truth = table([rock_salt(), caesium_chloride(), odd()], tmp_path / "truth.json")
+    made = [(2, odd()), (0, caesium_chloride()), (0, rock_salt(5.4)), (1, rock_salt(5.0)), (1, caesium_chloride())]
+    file = predictions(made, tmp_path / "made.json")
+    result = evaluate_csp(
+        None, truth, k=2, limit=3, seed=4, predictions=file, oxidation_states="pymatgen-icsd", processes=1, progress=False
+    )
+    match = result["match"]
+    assert (match["at_1"]["count"], match["at_k"]["count"], match["at_1"]["of"]) == (1, 3, 3)
+    assert match["at_5"]["value"] is None
+    assert "5 or more" in match["at_5"]["reason"]
+    assert match["rmse"] == result["per_k"][0]["rmse"]
+    assert match["metre"] == result["metre"]["all"]["metre"]
+    for path in result["headline"].values():
+        assert match[path.removeprefix("match.")]["value"] is not None
+    rates = result["series"]["match_rate"]["curves"]
+    assert [q["count"] for q in rates["unfiltered"]["y"]] == [1, 3]
+    assert [q["count"] for q in rates["SMACT-filtered"]["y"]] == [0, 2]
+    rms = result["series"]["first_match_rms"]["sets"]
+    assert (len(rms["first candidate"]), len(rms["first that matches"])) == (1, 3)
+    assert result["parameters"] == {
+        "k": 2,
+        "limit": 3,
+        "seed": 4,
+        "space_group": False,
+        "known": False,
+        "steps": None,
+        "rank": "energy",
+        "predictions": "made.json",
+        "oxidation_states": "pymatgen-icsd",
+    }
+    five = evaluate_csp(None, truth, k=5, predictions=file, processes=1, progress=False)
+    assert five["match"]["at_5"] == five["match"]["at_k"] == five["per_k"][4]["match_rate"]
+    assert five["headline"]["match rate at 5"] == "match.at_5"
+    pytest.importorskip("matplotlib")
+    from autoperi.evaluation.report import figures_of
+
+    assert list(figures_of(five)) == ["match_rate", "rmse", "first_match_rms"]
+    nothing = evaluate_csp(None, truth, k=1, predictions=predictions([(0, odd())], file), processes=1, progress=False)
+    assert len(figures_of(nothing)) == 3
+    assert "matches" in nothing["match"]["rmse"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("value", "group"),
+    [("Fm-3m", 225), ("221", 221), (99.0, 99), (5, 5), ("no group", 225), (None, 225), (float("nan"), 225), (225.5, 225), (0, 225)],
+)
+def test_the_true_group_of_a_row(value: object, group: int) -> None:
+    """A number or a symbol of the table, else spglib's."""
+    import pandas as pd
+
+    column = pd.Series([value], dtype=object if isinstance(value, str) or value is None else None)
+    assert _true_group(SimpleNamespace(labels=pd.DataFrame({"space_group": column})), 0, rock_salt()) == group
+
+
 def test_bad_predictions(tmp_path: Path) -> None:
     truth = table([rock_salt()], tmp_path / "truth.json")
     for row in (1, -1, 0.5, None, "a"):
@@ -93,6 +149,8 @@ def test_bad_predictions(tmp_path: Path) -> None:
         evaluate_csp(None, truth)
     with pytest.raises(RequestError, match="choose one of"):
         evaluate_csp(None, truth, predictions=file, oxidation_states="mine")  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="k=0 is not"):
+        evaluate_csp(None, truth, k=0, predictions=file)
     with pytest.raises(RequestError, match="processes=0"):
         evaluate_csp(None, truth, predictions=file, processes=0)
 

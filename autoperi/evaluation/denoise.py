@@ -70,7 +70,7 @@ def evaluate_denoise(
     """
     sigmas = _sigmas(sigma)
     if calculator_limit is not None and calculator_limit < 1:
-        raise RequestError(f"calculator_limit={calculator_limit} is not positive; give at least 1, or None for all crystals")
+        raise RequestError(f"the calculator's limit of {calculator_limit} crystals is not positive; give at least 1")
     described = None
     if calculator is not None:
         from autoperi.evaluation.calculators import describe_calculator, make_calculator
@@ -82,10 +82,20 @@ def evaluate_denoise(
     common: dict[str, Any] = {"definitions": DEFINITIONS, "calculator": described, "calculator_limit": calculator_limit}
     options: dict[str, Any] = {"steps": steps, "calculator": calculator, "calculator_limit": calculator_limit, "progress": progress}
     results = [_one_sigma(peri, relax, clean, rows, seed, value, **options) for value in sigmas]
-    common |= facts(path, model_facts(peri, relax), seed)
+    parameters = {
+        "sigma": sigmas[0] if len(sigmas) == 1 else sigmas,
+        "limit": limit,
+        "seed": seed,
+        "steps": steps,
+        "relax": None if relax is None else model_facts(peri, relax)["model"],
+        "calculator": described,
+        "calculator_limit": calculator_limit,
+    }
+    common |= facts(path, model_facts(peri, relax), seed, parameters=parameters)
+    headline = {label: at for label, at in _HEADLINE.items() if calculator is not None or "energy" not in at}
     if len(sigmas) == 1:
         result, series = results[0]
-        return {"task": "denoise", **result, "headline": _HEADLINE, **common, "series": series}
+        return {"task": "denoise", **result, "headline": headline, **common, "series": series}
     words = [f"{value:g}" for value in sigmas]
     drawn = {f"{key}_sigma_{word}": value for word, (_, series) in zip(words, results, strict=True) for key, value in series.items()}
     return {
@@ -94,6 +104,7 @@ def evaluate_denoise(
         "sigma": sigmas,
         "steps": steps,
         "per_sigma": {word: result for word, (result, _) in zip(words, results, strict=True)},
+        "headline": {f"{label}, σ = {word}": f"per_sigma.{word}.{at}" for word in words for label, at in headline.items()},
         **common,
         "series": _ladder(sigmas, [result for result, _ in results]) | drawn,
     }
@@ -241,7 +252,9 @@ def _series(noisy: list[Any], relaxed: list[Any], truth: list[Any], sigma: float
             "sets": {"before": before[1], "after": after[1]},
             "log": True,
         },
-        **lattice_parity(relaxed, truth, "relaxed"),
+        **{
+            name: entry | {"title": f"{entry['title']}, σ = {sigma:g}"} for name, entry in lattice_parity(relaxed, truth, "relaxed").items()
+        },
     }
 
 
@@ -258,14 +271,18 @@ def lattice_parity(predicted: list[Any], truth: list[Any], label: str) -> dict[s
 
 def _ladder(sigmas: Sequence[float], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "error_against_sigma": {
+        name: {
             "kind": "curve",
-            "title": "Length error before and after relaxation",
+            "title": f"{word.capitalize()} error before and after relaxation, against σ",
             "x_label": "σ of the strain",
-            "y_label": "mean absolute error of lengths",
-            "y_unit": "Å",
-            "curves": {name: {"x": list(sigmas), "y": [r[f"length_mae_{name}_A"] for r in results]} for name in ("before", "after")},
+            "y_label": f"mean absolute error of {word}s",
+            "y_unit": unit,
+            "curves": {when: {"x": list(sigmas), "y": [r[f"{word}_mae_{when}_{key}"] for r in results]} for when in ("before", "after")},
         }
+        for name, word, unit, key in (
+            ("error_against_sigma", "length", "Å", "A"),
+            ("angle_error_against_sigma", "angle", "degrees", "deg"),
+        )
     }
 
 
@@ -275,9 +292,9 @@ def _sigmas(sigma: float | Sequence[float]) -> list[float]:
         raise RequestError("sigma holds no values; give at least one, such as 0.1")
     for value in values:
         if not (np.isfinite(value) and value > 0):
-            raise RequestError(f"sigma={value} is not positive; give a strain such as 0.1")
+            raise RequestError(f"sigma {value} is not positive; give a strain such as 0.1")
     if len(set(values)) != len(values):
-        raise RequestError(f"sigma={values} holds a value twice; give each once")
+        raise RequestError(f"sigma {', '.join(map(str, values))} holds a value twice; give each once")
     return values
 
 

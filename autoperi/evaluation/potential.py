@@ -83,6 +83,15 @@ def evaluate_potential(
     names = None if group is None or group not in picked.labels else [_groups(v) for v in picked.labels[group].astype(str)]
     errors = potential_errors(predicted, reference, picked.atomic_numbers, element_energies=constants, groups=names)
     atoms = sum(len(z) for z in picked.atomic_numbers)
+    parameters = {
+        "calculator": described,
+        "split": split,
+        "group": group,
+        "only": None if only is None else list(only),
+        "element_energies": "fitted on the frames" if element_energies is None else {str(e): float(v) for e, v in element_energies.items()},
+        "limit": limit,
+        "seed": seed,
+    }
     return {
         "task": "potential",
         "n": len(picked),
@@ -100,7 +109,6 @@ def evaluate_potential(
         "seconds": decimals(seconds, 1),
         "atoms_per_second": decimals(atoms / seconds, 1) if seconds else None,
         "calculator": described,
-        "parameters": {"split": split, "group": group, "only": None if only is None else list(only), "limit": limit},
         "definitions": DEFINITIONS,
         "headline": {
             "energy MAE, one constant per element removed (meV/atom)": "energy.mae_shifted",
@@ -109,7 +117,7 @@ def evaluate_potential(
             "force cosine": "force.cosine",
             "stress MAE (GPa)": "stress.mae",
         },
-        **facts(path, {"model": described["calculator"], "sha256": None}, seed),
+        **facts(path, {"model": described["calculator"], "sha256": None}, seed, parameters=parameters),
         "series": _series(predicted, reference, picked.atomic_numbers, errors),
     }
 
@@ -161,12 +169,16 @@ def _choose(
             raise RequestError(f"{path} has no rows of split {split!r}; it has {', '.join(sorted(set(values)))}")
     if only is not None:
         if group is None or group not in labels:
-            raise RequestError(f"only={list(only)} needs a column to look in, and group={group!r} is none of {path}")
+            raise RequestError(
+                f"only {', '.join(map(repr, only)) or 'nothing'} needs a column to look in, and group {group!r} is none of {path}"
+            )
         values = [_groups(v) for v in labels[group].astype(str)]
         known = {name for r in rows for name in values[r]}
         unknown = [name for name in only if name not in known]
         if unknown or not only:
-            raise RequestError(f"only={list(only)}: {path} has no such rows in {group!r}; it has {', '.join(sorted(known))}")
+            raise RequestError(
+                f"only {', '.join(map(repr, unknown)) or 'nothing'}: {path} has no such rows in {group!r}; it has {', '.join(sorted(known))}"
+            )
         rows = [r for r in rows if set(values[r]) & set(only)]
     return rows
 
@@ -182,7 +194,10 @@ def _labels(table: CrystalTable, path: str | Path) -> list[Frame]:
         raise DataError(
             f"{path} has none of the columns {ENERGY}, {FORCES}, {STRESS}; it has {', '.join(map(str, columns.columns)) or 'no labels'}"
         )
-    energies = columns[ENERGY].to_numpy(dtype=float, na_value=np.nan) if ENERGY in columns else np.full(len(table), np.nan)
+    try:
+        energies = columns[ENERGY].to_numpy(dtype=float, na_value=np.nan) if ENERGY in columns else np.full(len(table), np.nan)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: the column {ENERGY} holds what is no number ({error}); give eV of the whole cell") from None
     frames = []
     for k, numbers in enumerate(table.atomic_numbers):
         energy = float(energies[k])
@@ -200,7 +215,10 @@ def _array(columns: Any, name: str, k: int, shape: tuple[int, int], path: str | 
     value = columns[name].iloc[k] if name in columns else None
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return None
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{path}, {row}: {name} holds what is no list of numbers; mend the table") from None
     if array.size != shape[0] * shape[1]:
         raise DataError(f"{path}, {row}: {name} holds {array.size} numbers where {shape[0] * shape[1]} belong; mend the table")
     return array.reshape(shape) if np.isfinite(array).all() else None

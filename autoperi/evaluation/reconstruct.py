@@ -80,7 +80,7 @@ def evaluate_reconstruct(
     chosen = list(protocols)
     unknown = [p for p in chosen if p not in PROTOCOLS]
     if unknown or not chosen:
-        raise RequestError(f"protocols={chosen} must name at least one of {', '.join(map(repr, PROTOCOLS))}, and no others")
+        raise RequestError(f"protocols {chosen} are not known; choose at least one of {', '.join(map(repr, PROTOCOLS))}")
     table, rows = load(path, limit, seed)
     fit = None if train is None else read_table(train)
     picked = table[rows]
@@ -108,6 +108,16 @@ def evaluate_reconstruct(
             "crystals_per_second": decimals(len(tried) / seconds, 1) if seconds else None,
         }
         series |= _series(name, start, predicted, truth)
+    parameters = {
+        "protocols": chosen,
+        "train": None if train is None else Path(train).name,
+        "limit": limit,
+        "seed": seed,
+        "steps": steps,
+        "predict": None if predict is None else model_facts(peri, predict)["model"],
+        "max_pairs": max_pairs,
+        "packing": PACKING,
+    }
     return {
         "task": "reconstruct",
         "n": len(rows),
@@ -120,9 +130,8 @@ def evaluate_reconstruct(
             for name in chosen
             for words, key in (("length MAE (Å)", "length_mae_A"), ("angle MAE (degrees)", "angle_mae_deg"))
         },
-        "parameters": {"max_pairs": max_pairs, "packing": PACKING},
         "definitions": DEFINITIONS,
-        **facts(path, model_facts(peri, predict), seed),
+        **facts(path, model_facts(peri, predict), seed, parameters=parameters, others={"train": train}),
         "series": series,
     }
 

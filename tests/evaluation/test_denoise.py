@@ -81,6 +81,28 @@ def test_errors_before_are_those_of_the_deformation(table):
     assert found["before"]["length_mae_A"]["value"] == pytest.approx(np.mean(lengths), abs=1e-6)
 
 
+def test_several_sigmas_are_in_the_summary_and_the_titles(table):
+    found = evaluate_denoise(None, table, relax=identity, sigma=[0.05, 0.1], limit=6, seed=2)
+    for word in ("0.05", "0.1"):
+        paths = {label: at for label, at in found["headline"].items() if label.endswith(f"σ = {word}")}
+        assert len(paths) == 5
+        assert paths[f"length MAE after (Å), σ = {word}"] == f"per_sigma.{word}.after.length_mae_A"
+    titles = [entry["title"] for entry in found["series"].values()]
+    assert len(titles) == len(set(titles))
+    assert all("σ" in title for title in titles)
+    angles = found["series"]["angle_error_against_sigma"]["curves"]["before"]
+    assert angles["y"] == [found["per_sigma"][word]["angle_mae_before_deg"] for word in ("0.05", "0.1")]
+    assert found["parameters"] == {
+        "sigma": [0.05, 0.1],
+        "limit": 6,
+        "seed": 2,
+        "steps": None,
+        "relax": "identity",
+        "calculator": None,
+        "calculator_limit": 32,
+    }
+
+
 def test_no_answer_is_missing_and_not_a_zero(table):
     found = evaluate_denoise(None, table, relax=lambda s: [None, *s[1:]])
     assert found["status"]["no answer"] == 1
@@ -164,14 +186,14 @@ def test_model_and_its_plain_keys(table, tiny_bundle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma": 0.0}, "sigma=0.0 is not positive"),
+        ({"sigma": 0.0}, "sigma 0.0 is not positive"),
         ({"sigma": []}, "holds no values"),
         ({"sigma": [0.1, 0.1]}, "twice"),
         ({"relax": None}, "nothing to measure"),
         ({"steps": 3}, "option of the model"),
         ({"relax": lambda s: s[1:]}, "returned"),
         ({"calculator": "nonsense"}, "nonsense"),
-        ({"calculator_limit": 0}, "calculator_limit=0"),
+        ({"calculator_limit": 0}, "limit of 0 crystals is not positive"),
     ],
 )
 def test_bad_requests(table, options, message):

@@ -165,6 +165,15 @@ def test_draw_depends_on_the_seed_alone(table):
     assert first["n"] == 5
     assert first["energy"] == again["energy"]
     assert first["energy"] != other["energy"]
+    assert first["parameters"] == {
+        "calculator": first["calculator"],
+        "split": "test",
+        "group": "tag",
+        "only": None,
+        "element_energies": "fitted on the frames",
+        "limit": 5,
+        "seed": 0,
+    }
 
 
 def test_bad_requests(table, tmp_path):
@@ -172,13 +181,19 @@ def test_bad_requests(table, tmp_path):
         evaluate_potential("emt", table, split="dev")
     with pytest.raises(RequestError, match="Ge"):
         evaluate_potential("emt", table, only=["Ge"])
-    with pytest.raises(RequestError, match="group=None"):
+    with pytest.raises(RequestError, match="group None is none of"):
         evaluate_potential("emt", table, only=["Cu"], group=None)
     with pytest.raises(RequestError, match="nonsense"):
         evaluate_potential("nonsense", table)
     bare = [{k: v for k, v in r.items() if "_eV" not in k and "GPa" not in k} for r in rows()]
     with pytest.raises(DataError, match="has none of the columns"):
         evaluate_potential("emt", written(tmp_path / "bare.parquet", bare))
+    for column in ("energy_eV", "stress_GPa"):
+        words = rows()
+        for record in words:
+            record[column] = "low"
+        with pytest.raises(DataError, match=f"{column} holds what is no"):
+            evaluate_potential("emt", written(tmp_path / "words.parquet", words))
     short = rows()
     short[0]["forces_eV_per_A"] = short[0]["forces_eV_per_A"][:-1]
     with pytest.raises(DataError, match="holds 11 numbers where 12 belong"):

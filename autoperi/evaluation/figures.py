@@ -10,7 +10,7 @@ optional ``note`` (drawn small below) and ``reason`` (why there are no data). A 
 ``histogram``
     ``sets`` {name: values}, one to four; ``x_label``, [``unit``, ``discrete``, ``categories``, ``distance``, ``distance_label``].
     Where ``discrete``, values may be words, a set may be counts {category: number}, and ``categories`` gives the order and what
-    is shown even where empty. ``distance`` (number or quantity) is printed as it is given.
+    is shown even where empty. ``distance`` (number or quantity) is printed after ``distance_label``, by default "Wasserstein distance".
 ``errors``
     ``sets`` {name: absolute errors}, [``x_label``, ``unit``, ``log``].
 ``curve``

@@ -18,6 +18,7 @@ from autoperi.evaluation.style import (
     NoDataError,
     axis_label,
     legend,
+    log_axis,
     number,
     numbers,
     padded,
@@ -91,7 +92,7 @@ def histogram(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
         raise RequestError(f"{len(sets)} sets; give at most 4")
     distance = number(entry.get("distance"))
     head = (
-        f"{entry.get('distance_label') or 'Wasserstein'} distance {with_unit(distance, entry.get('unit'))}" if distance == distance else ""
+        f"{entry.get('distance_label') or 'Wasserstein distance'} {with_unit(distance, entry.get('unit'))}" if distance == distance else ""
     )
     drawn = (_discrete if entry.get("discrete") else _continuous)(figure, entry, sets, head)
     return Drawn((head + ". " if head else "") + drawn.text, drawn.notes)
@@ -282,9 +283,9 @@ def errors(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
         above = int((pooled > edges[-1]).sum())
         notes.append(f"Larger errors, counted in the last bin: {above:,}." if above else "")
     axes = figure.add_subplot()
-    if log:
-        axes.set_xscale("log")
     _steps(axes, arrays, edges, entry, means=True)
+    if log:
+        log_axis(axes, "x")
     axes.set_xlabel(axis_label(entry.get("x_label") or "Absolute error", entry.get("unit")))
     legend(axes, "Dotted: mean")
     unit = entry.get("unit")
@@ -332,8 +333,8 @@ def curve(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
         if np.isfinite(height) and (height > 0 or not logs[1]):
             axes.axhline(height, color=INK, linestyle=(0, (4 + 3 * i, 2)), linewidth=1.1, label=plain(f"{name} ({say(height)})"))
             words.append(f"{name}: {say(height)}")
-    axes.set_xscale("log" if logs[0] else "linear")
-    axes.set_yscale("log" if logs[1] else "linear")
+    for which in (name for name, wanted in zip("xy", logs, strict=True) if wanted):
+        log_axis(axes, which)
     if whole and not logs[0]:
         from matplotlib.ticker import MaxNLocator
 

@@ -4,7 +4,8 @@ What is read of a result: ``task``, ``title``, ``command`` and ``n`` head the pa
 {label: path}) chooses the summary, without it the quantities nearest to the top; ``series`` holds the entries of
 :mod:`autoperi.evaluation.figures`; ``parameters`` and ``versions`` have tables of their own, as has where the data came from (``seed``,
 ``model``, ``data``, … and every key that ends in ``_sha256``). Everything else is shown in nested tables: a dict with "value" and "of"
-is a quantity, one row; another dict is a table. The same result gives the same bytes: no date is written.
+is a quantity, one row; another dict is a table. An entry of ``headline`` that the result does not hold shows the reason that stands
+in its place (``<key>_reason`` or ``reason`` of the nearest dict), and is left out where there is none. The same result gives the same bytes: no date is written.
 """
 
 from __future__ import annotations
@@ -38,9 +39,19 @@ PROVENANCE = ("seed", "model", "data", "reference", "train", "device")
 HEADLINES = 16
 LONGEST = 50  # entries of a list that are written out
 COUNTS = ("value", "of", "missing", "reason")
+COUNT_NAMES = {
+    "of_reference": "reference crystals",
+    "reference_of": "reference crystals",
+    "missing_reference": "reference crystals missing",
+    "reference_missing": "reference crystals missing",
+    "reference_variance": "variance of the reference",
+    "of_judged": "among the judged alone",
+}
+WARNINGS = {"rank_deficient": "fewer crystals than dimensions: not reliable"}
+"""What a count that is true warns of; nothing is said of one that is false."""
 STYLE = """
-:root{color-scheme:light dark;--ink:#1b1b1b;--soft:#595959;--line:#d5d5d5;--ground:#fff;--head:#f3f4f6}
-@media (prefers-color-scheme:dark){:root{--ink:#e8e8e8;--soft:#a9a9a9;--line:#3c3f44;--ground:#16181b;--head:#22252a}}
+:root{color-scheme:light dark;--ink:#1b1b1b;--soft:#595959;--warning:#a33a00;--line:#d5d5d5;--ground:#fff;--head:#f3f4f6}
+@media (prefers-color-scheme:dark){:root{--ink:#e8e8e8;--soft:#a9a9a9;--warning:#ffab70;--line:#3c3f44;--ground:#16181b;--head:#22252a}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:72rem;margin:0 auto;padding:1.5rem 1rem 4rem}
@@ -49,6 +60,7 @@ h2{font-size:1.25rem;margin:2.5rem 0 .75rem;padding-bottom:.25rem;border-bottom:
 h3,h4,h5,h6{font-size:1rem;margin:1.5rem 0 .4rem}
 h1,h3,h4,h5,h6,td,th{overflow-wrap:anywhere}
 .soft,.why{color:var(--soft)}
+.warning{color:var(--warning)}
 code{font:.875rem/1.5 ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 pre{margin:.5rem 0;padding:.6rem .8rem;background:var(--head);border-radius:.4rem;white-space:pre-wrap}
 .table{overflow-x:auto;margin:0 0 1rem}
@@ -64,7 +76,7 @@ figure{margin:0;padding:.6rem;background:#fff;color:#222;border:1px solid var(--
 figure img{display:block;max-width:100%;height:auto;margin:0 auto}
 @media (max-width:40rem){main{padding:1rem .75rem 3rem}h1{font-size:1.4rem}table{font-size:.8rem}th,td{padding-right:.4rem}
 tbody th{min-width:5.3rem}td.why{min-width:5.5rem}figure{padding:.3rem}th,td{padding-left:.2rem}}
-@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--ground:#fff;--head:#f3f4f6}main{max-width:none;padding:0}
+@media print{:root{--ink:#000;--soft:#444;--warning:#a33a00;--line:#bbb;--ground:#fff;--head:#f3f4f6}main{max-width:none;padding:0}
 figure,tr{break-inside:avoid}h2,h3,h4,h5{break-after:avoid}.table{overflow:visible}}
 """
 
@@ -213,7 +225,8 @@ def _headline(result: dict[str, Any]) -> dict[str, Any]:
     if not wanted:
         return dict(_nearest(result))
     paths = wanted if isinstance(wanted, dict) else {str(p): p for p in (wanted if isinstance(wanted, list) else [wanted])}
-    return {label: _at(result, str(path)) for label, path in paths.items()}
+    found = {label: _at(result, str(path)) for label, path in paths.items()}
+    return {label: value for label, value in found.items() if value is not None}
 
 
 def _nearest(result: dict[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -227,17 +240,26 @@ def _nearest(result: dict[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _at(result: dict[str, Any], path: str) -> Any:
+    """What is at the path; where nothing is, a quantity with the reason that the result gives for it, or None."""
     here: Any = result
     keys = path.split(".")
     while keys:
         # a key may hold dots itself, such as a cutoff of 0.4: the longest that fits is taken
         for i in range(len(keys), 0, -1):
             if isinstance(here, dict) and ".".join(keys[:i]) in here:
-                here, keys = here[".".join(keys[:i])], keys[i:]
+                found, rest = here[".".join(keys[:i])], keys[i:]
                 break
         else:
-            return {"value": None, "of": 0, "missing": 0, "reason": f"the result has no {path}"}
+            return _absent(here, keys[0])
+        if found is None:
+            return _absent(here, keys[0])
+        here, keys = found, rest
     return here
+
+
+def _absent(near: Any, key: str) -> dict[str, Any] | None:
+    reason = (near.get(f"{key}_reason") or near.get("reason")) if isinstance(near, dict) else None
+    return {"value": None, "of": 0, "missing": 0, "reason": reason} if isinstance(reason, str) else None
 
 
 def _tables(values: dict[str, Any], name: str, within: str = "") -> Iterator[str]:
@@ -269,11 +291,34 @@ def _quantities(quantities: dict[str, Any], name: str) -> str:
     rows = []
     for key, each in quantities.items():
         told = each if _is_quantity(each) else {"value": each}
-        further = "; ".join(f"{k}: {_words(v)}" for k, v in told.items() if k not in COUNTS)
-        reason = "; ".join(t for t in (str(told.get("reason") or ""), further) if t)
+        warned = "; ".join(text for k, text in WARNINGS.items() if told.get(k))
+        reason = "; ".join([*([str(told["reason"])] if told.get("reason") else []), *_further(told)])
+        notes = "; ".join(
+            [*([f"<strong class=warning>{escape(warned)}</strong>"] if warned else []), *([escape(reason)] if reason else [])]
+        )
         counts = "".join(f"<td class=number>{_cell(told[k]) if told.get(k) is not None else ''}</td>" for k in ("of", "missing"))
-        rows.append(f"<tr><th scope=row>{escape(key)}</th>{_fact(told['value'])}{counts}<td class=why>{escape(reason)}</td></tr>")
+        rows.append(f"<tr><th scope=row>{escape(key)}</th>{_fact(told['value'])}{counts}<td class=why>{notes}</td></tr>")
     return _table(("Quantity", "Value", "Of", "Missing", "Notes"), "".join(rows), name) if rows else ""
+
+
+def _further(quantity: dict[str, Any]) -> list[str]:
+    """The counts of a quantity that have no column, in words."""
+    return [
+        f"{COUNT_NAMES.get(k) or k.replace('_', ' ')}: {_phrase(v)}" for k, v in quantity.items() if k not in COUNTS and k not in WARNINGS
+    ]
+
+
+def _phrase(value: Any) -> str:
+    """A value in one line of prose: a quantity within a quantity with its counts, a dict as a list of names and values."""
+    if _is_quantity(value):
+        counts = [f"of {_words(value['of'])}"] + ([f"{_words(value['missing'])} missing"] if value.get("missing") else [])
+        why = [str(value["reason"])] if value.get("reason") else []
+        return f"{_words(value['value'])} ({', '.join([*counts, *why, *_further(value)])})"
+    if isinstance(value, dict):
+        return ", ".join(f"{k.replace('_', ' ')} {_phrase(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        return f"{len(value):,} entries"
+    return ("yes" if value else "no") if isinstance(value, bool) else _words(value)
 
 
 def _table(heads: Sequence[str], rows: str, name: str) -> str:

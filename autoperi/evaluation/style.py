@@ -163,6 +163,38 @@ def padded(low: float, high: float, share: float = 0.05) -> tuple[float, float]:
     return low - share * (high - low), high + share * (high - low)
 
 
+def log_axis(axes: Axes, which: str) -> None:
+    """Make the axis ``"x"`` or ``"y"`` of what is drawn logarithmic, with three to seven labels that stay apart.
+
+    Matplotlib labels every 1 to 9 of a short range, and its labels then lie on one another.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    low, high = sorted(getattr(axes, f"get_{which}lim")())
+    axis.set_major_locator(FixedLocator(log_ticks(low, high)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if 1e-4 <= v < 1e5 else f"{v:.2g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Three to seven round numbers between two positive ones: powers of ten, else 1 and 3, 1, 2 and 5, or evenly spaced ones."""
+    from matplotlib.ticker import MaxNLocator
+
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5)):
+        found = [t for d in decades for n in digits if low <= (t := float(f"{n}e{d}")) <= high]
+        if len(found) >= 3:
+            return found[:: -(-len(found) // 7)]
+    for most in range(4, 9):
+        even = [float(f"{t:.6g}") for t in MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high)]
+        found = [t for t in even if low <= t <= high]
+        if len(found) >= 3:
+            break
+    return found
+
+
 def legend(axes: Axes, subtitle: str = "") -> None:
     """The legend above the axes, where it can hide nothing, with the subtitle as its head."""
     handles, names = axes.get_legend_handles_labels()

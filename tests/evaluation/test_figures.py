@@ -10,6 +10,7 @@ import pytest
 from autoperi.errors import RequestError
 from autoperi.evaluation.diagrams import Lower
 from autoperi.evaluation.figures import KINDS, describe, draw, encode, save
+from autoperi.evaluation.style import log_ticks
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -211,6 +212,37 @@ def test_formulas_control_characters_and_markup_are_text():
     figure = draw({"kind": "bars", "title": "<b>$\\frac{$ a\x00\n</svg>", "bars": {"$x$": 1, "a & b": 0.5}, "note": "$$$"})
     assert ET.fromstring(encode(figure, "svg")) is not None
     assert encode(figure, "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("span", [1.05, 1.5, 2.5, 4.0, 8.0, 30.0, 300.0, 1e5, 1e12])
+@pytest.mark.parametrize("low", [3.1e-5, 0.012, 0.7, 950.0])
+def test_ticks_of_a_logarithmic_axis_are_few_round_and_inside(low, span):
+    ticks = log_ticks(low, low * span)
+    assert 3 <= len(ticks) <= 7
+    assert low <= min(ticks) < max(ticks) <= low * span
+    assert ticks == sorted(set(ticks))
+
+
+@pytest.mark.parametrize("factor", [1.5, 3.0, 8.0, 40.0, 1e4, 1e9])
+def test_labels_of_a_logarithmic_axis_stay_apart(factor):
+    errors = 0.013 * np.geomspace(1, factor, 50)
+    figures = [
+        draw({"kind": "errors", "title": "E", "x_label": "error", "sets": {"a": errors}, "log": True}),
+        draw({"kind": "curve", "title": "C", "curves": {"a": {"x": errors, "y": errors}}, "x_log": True, "y_log": True}),
+    ]
+    for figure in figures:
+        figure.canvas.draw()
+        axes = figure.axes[0]
+        for axis in (axes.xaxis, axes.yaxis):
+            boxes = [t.get_window_extent() for t in axis.get_ticklabels(which="both") if t.get_text() and t.get_visible()]
+            assert len(boxes) >= 3
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_distance_is_named_by_its_label():
+    entry = {"kind": "histogram", "title": "T", "unit": "eV", "sets": {"a": [1, 2, 3]}, "distance": 0.179}
+    assert "Wasserstein distance 0.179 eV." in describe(draw(entry))
+    assert "Energy distance of valid crystals 0.179 eV." in describe(draw(entry | {"distance_label": "Energy distance of valid crystals"}))
 
 
 def test_save_goes_by_the_suffix(tmp_path):

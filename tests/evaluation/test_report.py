@@ -129,10 +129,35 @@ def test_the_summary_is_what_the_headline_asks_for():
     shown = summary(html(given))
     assert "Recall" in shown
     assert "0.765432" in shown
-    assert "the result has no not.there" in shown
+    assert "Lost" not in shown
     assert "0.998" not in shown
     without = summary(html(result() | {"series": {}}))
     assert without.index("validity.distance") < without.index("coverage.0.4.COV-R")
+
+
+def test_a_headline_that_is_absent_says_why_or_nothing():
+    given = {
+        "headline": {"stable": "stability.stable", "S.U.N.": "stability.sun", "novel": "novelty.novel", "unique": "novelty.unique"},
+        "stability": {"reason": "no reference entries were given", "sun_reason": "no training set was given", "stable": None},
+        "novelty": {"unique": quantity(0.75), "novel": None},
+    }
+    shown = summary(html(given))
+    assert re.search("stable</th>.*no value.*no reference entries were given", shown)
+    assert re.search(r"S\.U\.N\.</th>.*no value.*no training set was given", shown)
+    assert "0.75" in shown
+    assert ">novel<" not in shown
+
+
+def test_notes_are_words():
+    judged = quantity(0.5, 6, 2, count=3)
+    distance = quantity(0.25, 10, of_reference=7, rank_deficient=True, moments={"low_order": 1.5, "high": None})
+    text = html({"a": quantity(0.1, of_judged=judged), "fd": distance, "fine": quantity(0.3, rank_deficient=False)})
+    notes = [re.sub("<[^>]*>", "", n) for n in re.findall("<td class=why>(.*?)</td>", text)]
+    assert notes[0] == "among the judged alone: 0.5 (of 6, 2 missing, count: 3)"
+    assert notes[1] == "fewer crystals than dimensions: not reliable; reference crystals: 7; moments: low order 1.5, high no value"
+    assert notes[2] == ""
+    assert "<strong class=warning>fewer" in text
+    assert not re.search(r"rank_deficient|of_judged|of_reference|\{&quot;", text.split("</style>")[1])
 
 
 @pytest.mark.parametrize(

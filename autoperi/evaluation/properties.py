@@ -116,13 +116,15 @@ def evaluate_properties(
 
     known_targets = targets()
     if label not in known_targets:
-        raise RequestError(f"label={label!r} is not predicted by the model; choose from {', '.join(sorted(known_targets))}")
+        raise RequestError(f"the property {label!r} is not predicted by the model; choose from {', '.join(sorted(known_targets))}")
     goal = known_targets[label]
     offered = getattr(peri, "score_properties", PROPERTIES)
     if goal.column not in offered.get(goal.name, ()):
-        raise RequestError(f"{label!r} is not predicted by this model, which has {', '.join(offered)}; load one with property heads")
+        raise RequestError(
+            f"the property {label!r} is not predicted by this model, which has {', '.join(offered)}; load one with property heads"
+        )
     if split is not None and split not in SPLITS:
-        raise RequestError(f"split={split!r} is not known; choose from {', '.join(SPLITS)}")
+        raise RequestError(f"split {split!r} is not known; choose from {', '.join(SPLITS)}")
     table, rows = load(path, limit if split is None else None, seed)
     if split is not None:
         chosen_rows = _split_rows(table, path, split)
@@ -174,7 +176,19 @@ def evaluate_properties(
         "seconds": decimals(seconds, 1),
         "crystals_per_second": decimals(len(chosen) / seconds, 1) if chosen and seconds else None,
         "headline": {f"{words} ({goal.axis})": f"errors.{key}" for words, key in (("MAE", "mae"), ("RMSE", "rmse"))} | {"R²": "errors.r2"},
-        **facts(path, peri.provenance(), seed),
+        **facts(
+            path,
+            peri.provenance(),
+            seed,
+            parameters={
+                "label": label,
+                "train": None if train is None else Path(train).name,
+                "split": split,
+                "limit": limit,
+                "seed": seed,
+            },
+            others={"train": train},
+        ),
         "series": series,
     }
 
@@ -276,7 +290,12 @@ def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int, logarithmic:
 def _label(table: Any, path: str | Path, label: str) -> np.ndarray:
     if label not in table.labels:
         raise DataError(f"{path} has no column {label!r}; it has {', '.join(map(str, table.labels.columns)) or 'no labels'}")
-    return table.labels[label].to_numpy(dtype=float, na_value=np.nan)
+    try:
+        return table.labels[label].to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: the column {label!r} holds what is no number ({error}); give numbers, and leave unknown ones empty"
+        ) from None
 
 
 def _log10(values: np.ndarray) -> np.ndarray:

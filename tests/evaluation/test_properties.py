@@ -159,12 +159,29 @@ def test_no_label_anywhere_is_no_number(tmp_path):
     json.dumps({k: v for k, v in found.items() if k != "series"}, allow_nan=False)
 
 
+def test_a_label_of_words_is_refused(tmp_path):
+    crystals = tiny_crystals()[:2]
+    for crystal, word in zip(crystals, ("low", "high"), strict=True):
+        crystal.properties["band_gap"] = word
+    path = tmp_path / "words.parquet"
+    write_crystals(crystals, path)
+    with pytest.raises(DataError, match=r"'band_gap' holds what is no number.*'low'.*give numbers"):
+        evaluate_properties(SimpleNamespace(), path, label="band_gap")
+
+
+@pytest.mark.usefixtures("no_cgcnn")
+def test_every_option_is_recorded(table):
+    found = evaluate_properties(Oracle(), table, train=table, limit=5, seed=3)
+    assert found["parameters"] == {"label": LABEL, "train": table.name, "split": None, "limit": 5, "seed": 3}
+    assert found["train_sha256"] == found["data_sha256"]
+
+
 def test_bad_requests(table, tmp_path):
     with pytest.raises(RequestError, match=f"'colour'.*{LABEL}"):
         evaluate_properties(SimpleNamespace(), table, label="colour")
     with pytest.raises(RequestError, match="'band_gap' is not predicted by this model"):
         evaluate_properties(SimpleNamespace(score_properties={"formation_energy": (LABEL,)}), table, label="band_gap")
-    with pytest.raises(RequestError, match="split='dev'"):
+    with pytest.raises(RequestError, match="split 'dev'"):
         evaluate_properties(SimpleNamespace(), table, split="dev")
     bare = tmp_path / "bare.parquet"
     write_crystals(tiny_crystals()[:2], bare)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 __all__ = [
+    "SYMPREC",
     "FloatArray",
     "IntArray",
     "SpaceGroup",
@@ -55,6 +56,11 @@ __all__ = [
     "torus_difference",
     "wrap",
 ]
+
+SYMPREC = 0.1
+"""Å, at which the prior is learned and crystals are looked up in it, and at which metrics name the space group of a crystal.
+
+Materials Project's and PGCGM's (MilesZhao/PGCGM, ``pymatgen_valid.py``). It is no default of :func:`analyse`, which is stricter."""
 
 
 # --- orbits and site symmetry ----------------------------------------------------------------------------------------------------

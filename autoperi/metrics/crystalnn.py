@@ -7,14 +7,13 @@ own, several times faster, which agrees with theirs (tests/metrics/test_fingerpr
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autoperi.elements import crystalnn_radius, electronegativity
 from autoperi.errors import StructureError
 from autoperi.metrics.motifs import MOTIFS, neighbour_angles, order_parameter
 
@@ -101,13 +100,13 @@ def _bonds(lattice: Array, frac_coords: Array, numbers: NDArray[np.int64], site:
     vectors, distance, kinds, weight, solid, volume = (a[kept] for a in (vectors, distance, kinds, weight, solid, volume))
     # the solid angle over the area of the facet, so that a far facet of an open structure does not count like a near one
     weight = weight * solid / (3 * volume / (distance / 2))
-    x_site, x_other = _electronegativity(int(numbers[site])), np.array([_electronegativity(int(z)) for z in kinds])
+    x_site, x_other = electronegativity(int(numbers[site])), np.array([electronegativity(int(z)) for z in kinds])
     difference = np.abs(x_site - x_other)
     weight = weight * np.where(np.isnan(difference), 1.0, 1 + CHEMISTRY_WEIGHT * np.sqrt(difference / 3.3))
     order = np.argsort(-weight, kind="stable")
     vectors, distance, kinds, weight = vectors[order], distance[order], kinds[order], weight[order]
     weight = weight / weight[0]
-    bond = _radius(int(numbers[site])) + np.array([_radius(int(z)) for z in kinds])
+    bond = crystalnn_radius(int(numbers[site])) + np.array([crystalnn_radius(int(z)) for z in kinds])
     low, high = bond + DISTANCE_CUTOFFS[0], bond + DISTANCE_CUTOFFS[1]
     fading = (np.cos((distance - low) / (high - low) * math.pi) + 1) * 0.5
     weight = weight * np.where(distance <= low, 1.0, np.where(distance < high, fading, 0.0))
@@ -173,31 +172,3 @@ def _solid_angles(center: Array, facets: list[tuple[int, list[int]]], corners: A
     # Van Oosterom and Strackee (1983); a triangle without area subtends nothing
     angle = 2 * np.arctan2(triple, denominator)
     return np.asarray(np.bincount(owner, angle, len(facets)), float), np.asarray(np.bincount(owner, triple / 6, len(facets)), float)
-
-
-@functools.cache
-def _electronegativity(number: int) -> float:
-    from pymatgen.core import Element
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # noble gases have none, which is what NaN says
-        return float(Element.from_Z(number).X)
-
-
-@functools.cache
-def _radius(number: int) -> float:
-    from pymatgen.core import Element
-
-    element = Element.from_Z(number)
-    radius = _covalent_radii().get(element.symbol, element.atomic_radius)
-    if radius is None:
-        raise StructureError(f"no covalent or atomic radius of {element.symbol} is known")
-    return float(radius)
-
-
-def _covalent_radii() -> dict[str, Any]:
-    try:
-        from pymatgen.core.molecule_structure_comparator import CovalentRadius
-    except ImportError:  # pymatgen before the 2026 split
-        from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
-    return dict(CovalentRadius.radius)

@@ -19,7 +19,7 @@ import numpy as np
 from autoperi.convert import as_structure, to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.spacegroup import crystal_system
-from autoperi.geometry.symmetry import analyse
+from autoperi.geometry.symmetry import SYMPREC, analyse
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.parallel import Failure, featurise
 from autoperi.random import check_seed, numpy_generator
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 GENEVAL_SAMPLES = 1000
 """Valid generated crystals that GenEval compares with the whole test set."""
-SYMPREC = 0.1
-"""Å, PGCGM's tolerance for the space group of a generated crystal (MilesZhao/PGCGM, ``pymatgen_valid.py``)."""
 MMD_SAMPLES = 2000
 """Crystals of each set that the discrepancy is computed from where there are more."""
 SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
@@ -219,7 +217,7 @@ def space_groups(
         RequestError: ``symprec`` (Å) is not positive.
     """
     if not 0 < symprec < np.inf:
-        raise RequestError(f"symprec={symprec!r} is not a positive distance in Å; give one such as 0.1")
+        raise RequestError(f"symprec={symprec!r} is not a positive distance in Å; give one such as {SYMPREC}")
     found = featurise(
         space_group_of,
         crystals,

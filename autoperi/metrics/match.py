@@ -14,10 +14,20 @@ from typing import Any
 
 from autoperi.errors import RequestError
 from autoperi.metrics.counts import quantity
-from autoperi.metrics.pairs import FLAT, Arrays, arrays_of, by_composition, check_tolerances, compare_pairs, composition_key, polar_sine
+from autoperi.metrics.pairs import (
+    CSP,
+    FLAT,
+    Arrays,
+    arrays_of,
+    by_composition,
+    check_tolerances,
+    compare_pairs,
+    composition_key,
+    polar_sine,
+)
 from autoperi.metrics.parallel import Failure
 
-STOL, LTOL, ANGLE_TOL = 0.5, 0.3, 10.0
+STOL, LTOL, ANGLE_TOL = CSP["stol"], CSP["ltol"], CSP["angle_tol"]
 
 
 def matcher(*, stol: float = STOL, ltol: float = LTOL, angle_tol: float = ANGLE_TOL, **options: Any) -> Any:

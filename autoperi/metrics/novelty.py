@@ -1,7 +1,8 @@
 """Uniqueness, novelty and rediscovery of generated crystals, by StructureMatcher and by prototype key.
 
-Two crystals can be the same only if their reduced compositions are, so each is compared with those of its own composition alone: the work
-is linear in the number of crystals of different composition. Every verdict stands beside its crystal, for S.U.N.
+Two crystals can be the same only if their reduced compositions are, so each is compared with those of its own composition alone, and of
+these with those whose primitive cells hold as many atoms (:mod:`autoperi.metrics.groups`). The work is linear in the number of crystals of
+different composition; within one composition it grows with crystals times kinds. Every verdict stands beside its crystal, for S.U.N.
 
 Uniqueness by matcher depends on the order, since matching is not transitive: crystals are taken in the order given, and each is
 compared with the first member of every group so far, as pymatgen's ``group_structures`` does.
@@ -9,33 +10,27 @@ compared with the first member of every group so far, as pymatgen's ``group_stru
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from autoperi.convert import arrays_to_structures, to_arrays
 from autoperi.errors import RequestError
-from autoperi.geometry.symmetry import analyse
+from autoperi.geometry.symmetry import SYMPREC, analyse
 from autoperi.io import CrystalTable
 from autoperi.metrics.consistency import conventional_cells, reduced_formula
 from autoperi.metrics.counts import mean, quantity, share
+from autoperi.metrics.groups import find_crystals, group_crystals
 from autoperi.metrics.pairs import (
     Arrays,
     arrays_of,
-    bounded_matcher,
     by_composition,
-    check_reducible,
     check_tolerances,
     compare_pairs,
     composition_key,
 )
-from autoperi.metrics.parallel import Failure, featurise, parallel_map
-
-SYMPREC = 0.1
-"""Å, of the space group in a prototype key (PGCGM)."""
+from autoperi.metrics.parallel import Failure, featurise
 
 Known: TypeAlias = Sequence[Any] | CrystalTable
 """Crystals to compare with: structures, atoms, or a table, of which only the rows that are needed become structures."""
@@ -68,14 +63,7 @@ def uniqueness(
     """
     limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
     arrays = arrays_of(crystals)
-    groups = list(by_composition(arrays).values())
-    jobs = [_Job([arrays[i] for i in members], [], limits) for members in groups if len(members) > 1]  # type: ignore[misc]
-    results = iter(parallel_map(_group, jobs, processes=processes, progress=progress, description="uniqueness", unit="composition"))
-    same_as: list[int | None] = [None] * len(arrays)
-    for members in groups:
-        found = [0] if len(members) == 1 else next(results)
-        for i, k in zip(members, [None] * len(members) if isinstance(found, Failure) else found, strict=True):
-            same_as[i] = None if k is None else members[k]
+    same_as = group_crystals(arrays, tolerances=limits, processes=processes, progress=progress)
     flags = [None if first is None else first == i for i, first in enumerate(same_as)]
     return {"unique": share(flags, missing="no crystal can be compared"), "flags": flags, "same_as": same_as, "matcher": limits}
 
@@ -107,17 +95,10 @@ def novelty(
     """
     limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
     arrays, training = arrays_of(crystals), _known_arrays(known)
-    groups, known_groups = by_composition(arrays), by_composition(training)
-    shared = [key for key in groups if key in known_groups]
-    jobs = [_Job([arrays[i] for i in groups[k]], [training[j] for j in known_groups[k]], limits) for k in shared]  # type: ignore[misc]
-    results = parallel_map(_find, jobs, processes=processes, progress=progress, description="novelty", unit="composition")
-    flags: list[bool | None] = [None if isinstance(a, Failure) else True for a in arrays]
-    same_as: list[int | None] = [None] * len(arrays)
-    for key, found in zip(shared, results, strict=True):
-        for n, i in enumerate(groups[key]):
-            match = found if isinstance(found, Failure) else found[n]
-            flags[i] = None if isinstance(match, Failure) else match is None
-            same_as[i] = known_groups[key][match] if isinstance(match, int) else None
+    known_groups = by_composition(training)
+    found = find_crystals(arrays, training, tolerances=limits, processes=processes, progress=progress)
+    flags = [None if isinstance(match, Failure) else match is None for match in found]
+    same_as = [match if isinstance(match, int) else None for match in found]
     new = [None if isinstance(a, Failure) else composition_key(a[2]) not in known_groups for a in arrays]
     return {
         "novel": share(flags, missing="no crystal can be compared"),
@@ -281,70 +262,6 @@ def rediscovery(
         "matcher": limits,
         "symprec": symprec,
     }
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Generated crystals of one composition, and the known ones of it."""
-
-    crystals: list[Arrays]
-    known: list[Arrays]
-    tolerances: dict[str, float]
-
-
-def _group(job: _Job) -> list[int | None]:
-    """For each crystal the first of its group; None where a comparison failed and no other group took it."""
-    judge, reduced = _reduced(job.crystals, job.tolerances)
-    firsts: list[int] = []
-    out: list[int | None] = []
-    for i, structure in enumerate(reduced):
-        found = _first(judge, [reduced[k] for k in firsts], structure)
-        if isinstance(found, Failure):
-            out.append(None)
-            continue
-        if found is None:
-            firsts.append(i)
-        out.append(i if found is None else firsts[found])
-    return out
-
-
-def _find(job: _Job) -> list[int | Failure | None]:
-    """For each crystal the first known one that it matches, or None."""
-    judge, reduced = _reduced(job.crystals, job.tolerances)
-    _, known = _reduced(job.known, job.tolerances)
-    return [_first(judge, known, structure) for structure in reduced]
-
-
-def _reduced(crystals: Sequence[Arrays], tolerances: dict[str, float]) -> tuple[Any, list[Any]]:
-    """A matcher, and the crystals in the reduced primitive cells that it would make of them at each comparison."""
-    judge = bounded_matcher(**tolerances)
-    out: list[Any] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for structure in arrays_to_structures(crystals):
-            try:
-                check_reducible(structure)
-                out.append(structure.get_reduced_structure(reduction_algo="niggli").get_primitive_structure())
-            except Exception as error:  # a cell that Niggli's algorithm does not end on, and the like
-                out.append(Failure(str(error)))
-    return judge, out
-
-
-def _first(judge: Any, known: Sequence[Any], structure: Any) -> int | Failure | None:
-    """Position of the first of ``known`` that ``structure`` fits; a failure where none does and one could not be compared."""
-    failed: Failure | None = structure if isinstance(structure, Failure) else None
-    if failed is not None:
-        return failed
-    for i, other in enumerate(known):
-        if isinstance(other, Failure) or len(other) != len(structure):  # primitive cells of different sizes never match
-            failed = other if isinstance(other, Failure) else failed
-            continue
-        try:
-            if judge.fit(other, structure, skip_structure_reduction=True):
-                return i
-        except Exception as error:
-            failed = Failure(str(error))
-    return failed
 
 
 def _prototype(crystal: Any, *, symprec: float) -> Any:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,12 +27,13 @@ Arrays: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.i
 """Lattice ``[3, 3]`` in Å, fractional coordinates ``[n, 3]``, atomic numbers ``[n]``."""
 Key: TypeAlias = tuple[tuple[int, int], ...]
 
-TOLERANCES: dict[str, dict[str, float]] = {
-    "csp": {"stol": 0.5, "ltol": 0.3, "angle_tol": 10.0},
-    "default": {"stol": 0.3, "ltol": 0.2, "angle_tol": 5.0},
-    "adit": {"stol": 0.5, "ltol": 0.3, "angle_tol": 10.0},
-}
-"""Tolerances by name: those of crystal structure prediction (CDVAE, DiffCSP), pymatgen's defaults (FlowMM, MatterGen, PGCGM) and ADiT's."""
+CSP: Mapping[str, float] = MappingProxyType({"stol": 0.5, "ltol": 0.3, "angle_tol": 10.0})
+"""The matcher of crystal structure prediction (CDVAE, ``RecEval``; DiffCSP): lengths, sites, degrees."""
+TOLERANCES: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {"csp": CSP, "default": MappingProxyType({"stol": 0.3, "ltol": 0.2, "angle_tol": 5.0}), "adit": CSP}
+)
+"""Tolerances by name: those of crystal structure prediction (CDVAE, DiffCSP), pymatgen's defaults (FlowMM, MatterGen, PGCGM) and ADiT's,
+which are those of crystal structure prediction."""
 
 BUDGET = 1e7
 """Work that one comparison may cost; about three seconds of one core. Pairs of twenty atoms take a twentieth of it at worst."""

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from autoperi.convert import arrays_to_structures, kind_of, to_arrays
+from autoperi.elements import atomic_radius
 from autoperi.errors import RequestError, StructureError
-from autoperi.geometry.symmetry import analyse, torus_difference
+from autoperi.geometry.symmetry import SYMPREC, analyse, torus_difference
 from autoperi.metrics.counts import mean, share
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, parallel_map
-from autoperi.metrics.validity import RADII_FRACTION, SYMPREC, atomic_radius, radii_validity
+from autoperi.metrics.validity import RADII_FRACTION, radii_validity
 
 STOL, LTOL, ANGLE_TOL = 0.2, 0.2, 0.5
 MERGE, FURTHER_MERGE, MAX_ATOMS = 0.5, 1.5, 100

@@ -12,14 +12,13 @@ import numpy as np
 
 from autoperi.convert import arrays_to_structures, as_structure, to_arrays
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics.validity import MIN_DISTANCE
 
 OPTIMIZERS = ("FIRE", "BFGS", "LBFGS")
 MAX_FORCE = 1000.0
 """eV/Å, above which a relaxation is given up."""
 VOLUME_FACTOR = 4.0
 """A cell that grows or shrinks by this factor is no longer the crystal that was given."""
-MIN_DISTANCE = 0.5
-"""Å: closer atoms at the end mean a hole in the potential, not a crystal (the distance criterion of validity)."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +231,7 @@ def _finish(atoms: Any, structure: Any) -> Any:
 def _check_distance(atoms: Any) -> None:
     from ase.neighborlist import neighbor_list
 
+    # closer atoms at the end mean a hole in the potential, not a crystal
     close = neighbor_list("d", atoms, MIN_DISTANCE)
     if len(close):
         raise _ExplodedError(f"atoms came as close as {close.min():.3g} Å")

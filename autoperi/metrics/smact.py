@@ -23,6 +23,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from autoperi.convert import element_number
+from autoperi.elements import electronegativity
 from autoperi.errors import RequestError, StructureError
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -202,7 +203,7 @@ def _smact_default() -> dict[str, list[int]]:
 
 
 @lru_cache(maxsize=2)
-def _electronegativity(source: str = "pymatgen") -> tuple[float | None, ...]:
+def _electronegativities(source: str = "pymatgen") -> tuple[float | None, ...]:
     """Pauling electronegativity by atomic number, None where unknown; the two sources differ for a dozen heavy elements."""
     from pymatgen.core import Element
 
@@ -210,10 +211,7 @@ def _electronegativity(source: str = "pymatgen") -> tuple[float | None, ...]:
     if source == "smact":
         known = _smact_elements()
         return (None, *(known[e.symbol].pauling_eneg if e.symbol in known else None for e in elements))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pymatgen warns of each element without a value
-        values = [float(e.X) for e in elements]
-    return (None, *(None if math.isnan(x) else x for x in values))
+    return (None, *(None if math.isnan(x := electronegativity(e.Z)) else x for e in elements))
 
 
 def _reduced(counts: Mapping[Any, int]) -> tuple[tuple[int, int], ...]:
@@ -262,7 +260,7 @@ def _smact(counts: tuple[tuple[int, int], ...], name: str, pauling: bool, alloys
         return Validity(False, f"no neutral combination of oxidation states in {name}")
     if not pauling:
         return Validity(True, "charge neutral")
-    values = _electronegativity("smact" if name in _SMACT else "pymatgen")
+    values = _electronegativities("smact" if name in _SMACT else "pymatgen")
     scale = [x for z, _ in counts if (x := values[z]) is not None]
     if len(scale) < len(counts):
         return Validity(True, "charge neutral; an electronegativity is unknown")

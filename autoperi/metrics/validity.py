@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autoperi.convert import arrays_to_structures, kind_of, to_arrays
+from autoperi.elements import atomic_radius
 from autoperi.errors import RequestError, StructureError
+from autoperi.geometry.symmetry import SYMPREC
 from autoperi.metrics.consistency import cif_validity, recorded_group, symmetry_of
 from autoperi.metrics.counts import share
 from autoperi.metrics.parallel import Failure, featurise
@@ -24,14 +26,12 @@ from autoperi.metrics.smact import StateSet, Validity, check_states, guess_neutr
 
 MIN_DISTANCE = 0.5
 """Å; two different sites may not be nearer."""
-MIN_VOLUME = 0.1
-"""Å³; the cell may not be smaller."""
+MIN_CELL_VOLUME = 0.1
+"""Å³; the cell, whatever it holds, may not be smaller (CDVAE)."""
 RADII_FRACTION = 0.75
 """PGCGM: of the sum of two atomic radii; a pair may not be nearer (``merge_valid.py``)."""
 MAX_EDGE = 40.0
 """Å; KLDM's bound on the longest edge of the cell."""
-SYMPREC = 0.1
-"""Å; PGCGM's, for the space group."""
 VERDICTS = (
     "valid",
     "structural",
@@ -86,8 +86,8 @@ def structural_validity(structure: Any) -> StructuralValidity:
     except StructureError as error:
         return StructuralValidity(False, str(error))
     volume = abs(float(np.linalg.det(lattice)))
-    if volume < MIN_VOLUME:
-        return StructuralValidity(False, f"volume {volume:.3g} Å³ below {MIN_VOLUME} Å³")
+    if volume < MIN_CELL_VOLUME:
+        return StructuralValidity(False, f"volume {volume:.3g} Å³ below {MIN_CELL_VOLUME} Å³")
     if len(numbers) > 1:
         distances = np.array(arrays_to_structures([(lattice, coords, numbers)])[0].distance_matrix)
         np.fill_diagonal(distances, np.inf)
@@ -152,18 +152,6 @@ def radii_validity(structure: Any, *, fraction: float = RADII_FRACTION) -> Valid
     if ratio[i, j] > fraction:
         return Validity(True, "no pair too near")
     return Validity(False, f"sites {i} and {j} at {ratio[i, j]:.3g} of their radii, not above {fraction:g}")
-
-
-def atomic_radius(number: int) -> float | None:
-    """pymatgen's atomic radius (Slater 1964) in Å, None where it has none (noble gases, heavy elements)."""
-    import warnings
-
-    from pymatgen.core import Element
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        radius = Element.from_Z(number).atomic_radius
-    return None if radius is None or math.isnan(float(radius)) else float(radius)
 
 
 def validity_report(
@@ -243,7 +231,7 @@ def validity_report(
         "unreadable": sum(isinstance(result, Failure) for result in found),
         "shares": {name: share([row[name] for row in rows], missing=why.get(name, "no verdict")) for name in VERDICTS},
         "crystals": rows,
-        "parameters": {"min_distance": MIN_DISTANCE, "min_volume": MIN_VOLUME, **parameters},
+        "parameters": {"min_distance": MIN_DISTANCE, "min_volume": MIN_CELL_VOLUME, **parameters},
     }
 
 
@@ -276,7 +264,7 @@ def _judge(
     lattice, coords, numbers = to_arrays(structure)
     shape = structural_validity(structure)
     chemistry = smact_validity(Counter(numbers.tolist()), oxidation_states=oxidation_states)
-    roomy = abs(float(np.linalg.det(lattice))) >= MIN_VOLUME
+    roomy = abs(float(np.linalg.det(lattice))) >= MIN_CELL_VOLUME
     radii = radii_validity(structure, fraction=radii_fraction)
     neutral = guess_neutral(Counter(numbers.tolist()))
     readable = cif_validity(structure)

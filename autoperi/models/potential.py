@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.crystal import CrystalBatch
+from autoperi.elements import covalent_radii
 from autoperi.errors import StructureError
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 from autoperi.nn.backbone import Backbone
@@ -181,9 +182,7 @@ class Potential(nn.Module):
 
 
 def _covalent_radii() -> Tensor:
-    """Covalent radii in Å by atomic number (Cordero et al. 2008, as in ASE); 0 for the unused entry 0."""
-    from ase.data import covalent_radii
-
-    radii = torch.tensor(covalent_radii, dtype=torch.float32)[: MAX_ATOMIC_NUMBER + 1]
+    """Covalent radii in Å by atomic number (:func:`autoperi.elements.covalent_radii`); 0 for the unused entry 0."""
+    radii = torch.tensor(covalent_radii(), dtype=torch.float32)
     radii[0] = 0.0
     return radii

@@ -5,41 +5,16 @@ Every pair of atoms and images counts, an atom and its own images included, so t
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from autoperi.crystal import CrystalBatch
+from autoperi.elements import DEFAULT_RADIUS, covalent_radii
 from autoperi.geometry.multigraph import edge_vectors, radius_graph, reduce_basis
-from autoperi.units import MAX_ATOMIC_NUMBER
 
-DEFAULT_RADIUS = 1.69
-"""Å, for the elements after curium, of which no crystal structure gives a radius: that of curium, the last one measured."""
+__all__ = ["DEFAULT_RADIUS", "covalent_radii", "minimum_distance_ratios", "minimum_distances"]
 
-_LAST_MEASURED = 96
 _MARGIN = 1.0 + 1e-6
-
-
-@lru_cache(maxsize=1)
-def _radii() -> np.ndarray:
-    from ase.data import covalent_radii as table
-
-    radii = np.full(MAX_ATOMIC_NUMBER + 1, DEFAULT_RADIUS)
-    # beyond curium ASE holds a placeholder that has changed from release to release
-    radii[: _LAST_MEASURED + 1] = np.asarray(table, dtype=np.float64)[: _LAST_MEASURED + 1]
-    radii[0] = np.nan
-    radii.setflags(write=False)
-    return radii
-
-
-def covalent_radii() -> np.ndarray:
-    """Covalent radii in Å by atomic number, ``[119]``, read-only; entry 0 is NaN.
-
-    Cordero et al., Dalton Trans. 2832 (2008), as tabulated by ASE: hydrogen to curium; :data:`DEFAULT_RADIUS` beyond.
-    """
-    return _radii()
 
 
 def minimum_distances(batch: CrystalBatch) -> Tensor:
@@ -66,7 +41,7 @@ def minimum_distance_ratios(batch: CrystalBatch) -> Tensor:
         StructureError: a crystal without geometry, see :meth:`CrystalBatch.validate`.
     """
     batch.validate()
-    radii = torch.tensor(_radii(), dtype=torch.float64, device=batch.lattice.device)[batch.atomic_numbers]
+    radii = torch.tensor(covalent_radii(), dtype=torch.float64, device=batch.lattice.device)[batch.atomic_numbers]
     largest = torch.zeros(len(batch), dtype=torch.float64, device=radii.device).scatter_reduce(0, batch.batch, radii, "amax")
     with torch.no_grad():
         nearest = _nearest_bound(batch)

@@ -22,14 +22,13 @@ import torch
 from autoperi.errors import StructureError
 from autoperi.geometry.lattice import from_log_metric, to_log_metric
 from autoperi.geometry.spacegroup import space_group
-from autoperi.geometry.symmetry import SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
+from autoperi.geometry.symmetry import SYMPREC, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
 from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 logger = logging.getLogger(__name__)
 
-SYMPREC = 0.1
 RADIUS = 0.13  # within it 95 to 100 % of same-group pairs match at 0.5/0.3/10, with an RMS of 0.03 or less (benchmarks/prior)
 MATCH_RADIUS = 0.45
 MATCH_MAX_ATOMS = 30

@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autoperi.errors import StructureError
-from autoperi.geometry.symmetry import SymmetryInfo, analyse
+from autoperi.geometry.symmetry import SYMPREC, SymmetryInfo, analyse
 from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.propose import Proposer, answers
 
-SYMPREC = 0.1
 RADIUS = 0.35
 """Fingerprint distance beyond which a crystal is of no known prototype: most pairs within it match."""
 

@@ -152,7 +152,7 @@ def test_smacts_lists_give_smacts_verdicts(name: str) -> None:
     screening = pytest.importorskip("smact.screening")
     named = None if name == "smact-default" else name.removeprefix("smact-")
     rng = random.Random(name)
-    table = smact._electronegativity("smact")
+    table = smact._electronegativities("smact")
     judged = {True: 0, False: 0}
     without_states = unknown_scale = 0
     for _ in range(300):

@@ -57,6 +57,8 @@ READABLE = (".parquet", ".csv", ".cif", ".vasp", ".extxyz", ".xyz", ".json")
 WRITABLE = (".cif", ".extxyz", ".xyz", ".json", ".vasp", ".parquet")
 _FORMATS = {**{suffix: suffix[1:] for suffix in READABLE}, ".xyz": "extxyz", ".vasp": "poscar"}
 _IN_FOLDER = ("cif", "poscar", "extxyz")
+EXTXYZ, SUMMARY = "generated.extxyz", "summary.json"
+"""What ``autoperi generate --out DIR`` writes beside the CIFs."""
 _ID_COLUMNS = ("material_id", "id")
 _CRYSTAL_COLUMNS = ("lattice", "frac_coords", "atomic_numbers")
 _DERIVED_COLUMNS = ("formula", "n_atoms")
@@ -154,9 +156,8 @@ def read_crystals(path: str | os.PathLike[str], *, limit: int | None = None) -> 
     _check_limit(limit)
     with _explained(path, "read"):
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and _format(p) in _IN_FOLDER)
             found: list[Structure] = []
-            for file in files:
+            for file in crystal_files(path):
                 if limit is None or len(found) < limit:
                     found += read_crystals(file, limit=None if limit is None else limit - len(found))
             if not found:
@@ -170,6 +171,17 @@ def read_crystals(path: str | os.PathLike[str], *, limit: int | None = None) -> 
         if not text.strip():
             raise DataError(f"{path} is empty; give a file that holds at least one crystal")
         return readers[kind](text, limit)
+
+
+def crystal_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files of a folder that hold crystals, sorted by name: CIF, POSCAR and extended XYZ.
+
+    What ``generate --out DIR`` wrote holds each crystal twice: of such a folder only the extended XYZ, which knows more of it.
+    """
+    folder = Path(folder)
+    if (folder / SUMMARY).is_file() and (folder / EXTXYZ).is_file():
+        return [folder / EXTXYZ]
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and _format(p) in _IN_FOLDER)
 
 
 def read_table(path: str | os.PathLike[str], *, limit: int | None = None) -> CrystalTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from autoperi.convert import as_structure, to_batch
 from autoperi.crystal import CrystalBatch
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.symmetry import analyse
+from autoperi.metrics.features import MIN_VOLUME
 from autoperi.metrics.hull import energies_above_hull
 from autoperi.metrics.smact import StateSet, charge_neutral
 from autoperi.metrics.validity import validity
@@ -119,6 +121,24 @@ def columns_of(heads: PropertyHeads | None) -> dict[str, tuple[str, ...]]:
 
 
 def _predicted(
+    part: CrystalBatch, energy: FormationEnergy, heads: PropertyHeads | None, columns: Sequence[str]
+) -> dict[str, Sequence[float]]:
+    """:func:`_of_networks`, and NaN for crystals denser than any: their thousands of neighbours fill the memory and mean nothing."""
+    room = part.volume >= MIN_VOLUME * part.n_atoms
+    if bool(room.all()):
+        return _of_networks(part, energy, heads, columns)
+    places = room.nonzero().squeeze(-1).tolist()
+    found = _of_networks(part[places], energy, heads, columns) if places else {}
+    out: dict[str, Sequence[float]] = {}
+    for column in (c for c in columns if c in HEADS or c == "formation_energy_per_atom_eV"):
+        values = [math.nan] * len(part)
+        for k, value in zip(places, found.get(column, ()), strict=False):
+            values[k] = value
+        out[column] = values
+    return out
+
+
+def _of_networks(
     part: CrystalBatch, energy: FormationEnergy, heads: PropertyHeads | None, columns: Sequence[str]
 ) -> dict[str, Sequence[float]]:
     """The formation energy and what the heads predict, as far as ``columns`` ask for it; one pass of the encoder."""

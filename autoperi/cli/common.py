@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
 
 DEFAULT_MODEL = "autoperi-base"
-EXTXYZ, SUMMARY = "generated.extxyz", "summary.json"
-"""What ``generate --out DIR`` writes beside the CIFs."""
 
 
 def add_command(subparsers: Any, name: str, summary: str, *, description: str, example: str) -> argparse.ArgumentParser:
@@ -107,10 +105,7 @@ def read_input(path: str) -> list[Structure]:
     from autoperi.convert import to_arrays
     from autoperi.io import read_crystals
 
-    folder = Path(path)
-    # what `generate --out DIR` wrote holds each crystal twice, and the CIFs know less of it
-    whole_run = (folder / SUMMARY).is_file() and (folder / EXTXYZ).is_file()
-    crystals = read_crystals(folder / EXTXYZ if whole_run else path)
+    crystals = read_crystals(path)
     for k, crystal in enumerate(crystals):
         to_arrays(crystal, name=f"crystal {k} of {path}")
     return crystals

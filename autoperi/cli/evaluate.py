@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -113,7 +114,7 @@ def _generation(task: argparse.ArgumentParser) -> None:
         nargs="*",
         default=["crystalnn", "cgcnn", "autoperi"],
         metavar="NAME",
-        help="of the Fréchet distances: crystalnn, cgcnn, autoperi, chgnet, alignn (default: the first three)",
+        help="of the Fréchet distances: crystalnn, cgcnn, autoperi, chgnet (default: the first three)",
     )
     task.add_argument("--oxidation-states", default="smact-icsd24", metavar="LIST", help="of the SMACT test (default: smact-icsd24)")
     task.add_argument("--symprec", type=float, default=0.1, metavar="Å", help="tolerance of space groups (default: 0.1)")
@@ -189,16 +190,8 @@ def run(args: argparse.Namespace) -> int:
     result["command"] = shlex.join(
         ["autoperi", *(sys.argv[1:] if Path(sys.argv[0]).stem in {"autoperi", "__main__"} else ["evaluate", args.task])]
     )
-    if args.report or args.figures:
-        from autoperi.evaluation.report import write_figures, write_report
-
-        if args.report:
-            write_report(result, args.report)
-        if args.figures:
-            write_figures(result, args.figures)
+    full = dict(result)
     crystals = result.pop("crystals", None)
-    if getattr(args, "table", None):
-        _write_table(crystals, args.table)
     result.pop("series", None)
     if args.json:
         sys.stdout.write(common.dumps(result) + "\n")
@@ -206,6 +199,16 @@ def run(args: argparse.Namespace) -> int:
         rows = list(_lines({k: v for k, v in result.items() if k != "headline"}))
         width = max(len(name) for name, _ in rows)
         sys.stdout.write("".join(f"{name:<{width}}  {text}\n" for name, text in rows))
+    sys.stdout.flush()  # the numbers are out before anything that can fail is written
+    if getattr(args, "table", None):
+        _write_table(crystals, args.table)
+    if args.report or args.figures:
+        from autoperi.evaluation.report import write_figures, write_report
+
+        if args.report:
+            write_report(full, args.report)
+        if args.figures:
+            write_figures(full, args.figures)
     return 0
 
 
@@ -219,6 +222,11 @@ def _check(args: argparse.Namespace) -> None:
         raise RequestError(f"-k {args.k} is not positive; ask for at least one candidate")
     if (getattr(args, "n", None) or 1) < 1:
         raise RequestError(f"-n {args.n} is not positive; ask for at least one crystal")
+    for name in ("report", "figures", "table"):
+        target = Path(getattr(args, name, None) or ".")
+        folder = target if name == "figures" and target.exists() else target.parent
+        if folder.is_dir() and not os.access(folder, os.W_OK):
+            raise DataError(f"--{name} {target}: {folder} cannot be written; choose another folder")
     for sigma in getattr(args, "sigma", []):
         if not sigma > 0:
             raise RequestError(f"--sigma {sigma} is not positive; give a strain such as 0.1")

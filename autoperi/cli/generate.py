@@ -190,17 +190,17 @@ def write_folder(crystals: list[Structure], out: str, summary: dict[str, Any]) -
     In a folder of an earlier run, the CIFs which its summary names and which are not written anew are removed.
     """
     from autoperi.hub.serialize import publish
-    from autoperi.io import write_crystals
+    from autoperi.io import EXTXYZ, SUMMARY, write_crystals
 
     target = Path(out)
     with tempfile.TemporaryDirectory() as scratch:
         cifs = write_crystals(crystals, Path(scratch) / "cifs")
-        paths = [*cifs, *write_crystals(crystals, Path(scratch) / common.EXTXYZ)]
+        paths = [*cifs, *write_crystals(crystals, Path(scratch) / EXTXYZ)]
         files = {path.name: path.read_bytes() for path in paths}
     for row, path in zip(summary["rows"], cifs, strict=True):
         row["file"] = path.name
-    files[common.SUMMARY] = (common.dumps(summary, indent=1) + "\n").encode()
-    stale = [name for name in _listed(target / common.SUMMARY) if name not in files]
+    files[SUMMARY] = (common.dumps(summary, indent=1) + "\n").encode()
+    stale = [name for name in _listed(target / SUMMARY) if name not in files]
     publish(files, target)
     for name in stale:
         with suppress(OSError):

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoperi.errors import AutoPeriError, DataError
+from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
 from autoperi.evaluation.generation_series import generation_series
 from autoperi.evaluation.judging import Judgement, check_judge, judge
-from autoperi.io import CrystalTable, read_crystals, read_table
+from autoperi.io import CrystalTable, crystal_files, read_crystals, read_table
 from autoperi.metrics import novelty as novelty_metrics
 from autoperi.metrics.counts import share
 from autoperi.metrics.coverage import coverage_curve, nearest_distances, resolve_cutoffs, summarise
@@ -37,7 +37,7 @@ from autoperi.metrics.features import extractor
 from autoperi.metrics.fingerprints import composition_fingerprints, structure_fingerprints
 from autoperi.metrics.frechet import frechet_report
 from autoperi.metrics.pairs import check_tolerances
-from autoperi.metrics.parallel import check_processes
+from autoperi.metrics.parallel import Failure, check_processes, featurise_batched
 from autoperi.metrics.references import composition_of
 from autoperi.metrics.smact import check_states
 from autoperi.metrics.validity import validity_report
@@ -118,7 +118,7 @@ def evaluate_generation(
     known = None if train is None else _table(train, "train")
     work = _Work(processes, cache, progress)
     with work.section("generating"):
-        generated, source, unreadable = _crystals(peri, crystals, n, seed, progress)
+        generated, source, unreadable, read = _crystals(peri, crystals, n, seed, progress)
     if not generated:
         raise DataError(f"{source} holds no crystal that can be read ({len(unreadable)} failed); nothing can be said of it")
     reference_table = table[rows]
@@ -127,12 +127,11 @@ def evaluate_generation(
 
     with work.section("validity"):
         validity = validity_report(generated, oxidation_states=oxidation_states, symprec=symprec, **slow)
-        readable = share([True] * len(generated) + [False] * len(unreadable))
         valid = [row["valid"] for row in validity["crystals"]]
     with work.section("properties"):
         properties = crystal_properties(generated, **slow), crystal_properties(reference, **slow)
         groups = space_groups(generated, symprec=symprec, **slow), space_groups(reference, symprec=symprec, **slow)
-        energies = _energies(peri, generated, progress), _energies(peri, reference, progress)
+        energies = _energies(peri, generated, cache, progress), _energies(peri, reference, cache, progress)
     with work.section("fingerprints"):
         structure = structure_fingerprints(generated, **slow), structure_fingerprints(reference, **slow)
         composition = composition_fingerprints(generated, **slow), composition_fingerprints(reference, **slow)
@@ -159,13 +158,21 @@ def evaluate_generation(
             new_keys = novelty_metrics.prototype_novelty(generated, known, symprec=symprec, **slow)
         found = novelty_metrics.rediscovery(generated, reference_table, symprec=symprec, **slow)
     with work.section("stability"):
+
+        def compare(judged: Sequence[Any]) -> tuple[Sequence[bool | None], Sequence[bool | None] | None]:
+            if calculator is None:
+                return unique["flags"], novel["flags"] if novel else None
+            flags = novelty_metrics.uniqueness(judged, tolerances=tolerances, **options)["flags"]
+            return flags, None if known is None else novelty_metrics.novelty(judged, known, tolerances=tolerances, **options)["flags"]
+
         judged = judge(
             generated,
             energies[0],
             settings,
             model=str(peri.provenance()["model"]),
-            unique=unique["flags"],
-            novel=novel["flags"] if novel else None,
+            sound=[row["structural"] is True and row["radii"] is not False for row in validity["crystals"]],
+            compare=compare,
+            lost=len(unreadable),
             processes=processes,
             progress=progress,
         )
@@ -174,8 +181,12 @@ def evaluate_generation(
         "task": "generation",
         "n": len(generated),
         "source": source,
-        "headline": HEADLINE,
-        "validity": {**validity["shares"], **({"files_read": readable} if unreadable else {})},
+        "headline": HEADLINE if calculator is not None else {JUDGED_BY_MODEL.get(k, k): v for k, v in HEADLINE.items()},
+        "validity": {
+            **validity["shares"],
+            # as CDVAE counts: what cannot be judged or read is not valid
+            "valid_of_all": share([v is True for v in valid] + [False] * len(unreadable)),
+        },
         "coverage": coverage,
         "distribution": {**emd, "all_crystals": property_distances(*properties), "mmd": discrepancy},
         "frechet": frechet,
@@ -196,6 +207,7 @@ def evaluate_generation(
         },
         "symmetry": symmetry,
         "unreadable_files": unreadable,
+        "files_read": read,
         "crystals": _rows(generated, validity["crystals"], groups[0], energies[0], unique, novel, judged),
         "seconds": work.seconds,
     }
@@ -210,6 +222,8 @@ def evaluate_generation(
     )
     parameters = {
         "n": n,
+        "limit": limit,
+        "seed": seed,
         "reference_rows": len(reference),
         "cutoffs": list(limits),
         "features": list(features),
@@ -248,6 +262,9 @@ HEADLINE = {
 }
 
 
+JUDGED_BY_MODEL = {name: f"{name} (by the model, not relaxed)" for name in ("stable", "metastable", "S.U.N.")}
+
+
 @dataclass
 class _Work:
     """Seconds by section."""
@@ -274,52 +291,48 @@ def _table(path: str | Path, name: str) -> CrystalTable:
 
 def _crystals(
     peri: AutoPeri, crystals: str | Path | Sequence[Any] | None, n: int | None, seed: int, progress: bool | None
-) -> tuple[list[Any], str, dict[str, str]]:
-    """Crystals, where they come from, and the files that could not be read with their reasons."""
+) -> tuple[list[Any], str, dict[str, str], int]:
+    """Crystals, where they come from, the files that could not be read with their reasons, and how many files could."""
     if crystals is None:
         return (
             list(peri.generate(n=n or GENERATED, seed=seed, strict=False, progress=progress)),
             f"generated by {peri.provenance()['model']}",
             {},
+            0,
         )
-    if not isinstance(crystals, (str, Path)):
-        return [crystals[k] for k in sample_rows(len(crystals), n, seed)], "given", {}
-    folder = Path(crystals)
-    if not folder.is_dir():
-        found = list(read_crystals(folder))
-        return [found[k] for k in sample_rows(len(found), n, seed)], folder.name, {}
-    try:
-        found = list(read_crystals(folder))
-        return [found[k] for k in sample_rows(len(found), n, seed)], folder.name, {}
-    except AutoPeriError:
-        found = []  # one bad file among many: read them one by one, and count it
+    found: list[Any] = []
     failed: dict[str, str] = {}
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    for file in files:
-        try:
-            found += read_crystals(file)
-        except AutoPeriError as error:
-            failed[file.name] = str(error)[:200]
-    return [found[k] for k in sample_rows(len(found), n, seed)], folder.name, failed
+    read, source = 0, "given"
+    if isinstance(crystals, (str, Path)):
+        folder = Path(crystals)
+        source = folder.name
+        files = crystal_files(folder) if folder.is_dir() else [folder]
+        for file in files:
+            try:
+                found += read_crystals(file)
+                read += 1
+            except AutoPeriError as error:
+                if not folder.is_dir():
+                    raise
+                failed[file.name] = str(error)[:200]  # one bad file among many is counted
+    else:
+        found = list(crystals)
+    if n is not None and n > len(found):
+        raise RequestError(f"n={n} crystals are asked for, but {source} holds {len(found)}; ask for no more, or leave it out for all")
+    return [found[k] for k in sample_rows(len(found), n, seed)], source, failed, read
 
 
-def _energies(peri: AutoPeri, crystals: Sequence[Any], progress: bool | None) -> list[float | None]:
+def _energies(peri: AutoPeri, crystals: Sequence[Any], cache: bool | str, progress: bool | None) -> list[float | None]:
     """The model's formation energies in eV/atom; None for a crystal that it cannot read."""
-    from autoperi.convert import to_arrays
 
-    readable = []
-    for k, crystal in enumerate(crystals):
-        try:
-            to_arrays(crystal)
-            readable.append(k)
-        except AutoPeriError:
-            continue
-    out: list[float | None] = [None] * len(crystals)
-    if readable:
-        scored = peri.score([crystals[k] for k in readable], properties=["formation_energy"], progress=progress)
-        for k, value in zip(readable, scored["formation_energy_per_atom_eV"], strict=True):
-            out[k] = float(value) if value is not None and math.isfinite(value) else None
-    return out
+    def energies(batch: list[Any]) -> Any:
+        return peri.score(batch, properties=["formation_energy"], progress=False)[["formation_energy_per_atom_eV"]].to_numpy(float)
+
+    provenance = peri.provenance()
+    rows = featurise_batched(
+        energies, crystals, name="formation_energy", version=1, parameters={"weights": provenance["sha256"]}, cache=cache, progress=progress
+    )
+    return [None if isinstance(row, Failure) or not math.isfinite(row[0]) else float(row[0]) for row in rows]
 
 
 def _rows(

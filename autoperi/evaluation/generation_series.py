@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autoperi.metrics.distribution import wasserstein
 from autoperi.metrics.parallel import Failure
 from autoperi.metrics.references import composition_of
 
@@ -52,8 +53,9 @@ def generation_series(
             "x_label": f"formation energy by {model}",
             "unit": "eV/atom",
             "sets": {"generated": list(energies[0]), "reference": list(energies[1])},
-            "distance": result["distribution"]["wasserstein"].get("energy"),
-            "distance_label": "Wasserstein of valid crystals",
+            "distance": wasserstein(energies[0], energies[1], unit="eV/atom"),
+            "distance_label": "Wasserstein",
+            "note": note,
         },
         "crystal_systems": _symmetry("Crystal systems", result["symmetry"]["crystal_system"]),
         "space_groups": _symmetry("Space groups", result["symmetry"]["space_group"]),

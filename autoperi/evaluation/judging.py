@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.calculators import describe_calculator, make_calculator, relax
 from autoperi.metrics.counts import mean, share
 from autoperi.metrics.elastic import elastic_stability
 from autoperi.metrics.hull import Hull, energy_above_hull, hull_facts, near_hull
+from autoperi.metrics.parallel import check_processes
 from autoperi.metrics.pgcgm import relax_and_match
 from autoperi.metrics.phonons import phonon_stability
 from autoperi.metrics.references import MATERIALS_PROJECT, References, composition_of, recompute, reference_entries
 from autoperi.metrics.relaxation import Relaxation
 from autoperi.metrics.stability import stability
 
+MODEL_TOLERANCE, RELAXED_TOLERANCE = 1e-6, 1e-3
+"""eV/atom within which a crystal counts as on the hull: rounding, and what relaxations to 0.05 eV/Å leave."""
 NEAR_HULL = 0.05
 """eV/atom: reference entries this near to their own hull are the ones that a calculator is asked for."""
+
+
+Compare: TypeAlias = Callable[[Sequence[Any]], tuple[Sequence[bool | None], Sequence[bool | None] | None]]
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,9 @@ def judge(
     settings: Settings,
     *,
     model: str,
-    unique: Sequence[bool | None],
-    novel: Sequence[bool | None] | None,
+    sound: Sequence[bool],
+    compare: Compare,
+    lost: int,
     processes: int | None,
     progress: bool | None,
 ) -> Judgement:
@@ -102,13 +110,18 @@ def judge(
         formation_energies: of the model, eV/atom; the judge where there is no calculator.
         settings: see :func:`check_judge`.
         model: its name.
-        unique, novel: verdicts on each crystal; ``novel`` is None without a training set, and then there is no S.U.N.
+        sound: whether a crystal's distances are those of a crystal; without a calculator no other one is judged, because a network
+            trained on crystals says anything of what is none.
+        compare: crystals to verdicts ``unique`` and ``novel``, the latter None without a training set (then there is no S.U.N.). With
+            a calculator it sees the relaxed crystals: those are the ones whose energy is judged.
+        lost: crystals that could not even be read; they count as not stable.
         processes, progress: of the relaxations.
     """
     n = len(crystals)
     summary: dict[str, Any] = {}
     relaxed: list[Relaxation] = []
-    energies, scale, name, judged = list(formation_energies), "formation", f"{model} formation energy", list(crystals)
+    scale, name, judged = "formation", f"{model} formation energy, not relaxed", list(crystals)
+    energies = [e if ok else None for e, ok in zip(formation_energies, sound, strict=True)]
     if settings.calculator is not None:
         name, scale = str(settings.described["calculator"] if settings.described else settings.calculator), "total"
         count = n if settings.relax_limit is None else min(n, settings.relax_limit)
@@ -118,7 +131,7 @@ def judge(
             settings.calculator,
             options=settings.options,
             steps=settings.relax_steps,
-            processes=(processes or 1) if by_name else 1,
+            processes=check_processes(processes) if by_name else 1,
             progress=progress,
         )
         summary["relaxation"] = _relaxation_summary(crystals[:count], relaxed, processes, progress)
@@ -131,15 +144,28 @@ def judge(
     systems = sorted({"-".join(sorted(composition_of(c).get_el_amt_dict())) for c in crystals if _readable(c)})
     references = reference_entries(settings.entries, chemical_systems=systems)
     if scale == "total" and references.judge is None:
-        references = _on_scale(references, settings, name, systems, progress)
+        try:
+            references = _on_scale(references, settings, name, systems, progress)
+        except RequestError as error:  # the relaxations are done and stay in the report
+            summary["reason"] = f"the reference entries could not be put on the scale of {name}: {error}"
+            return _finish(Judgement(summary, [None] * n, relaxed), settings, progress)
     hull = Hull(references)
     distances = energy_above_hull(judged, energies, hull, scale=scale, judge=name)  # type: ignore[arg-type]
     above = [d.energy for d in distances]
-    summary |= stability(above, unique=unique, novel=novel)
+    unique, novel = compare(judged)
+    none = [False] * lost
+    summary |= stability(
+        [*above, *[math.inf] * lost],
+        unique=[*unique, *none],
+        novel=None if novel is None else [*novel, *none],
+        tolerance=RELAXED_TOLERANCE if relaxed else MODEL_TOLERANCE,
+    )
     if novel is None:
         summary["sun_reason"] = "no training set was given to tell what is novel"
     summary["hull"] = hull_facts(hull.references, scale=scale, judge=name)  # type: ignore[arg-type]
-    reasons = [d.reason for d in distances if d.reason is not None]
+    reasons = [
+        "distances that no crystal has" if not (relaxed or ok) else d.reason for d, ok in zip(distances, sound, strict=True) if d.reason
+    ]
     summary["not_judged"] = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     return _finish(Judgement(summary, above, relaxed, hull, energies), settings, progress)
 

@@ -29,6 +29,8 @@ from autoperi.progress import progress_bar
 
 INLINE = 8
 """Fewer crystals than this are not worth the start of other processes."""
+WRITE_EVERY = 256
+"""Results that are written to the cache together."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,11 @@ class Failure:
 
     Attributes:
         reason: one phrase.
+        transient: the machine's fault, not the crystal's (memory, files): not remembered.
     """
 
     reason: str
+    transient: bool = False
 
     def __bool__(self) -> bool:
         return False
@@ -187,7 +191,17 @@ def _tag(name: str, version: int, parameters: Mapping[str, Any], packages: Seque
 
 
 def _store(cache: bool | str | os.PathLike[str], name: str) -> Path | None:
-    return None if cache is False else (cache_directory() if cache is True else Path(cache)) / f"{name}.sqlite"
+    if cache is False:
+        return None
+    folder = cache_directory() if cache is True else Path(cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise RequestError(f"the cache {folder} is no folder that can be written; set AUTOPERI_CACHE to one, or work without (--no-cache)")
+    return folder / f"{name}.sqlite"
 
 
 def _remembered(
@@ -201,13 +215,17 @@ def _remembered(
         if isinstance(key, bytes) and key not in known:
             todo.setdefault(key, crystal)
     fresh: dict[bytes, Any] = {}
-    for key, result in compute(todo):
-        known[key] = fresh[key] = result
-        if store is not None and len(fresh) >= 256:  # an interrupted run keeps what it has
+    try:
+        for key, result in compute(todo):
+            known[key] = result
+            if store is not None and not (isinstance(result, Failure) and result.transient):
+                fresh[key] = result
+                if len(fresh) >= WRITE_EVERY:
+                    _write(store, fresh)
+                    fresh = {}
+    finally:  # an interrupted run keeps what it has
+        if store is not None and fresh:
             _write(store, fresh)
-            fresh = {}
-    if store is not None and fresh:
-        _write(store, fresh)
     return [known[key] if isinstance(key, bytes) else key for key in keys]
 
 
@@ -231,6 +249,10 @@ class _Guarded:
             warnings.simplefilter("ignore")
             try:
                 return self.function(item)
+            except ImportError:
+                raise  # a missing package is no property of a crystal
+            except (MemoryError, OSError) as error:
+                return Failure(f"{type(error).__name__}: {error}"[:300], transient=True)
             except Exception as error:  # a crystal that a library cannot digest must not end a report on a thousand others
                 return Failure(f"{type(error).__name__}: {error}"[:300])
 

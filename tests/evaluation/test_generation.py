@@ -92,7 +92,8 @@ def test_bad_crystals_and_bad_files_are_counted(peri, table, tmp_path):
     (folder / "broken.cif").write_text("data_x\n_cell_length_a nonsense\n")
     found = evaluate_generation(peri, table, crystals=folder, **FAST)
     assert list(found["unreadable_files"]) == ["broken.cif"]
-    assert found["validity"]["files_read"] == {"value": 0.75, "count": 3, "of": 4, "missing": 0, "reason": None}
+    assert found["files_read"] == 3
+    assert found["validity"]["valid_of_all"] == {"value": 0.5, "count": 2, "of": 4, "missing": 0, "reason": None}
     assert found["validity"]["structural"]["value"] == pytest.approx(2 / 3, abs=1e-5)
     assert found["coverage"]["cov_precision"]["of"] == 3  # what has no fingerprint counts against the precision
     assert found["coverage"]["cov_precision"]["count"] == 2
@@ -133,6 +134,30 @@ def test_model_energies_judge_where_no_calculator_does(peri, table, tmp_path):
     assert found["stability"]["hull"]["mixed"] is True
 
 
+def test_what_is_no_crystal_is_not_judged_by_the_model(peri, table, tmp_path):
+    entries = tmp_path / "entries.csv"
+    entries.write_text("formula,formation_energy_per_atom\nNaCl,-2.0\nMgO,-3.0\n")
+    squeezed = crystals()[:2]
+    for crystal in squeezed:
+        crystal.scale_lattice(crystal.volume * 0.1)
+    dust = Structure(Lattice.cubic(0.4), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    found = evaluate_generation(peri, table, crystals=[*squeezed, dust], entries=entries, train=table, **FAST)
+    assert found["stability"]["stable"]["value"] is None
+    assert found["stability"]["sun"]["value"] == 0.0
+    assert found["stability"]["not_judged"] == {"distances that no crystal has": 3}
+    assert found["crystals"][2]["formation_energy_per_atom_eV"] is None
+
+
+def test_relaxations_stay_in_the_report_where_the_references_cannot_be_used(peri, table, tmp_path):
+    entries = tmp_path / "entries.csv"
+    entries.write_text("formula,formation_energy_per_atom\nNaCl,-2.0\n")
+    copper = [atoms_to_structure(bulk("Cu"))]
+    found = evaluate_generation(peri, table, crystals=copper, entries=entries, calculator="emt", relax_steps=50, **FAST)
+    assert found["stability"]["relaxation"]["converged"]["value"] == 1.0
+    assert "emt" in found["stability"]["reason"]
+    assert found["crystals"][0]["energy_above_hull_eV"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -146,6 +171,7 @@ def test_model_energies_judge_where_no_calculator_does(peri, table, tmp_path):
         ({"train": "nowhere.parquet"}, DataError, "nowhere.parquet"),
         ({"crystals": "nowhere/"}, DataError, "nowhere"),
         ({"tolerances": "loose"}, RequestError, "loose"),
+        ({"n": 500}, RequestError, "500"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_any_work(peri, table, options, error, words):

@@ -93,3 +93,48 @@ def test_nothing_is_written_without_a_cache(tmp_path, monkeypatch):
 def test_processes_must_be_a_positive_number(processes):
     with pytest.raises(RequestError, match="processes"):
         parallel_map(half, [1], processes=processes)
+
+
+def fails_of_memory_once(atoms):  # noqa: ARG001
+    if not CALLS:
+        CALLS.append(1)
+        raise MemoryError("no room just now")
+    return np.array([2.0])
+
+
+def test_what_is_the_machine_s_fault_is_not_remembered(tmp_path):
+    CALLS.clear()
+    options = {"name": "room", "version": 1, "processes": 1, "cache": tmp_path, "progress": False}
+    assert "no room just now" in featurise(fails_of_memory_once, CRYSTALS[:1], **options)[0].reason
+    assert featurise(fails_of_memory_once, CRYSTALS[:1], **options)[0] == pytest.approx([2.0])
+
+
+def interrupted_at_silicon(atoms):
+    if atoms.numbers[0] == 14:
+        raise KeyboardInterrupt
+    CALLS.append(1)
+    return np.array([1.0])
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path):
+    CALLS.clear()
+    options = {"name": "slow", "version": 1, "processes": 1, "cache": tmp_path, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        featurise(interrupted_at_silicon, CRYSTALS[:3], **options)
+    featurise(interrupted_at_silicon, CRYSTALS[:2], **options)
+    assert len(CALLS) == 2  # copper and salt, once each
+
+
+def needs_what_is_missing(atoms):  # noqa: ARG001
+    import no_such_package_at_all  # noqa: F401
+
+
+def test_a_missing_package_is_no_property_of_a_crystal(tmp_path):
+    with pytest.raises(ImportError, match="no_such_package_at_all"):
+        featurise(needs_what_is_missing, CRYSTALS[:1], name="lost", version=1, processes=1, cache=tmp_path, progress=False)
+
+
+def test_a_cache_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RequestError, match="AUTOPERI_CACHE"):
+        featurise(volume, CRYSTALS[:1], name="volume", version=1, cache=tmp_path / "file")

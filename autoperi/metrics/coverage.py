@@ -4,6 +4,9 @@ Definition: CDVAE (Xie et al. 2022, section 5.2 and appendix; txie-93/cdvae and 
 after Xu et al. (2021) and Ganea et al. (2021) for molecules. Distances are Euclidean, between CrystalNN fingerprints as they are and
 between standardised Magpie statistics (:mod:`autoperi.metrics.fingerprints`). A crystal is covered where its nearest neighbour by
 structure *and* its nearest neighbour by composition lie within their cutoffs; the two need not be the same crystal.
+
+Crystals with atoms nearer than 0.5 Å or a cell below 0.1 Å³ have no fingerprint here, so such a generated crystal counts against COV-P and
+can cover nothing; CDVAE uses it where matminer gives it one (:mod:`autoperi.metrics.fingerprints`).
 """
 
 from __future__ import annotations

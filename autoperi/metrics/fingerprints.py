@@ -3,6 +3,10 @@
 Definition: CDVAE (Xie et al. 2022; txie-93/cdvae, ``scripts/compute_metrics.py`` and ``scripts/eval_utils.py``): the mean over sites of
 matminer's ``CrystalNNFingerprint.from_preset("ops")``, not standardised; matminer's ``ElementProperty.from_preset("magpie")``
 standardised with fixed means and standard deviations, NaN put to 0 (Ward et al., npj Comput. Mater. 2, 16028 (2016)).
+
+Two deviations from CDVAE, which matter only for sets with many broken crystals. CDVAE's coverage uses every crystal whose fingerprint can be
+computed, also one with atoms nearer than 0.5 Å; here a crystal that is not valid by distance and volume has no structure fingerprint. And
+CDVAE counts a crystal whose fingerprint fails as invalid; here validity and fingerprint are separate (:mod:`autoperi.metrics.validity`).
 """
 
 from __future__ import annotations
@@ -58,7 +62,8 @@ def structure_fingerprints(
 
     Returns:
         Arrays ``[61]``, or a :class:`~autoperi.metrics.parallel.Failure` with its reason: crystals that are not valid by distance and
-        volume (:func:`~autoperi.metrics.validity.structural_validity`), as in CDVAE, and those too dense or too large to tessellate.
+        volume (:func:`~autoperi.metrics.validity.structural_validity`), where CDVAE computes what it can, and those too dense or too
+        large to tessellate.
     """
     return featurise(
         structure_fingerprint,

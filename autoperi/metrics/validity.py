@@ -2,6 +2,10 @@
 
 Of one crystal: :func:`validity`, :func:`radii_validity`. Of many, with a reason for each verdict: :func:`validity_report`, whose tests of
 the CIF and of the symmetry are in :mod:`autoperi.metrics.consistency`.
+
+One deviation from CDVAE (txie-93/cdvae, ``scripts/compute_metrics.py``): it sets ``valid`` to False also where a fingerprint of the crystal
+cannot be computed. Here validity is that of distances, volume and composition alone, and the crystals without a fingerprint are counted with
+the metrics that need one (:mod:`autoperi.metrics.coverage`).
 """
 
 from __future__ import annotations

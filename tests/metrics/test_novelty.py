@@ -158,3 +158,43 @@ def test_least_rms_is_pymatgens() -> None:
     wanted = [StructureMatcher().get_rms_dist(m, base)[0] for m in made]
     assert result["pairs"] == [(int(np.argmin(wanted)), 0, pytest.approx(min(wanted)))]
     assert result["rms"]["value"] == pytest.approx(min(wanted), abs=1e-6)
+
+
+def carbon(n: int, seed: int) -> list[Structure]:
+    """Crystals of one composition, of two sizes of cell, many of them alike."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(n):
+        sites = int(rng.integers(5, 7))
+        x = np.random.default_rng(int(rng.integers(0, 12))).random((sites, 3)) + 0.02 * rng.normal(size=(sites, 3))
+        out.append(Structure(Lattice.orthorhombic(3.0, 3.4, 4.1), ["C"] * sites, x))
+    return out
+
+
+def test_one_composition_in_blocks_is_one_by_one() -> None:
+    crystals = carbon(26, 0)  # some of the first block, some of the next
+    result = uniqueness(crystals, processes=1)
+    judge, firsts, wanted = StructureMatcher(), [], []
+    for i, crystal in enumerate(crystals):
+        wanted.append(next((j for j in firsts if judge.fit(crystals[j], crystal)), i))
+        firsts += [i] if wanted[-1] == i else []
+    assert result["same_as"] == wanted
+    assert 10 < len(firsts) < 24
+    assert uniqueness(crystals, processes=2) == result
+    known = carbon(8, 1)
+    found = novelty(crystals, known, processes=1)
+    assert found["same_as"] == [next((j for j, k in enumerate(known) if judge.fit(k, c)), None) for c in crystals]
+    assert 0 < found["novel"]["count"] < 26
+    assert novelty(crystals, known, processes=2) == found
+
+
+def test_what_cannot_be_compared_has_no_verdict() -> None:
+    needle = Structure(Lattice.orthorhombic(0.7, 0.7, 5000), ["C"], [[0, 0, 0]])
+    crystals = [needle, *carbon(3, 0)]
+    found = uniqueness(crystals, processes=1)
+    assert found["flags"][0] is None
+    assert None not in found["flags"][1:]  # the needle is no member of any group
+    assert uniqueness([needle], processes=1)["flags"] == [True]
+    against = novelty(crystals, [needle, crystals[1]], processes=1)
+    assert against["flags"][:2] == [None, False]
+    assert all(flag in (None, False) for flag in against["flags"][2:])  # it might be the needle

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoperi.errors import RequestError
-from autoperi.metrics.stability import all_of, stability, sun, within_hull
+from autoperi.metrics.stability import RELAXED_TOLERANCE, all_of, stability, sun, within_hull
 
 FLAG = st.sampled_from([True, False, None])
 
@@ -78,3 +78,41 @@ def _worlds(row):
     for flag in row:
         worlds = [[*w, v] for w in worlds for v in ([True, False] if flag is None else [flag])]
     return worlds
+
+
+def test_a_kind_counts_by_any_member():
+    # kinds A (0, 1), B (2), C (3, 4, 5), D (6, 7); the first of A and of C is not stable, the first of D is unknown
+    groups = [0, 0, 2, 3, 3, 3, 6, 6]
+    stable = [False, True, True, False, True, True, None, False]
+    novel = [True, True, True, True, True, True, True, True]
+    unique = [g == i for i, g in enumerate(groups)]
+    by_first = sun(stable, unique, novel)
+    assert (by_first["count"], by_first["of"], by_first["missing"]) == (1, 8, 1)
+    by_any = sun(stable, unique, novel, groups=groups)
+    assert (by_any["count"], by_any["of"], by_any["missing"]) == (3, 8, 1)  # A, B and C once each; D is not known
+    assert by_any["of_judged"]["value"] == pytest.approx(3 / 7, abs=1e-6)
+    # stable and novel must be one member, and a kind without verdict on its own kind is not judged unless it fails
+    assert sun([True, False], [True, False], [False, True], groups=[0, 0])["count"] == 0
+    assert sun([True, False], [None, None], [True, True], groups=[None, None])["missing"] == 1
+    energies = [0.2, 0.0]
+    found = stability(energies, unique=[True, False], novel=[True, True], groups=[0, 0])
+    assert (found["sun"]["count"], found["metastable_sun"]["count"]) == (1, 1)
+    assert stability(energies, unique=[True, False], novel=[True, True])["sun"]["count"] == 0
+    with pytest.raises(RequestError, match="1 groups for 2"):
+        sun([True, True], [True, True], [True, True], groups=[0])
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 3)), max_size=12))
+def test_kinds_with_a_stable_novel_member(rows):
+    stable, novel, kinds = ([row[k] for row in rows] for k in range(3))
+    groups = [kinds.index(k) for k in kinds]
+    unique = [g == i for i, g in enumerate(groups)]
+    by_any = sun(stable, unique, novel, groups=groups)["count"]
+    assert by_any == len({k for s, n, k in rows if s and n})
+    assert by_any >= sun(stable, unique, novel)["count"]
+
+
+def test_tolerance_for_relaxed_crystals():
+    assert stability([5e-4])["stable"]["count"] == 0
+    assert stability([5e-4], tolerance=RELAXED_TOLERANCE)["stable"]["count"] == 1
+    assert stability([2e-3], tolerance=RELAXED_TOLERANCE)["stable"]["count"] == 0

@@ -168,7 +168,7 @@ def _calculator(task: argparse.ArgumentParser, text: str, *, required: bool = Fa
         "--calculator",
         required=required,
         metavar="NAME",
-        help=f"{text}: chgnet, emt, lj, morse, or package.module:callable of any ASE calculator",
+        help=f"{text}: autoperi, chgnet, emt, lj, morse, or package.module:callable of any ASE calculator",
     )
     task.add_argument("--calculator-options", metavar="JSON", help="its keyword arguments")
 

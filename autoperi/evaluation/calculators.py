@@ -18,6 +18,7 @@ from autoperi.metrics.relaxation import Relaxation, SinglePoint, check_settings,
 from autoperi.progress import progress_bar
 
 SHORT_NAMES = {
+    "autoperi": "autoperi.interfaces.ase:AutoPeriCalculator",
     "chgnet": "chgnet.model.dynamics:CHGNetCalculator",
     "emt": "ase.calculators.emt:EMT",
     "lj": "ase.calculators.lj:LennardJones",
@@ -32,7 +33,7 @@ def make_calculator(spec: Any, options: Mapping[str, Any] | str | None = None) -
     """An ASE calculator.
 
     Args:
-        spec: a short name (``chgnet``, ``emt``, ``lj``, ``morse``); ``package.module:callable``, as in
+        spec: a short name (``autoperi``, ``chgnet``, ``emt``, ``lj``, ``morse``); ``package.module:callable``, as in
             ``mace.calculators:mace_mp``; a callable that makes a calculator; or a calculator.
         options: keyword arguments of the callable, or JSON of them.
 

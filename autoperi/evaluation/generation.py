@@ -159,11 +159,11 @@ def evaluate_generation(
         found = novelty_metrics.rediscovery(generated, reference_table, symprec=symprec, **slow)
     with work.section("stability"):
 
-        def compare(judged: Sequence[Any]) -> tuple[Sequence[bool | None], Sequence[bool | None] | None]:
+        def compare(judged: Sequence[Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
             if calculator is None:
-                return unique["flags"], novel["flags"] if novel else None
-            flags = novelty_metrics.uniqueness(judged, tolerances=tolerances, **options)["flags"]
-            return flags, None if known is None else novelty_metrics.novelty(judged, known, tolerances=tolerances, **options)["flags"]
+                return unique, novel
+            again = novelty_metrics.uniqueness(judged, tolerances=tolerances, **options)
+            return again, None if known is None else novelty_metrics.novelty(judged, known, tolerances=tolerances, **options)
 
         judged = judge(
             generated,
@@ -198,6 +198,7 @@ def evaluate_generation(
             "novel_prototype": new_keys["novel"] if new_keys else None,
             "rediscovery": {k: v for k, v in found.items() if k != "pairs"},
             "matcher": unique["matcher"],
+            **({} if novel else {"novel_reason": "no training set was given"}),
         },
         "stability": judged.summary,
         "diversity": {

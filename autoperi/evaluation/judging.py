@@ -19,15 +19,14 @@ from autoperi.metrics.pgcgm import relax_and_match
 from autoperi.metrics.phonons import phonon_stability
 from autoperi.metrics.references import MATERIALS_PROJECT, References, composition_of, recompute, reference_entries
 from autoperi.metrics.relaxation import Relaxation
-from autoperi.metrics.stability import stability
+from autoperi.metrics.stability import RELAXED_TOLERANCE, ROUNDING_TOLERANCE, stability
 
-MODEL_TOLERANCE, RELAXED_TOLERANCE = 1e-6, 1e-3
-"""eV/atom within which a crystal counts as on the hull: rounding, and what relaxations to 0.05 eV/Å leave."""
 NEAR_HULL = 0.05
 """eV/atom: reference entries this near to their own hull are the ones that a calculator is asked for."""
 
 
-Compare: TypeAlias = Callable[[Sequence[Any]], tuple[Sequence[bool | None], Sequence[bool | None] | None]]
+Compare: TypeAlias = Callable[[Sequence[Any]], tuple[Mapping[str, Any], Mapping[str, Any] | None]]
+"""Crystals to the results of ``uniqueness`` and ``novelty`` (:mod:`autoperi.metrics.novelty`)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def judge(
         model: its name.
         sound: whether a crystal's distances are those of a crystal; without a calculator no other one is judged, because a network
             trained on crystals says anything of what is none.
-        compare: crystals to verdicts ``unique`` and ``novel``, the latter None without a training set (then there is no S.U.N.). With
+        compare: what is unique and novel, the latter None without a training set (then there is no S.U.N.). With
             a calculator it sees the relaxed crystals: those are the ones whose energy is judged.
         lost: crystals that could not even be read; they count as not stable.
         processes, progress: of the relaxations.
@@ -156,9 +155,10 @@ def judge(
     none = [False] * lost
     summary |= stability(
         [*above, *[math.inf] * lost],
-        unique=[*unique, *none],
-        novel=None if novel is None else [*novel, *none],
-        tolerance=RELAXED_TOLERANCE if relaxed else MODEL_TOLERANCE,
+        unique=[*unique["flags"], *none],
+        novel=None if novel is None else [*novel["flags"], *none],
+        groups=[*unique["same_as"], *range(n, n + lost)],  # of crystals that match, any stable one makes their kind count
+        tolerance=RELAXED_TOLERANCE if relaxed else ROUNDING_TOLERANCE,
     )
     if novel is None:
         summary["sun_reason"] = "no training set was given to tell what is novel"

@@ -48,6 +48,7 @@ def main() -> None:
         initial |= {k: v for k, v in tensors.items() if k.startswith(("backbone.", "head."))}
     config = TrainingConfig("potential", args.epochs, args.batch_size, args.learning_rate)
     model, summary = train(config, train_data=data, val_data=val, directory=args.out, resume=args.resume, device="cpu", initial=initial)
+    model.set_seen(data.crystals.atomic_numbers)
     save_file(state_of(model), str(args.out / "potential.safetensors"))
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(summary))

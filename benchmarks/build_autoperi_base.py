@@ -130,7 +130,9 @@ def main() -> int:
     # Figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its name.
     training = {n: _told(run["summary"]) for n, run in runs.items()}
     if args.properties:
-        training["properties"] = "ensembles on the frozen encoder of formation_energy; `python benchmarks/train_property_heads.py DATA`, 9 min, one thread"
+        training["properties"] = (
+            "ensembles on the frozen encoder of formation_energy; `python benchmarks/train_property_heads.py DATA`, 9 min, one thread"
+        )
     told = FACTS | {"name": "autoperi-base", "training": training, "metrics": _metrics()}
     metadata = {"licence": FACTS["licence"], "description": FACTS["description"], "settings": SETTINGS}
     save_bundle(Bundle(name="autoperi-base", components=components, metadata=metadata, card=model_card(told)), TARGET)

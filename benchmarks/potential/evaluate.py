@@ -1,6 +1,6 @@
 """The bundled potential against its teacher: errors on perturbed crystals of mp_val that neither training nor any choice has used.
 
-python benchmarks/potential/label_with_chgnet.py --data mp_val.parquet --out .train/labels/val --frames 2048 --seed 1
+python benchmarks/potential/label_with_chgnet.py --data mp_val.parquet --out .train/labels/val --frames 1280 --seed 1
 python benchmarks/potential/evaluate.py --shards .train/labels/val --out benchmarks/results/potential_teacher_mp_val.json
 """
 

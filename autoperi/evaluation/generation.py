@@ -34,7 +34,7 @@ from autoperi.metrics.distribution import (
     symmetry_distances,
 )
 from autoperi.metrics.features import extractor
-from autoperi.metrics.fingerprints import composition_fingerprints, structure_fingerprints
+from autoperi.metrics.fingerprints import composition_fingerprints, require_matminer, structure_fingerprints
 from autoperi.metrics.frechet import frechet_report
 from autoperi.metrics.pairs import check_tolerances
 from autoperi.metrics.parallel import Failure, check_processes, featurise_batched
@@ -107,6 +107,7 @@ def evaluate_generation(
         RequestError, DataError: an option or a file that cannot be used, before any work.
     """
     check_processes(processes)
+    require_matminer()
     check_states(oxidation_states)
     check_tolerances(tolerances, {"stol": None, "ltol": None, "angle_tol": None})
     limits = resolve_cutoffs(cutoffs)

@@ -100,8 +100,7 @@ def composition_fingerprints(
     Raises:
         RequestError: matminer is not installed.
     """
-    if importlib.util.find_spec("matminer") is None:
-        raise RequestError('composition fingerprints need matminer; pip install "autoperi[metrics]"')
+    require_matminer()
     raw = featurise(
         composition_statistics,
         crystals,
@@ -113,6 +112,16 @@ def composition_fingerprints(
         progress=progress,
     )
     return [standardise(v) if scaled and not isinstance(v, Failure) else v for v in raw]
+
+
+def require_matminer() -> None:
+    """Refuse composition fingerprints before any work where matminer is missing.
+
+    Raises:
+        RequestError: it is not installed.
+    """
+    if importlib.util.find_spec("matminer") is None:
+        raise RequestError('composition fingerprints need matminer; pip install "autoperi[metrics]"')
 
 
 def structure_fingerprint(crystal: Any, *, symprec: float = ORBIT_SYMPREC) -> Array:

@@ -177,3 +177,12 @@ def test_relaxations_stay_in_the_report_where_the_references_cannot_be_used(peri
 def test_what_cannot_be_done_is_refused_before_any_work(peri, table, options, error, words):
     with pytest.raises(error, match=words):
         evaluate_generation(peri, table, **{"crystals": crystals(), **FAST, **options})
+
+
+def test_a_missing_package_is_named_before_any_work(peri, table, monkeypatch):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matminer" else real(name, *a))
+    with pytest.raises(RequestError, match=r"autoperi\[metrics\]"):
+        evaluate_generation(peri, table, crystals="nowhere/", **FAST)

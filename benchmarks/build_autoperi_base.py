@@ -69,7 +69,7 @@ FACTS: dict[str, Any] = {
         "The lattice relaxer is coarse: trained on strains up to 0.2, it moves cells that are already right by some percent in volume "
         "(rock-salt NaCl +9 %, silicon -9 %), and at a strain of 0.01 it doubles the error of lengths.",
         "Elements are poorly predicted (diamond silicon 0.17, copper 0.10 eV/atom instead of 0), and the composition alone explains most of the formation energy.",
-        "Match at 20 was to be 92 % and is 90.0 %; nearest-template lookup reaches 91.2 % on the same rows.",
+        "Match at 20 was to be 92 % and is 89.9 %; nearest-template lookup reaches 91.2 % on the same rows.",
         "Formation energies are of PBE(+U) as Materials Project corrects it, trained on relaxed crystals; for strained or wrong crystals they are too low.",
         "The probabilities answer 'which crystal not yet known'; crystals known at exactly the composition are given a quarter of the probability (`known_weight`).",
         "Uncertainties are calibrated on validation crystals so that two standard deviations hold 95 %; tails are heavy, and some wide-gap "

@@ -19,7 +19,7 @@ from autoperi.errors import DataError, RequestError, StructureError
 from autoperi.evaluation.common import decimals, facts, load
 from autoperi.evaluation.csp_series import csp_headline, csp_match, csp_series
 from autoperi.geometry.spacegroup import parse_space_group
-from autoperi.geometry.symmetry import analyse
+from autoperi.geometry.symmetry import SYMPREC, analyse
 from autoperi.io import read_crystals
 from autoperi.metrics.match import (
     ANGLE_TOL,
@@ -255,7 +255,7 @@ def _true_group(table: Any, row: int, truth: Any) -> int | None:
             pass
     try:
         numbers = np.array([site.specie.Z for site in truth])
-        return analyse(truth.lattice.matrix, truth.frac_coords, numbers, symprec=0.1).number
+        return analyse(truth.lattice.matrix, truth.frac_coords, numbers, symprec=SYMPREC).number
     except StructureError:
         return None
 

@@ -19,6 +19,7 @@ from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
 from autoperi.evaluation.generation_series import generation_series
 from autoperi.evaluation.judging import Judgement, check_judge, judge
+from autoperi.geometry.symmetry import SYMPREC
 from autoperi.io import CrystalTable, crystal_files, read_crystals, read_table
 from autoperi.metrics import novelty as novelty_metrics
 from autoperi.metrics.counts import share
@@ -67,7 +68,7 @@ def evaluate_generation(
     cutoffs: str | Sequence[float] = "mp20",
     features: Sequence[str] = (CRYSTALNN, "cgcnn", "autoperi"),
     oxidation_states: Any = "smact-icsd24",
-    symprec: float = 0.1,
+    symprec: float = SYMPREC,
     tolerances: str = "default",
     limit: int | None = None,
     seed: int = 0,
@@ -117,7 +118,7 @@ def evaluate_generation(
     settings = check_judge(entries, calculator, calculator_options, relax_limit=relax_limit, relax_steps=relax_steps, mechanical=mechanical)
     table, rows = load(path, limit, seed)
     known = None if train is None else _table(train, "train")
-    work = _Work(processes, cache, progress)
+    work = _Work()
     with work.section("generating"):
         generated, source, unreadable, read = _crystals(peri, crystals, n, seed, progress)
     if not generated:
@@ -271,9 +272,6 @@ JUDGED_BY_MODEL = {name: f"{name} (by the model, not relaxed)" for name in ("sta
 class _Work:
     """Seconds by section."""
 
-    processes: int | None
-    cache: bool | str
-    progress: bool | None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager

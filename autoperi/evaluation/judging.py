@@ -140,7 +140,7 @@ def judge(
     if settings.entries is None:
         summary["reason"] = "no reference entries were given"
         return _finish(Judgement(summary, [None] * n, relaxed), settings, progress)
-    systems = sorted({"-".join(sorted(composition_of(c).get_el_amt_dict())) for c in crystals if _readable(c)})
+    systems = sorted({tuple(sorted(composition_of(c).get_el_amt_dict())) for c in crystals if _readable(c)})
     references = reference_entries(settings.entries, chemical_systems=systems)
     if scale == "total" and references.judge is None:
         try:
@@ -178,13 +178,15 @@ def _readable(crystal: Any) -> bool:
     return True
 
 
-def _on_scale(references: References, settings: Settings, name: str, systems: Sequence[str], progress: bool | None) -> References:
+def _on_scale(
+    references: References, settings: Settings, name: str, systems: Sequence[tuple[str, ...]], progress: bool | None
+) -> References:
     """The references near their own hull, relaxed by the judge: only then do its errors cancel."""
-    sets = [frozenset(system.split("-")) for system in systems]
-    given = Hull(references)
-    keep = near_hull(given, NEAR_HULL, sets)
+    keep = near_hull(Hull(references), NEAR_HULL, systems)
     calculator = make_calculator(settings.calculator, settings.options)
-    return recompute(references, calculator, judge=name, elements=sets, keep=keep, relax={"steps": settings.relax_steps}, progress=progress)
+    return recompute(
+        references, calculator, judge=name, elements=systems, keep=keep, relax={"steps": settings.relax_steps}, progress=progress
+    )
 
 
 def _relaxation_summary(

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from autoperi.hub.serialize import Bundle, save_bundle
 from autoperi.processes.lattice import lattice_step, relaxation_status
 from autoperi.progress import progress_bar
 from autoperi.random import check_seed
+from autoperi.relaxing import like_container, relax_positions
 from autoperi.request import GenerationRequest, check_steps, make_request
 
 if TYPE_CHECKING:
@@ -257,14 +259,15 @@ class AutoPeri:
         batch_size: int | str = "auto",
         progress: bool | None = None,
     ) -> Any:
-        """Relax lattices by EMPNN: L' = L·exp(A), fractional coordinates unchanged.
+        """Relax lattices by EMPNN: L' = L·exp(A), fractional coordinates unchanged; then positions and cell with the potential if asked.
 
         Args:
             structures: one ``Structure`` or ``Atoms``, or a sequence of them.
-            steps: passes; by default the model's.
-            positions: not supported by the bundled model.
-            fix_symmetry: project the lattice back onto the space group found at symprec 0.01 Å (an equivariant pass keeps
-                it up to rounding already; this removes the rounding).
+            steps: passes, by default the model's; with ``positions`` the most steps of FIRE after them, by default 500.
+            positions: after the lattice passes, relax positions and cell together with the model's potential (batched FIRE) until
+                forces and scaled stress are below 0.05 eV/Å.
+            fix_symmetry: project onto the space group found at symprec 0.01 Å: the lattice (an equivariant pass keeps it up to
+                rounding already; this removes the rounding), and with ``positions`` the forces and the stress.
             seed: accepted for symmetry with ``generate``; relaxation draws nothing.
             batch_size: crystals per pass, or ``"auto"``.
             progress: show a bar; None shows it on a terminal.
@@ -272,17 +275,30 @@ class AutoPeri:
         Returns:
             The same kind and container, each with ``["autoperi"]["relaxation"]``: status (``converged``, ``max_steps``,
             ``exploded``, ``collapsed``, ``nan``), passes, last strain, volume change. A crystal whose status is one of the
-            last three comes back as it was given.
+            last three comes back as it was given. With ``positions`` also FIRE steps, energies, largest force, and the status
+            ``failed`` with its ``reason`` (elements the potential never saw, atoms at one place, runaways), again as given.
 
         Raises:
-            StructureError: a crystal that cannot be read; RequestError: an option that cannot be honoured.
+            StructureError: a crystal that cannot be read; RequestError: an option that cannot be honoured, such as ``positions``
+                with a model that has no potential.
         """
-        if positions:
-            raise RequestError("positions=True is not supported by the bundled model; relax the lattice alone, then use an ASE calculator")
         check_seed(seed)
+        if positions:
+            return relax_positions(
+                structures,
+                lattice_pass=partial(self.relax_lattice, fix_symmetry=fix_symmetry, progress=False),
+                bundle=self.bundle,
+                device=self.device,
+                dtype=self._parts.dtype,
+                steps=steps,
+                fix_symmetry=fix_symmetry,
+                symprec=generation.SYMPREC,
+                batch_size=_batch_size(batch_size),
+                provenance=self.provenance(),
+                progress=progress,
+            )
         passes = check_steps(steps)
         passes = self._parts.relax_steps if passes is None else passes
-        single = not isinstance(structures, (list, tuple)) and _is_crystal(structures)
         crystals = as_list(structures)
         if not crystals:
             return []
@@ -302,12 +318,7 @@ class AutoPeri:
                     for k in range(len(part))
                 ]
                 bar.update(len(part))
-        if single:
-            return out[0]
-        index = getattr(structures, "index", None)
-        if index is not None and not callable(index):  # a pandas Series
-            return type(structures)(out, index=index)
-        return tuple(out) if isinstance(structures, tuple) else out
+        return like_container(structures, out)
 
     def _relaxed(self, crystal: Any, lattice: torch.Tensor, strain: torch.Tensor, status: str, passes: int, fix_symmetry: bool) -> Any:
         old, coords, numbers = to_arrays(crystal)
@@ -397,10 +408,6 @@ class AutoPeri:
         from autoperi.interfaces.ase import AutoPeriCalculator
 
         return AutoPeriCalculator(self.bundle, **{"device": self.device, **options})
-
-
-def _is_crystal(value: Any) -> bool:
-    return hasattr(value, "lattice") or hasattr(value, "cell")
 
 
 def _too_few(request: GenerationRequest, tally: generation.Tally, *, strict: bool, asked: Any) -> None:

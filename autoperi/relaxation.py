@@ -68,6 +68,7 @@ def relax(
     cell: bool = True,
     fix_symmetry: bool = False,
     symprec: float = 0.01,
+    symmetry_of: Any = None,
     skin: float = 0.5,
     max_edges: int = MAX_EDGES,
     progress: bool | None = None,
@@ -84,6 +85,8 @@ def relax(
         cell: relax the lattice, too.
         fix_symmetry: keep the space group found at ``symprec`` exactly; the crystal is first moved onto it.
         symprec: Å.
+        symmetry_of: crystals whose groups ``fix_symmetry`` keeps, where a strain has already been put on ``crystals``; the same
+            atoms at the same fractional coordinates.
         skin: of the neighbour lists in Å.
         max_edges: estimated edges that are evaluated together; bounds memory, changes no result.
         progress: show a bar; None shows it on a terminal.
@@ -91,20 +94,20 @@ def relax(
     Raises:
         StructureError: a crystal that cannot be read. RequestError: a setting that makes no sense, or atoms that are held fixed.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise RequestError(f"steps={steps!r} is not a whole number of steps; give 0 or more")
+    check_fire_steps(steps)
     if not 0 < fmax < np.inf:
         raise RequestError(f"fmax={fmax!r} is not a positive force; give eV/Å, for example 0.05")
     given = as_list(crystals)
-    _refuse_constraints(given)
+    refuse_constraints(given)
     device = potential.reference.device
     batch = to_batch(given, dtype=torch.float64, device=device)
+    reference = batch if symmetry_of is None else to_batch(symmetry_of, dtype=torch.float64, device=device)
     results: list[Relaxed | None] = [None] * len(given)
     ready, symmetries = [], []
     for k in range(len(given)):
         try:
             potential.check_elements(batch[k].atomic_numbers)
-            symmetries.append(_Symmetry(batch[k], symprec) if fix_symmetry else None)
+            symmetries.append(_Symmetry(reference[k], symprec) if fix_symmetry else None)
             ready.append(k)
         except StructureError as error:
             results[k] = Relaxed(given[k], f"failed: {error}", 0)
@@ -295,7 +298,23 @@ class _Symmetry:
         return torch.as_tensor(fractional @ rows).to(forces), from_symmetric_coords(to_symmetric_coords(stress) @ projector.T)
 
 
-def _refuse_constraints(crystals: Sequence[Any]) -> None:
+def check_fire_steps(steps: Any) -> int:
+    """``steps`` if it is a number of FIRE steps.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+        raise RequestError(f"steps={steps!r} is not a whole number of steps; give 0 or more")
+    return steps
+
+
+def refuse_constraints(crystals: Sequence[Any]) -> None:
+    """Refuse what a batched relaxation would ignore.
+
+    Raises:
+        RequestError: a crystal with atoms held fixed.
+    """
     for k, crystal in enumerate(crystals):
         if getattr(crystal, "constraints", None) or "selective_dynamics" in getattr(crystal, "site_properties", {}):
             raise RequestError(
@@ -308,4 +327,4 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-__all__ = ["Relaxed", "relax"]
+__all__ = ["Relaxed", "check_fire_steps", "refuse_constraints", "relax"]

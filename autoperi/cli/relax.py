@@ -1,4 +1,4 @@
-"""``autoperi relax``: relaxed lattices of the crystals of a file."""
+"""``autoperi relax``: relaxed lattices, or lattices and positions, of the crystals of a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from autoperi.cli import common
 EXAMPLE = """examples:
   autoperi relax guess.cif --out relaxed.cif
   autoperi relax candidates.extxyz --out relaxed.extxyz --steps 3 --fix-symmetry
+  autoperi relax candidates.extxyz --out relaxed.extxyz --positions
   autoperi relax cifs/ --out relaxed/ --json"""
 
 COLUMNS = {
@@ -21,7 +22,13 @@ COLUMNS = {
     "volume_ratio": "V/V_before",
     "last_strain": "last strain",
 }
-FAILED = ("exploded", "collapsed", "nan")
+POSITIONS_COLUMNS = {
+    **{key: COLUMNS[key] for key in ("crystal", "formula", "n_atoms", "status", "passes")},
+    "steps": "steps",
+    "volume_ratio": "V/V_before",
+    "energy_eV_per_atom": "eV/atom",
+    "largest_force_eV_per_A": "eV/A",
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,15 +36,21 @@ def add_parser(subparsers: Any) -> None:
     parser = common.add_command(
         subparsers,
         "relax",
-        "relaxed lattices of the crystals of a file",
-        description="Relax lattices; fractional coordinates stay as they are.",
+        "relaxed crystals of a file",
+        description=(
+            "Relax lattices; fractional coordinates stay as they are. With --positions, positions and lattice then go to zero force and "
+            "stress of the model's potential."
+        ),
         example=EXAMPLE,
     )
     parser.add_argument("file", metavar="FILE", help="crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them")
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="where to write them: .cif, .extxyz, .json, .parquet, .vasp, or a folder"
     )
-    parser.add_argument("--steps", type=common.whole, metavar="K", help="passes, 0 to 20 (default: the model's)")
+    parser.add_argument(
+        "--steps", type=common.whole, metavar="K", help="passes, 0 to 20 (default: the model's); with --positions, steps after them (500)"
+    )
+    parser.add_argument("--positions", action="store_true", help="relax positions, too, with the model's potential")
     parser.add_argument("--fix-symmetry", action="store_true", help="keep the space group found at 0.01 A free of rounding")
     common.add_model(parser)
     common.add_output(parser)
@@ -46,16 +59,30 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Relax, write, print."""
-    from autoperi.request import make_request
+    from autoperi.relaxation import check_fire_steps
+    from autoperi.relaxing import FAILED
+    from autoperi.request import check_steps
 
-    make_request(None, steps=args.steps)
+    if not args.positions:
+        check_steps(args.steps)
+    elif args.steps is not None:
+        check_fire_steps(args.steps)
     common.check_crystal_output(args.out, n=1)
     crystals = common.read_input(args.file)
     common.check_crystal_output(args.out, n=len(crystals))
     peri = common.load_model(args)
     relaxed = peri.relax_lattice(
-        crystals, steps=args.steps, fix_symmetry=args.fix_symmetry, batch_size=args.batch_size, progress=common.progress_of(args)
+        crystals,
+        steps=args.steps,
+        positions=args.positions,
+        fix_symmetry=args.fix_symmetry,
+        batch_size=args.batch_size,
+        progress=common.progress_of(args),
     )
+    columns = POSITIONS_COLUMNS if args.positions else COLUMNS
+    named: tuple[str, ...] = ("status", "passes", "volume_ratio", "last_strain")
+    if args.positions:
+        named += ("lattice_status", "steps", "largest_force_eV_per_A", "energy_before_eV_per_atom", "energy_eV_per_atom")
     rows = []
     for k, crystal in enumerate(relaxed):
         facts = crystal.properties["autoperi"]["relaxation"]
@@ -63,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
             name: round(float(v), 6) for name, v in zip(("a", "b", "c", "alpha", "beta", "gamma"), crystal.lattice.parameters, strict=True)
         }
         row = {"crystal": k, "formula": crystal.composition.reduced_formula, "n_atoms": len(crystal)}
-        rows.append(row | {key: facts[key] for key in ("status", "passes", "volume_ratio", "last_strain")} | lengths)
+        row |= {key: facts[key] for key in named} | ({"reason": facts["reason"]} if "reason" in facts else {})
+        rows.append(row | lengths)
     from autoperi.io import write_crystals
 
     with common.uninterrupted():
@@ -71,9 +99,12 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         common.say(common.dumps({"provenance": peri.provenance(), "rows": rows, "files": files}))
     else:
-        common.say(common.format_table(rows, COLUMNS))
+        common.say(common.format_table(rows, columns))
         common.say(f"\nmodel {peri.bundle.name}; written to {args.out}")
     failed = sum(row["status"] in FAILED for row in rows)
     if failed:
         common.note(f"warning: {failed} of {len(rows)} crystals left the model's range and are written as they were given")
+        for row in rows:
+            if "reason" in row:
+                common.note(f"crystal {row['crystal']}: {row['reason']}")
     return 0

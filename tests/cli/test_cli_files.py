@@ -103,9 +103,29 @@ def test_relax_says_what_it_could_not_do(cli, rock_salt, tiny_dir, tmp_path, mon
     assert ran.err == "autoperi: warning: 2 of 2 crystals left the model's range and are written as they were given\n"
 
 
+def test_relax_positions(cli, rock_salt, tmp_path):
+    out = tmp_path / "relaxed.extxyz"
+    ran = cli("relax", rock_salt, "--out", out, "--positions", "--steps", 40, "--json").done().json
+    for row, crystal in zip(ran["rows"], read_crystals(out), strict=True):
+        assert row["status"] == "converged"
+        assert row["energy_eV_per_atom"] <= row["energy_before_eV_per_atom"]
+        assert row["largest_force_eV_per_A"] < 0.05
+        assert 0 <= crystal.properties["autoperi"]["relaxation"]["steps"] <= 40
+    assert "eV/A" in cli("relax", rock_salt, "--out", out, "--positions", "--steps", 0).done().out
+
+
+def test_relax_positions_says_why_it_could_not(cli, rock_salt, tiny_dir, tmp_path):
+    cli("relax", rock_salt, "--out", tmp_path / "x.cif", "--positions", "--model", tiny_dir).refused("positions", "potential", "tiny")
+    (tmp_path / "close.extxyz").write_text(frame(atoms="Na 0 0 0\nCl 0.1 0 0"))
+    ran = cli("relax", tmp_path / "close.extxyz", "--out", tmp_path / "x.json", "--positions").done()
+    assert "1 of 1 crystals" in ran.err
+    assert "crystal 0: a force of" in ran.err
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--positions", "--steps", "-1"], ["steps=-1"]),
         (["--steps", "-1"], ["steps=-1"]),
         (["--steps", "99"], ["steps=99", "20"]),
         (["--out", "x.docx"], [".docx"]),

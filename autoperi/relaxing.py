@@ -1,0 +1,138 @@
+"""``relax_lattice(positions=True)``: the lattice pass of EMPNN, then positions and cell to zero force and stress with the potential."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from autoperi.bundle import potential_of
+from autoperi.convert import as_list, as_structure, like_input, to_batch
+from autoperi.errors import RequestError
+from autoperi.hub.serialize import Bundle
+from autoperi.models.potential import Potential
+from autoperi.progress import progress_bar
+from autoperi.relaxation import Relaxed, refuse_constraints, relax
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+FMAX = 0.05
+"""eV/Å; converged where every atom's force and the norm of Vσ/n are smaller."""
+MAX_STEPS = 500
+"""FIRE steps where ``steps`` is None."""
+DIGITS = 8
+"""Decimals of lattices (Å) and fractional coordinates that are returned: what is left of rounding in other batches lies below."""
+FAILED = ("exploded", "collapsed", "nan", "failed")
+"""Statuses of crystals that come back as they were given."""
+
+
+def relax_positions(
+    structures: Any,
+    *,
+    lattice_pass: Callable[[list[Any]], list[Any]],
+    bundle: Bundle,
+    device: torch.device,
+    dtype: torch.dtype,
+    steps: int | None,
+    fix_symmetry: bool,
+    symprec: float,
+    batch_size: int,
+    provenance: dict[str, Any],
+    progress: bool | None,
+) -> Any:
+    """Relax lattices by ``lattice_pass``, then positions and cell by batched FIRE.
+
+    Args:
+        structures: one ``Structure`` or ``Atoms``, or a sequence of them.
+        lattice_pass: gives relaxed crystals, in order, with what it did in ``["autoperi"]["relaxation"]``.
+        bundle: the model.
+        device, dtype: of the potential.
+        steps: most FIRE steps; None is :data:`MAX_STEPS`.
+        fix_symmetry: keep the space groups of ``structures`` found at ``symprec`` (Å) exactly.
+        batch_size: crystals that are relaxed together; changes no result.
+        provenance: of the model.
+        progress: show a bar; None shows it on a terminal.
+
+    Returns:
+        The same kind and container; a crystal whose status is one of :data:`FAILED` comes back as it was given.
+
+    Raises:
+        RequestError: the model has no potential, ``steps`` is no number of steps, or atoms are held fixed; before any work.
+        StructureError: a crystal that cannot be read, or has no space group to keep.
+    """
+    potential = _potential(bundle).to(device=device, dtype=dtype)
+    crystals = as_list(structures)
+    settings: dict[str, Any] = {"fmax": FMAX, "fix_symmetry": fix_symmetry, "symprec": symprec, "progress": False}
+    settings["steps"] = MAX_STEPS if steps is None else steps
+    relax(potential, [], **settings)  # errors come before any work
+    refuse_constraints(crystals)
+    to_batch(crystals)
+    out: list[Any] = []
+    with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar:
+        for start in range(0, len(crystals), batch_size):
+            part = crystals[start : start + batch_size]
+            strained = lattice_pass(part)
+            found = relax(potential, strained, symmetry_of=part, **settings)
+            out += [_described(*three, provenance) for three in zip(part, strained, found, strict=True)]
+            bar.update(len(part))
+    return like_container(structures, out)
+
+
+def like_container(given: Any, results: Sequence[Any]) -> Any:
+    """``results`` in the container of ``given``: one crystal, a tuple, a pandas Series with its index, or a list."""
+    if not isinstance(given, (list, tuple)) and (hasattr(given, "lattice") or hasattr(given, "cell")):
+        return results[0]
+    index = getattr(given, "index", None)
+    if index is not None and not callable(index):  # a pandas Series
+        return type(given)(results, index=index)
+    return tuple(results) if isinstance(given, tuple) else list(results)
+
+
+def _potential(bundle: Bundle) -> Potential:
+    if "potential" not in bundle.components:
+        raise RequestError(
+            f"positions=True needs a potential, which model {bundle.name!r} lacks; use a model with the component 'potential', such as "
+            "'autoperi-base', or relax the lattice alone"
+        )
+    return potential_of(bundle)
+
+
+def _described(given: Any, strained: Any, found: Relaxed, provenance: dict[str, Any]) -> Any:
+    """The relaxed crystal with a note of what was done to it."""
+    status, _, reason = found.status.partition(": ")
+    before = as_structure(given)
+    structure = (before if status in FAILED else as_structure(found.structure)).copy()
+    if status not in FAILED:
+        from pymatgen.core import Lattice, Structure
+
+        structure = Structure(
+            Lattice(np.round(structure.lattice.matrix, DIGITS) + 0.0),
+            structure.species,
+            np.round(structure.frac_coords, DIGITS) + 0.0,
+            site_properties=structure.site_properties,
+            properties=structure.properties,
+        )
+    lattice_note = as_structure(strained).properties["autoperi"]["relaxation"]
+    note = deepcopy(before.properties.get("autoperi") or {})
+    note["relaxation"] = provenance | {
+        "status": status,
+        **({"reason": reason} if reason else {}),
+        "passes": lattice_note["passes"],
+        "last_strain": lattice_note["last_strain"],
+        "lattice_status": lattice_note["status"],
+        "steps": found.steps,
+        "fmax_eV_per_A": FMAX,
+        "largest_force_eV_per_A": _rounded(found.largest_force),
+        "energy_before_eV_per_atom": _rounded(found.energy_before, len(before)),
+        "energy_eV_per_atom": _rounded(found.energy, len(before)),
+        "volume_ratio": round(structure.volume / before.volume, 6),
+    }
+    structure.properties["autoperi"] = note
+    return like_input(given, structure)
+
+
+def _rounded(value: float | None, atoms: int = 1) -> float | None:
+    return None if value is None else round(value / atoms, 6)

@@ -77,25 +77,31 @@ def metric(lattice: Tensor) -> Tensor:
     return lattice @ lattice.mT
 
 
-# --- logarithm and exponential of symmetric matrices ----------------------------------------------------------------------------------
+# --- logarithm and exponential of matrices -------------------------------------------------------------------------------------------
 
 
 _SQUARINGS, _TAYLOR_TERMS = 6, 10
 
 
-def symmetric_exp(matrix: Tensor) -> Tensor:
-    """Matrix exponential of (the symmetric part of) ``[B, 3, 3]``: symmetric, positive definite, differentiable everywhere.
+def matrix_exp(matrix: Tensor) -> Tensor:
+    """Matrix exponential of any ``[B, 3, 3]``, differentiable everywhere.
 
     Scaling and squaring with a fixed number of terms, to rounding for norms up to about 4. ``torch.linalg.matrix_exp``
     chooses its terms by the largest norm of the batch, so that a result would depend on its batchmates in the tenth digit.
     """
-    scaled = 0.5 * (matrix + matrix.mT) / 2**_SQUARINGS
+    scaled = matrix / 2**_SQUARINGS
     one = torch.eye(3, dtype=matrix.dtype, device=matrix.device).expand_as(scaled)
     result = one
     for k in range(_TAYLOR_TERMS, 0, -1):  # Horner
         result = one + scaled @ result / k
     for _ in range(_SQUARINGS):
         result = result @ result
+    return result
+
+
+def symmetric_exp(matrix: Tensor) -> Tensor:
+    """Matrix exponential of (the symmetric part of) ``[B, 3, 3]``: symmetric, positive definite, as :func:`matrix_exp` otherwise."""
+    result = matrix_exp(0.5 * (matrix + matrix.mT))
     return 0.5 * (result + result.mT)
 
 

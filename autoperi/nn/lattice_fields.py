@@ -1,0 +1,254 @@
+"""Vector fields that deform a lattice: EMPNN, Definition 8 and eqs. 5-7, summed with learned weights into the exponent of eq. 10.
+
+A field gives every edge γ or pair of edges (γ, γ') a matrix λ of gl(3), which acts on columns: ρ̇ = λ ρ, where ρ = Lᵀ. With u and v = r u the
+unit and the full edge vector, u' and v' = r' u' those of γ', both from the common atom, θ the angle between them and 𝒜 the
+area of their triangle:
+
+    edge               |u⟩⟨u|                                     on Γ₁
+    distance           ∂r/∂ρ = |u⟩⟨v|                             on Γ₁, eq. 6
+    triplet_edge       |u⟩⟨u|                                     on Γ₂
+    triplet            |u⟩⟨u'|                                    on Γ₂
+    triplet_distance   ∂r/∂ρ = |u⟩⟨v|                             on Γ₂
+    angle              ∂θ/∂ρ · sin θ                             on Γ₂
+    angle_as_printed   (|ω×u'⟩⟨v'| - |ω×u⟩⟨v|) · sin θ            on Γ₂, eq. 7, ω the unit normal
+    area               ∂𝒜/∂ρ · sin θ                             on Γ₂
+
+and each of them with ``_symmetric`` at its end is ½(λ + λᵀ), but for ``triplet_symmetric``, which is Definition 8's |u⟩⟨u'| + |u'⟩⟨u|. Pairs are
+ordered both ways, so the fields of γ' are those of γ in the other pair and need no names.
+
+What the paper leaves open, and how it is settled here:
+
+- *Gradients in ρ.* Written in lattice coordinates, ∂r/∂ρ is |u⟩⟨e| with e = ρ⁻¹v (eq. 6), which changes with the choice of basis and fails the
+  condition of Proposition 4. The gradients here are those with respect to the action of the group, d/dt f(exp(tX)ρ) = ⟨λ, X⟩, which turn e
+  into v = ρe; they are invariant under SL3(Z).
+- *Plain or symmetrised.* r, θ and 𝒜 do not change when the crystal is turned, so their gradients are orthogonal to all antisymmetric X: they are symmetric
+  matrices already, and the symmetrised field is the same one. Only |u⟩⟨u'| and eq. 7 as it is printed have an antisymmetric part.
+- *Equation 7.* The derivative of θ is |ω×u'⟩⟨u'| - |ω×u⟩⟨u|, with u where eq. 7 prints ρe = v. ``angle`` is the derivative.
+- *The factor sin θ.* ω does not exist for collinear edges, which crystals are full of. Times sin θ all three fields are polynomials
+  in u and u', zero or well defined there; the learned weight, a function of θ, takes the factor up.
+
+Every field of a pair is a combination a|u⟩⟨u| + b|u'⟩⟨u'| + c|u⟩⟨u'| + d|u'⟩⟨u| whose coefficients are functions of r, r' and cos θ. So a union of
+fields costs hardly more than one: weights and coefficients are added up first, then matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autoperi.crystal import CrystalBatch
+from autoperi.errors import RequestError
+from autoperi.geometry.lattice import VOIGT, symmetric_matrix
+from autoperi.nn.backbone import BackboneOutput
+from autoperi.nn.two_graph import EdgePairNetwork, TwoGraph
+
+Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
+SYMMETRIC = "_symmetric"
+
+
+def _triplet_edge(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
+    none = torch.zeros_like(cos)
+    return torch.ones_like(cos), none, none, none
+
+
+def _triplet(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
+    none = torch.zeros_like(cos)
+    return none, none, torch.ones_like(cos), none
+
+
+def _triplet_symmetric(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
+    none, one = torch.zeros_like(cos), torch.ones_like(cos)
+    return none, none, one, one
+
+
+def _triplet_distance(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
+    none = torch.zeros_like(cos)
+    return r, none, none, none
+
+
+def _angle(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
+    # sin θ ω×u' = (u×u')×u' = cos θ u' - u, and sin θ ω×u = u' - cos θ u
+    minus = -torch.ones_like(cos)
+    return cos, cos, minus, minus
+
+
+def _angle_as_printed(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:
+    return r * cos, s * cos, -s, -r
+
+
+def _area(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:
+    # ∂𝒜/∂ρ = 𝒜 times the projector on the plane of the triangle, which is (|u⟩⟨u| + |u'⟩⟨u'| - cos θ (|u⟩⟨u'| + |u'⟩⟨u|)) / sin² θ
+    half = 0.5 * r * s
+    return half, half, -half * cos, -half * cos
+
+
+EDGE_FIELDS = ("edge", "distance")
+_PAIRS: dict[str, Callable[[Tensor, Tensor, Tensor], Coefficients]] = {
+    "triplet_edge": _triplet_edge,
+    "triplet": _triplet,
+    "triplet_symmetric": _triplet_symmetric,
+    "triplet_distance": _triplet_distance,
+    "angle": _angle,
+    "angle_as_printed": _angle_as_printed,
+    "area": _area,
+}
+PAIR_FIELDS = tuple(_PAIRS)
+FIELDS = (*EDGE_FIELDS, *PAIR_FIELDS)
+"""Names of fields; with ``_symmetric`` at its end, each is symmetrised."""
+_GENERAL = ("triplet", "angle_as_printed")
+"""Those that are not symmetric."""
+
+
+def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple.
+
+    Raises:
+        RequestError: no field, an unknown one, or one named twice.
+    """
+    if isinstance(fields, str) or not fields:
+        raise RequestError(f"fields={fields!r} names no list of fields; give one or more of {', '.join(FIELDS)}")
+    names = tuple(fields)
+    for name in names:
+        if name not in FIELDS and str(name).removesuffix(SYMMETRIC) not in FIELDS:
+            raise RequestError(f"field {name!r} is not known; choose of {', '.join(FIELDS)}, each also with {SYMMETRIC!r} at its end")
+    if len(set(names)) < len(names):
+        raise RequestError(f"fields={list(names)} names a field twice; give each once")
+    return names
+
+
+def on_pairs(field: str) -> bool:
+    """Whether a field lives on Γ₂."""
+    return field.removesuffix(SYMMETRIC) not in EDGE_FIELDS
+
+
+def is_symmetric(field: str) -> bool:
+    """Whether every matrix of a field is symmetric, so that its sum is an exponent without rotation."""
+    return field not in _GENERAL
+
+
+def pair_coefficients(field: str, r: Tensor, s: Tensor, cosines: Tensor) -> Coefficients:
+    """a, b, c, d of a field on Γ₂ (see the module's docstring), each ``[T]``, from r = r_γ, s = r_γ' in Å and cos θ."""
+    if field in _PAIRS:
+        return _PAIRS[field](r, s, cosines)
+    a, b, c, d = _PAIRS[field.removesuffix(SYMMETRIC)](r, s, cosines)
+    return a, b, 0.5 * (c + d), 0.5 * (c + d)
+
+
+def field_matrices(field: str, v: Tensor, w: Tensor | None = None) -> Tensor:
+    """λ of edges v ``[T, 3]`` in Å, or of pairs of edges (v, w), ``[T, 3, 3]``: the definitions, for study and tests."""
+    r = torch.linalg.vector_norm(v, dim=-1)
+    u = v / r.unsqueeze(-1)
+    own = u.unsqueeze(-1) * u.unsqueeze(-2)
+    if w is None:
+        return own * (r if field.removesuffix(SYMMETRIC) == "distance" else torch.ones_like(r))[:, None, None]
+    s = torch.linalg.vector_norm(w, dim=-1)
+    t = w / s.unsqueeze(-1)
+    mixed = u.unsqueeze(-1) * t.unsqueeze(-2)
+    a, b, c, d = (k[:, None, None] for k in pair_coefficients(field, r, s, (u * t).sum(-1)))
+    return a * own + b * (t.unsqueeze(-1) * t.unsqueeze(-2)) + c * mixed + d * mixed.mT
+
+
+class LatticeField(nn.Module):
+    """Σ over Γ₁ plus Σ over Γ₂ of learned weights times fields (EMPNN, eqs. 10a and 10b, and their union).
+
+        A = 1/|Γ₁| Σ_γ φ(m_γ) λ_γ + 1/|Γ₂| Σ_(γ,γ') φ(m_γ, m_γ', θ_γγ') λ_γγ'
+
+    The weight of an edge comes from its message m_γ = φ_m(h_i, h_j, r_ij) (eq. 8a), to which 2-cells add theirs where the network passes
+    messages on them; the weight of a pair from both messages and the angle. Means are taken with the envelope-weighted
+    number of edges or pairs, so that an edge that crosses the cutoff changes nothing abruptly.
+
+    Args:
+        channels, n_radial: of the backbone.
+        fields: names of :data:`FIELDS`, see the module's docstring.
+        hidden: width of the networks of edges.
+        width: of those of pairs, and of the messages from 2-cells.
+        cell_messages: messages from 2-cells will be given.
+
+    Raises:
+        RequestError: as :func:`check_fields`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        n_radial: int,
+        *,
+        fields: Sequence[str] = ("edge",),
+        hidden: int = 64,
+        width: int = 32,
+        cell_messages: bool = False,
+    ) -> None:
+        super().__init__()
+        self.fields = check_fields(fields)
+        self.edge_fields = tuple(f for f in self.fields if not on_pairs(f))
+        self.pair_fields = tuple(f for f in self.fields if on_pairs(f))
+        self.symmetric = all(is_symmetric(f) for f in self.fields)
+        self.centre = nn.Linear(channels, hidden)
+        self.neighbour = nn.Linear(channels, hidden, bias=False)
+        self.radial = nn.Linear(n_radial, hidden, bias=False)
+        if self.edge_fields:
+            self.weight = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, len(self.edge_fields)))
+        if self.pair_fields:
+            self.pair_weight = EdgePairNetwork(hidden, width, len(self.pair_fields))
+        if cell_messages:
+            self.from_cells = nn.Linear(width, hidden, bias=False)
+
+    def forward(
+        self, output: BackboneOutput, batch: CrystalBatch, envelope: Tensor, graph: TwoGraph | None = None, messages: Tensor | None = None
+    ) -> Tensor:
+        """A of each crystal, ``[B, 3, 3]``, symmetric where all fields are; zero where a crystal has no edges.
+
+        Args:
+            output: backbone features and edges.
+            batch: the crystals.
+            envelope: smooth weight of each edge in [0, 1], ``[E]``.
+            graph: Γ₂, for fields or messages that live on it.
+            messages: of its short edges, from 2-cells, ``[S, width]``.
+        """
+        geometry = output.geometry
+        i, j = geometry.graph.edge_index
+        hidden = self.centre(output.scalars)[i] + self.neighbour(output.scalars)[j] + self.radial(geometry.radial)
+        if graph is not None and messages is not None:
+            hidden = hidden.index_add(0, graph.edges, self.from_cells(messages))
+        total = self._edge_sum(geometry.vectors, geometry.distances, hidden, envelope, batch.batch[i], len(batch))
+        if self.pair_fields:
+            assert graph is not None
+            total = total + self._pair_sum(graph, hidden.index_select(0, graph.edges), batch)
+        return total
+
+    def _edge_sum(self, vectors: Tensor, distances: Tensor, hidden: Tensor, envelope: Tensor, crystal: Tensor, n: int) -> Tensor:
+        """Eq. 10a."""
+        if not self.edge_fields:
+            return vectors.new_zeros(n, 3, 3)
+        weights = (self.weight(hidden) * envelope.unsqueeze(-1)).unbind(-1)
+        scaled = [w * distances if f.removesuffix(SYMMETRIC) == "distance" else w for f, w in zip(self.edge_fields, weights, strict=True)]
+        unit = vectors / distances.clamp(min=1e-9).unsqueeze(-1)
+        # the six independent entries of |u⟩⟨u| instead of nine keep the sum cheap and the result exactly symmetric
+        rows, cols = (list(axis) for axis in VOIGT)
+        entries = sum(scaled[1:], scaled[0]).unsqueeze(-1) * unit[:, rows] * unit[:, cols]
+        total = torch.zeros(n, 6, dtype=entries.dtype, device=entries.device).index_add(0, crystal, entries)
+        count = torch.zeros(n, dtype=entries.dtype, device=entries.device).index_add(0, crystal, envelope)
+        return symmetric_matrix(total / count.clamp(min=1e-6).unsqueeze(-1))
+
+    def _pair_sum(self, graph: TwoGraph, hidden: Tensor, batch: CrystalBatch) -> Tensor:
+        """Eq. 10b: coefficients of all fields, then sums over γ' for each γ, then one outer product an edge."""
+        first, second = graph.pairs
+        weights = (self.pair_weight(hidden, graph) * graph.envelope.unsqueeze(-1)).unbind(-1)
+        r, s = graph.lengths[first], graph.lengths[second]
+        a, b, c, d = (torch.zeros_like(r) for _ in range(4))
+        for field, weight in zip(self.pair_fields, weights, strict=True):
+            found = pair_coefficients(field, r, s, graph.cosines)
+            a, b, c, d = (old + weight * new for old, new in zip((a, b, c, d), found, strict=True))
+        units, other = graph.units, graph.units.index_select(0, second)
+        none = torch.zeros_like(graph.lengths)
+        own = none.index_add(0, first, a).index_add(0, second, b)
+        right = torch.zeros_like(units).index_add(0, first, c.unsqueeze(-1) * other)
+        left = right if self.symmetric else torch.zeros_like(units).index_add(0, first, d.unsqueeze(-1) * other)
+        column, row = units.unsqueeze(-1), units.unsqueeze(-2)
+        matrices = own[:, None, None] * (column * row) + (column * right.unsqueeze(-2) + left.unsqueeze(-1) * row)
+        crystal = batch.batch[graph.nodes[0]]
+        total = torch.zeros(len(batch), 3, 3, dtype=units.dtype, device=units.device).index_add(0, crystal, matrices)
+        count = torch.zeros(len(batch), dtype=units.dtype, device=units.device).index_add(0, crystal[first], graph.envelope)
+        return total / count.clamp(min=1e-6)[:, None, None]

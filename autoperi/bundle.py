@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ from torch import nn
 from autoperi.errors import WeightsError
 from autoperi.generation import Generator
 from autoperi.hub.serialize import Bundle, Component, load_state, state_of
-from autoperi.models.cgcnn import BUNDLED, Cgcnn
+from autoperi.models.cgcnn import BUNDLED as BUNDLED_CGCNN
+from autoperi.models.cgcnn import Cgcnn
+from autoperi.models.crystal_transformer import BUNDLED as BUNDLED_TRANSFORMER
+from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
@@ -25,8 +29,10 @@ COMPONENTS = (*NETWORKS, "prior")
 """What a complete model is made of."""
 OPTIONAL: dict[str, type[nn.Module]] = {"properties": PropertyHeads, "potential": Potential}
 """Networks that a complete model may hold besides."""
-BASELINES: dict[str, type[nn.Module]] = {"cgcnn": Cgcnn}
+BASELINES: dict[str, type[nn.Module]] = {"cgcnn": Cgcnn, "crystal_transformer": CrystalTransformer}
 """Networks that are models by themselves: no complete model holds one."""
+BUNDLED_BASELINES = {"cgcnn": BUNDLED_CGCNN, "crystal_transformer": BUNDLED_TRANSFORMER}
+"""Names of those that ship with AutoPeri."""
 DEFAULTS: dict[str, float] = {"generate_steps": 1, "relax_steps": 3, "energy_temperature": 0.5, "known_weight": 0.25}
 """Settings of a model whose config says nothing of them."""
 
@@ -59,10 +65,11 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
         WeightsError: a component is missing, or its config or tensors do not fit.
     """
     if set(bundle.components) <= set(BASELINES):
+        name = next(iter(bundle.components), "cgcnn")
+        where = bundle.name if bundle.name in BUNDLED_BASELINES.values() else bundle.source
         raise WeightsError(
             f"model {bundle.name!r} is a baseline ({', '.join(bundle.components)}) that neither generates nor relaxes; load it with "
-            f"autoperi.models.cgcnn.load_cgcnn({bundle.name if bundle.name == BUNDLED else bundle.source!r}), or give a complete model "
-            "such as 'autoperi-base'"
+            f"autoperi.models.{name}.load_{name}({where!r}), or give a complete model such as 'autoperi-base'"
         )
     for name in COMPONENTS:
         if name not in bundle.components:
@@ -143,6 +150,27 @@ def network_of(name: str, component: Component) -> nn.Module:
         ) from None
     load_state(network, component.tensors, source=f"component {name!r}")
     return network.eval()
+
+
+def load_baseline(name: str, name_or_path: str | os.PathLike[str]) -> nn.Module:
+    """The network ``name`` of :data:`BASELINES` from a model that holds it, in evaluation mode, float32.
+
+    Args:
+        name: ``cgcnn`` or ``crystal_transformer``.
+        name_or_path: bundled name, directory or hub repository.
+
+    Raises:
+        WeightsError: no such model, or one without this component.
+    """
+    from autoperi.hub.download import load_pretrained
+
+    bundle = load_pretrained(name_or_path)
+    if name not in bundle.components:
+        raise WeightsError(
+            f"model {bundle.name!r} has no component {name!r}; it holds {', '.join(bundle.components)}: give {BUNDLED_BASELINES[name]!r} or "
+            f"what `autoperi train {name}` wrote"
+        )
+    return network_of(name, bundle.components[name])
 
 
 def proposer_of(component: Component, *, known_weight: float = 0.0) -> Proposer:

@@ -25,11 +25,12 @@ EXAMPLE = """examples:
   autoperi generate NaCl --model run/model
 
 After each epoch run/checkpoints/last.ckpt holds all that --resume needs; run/model is what from_pretrained reads: the base
-model with the trained component in place of its own. All but prior need `pip install "autoperi[train]"`. cgcnn is a baseline for
-the formation energy and a model by itself: autoperi.models.cgcnn.load_cgcnn reads run/model."""
+model with the trained component in place of its own. All but prior need `pip install "autoperi[train]"`. cgcnn and
+crystal_transformer are baselines for the formation energy and models by themselves: autoperi.models.cgcnn.load_cgcnn and
+autoperi.models.crystal_transformer.load_crystal_transformer read run/model."""
 
-NETWORKS = ("empnn", "formation_energy", "cgcnn")
-BASELINES = ("cgcnn",)
+BASELINES = ("cgcnn", "crystal_transformer")
+NETWORKS = ("empnn", "formation_energy", *BASELINES)
 DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0, "model_config": {}}
 PRIOR_DEFAULTS: dict[str, Any] = {"model": "prior", "epochs": 12, "seed": 0}
 NETWORK_OPTIONS = ("val", "batch_size", "learning_rate", "channels", "layers", "label")
@@ -44,7 +45,12 @@ def add_parser(subparsers: Any) -> None:
         description="Train a component and write a complete model.",
         example=EXAMPLE,
     )
-    parser.add_argument("component", choices=(*NETWORKS, "prior"), metavar="COMPONENT", help="empnn, formation_energy, prior or cgcnn")
+    parser.add_argument(
+        "component",
+        choices=(*NETWORKS, "prior"),
+        metavar="COMPONENT",
+        help="empnn, formation_energy, prior, or a baseline: cgcnn, crystal_transformer",
+    )
     parser.add_argument("--data", required=True, metavar="FILE", help="crystals to train on: .parquet, .csv, .json, .extxyz or a folder")
     parser.add_argument("--val", metavar="FILE", help="crystals to validate on (needed for all but prior)")
     parser.add_argument("--out", required=True, metavar="DIR", help="DIR/checkpoints and DIR/model are written")
@@ -103,7 +109,9 @@ def run(args: argparse.Namespace) -> int:
             text = ", ".join(f"{k} {common.format_number(v)}" for k, v in value.items()) if isinstance(value, dict) else value
             common.say(f"{key:<16}  {text}")
         if alone:
-            common.say(f"\nthis {args.component} is in {directory}; load it with autoperi.models.cgcnn.load_cgcnn('{directory}')")
+            common.say(
+                f"\nthis {args.component} is in {directory}; load it with autoperi.models.{args.component}.load_{args.component}('{directory}')"
+            )
         else:
             common.say(f"\n{base.name} with this {args.component} is in {directory}; load it with from_pretrained('{directory}')")
     return 0
@@ -135,7 +143,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Component, dict[str, Any]]:
-    """Train ``empnn``, ``formation_energy`` or ``cgcnn``."""
+    """Train one of :data:`NETWORKS`."""
     from autoperi.bundle import network_component
     from autoperi.training.prepare import LABEL, run_settings, training_crystals
 

@@ -47,10 +47,15 @@ class Multigraph:
 
     def slots(self) -> tuple[Tensor, int]:
         """Place of each edge among its centre's edges, ``[E]``, and the largest degree (at least 1)."""
-        degrees = self.degrees()
-        start = torch.cumsum(degrees, 0) - degrees
-        place = torch.arange(self.n_edges, device=degrees.device) - start[self.edge_index[0]]
-        return place, max(1, int(degrees.max()) if len(degrees) else 1)
+        return places(self.edge_index[0], self.n_nodes)
+
+
+def places(centre: Tensor, n_nodes: int) -> tuple[Tensor, int]:
+    """Place of each edge among its centre's edges, ``[E]``, and the largest degree (at least 1); edges are sorted by ``centre`` ``[E]``."""
+    degrees = torch.bincount(centre, minlength=n_nodes)
+    start = torch.cumsum(degrees, 0) - degrees
+    place = torch.arange(len(centre), device=degrees.device) - start[centre]
+    return place, max(1, int(degrees.max()) if len(degrees) else 1)
 
 
 def edge_vectors(batch: CrystalBatch, graph: Multigraph) -> Tensor:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoperi.crystal import CrystalBatch
-from autoperi.errors import WeightsError
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -41,12 +40,14 @@ class Neighbours(NamedTuple):
         centre, neighbour: atoms of each edge, ``[E]`` each.
         distance: in Å, ``[E]``.
         occupation: in (0, 1], summing to at most ``k`` over the edges of a centre, ``[E]``.
+        vector: from the centre to the neighbour in Å, ``[E, 3]``.
     """
 
     centre: Tensor
     neighbour: Tensor
     distance: Tensor
     occupation: Tensor
+    vector: Tensor
 
 
 @torch.no_grad()
@@ -69,7 +70,7 @@ def nearest_neighbours(batch: CrystalBatch, *, k: int = 12, cutoff: float = 8.0)
     # fixed radii, so that what is found for a crystal does not depend on its batchmates
     radii = [r for r in (3.5, 4.0, 4.5, 5.0, 5.7, 6.5) if r < cutoff - 2 * _HALF_WIDTH] + [cutoff]
     waiting = torch.ones(len(batch), dtype=torch.bool, device=batch.lattice.device)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    found: list[tuple[Tensor, ...]] = []
     for radius in radii:
         last = radius == cutoff
         chosen = (waiting if last else waiting & (start <= radius)).nonzero().squeeze(-1)
@@ -77,7 +78,8 @@ def nearest_neighbours(batch: CrystalBatch, *, k: int = 12, cutoff: float = 8.0)
             continue
         part = double[chosen]
         graph = radius_graph(part, radius)
-        distance = torch.linalg.vector_norm(edge_vectors(part, graph), dim=-1)
+        vector = edge_vectors(part, graph)
+        distance = torch.linalg.vector_norm(vector, dim=-1)
         i, j = graph.edge_index
         # what lies up to 2 half-widths beyond the k-th neighbour can be occupied
         sure = torch.bincount(i[distance <= radius - 2 * _HALF_WIDTH], minlength=graph.n_nodes) >= k
@@ -86,17 +88,15 @@ def nearest_neighbours(batch: CrystalBatch, *, k: int = 12, cutoff: float = 8.0)
         keep = done[part.batch[i]]
         waiting[chosen[done]] = False
         shift = (batch.offsets[chosen] - part.offsets)[part.batch]
-        found.append(((i + shift[i])[keep], (j + shift[j])[keep], distance[keep]))
-    centre, neighbour, distance = (torch.cat(x) if x else torch.zeros(0, device=batch.lattice.device) for x in _columns(found))
-    centre, neighbour = centre.long(), neighbour.long()
+        found.append(((i + shift[i])[keep], (j + shift[j])[keep], distance[keep], vector[keep]))
+    if not found:  # no crystals at all
+        index, real = batch.n_atoms.new_zeros(0), double.lattice.new_zeros(0)
+        found.append((index, index, real, real.view(0, 3)))
+    centre, neighbour, distance, vector = (torch.cat(column) for column in zip(*found, strict=True))
     occupation = _occupations(centre, distance, n, k, cutoff)
     keep = (occupation > 0).nonzero().squeeze(-1)
     keep = keep[torch.argsort(centre[keep] * max(n, 1) + neighbour[keep], stable=True)]
-    return Neighbours(centre[keep], neighbour[keep], distance[keep].to(batch.lattice.dtype), occupation[keep].to(batch.lattice.dtype))
-
-
-def _columns(rows: list[tuple[Tensor, Tensor, Tensor]]) -> list[list[Tensor]]:
-    return [[row[c] for row in rows] for c in range(3)]
+    return Neighbours(centre[keep], neighbour[keep], *(x[keep].to(batch.lattice.dtype) for x in (distance, occupation, vector)))
 
 
 def _occupations(centre: Tensor, distance: Tensor, n: int, k: int, cutoff: float) -> Tensor:
@@ -224,15 +224,8 @@ def load_cgcnn(
     Raises:
         WeightsError: no such model, or one without a component ``cgcnn``.
     """
-    from autoperi.bundle import network_of
-    from autoperi.hub.download import load_pretrained
+    from autoperi.bundle import load_baseline
 
-    bundle = load_pretrained(name_or_path)
-    if COMPONENT not in bundle.components:
-        raise WeightsError(
-            f"model {bundle.name!r} has no component {COMPONENT!r}; it holds {', '.join(bundle.components)}: give {BUNDLED!r} or what "
-            "`autoperi train cgcnn` wrote"
-        )
-    network = network_of(COMPONENT, bundle.components[COMPONENT])
+    network = load_baseline(COMPONENT, name_or_path)
     assert isinstance(network, Cgcnn)
     return network.to(device=device, dtype=dtype)

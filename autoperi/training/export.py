@@ -41,7 +41,7 @@ def export(base: Bundle, component_name: str, component: Component, directory: s
 
     Args:
         base: a complete model, or one that lacks just this component.
-        component_name: ``empnn``, ``formation_energy`` or ``prior``; or ``cgcnn``, which is written alone, without ``base``.
+        component_name: ``empnn``, ``formation_energy`` or ``prior``; or one of ``BASELINES``, which is written alone, without ``base``.
         component: what was trained.
         directory: made if need be.
         facts: ``name`` of the new model, ``data`` and ``validation`` (one line each), ``command``, ``summary`` of the run

@@ -17,13 +17,14 @@ from lightning.pytorch.callbacks import Callback
 
 from autoperi.errors import RequestError
 from autoperi.models.cgcnn import Cgcnn
+from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, TensorCrystals
 from autoperi.training.potential import PotentialTask
-from autoperi.training.tasks import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask
+from autoperi.training.tasks import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask, NeighbourTask
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
     "empnn": (Empnn, EmpnnTask),
     "formation_energy": (FormationEnergy, FormationEnergyTask),
     "cgcnn": (Cgcnn, CgcnnTask),
+    "crystal_transformer": (CrystalTransformer, NeighbourTask),
     "potential": (Potential, PotentialTask),
 }
 

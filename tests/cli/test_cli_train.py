@@ -12,6 +12,7 @@ from autoperi import AutoPeri
 from autoperi.hub import load_bundle
 from autoperi.io import read_table, write_crystals
 from autoperi.models.cgcnn import load_cgcnn
+from autoperi.models.crystal_transformer import load_crystal_transformer
 from autoperi.testing import tiny_crystals
 from autoperi.training.prepare import tensor_crystals
 
@@ -85,23 +86,24 @@ def test_train_resume_load(cli, options, tiny_bundle, tmp_path, component):
     cli("models", "verify", run / "model").done()
 
 
-def test_a_baseline_is_a_model_by_itself(cli, options, tmp_path):
+@pytest.mark.parametrize(("name", "load"), [("cgcnn", load_cgcnn), ("crystal_transformer", load_crystal_transformer)])
+def test_a_baseline_is_a_model_by_itself(cli, options, tmp_path, name, load):
     run = tmp_path / "run"
-    ran = cli("train", "cgcnn", *options, "--out", run, "--epochs", 1).done()
-    assert f"load_cgcnn('{run / 'model'}')" in ran.out
+    ran = cli("train", name, *options, "--out", run, "--epochs", 1).done()
+    assert f"load_{name}('{run / 'model'}')" in ran.out
     first = load_bundle(run / "model")
-    assert list(first.components) == ["cgcnn"]
-    assert "load_cgcnn" in first.card
+    assert list(first.components) == [name]
+    assert f"load_{name}" in first.card
     assert "from_pretrained" not in first.card
-    assert "autoperi train cgcnn" in first.card
-    summary = cli("train", "cgcnn", *options, "--out", run, "--epochs", 2, "--resume", "--json").done().json
+    assert f"autoperi train {name}" in first.card
+    summary = cli("train", name, *options, "--out", run, "--epochs", 2, "--resume", "--json").done().json
     assert summary["base"] is None
-    resumed = load_bundle(run / "model").components["cgcnn"]
-    cli("train", "cgcnn", *options, "--out", tmp_path / "straight", "--epochs", 2).done()
-    assert same(load_bundle(tmp_path / "straight" / "model").components["cgcnn"], resumed)
-    assert load_cgcnn(run / "model").config == first.components["cgcnn"].config
+    resumed = load_bundle(run / "model").components[name]
+    cli("train", name, *options, "--out", tmp_path / "straight", "--epochs", 2).done()
+    assert same(load_bundle(tmp_path / "straight" / "model").components[name], resumed)
+    assert load(run / "model").config == first.components[name].config
     cli("models", "verify", run / "model").done()
-    cli("generate", "NaCl", "--model", run / "model").refused("baseline", "load_cgcnn", "autoperi-base")
+    cli("generate", "NaCl", "--model", run / "model").refused("baseline", f"load_{name}", "autoperi-base")
 
 
 def test_settings_need_not_be_repeated(cli, options, tmp_path, data, tiny_dir):

@@ -1,4 +1,4 @@
-"""Phonons by finite displacements (phonopy) with any ASE calculator: dynamical stability and the last peak of the density of states."""
+"""Phonons by finite displacements (phonopy) with any ASE calculator: dynamical stability, bands, the last peak of the density of states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def phonons(
     mesh_length: float = 40.0,
     tolerance: float = 0.1,
     symprec: float = 1e-3,
+    path: bool | str = False,
 ) -> dict[str, Any]:
     """Harmonic phonons of one crystal; relax it with the same calculator first.
 
@@ -52,10 +54,12 @@ def phonons(
         tolerance: THz; a crystal is dynamically stable where no frequency is below minus this (imaginary ones count as
             negative). The three acoustic modes at Γ are left out.
         symprec: Å, for the symmetry that phonopy uses.
+        path: give ``bands``, too: along ASE's standard path of the primitive cell's lattice (True), or along this one, as ``GXU,KGL``.
 
     Returns:
-        ``min_frequency_THz``, ``max_frequency_THz``, ``dynamically_stable``, ``last_dos_peak_THz``, ``last_dos_peak_per_cm``,
-        ``supercell`` (repetitions), ``supercell_atoms``, ``residual_force_eV_per_A``, ``force_calls`` and ``reason``; the
+        ``min_frequency_THz``, ``max_frequency_THz``, ``dynamically_stable``, ``imaginary_modes`` (below minus ``tolerance``) of the
+        ``modes`` on the mesh, ``last_dos_peak_THz``, ``last_dos_peak_per_cm``, ``supercell`` (repetitions), ``supercell_atoms``,
+        ``residual_force_eV_per_A``, ``force_calls`` and ``reason``, and :func:`band_structure` as ``bands`` if it was asked for; the
         numbers are None with a reason where it failed.
 
     Raises:
@@ -78,7 +82,9 @@ def phonons(
             spectrum = _force_constants(atoms, repeats, calculator, distance, symprec, out)
             mesh = spectrum.run_mesh(mesh_length, is_gamma_center=True)
             mesh = spectrum.mesh if mesh is None else mesh  # phonopy before 4 returns nothing
-            lowest, highest = frequency_range(mesh.qpoints, mesh.frequencies)
+            values, weights = mesh_frequencies(mesh.qpoints, mesh.frequencies, mesh.weights)
+            if path is not False:
+                out["bands"] = band_structure(spectrum, None if path is True else str(path))
             spectrum.run_total_dos(sigma=DOS_SIGMA, freq_pitch=DOS_PITCH, use_tetrahedron_method=False)
             peak = last_peak(spectrum.total_dos.frequency_points, spectrum.total_dos.dos)
         except Exception as error:  # a calculator may raise anything; the crystal failed, not the run
@@ -88,9 +94,11 @@ def phonons(
             out["reason"] = text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}".rstrip(": ")
             return out
     out |= {
-        "min_frequency_THz": round(lowest, 4),
-        "max_frequency_THz": round(highest, 4),
-        "dynamically_stable": bool(lowest >= -tolerance),
+        "min_frequency_THz": round(float(values.min()), 4),
+        "max_frequency_THz": round(float(values.max()), 4),
+        "dynamically_stable": bool(values.min() >= -tolerance),
+        "imaginary_modes": int(weights[values < -tolerance].sum()),
+        "modes": int(weights.sum()),
         "last_dos_peak_THz": None if peak is None else round(peak, 4),
         "last_dos_peak_per_cm": None if peak is None else round(peak * INVERSE_CM_PER_THZ, 2),
     }
@@ -151,19 +159,77 @@ def supercell_repeats(lattice: NDArray[np.float64], min_length: float) -> list[i
     return [max(1, math.ceil(min_length / h - 1e-6)) for h in heights]
 
 
-def frequency_range(qpoints: NDArray[np.float64], frequencies: NDArray[np.float64]) -> tuple[float, float]:
-    """Lowest and highest frequency of wave vectors ``[q, 3]`` with bands ``[q, 3 n]``, without the acoustic modes at Γ.
+def mesh_frequencies(
+    qpoints: NDArray[np.float64], frequencies: NDArray[np.float64], weights: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Frequencies of wave vectors ``[q, 3]`` with bands ``[q, 3 n]`` as a list, and their weights, without the acoustic modes at Γ.
 
     The acoustic modes at Γ are the three closest to zero there; a crystal of one atom has no other ones at Γ.
+
+    Raises:
+        StructureError: none is left, or one is not finite.
     """
-    left = []
-    for q, bands in zip(qpoints, frequencies, strict=True):
+    left, counts = [], []
+    for q, bands, weight in zip(qpoints, frequencies, weights, strict=True):
         gamma = np.abs(q - np.round(q)).max() < 1e-8
         left.append(bands[np.argsort(np.abs(bands))[3:]] if gamma else bands)
+        counts.append(np.full(len(left[-1]), weight))
     values = np.concatenate(left)
     if not len(values) or not np.isfinite(values).all():
         raise StructureError("frequencies are not finite")
-    return float(values.min()), float(values.max())
+    return values, np.concatenate(counts)
+
+
+def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) -> dict[str, Any]:
+    """Bands of a ``Phonopy`` object with force constants, as the figure ``phonons`` of :mod:`autoperi.evaluation.figures` takes them.
+
+    Args:
+        spectrum: phonopy's.
+        path: special points of the primitive cell's lattice in ASE's names, ``GXU,KGL``; None is ASE's standard path.
+        points: on the longest stretch between two special points; shorter ones have fewer.
+
+    Returns:
+        ``x``: distances in 1/Å of each unbroken piece, ``frequency``: THz ``[piece][q][branch]``, ``ticks``: (distance, name).
+
+    Raises:
+        StructureError: the lattice has no point of that name.
+    """
+    from ase.cell import Cell
+    from ase.dft.kpoints import parse_path_string
+
+    cell = Cell(np.array(spectrum.primitive.cell))
+    standard = cell.bandpath(npoints=0)
+    reciprocal, special = np.array(cell.reciprocal()), standard.special_points
+    pieces = parse_path_string(path or standard.path)
+    unknown = sorted({name for piece in pieces for name in piece} - set(special))
+    if unknown:
+        raise StructureError(f"path {path!r}: this lattice has no point {', '.join(unknown)}; its points are {', '.join(sorted(special))}")
+    lengths = [[float(np.linalg.norm((special[b] - special[a]) @ reciprocal)) for a, b in pairwise(p)] for p in pieces]
+    longest, start = max(x for piece in lengths for x in piece), 0.0
+    ticks: list[tuple[float, str]] = []
+    xs, frequencies = [], []
+    for names, stretches in zip(pieces, lengths, strict=True):
+        q, x = [special[names[0]][None]], [np.array([start])]
+        if ticks and ticks[-1][0] == start:
+            ticks[-1] = (start, f"{ticks[-1][1]}|{_label(names[0])}")
+        else:
+            ticks.append((start, _label(names[0])))
+        for (a, b), length in zip(pairwise(names), stretches, strict=True):
+            along = np.linspace(0, 1, max(2, round(points * length / longest)) + 1)[1:]
+            q.append(special[a] + along[:, None] * (special[b] - special[a]))
+            x.append(start + along * length)
+            start += length
+            ticks.append((round(start, 6), _label(b)))
+        start = ticks[-1][0]
+        found = spectrum.run_qpoints(np.concatenate(q))
+        found = spectrum.qpoints if found is None else found  # as for the mesh
+        xs.append(np.round(np.concatenate(x), 6).tolist())
+        frequencies.append(np.round(found.frequencies, 4).tolist())
+    return {"x": xs, "frequency": frequencies, "ticks": [list(tick) for tick in ticks]}
+
+
+def _label(name: str) -> str:
+    return "Γ" if name == "G" else name
 
 
 def last_peak(frequencies: NDArray[np.float64], dos: NDArray[np.float64]) -> float | None:
@@ -182,6 +248,8 @@ _FIELDS = (
     "min_frequency_THz",
     "max_frequency_THz",
     "dynamically_stable",
+    "imaginary_modes",
+    "modes",
     "last_dos_peak_THz",
     "last_dos_peak_per_cm",
     "supercell",

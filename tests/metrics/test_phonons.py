@@ -14,7 +14,7 @@ pytest.importorskip("phonopy")
 
 from autoperi.errors import RequestError
 from autoperi.evaluation.calculators import make_calculator, relax
-from autoperi.metrics.phonons import frequency_range, last_peak, phonon_stability, phonons, supercell_repeats
+from autoperi.metrics.phonons import last_peak, mesh_frequencies, phonon_stability, phonons, supercell_repeats
 
 FAST = {"min_length": 7.0, "mesh_length": 20.0}
 
@@ -62,6 +62,7 @@ def test_springs_of_the_wrong_sign_are_unstable():
     assert found["dynamically_stable"] is False
     assert found["min_frequency_THz"] < -1
     assert found["last_dos_peak_THz"] is None
+    assert found["imaginary_modes"] == found["modes"] > 100
 
 
 def test_copper_is_stable_and_other_lattices_of_it_are_not(emt):
@@ -107,9 +108,30 @@ def test_supercell_of_a_skewed_cell_is_thick_enough():
 def test_acoustic_modes_at_gamma_are_left_out():
     q = np.array([[0.0, 0, 0], [0.5, 0, 0]])
     bands = np.array([[-0.3, 0.01, 0.02, 4.0, 5.0, 6.0], [1.0, 2.0, 3.0, 4.0, 5.0, 7.0]])
-    assert frequency_range(q, bands) == (1.0, 7.0)
+    values, weights = mesh_frequencies(q, bands, np.array([1, 8]))
+    assert (values.min(), values.max(), int(weights.sum())) == (1.0, 7.0, 3 + 6 * 8)
     bands[0, 3] = -4.0  # an optical mode at Γ is not
-    assert frequency_range(q, bands) == (-4.0, 7.0)
+    values, weights = mesh_frequencies(q, bands, np.array([1, 8]))
+    assert (values.min(), values.max(), int(weights[values < 0].sum())) == (-4.0, 7.0, 1)
+
+
+def test_bands_of_springs_are_the_analytic_ones_along_any_path():
+    """ω² = (4 k / m) Σ_j sin²(q_j a / 2), the same for all three branches."""
+    a, k = 3.0, 2.0
+    found = phonons(bulk("Cu", "sc", a=a), Springs(k, a), min_length=12.0, mesh_length=24.0, path="GX,MGR")
+    scale = np.sqrt(4 * k * 1.602176634e-19 / 1e-20 / (63.546 * 1.66053906660e-27)) / (2 * np.pi) / 1e12
+    bands = found["bands"]
+    assert [name for _, name in bands["ticks"]] == ["Γ", "X|M", "Γ", "R"]
+    lengths = np.diff([x for x, _ in bands["ticks"]]) * a
+    assert lengths == pytest.approx([0.5, 0.5 * 2**0.5, 0.5 * 3**0.5], rel=1e-5)
+    ends = [np.array(f)[i] for f in bands["frequency"] for i in (0, -1)]
+    for values, waves in zip(ends, (0, 1, 2, 3), strict=True):
+        assert values == pytest.approx(np.full(3, scale * waves**0.5), rel=2e-3, abs=0.02)
+    assert [len(x) for x in bands["x"]] == [len(f) for f in bands["frequency"]]
+    standard = phonons(bulk("Cu", "sc", a=a), Springs(k, a), **FAST, path=True)["bands"]
+    assert standard["ticks"][0][1] == "Γ"
+    assert "bands" not in phonons(bulk("Cu", "sc", a=a), Springs(k, a), **FAST)
+    assert "no point Q" in phonons(bulk("Cu", "sc", a=a), Springs(k, a), **FAST, path="GQ")["reason"]
 
 
 def test_last_peak():

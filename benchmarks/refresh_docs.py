@@ -1,0 +1,114 @@
+"""Numbers, tables and figures of the documentation from the JSON of benchmarks/results, after something was measured again.
+
+python benchmarks/refresh_docs.py            # rewrites README.md, docs/*.md and docs/images/solids.png
+python benchmarks/refresh_docs.py --check    # changes nothing; exit code 1 where something is stale
+
+Two kinds of places are kept: the first number in the second cell of a table row that names ``benchmarks/results/FILE.json`` and a key
+(with as many decimals as it has), and whole tables between ``<!-- table NAME: COMMAND -->`` and ``<!-- end of table -->``. Words
+about the numbers are for people to read again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+FIGURE = ROOT / "docs" / "images" / "solids.png"
+ROW = re.compile(r"`benchmarks/results/([\w.-]+\.json)`: `([\w. ]+)`")
+NUMBER = re.compile(r"([−-]?)(\d[\d,]*)(?:\.(\d+))?")
+TABLE = re.compile(r"(<!-- table (\w+): [^\n]* -->\n)(?:(?!<!--).)*(<!-- end of table -->)", re.DOTALL)
+
+
+def results(name: str) -> Any:
+    """The JSON of a measurement."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def refreshed(text: str) -> str:
+    """A page with the numbers and tables of the results as they are now."""
+    text = TABLE.sub(lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}", text)
+    return "\n".join(_row(line) if ROW.search(line) else line for line in text.split("\n"))
+
+
+def _row(line: str) -> str:
+    source = ROW.search(line)
+    assert source is not None
+    value: Any = results(source[1])
+    for key in source[2].split("."):
+        value = value[key]
+    head, cell, *rest = line.split("|")[1:]
+    stated = NUMBER.search(cell)
+    if stated is None:
+        raise SystemExit(f"no number in {cell!r}; {source[0]}")
+    percent = "%" in cell[stated.end() : stated.end() + 4]
+    found = float(value) * (100 if percent else 1)
+    digits = len(stated[3] or "")
+    number = f"{abs(found):{',' if ',' in stated[2] or abs(found) >= 1000 else ''}.{digits}f}"
+    minus = (stated[1] or "−") if found < 0 else ""
+    return "|".join(["", head, cell[: stated.start()] + minus + number + cell[stated.end() :], *rest])
+
+
+def solids_table() -> str:
+    """Lattice constants, moduli and imaginary modes of four crystals, ours and CHGNet's beside experiment."""
+    found = results("solids.json")
+    names = {"autoperi": "AutoPeri", "chgnet": "CHGNet", "experiment": "experiment"}
+    keys = ("a", "K", "C11", "C12", "C44")
+    lines = ["| crystal | | a, Å | K, GPa | C11 | C12 | C44 | imaginary modes |", "|" + "---|" * 8]
+    for formula, solid in found["solids"].items():
+        for k, (name, label) in enumerate((n, label) for n, label in names.items() if n in solid):
+            row = solid[name]
+            cells = [_say(row[key], 3 if key == "a" else 1) for key in keys]
+            modes = "" if name == "experiment" else _of(row["phonons"])
+            lines.append("| " + " | ".join(["" if k else formula, label, *cells, modes]) + " |")
+    return "\n".join(lines)
+
+
+def nve_table() -> str:
+    """Drift and largest excursion of the total energy."""
+    head = "| crystal | atoms | ps | mean T, K | slope, meV/atom/ps | drift, meV/atom | largest excursion, meV/atom |"
+    lines = [head, "|" + "---|" * 7]
+    for formula, run in results("nve.json")["runs"].items():
+        cells = [formula, str(run["atoms"]), _say(run["ps"], 1), _say(run["mean_temperature_K"], 0)]
+        cells += [_say(run[k], 5) for k in ("slope_meV_per_atom_per_ps", "drift_meV_per_atom", "max_excursion_meV_per_atom")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _say(value: float | None, digits: int) -> str:
+    return "none" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _of(phonons: dict[str, Any]) -> str:
+    return "none found" if phonons["modes"] is None else f"{phonons['imaginary_modes']:,} of {phonons['modes']:,}"
+
+
+TABLES: dict[str, Callable[[], str]] = {"solids": solids_table, "nve": nve_table}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say what is stale")
+    args = parser.parse_args()
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        old = page.read_text(encoding="utf-8")
+        new = refreshed(old)
+        if new != old:
+            stale.append(page.name)
+            if not args.check:
+                page.write_text(new, encoding="utf-8")
+    if not args.check:
+        runpy.run_path(str(ROOT / "benchmarks" / "potential" / "solids.py"))["draw"](results("solids.json"), FIGURE)
+    print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
+    raise SystemExit(1 if args.check and stale else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,31 +36,51 @@ from autoperi.units import MAX_ATOMIC_NUMBER
 BUNDLED = "crystal-transformer-formation-energy"
 """Name of the weights that ship with AutoPeri."""
 COMPONENT = "crystal_transformer"
-_ABSENT = -80.0  # logarithm of the weight of a padded edge: nothing beside any other, and finite where an atom has no edges
+_ABSENT = -80.0  # logarithm of the weight of a padded edge: nothing beside any other, and finite
+_WIDTHS = (8, 12, 14, 18)  # edges of an atom up to which a table holds it: twelve, or somewhat more where the last tie
 
 
 class EdgeTable(NamedTuple):
-    """The edges of each atom side by side.
+    """The edges of some atoms side by side: M atoms with at most K edges each, E edges in all.
 
     Attributes:
-        slot: place of each edge in the table of N rows and K columns, flat, ``[E]``.
-        shape: (N, K).
-        log_weight: ln w, :data:`_ABSENT` where there is no edge, ``[N, K]``.
-        basis: Gaussians of the distances, ``[E, G]``.
-        harmonics: spherical harmonics of l = 1..l_max, normalised to one for each l, zero where there is no edge, ``[N, K, (l_max+1)²-1]``.
+        edges: which edges of the batch these are, ``[E]``.
+        slot: place of each in the table of M rows and K columns, flat, ``[E]``.
+        shape: (M, K).
+        log_weight: ln w, :data:`_ABSENT` where there is no edge, ``[M, K]``.
+        harmonics: spherical harmonics of l = 1..l_max, normalised to one for each l, zero where there is no edge, ``[M, K, (l_max+1)²-1]``.
     """
 
+    edges: Tensor
     slot: Tensor
     shape: tuple[int, int]
     log_weight: Tensor
-    basis: Tensor
     harmonics: Tensor
 
     def spread(self, values: Tensor) -> Tensor:
-        """Values of the edges ``[E, F]`` as a table ``[N, K, F]``, zero where there is no edge."""
-        n, k = self.shape
-        out = torch.zeros(n * k, values.shape[1], dtype=values.dtype, device=values.device)
-        return out.index_copy(0, self.slot, values).view(n, k, -1)
+        """Values of the edges ``[E, F]`` as a table ``[M, K, F]``, zero where there is no edge."""
+        m, k = self.shape
+        out = torch.zeros(m * k, values.shape[1], dtype=values.dtype, device=values.device)
+        return out.index_copy(0, self.slot, values).view(m, k, -1)
+
+
+def edge_tables(edges: Neighbours, n_atoms: int, l_max: int) -> list[EdgeTable]:
+    """Every edge in one of a few tables; atoms with like numbers of edges share one, which keeps padding small."""
+    place, width = places(edges.centre, n_atoms)
+    harmonics = o3.spherical_harmonics(list(range(1, l_max + 1)), edges.vector, normalize=True, normalization="norm")
+    log_weight = torch.log(edges.occupation).clamp(min=_ABSENT).unsqueeze(-1)
+    degree = torch.bincount(edges.centre, minlength=n_atoms)
+    found, least = [], 0
+    for most in [w for w in _WIDTHS if w < width] + [width]:
+        here = (degree > least) & (degree <= most)
+        chosen = here[edges.centre].nonzero().squeeze(-1)
+        least, k = most, int(degree[here].max()) if len(chosen) else 0
+        if k:
+            row = torch.cumsum(here, 0) - 1
+            made = EdgeTable(chosen, row[edges.centre[chosen]] * k + place[chosen], (int(here.sum()), k), log_weight, harmonics)
+            weight = made.spread(log_weight[chosen] - _ABSENT).squeeze(-1) + _ABSENT
+            found.append(made._replace(log_weight=weight, harmonics=made.spread(harmonics[chosen])))
+    return found
 
 
 class NeighbourAttention(nn.Module):
@@ -91,28 +111,33 @@ class NeighbourAttention(nn.Module):
         self.register_buffer("of_degree", of_degree.to(torch.get_default_dtype()), persistent=False)
         self.message = nn.Linear(edge_channels, 2 * channels)
 
-    def forward(self, atoms: Tensor, edges: Neighbours, table: EdgeTable) -> Tensor:
-        """What is added to the atom vectors ``[N, C]``; zero for an atom without edges."""
+    def forward(self, atoms: Tensor, edges: Neighbours, basis: Tensor, tables: list[EdgeTable]) -> Tensor:
+        """What is added to the atom vectors ``[N, C]``; zero for an atom without edges. The basis of the edges is ``[E, G]``."""
         normed = self.norm(atoms)
-        tokens = self.centre(normed)[edges.centre] + self.neighbour(normed)[edges.neighbour] + self.radial(table.basis)
-        tokens = tokens + self.mix(self.attend(self.norm_edges(tokens), table))
+        tokens = self.centre(normed)[edges.centre] + self.neighbour(normed)[edges.neighbour] + self.radial(basis)
+        tokens = tokens + self.mix(self.attend(self.norm_edges(tokens), tables))
         gate, core = self.message(functional.silu(tokens)).chunk(2, -1)
         message = torch.sigmoid(gate) * functional.silu(core) * (edges.occupation / self.neighbours).unsqueeze(-1)
         return torch.zeros_like(atoms).index_add(0, edges.centre, message)
 
-    def attend(self, tokens: Tensor, table: EdgeTable) -> Tensor:
+    def attend(self, tokens: Tensor, tables: list[EdgeTable]) -> Tensor:
         """What an edge learns from the edges of the same atom, ``[E, edge_channels + heads·l_max]``: values, then angles, head after head."""
-        n, width = table.shape
-        query, key, value = (self._by_head(x, table.shape) for x in table.spread(self.qkv(tokens)).chunk(3, -1))
+        qkv, beta = self.qkv(tokens), self.angular(tokens)
+        out = tokens.new_zeros(len(tokens), tokens.shape[1] + beta.shape[1])
+        for table in tables:
+            out = out.index_copy(0, table.edges, self._among(qkv[table.edges], beta[table.edges], table))
+        return out
+
+    def _among(self, qkv: Tensor, beta: Tensor, table: EdgeTable) -> Tensor:
+        query, key, value = (self._by_head(x, table.shape) for x in table.spread(qkv).chunk(3, -1))
         of_degree: Tensor = self.of_degree  # type: ignore[assignment]
-        beta = self._by_head(table.spread(self.angular(tokens)), table.shape)
         own = table.harmonics.unsqueeze(1)
         others = own.expand(-1, self.heads, -1, -1)
         # β_l P_l(cos θ) is a product of what the query and the key each know
-        query = torch.cat([query * query.shape[-1] ** -0.5, (beta @ of_degree.T) * own], -1)
+        query = torch.cat([query * query.shape[-1] ** -0.5, (self._by_head(table.spread(beta), table.shape) @ of_degree.T) * own], -1)
         weight = torch.softmax(query @ torch.cat([key, others], -1).transpose(-1, -2) + table.log_weight[:, None, None], -1)
         values, angles = (weight @ torch.cat([value, others], -1)).split([value.shape[-1], own.shape[-1]], -1)
-        found = [x.transpose(1, 2).reshape(n * width, -1)[table.slot] for x in (values, (angles * own) @ of_degree)]
+        found = [x.transpose(1, 2).flatten(2).flatten(0, 1)[table.slot] for x in (values, (angles * own) @ of_degree)]
         return torch.cat(found, -1)
 
     def _by_head(self, values: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -199,26 +224,15 @@ class CrystalTransformer(nn.Module):
         """The edges that this network reads; they can be found once and given to :meth:`forward` many times."""
         return nearest_neighbours(batch, k=self.n_neighbours, cutoff=self.cutoff)
 
-    def table(self, edges: Neighbours, n_atoms: int) -> EdgeTable:
-        """What all layers share of the edges of ``n_atoms`` atoms."""
-        place, width = places(edges.centre, n_atoms)
-        slot = edges.centre * width + place
-        centres: Tensor = self.centres  # type: ignore[assignment]
-        spacing = self.cutoff / (len(centres) - 1)
-        basis = torch.exp(-(((edges.distance.unsqueeze(-1) - centres) / spacing) ** 2))
-        log_weight = torch.full((n_atoms * width,), _ABSENT, dtype=basis.dtype, device=basis.device)
-        log_weight = log_weight.index_copy(0, slot, torch.log(edges.occupation).clamp(min=_ABSENT)).view(n_atoms, width)
-        harmonics = o3.spherical_harmonics(list(range(1, self.l_max + 1)), edges.vector, normalize=True, normalization="norm")
-        made = EdgeTable(slot, (n_atoms, width), log_weight, basis, harmonics)
-        return made._replace(harmonics=made.spread(harmonics))
-
     def features(self, batch: CrystalBatch, edges: Neighbours | None = None) -> Tensor:
         """Activations of the penultimate layer, ``[B, hidden]``: mean over atoms, linear, SiLU."""
         edges = self.neighbours(batch) if edges is None else edges
         atoms = self.embedding(batch.atomic_numbers)
-        table = self.table(edges, len(atoms))
+        centres: Tensor = self.centres  # type: ignore[assignment]
+        basis = torch.exp(-(((edges.distance.unsqueeze(-1) - centres) * ((len(centres) - 1) / self.cutoff)) ** 2))
+        tables = edge_tables(edges, len(atoms), self.l_max)
         for local, overall in zip(self.local, self.overall, strict=True):
-            atoms = overall(atoms + local(atoms, edges, table), batch)
+            atoms = overall(atoms + local(atoms, edges, basis, tables), batch)
         pooled = sum_per_crystal(self.norm(atoms), batch) / batch.n_atoms.to(atoms.dtype).unsqueeze(-1)
         return functional.silu(self.penultimate(pooled))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.crystal import CrystalBatch
-from autoperi.nn.backbone import Backbone
+from autoperi.nn.backbone import Backbone, BackboneOutput
 from autoperi.nn.heads import ScalarHead, sum_per_crystal
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -29,5 +29,9 @@ class FormationEnergy(nn.Module):
 
     def forward(self, batch: CrystalBatch) -> Tensor:
         """Formation energy of each crystal in eV/atom, ``[B]``."""
-        atomic = self.head(self.backbone(batch)).squeeze(-1) + self.reference[batch.atomic_numbers]
+        return self.read(self.backbone(batch), batch)
+
+    def read(self, output: BackboneOutput, batch: CrystalBatch) -> Tensor:
+        """The same from the features of the backbone, ``[B]``."""
+        atomic = self.head(output).squeeze(-1) + self.reference[batch.atomic_numbers]
         return sum_per_crystal(atomic, batch) / batch.n_atoms.to(atomic.dtype)

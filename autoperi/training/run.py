@@ -24,6 +24,7 @@ from autoperi.models.properties import FormationEnergy
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, TensorCrystals
 from autoperi.training.potential import PotentialTask
+from autoperi.training.pretraining import CrysGnn, CrysGnnTask, DistilledTask
 from autoperi.training.tasks import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask, NeighbourTask
 
 logger = logging.getLogger(__name__)
@@ -34,12 +35,14 @@ TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
     "cgcnn": (Cgcnn, CgcnnTask),
     "crystal_transformer": (CrystalTransformer, NeighbourTask),
     "potential": (Potential, PotentialTask),
+    "crysgnn": (CrysGnn, CrysGnnTask),
+    "distilled": (FormationEnergy, DistilledTask),
 }
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides a training run."""
+    """Everything that decides a training run; ``warmup`` is that of the task where it is None."""
 
     model: str
     epochs: int
@@ -47,6 +50,7 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     ema: float = 0.999
+    warmup: int | None = None
     seed: int = 0
     model_config: dict[str, Any] = field(default_factory=dict)
 
@@ -138,6 +142,7 @@ def train(
         weight_decay=config.weight_decay,
         ema=config.ema,
         seed=config.seed,
+        **({} if config.warmup is None else {"warmup": config.warmup}),
     )
     last = directory / LAST
     started = time.perf_counter()

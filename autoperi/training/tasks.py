@@ -79,6 +79,14 @@ class CrystalTask(lightning.LightningModule):
         return torch_generator(self.seed, epoch, batch_idx)
 
 
+def weighted_error(predicted: Tensor, labels: dict[str, Tensor]) -> Tensor:
+    """Mean absolute error of formation energies predicted for a batch, ``[B]``, by ``label_weight``; a label that is NaN does not count."""
+    target, weight = labels["formation_energy_per_atom"], labels["label_weight"]
+    known = torch.isfinite(target)
+    error = (predicted - target.nan_to_num(0.0)).abs() * weight * known
+    return error.sum() / (weight * known).sum().clamp(min=1e-6)
+
+
 class FormationEnergyTask(CrystalTask):
     """Formation energy in eV/atom: weighted mean absolute error.
 
@@ -96,12 +104,14 @@ class FormationEnergyTask(CrystalTask):
         noisy = torch.rand(len(crystals), generator=generator) < 0.5
         scale = noisy.to(crystals.lattice)
         moved, _ = deform(crystals, self.strain * scale, self.rattle * scale, generator)
-        target, weight = labels["formation_energy_per_atom"], labels["label_weight"]
-        known = torch.isfinite(target)
-        error = (self.model(moved) - target.nan_to_num(0.0)).abs() * weight * known
-        loss = error.sum() / (weight * known).sum().clamp(min=1e-6)
-        self.log("train_mae", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
+        loss, error = self.loss_of(moved, labels)
+        self.log("train_mae", error, on_step=False, on_epoch=True, batch_size=len(crystals))
         return loss
+
+    def loss_of(self, moved: CrystalBatch, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Loss of one batch, and its weighted mean absolute error, which is the loss here."""
+        error = weighted_error(self.model(moved), labels)
+        return error, error
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002, D102
         crystals, labels = batch
@@ -121,10 +131,7 @@ class NeighbourTask(CrystalTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002, D102
         crystals, labels = batch
-        target, weight = labels["formation_energy_per_atom"], labels["label_weight"]
-        known = torch.isfinite(target)
-        error = (self.model(crystals, self._neighbours("train", *batch)) - target.nan_to_num(0.0)).abs() * weight * known
-        loss = error.sum() / (weight * known).sum().clamp(min=1e-6)
+        loss = weighted_error(self.model(crystals, self._neighbours("train", *batch)), labels)
         self.log("train_mae", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
         return loss
 

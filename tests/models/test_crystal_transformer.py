@@ -18,7 +18,7 @@ from autoperi.crystal import CrystalBatch
 from autoperi.errors import WeightsError
 from autoperi.hub.serialize import Bundle, save_bundle
 from autoperi.laws import check_batch_independent, check_invariant
-from autoperi.models.crystal_transformer import CrystalTransformer, load_crystal_transformer
+from autoperi.models.crystal_transformer import CrystalTransformer, edge_tables, load_crystal_transformer
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import TensorCrystals
 from autoperi.training.run import TrainingConfig, train
@@ -78,7 +78,8 @@ def test_no_edges_and_one_atom() -> None:
         assert torch.isfinite(model(lonely)).all()
         check_batch_independent(model.features, lonely)
         edges = model.neighbours(lonely)
-        added = model.local[0](model.embedding(lonely.atomic_numbers), edges, model.table(edges, 2))
+        basis = torch.rand(len(edges.centre), SMALL["n_gaussians"], dtype=torch.float64)
+        added = model.local[0](model.embedding(lonely.atomic_numbers), edges, basis, edge_tables(edges, 2, 3))
         assert bool((added[0] == 0).all())
         assert bool((added[1] != 0).any())
         torch.testing.assert_close(network(torch.float32)(lonely.to(dtype=torch.float32)).double(), model(lonely), rtol=1e-4, atol=1e-5)
@@ -91,13 +92,14 @@ def test_no_edges_and_one_atom() -> None:
 def test_attention_is_what_the_docstring_says() -> None:
     """Against sums over edges one by one, with shared last places."""
     model = network(layers=1)
-    batch = random_crystals(3, (4,))
+    batch = CrystalBatch.cat([random_crystals(3, (4,)), to_batch(bulk("Cu", "fcc", a=3.6), dtype=torch.float64)])
     layer = model.local[0]
     with torch.no_grad():
         edges = model.neighbours(batch)
-        table = model.table(edges, 4)
+        tables = edge_tables(edges, len(batch.atomic_numbers), 3)
+        assert len(tables) > 1  # more than one number of edges
         tokens = torch.randn(len(edges.centre), SMALL["edge_channels"], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-        found = layer.attend(tokens, table)
+        found = layer.attend(tokens, tables)
         heads, width = SMALL["heads"], SMALL["edge_channels"] // SMALL["heads"]
         q, k, v = (x.view(-1, heads, width) for x in layer.qkv(tokens).chunk(3, -1))
         beta = layer.angular(tokens).view(-1, heads, 3)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autoperi.crystal import CrystalBatch
 from autoperi.errors import DataError
+from autoperi.geometry.multigraph import radius_graph
 
 LABELS = ("formation_energy_per_atom", "label_weight")
 
@@ -75,8 +76,10 @@ class TensorCrystals:
 class Batches:
     """Seeded batches of one epoch after another; the order depends on ``(seed, epoch)`` alone, so a resumed run repeats it.
 
-    Crystals of like size share a batch, in random order: sizes are sorted within pools of ``pool`` batches, which
-    keeps padding small and batches random. Beside the labels, ``row`` says which rows of the data a batch holds.
+    Crystals of like ``width`` share a batch, in random order: widths are sorted within pools of ``pool`` batches, which
+    keeps padding small and batches random. The width of a crystal is its number of atoms unless :func:`widths` of its
+    neighbour table, which is what the backbone pads, are given. Beside the labels, ``row`` says which rows of the data a
+    batch holds.
     """
 
     data: TensorCrystals
@@ -85,6 +88,7 @@ class Batches:
     shuffle: bool = True
     pool: int = 16
     epoch: int = 0
+    width: Tensor | None = None
 
     def __len__(self) -> int:
         return -(-len(self.data) // self.batch_size)
@@ -100,10 +104,22 @@ class Batches:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(n, generator=generator)
             size = self.batch_size * self.pool
-            pools = [p[torch.argsort(self.data.crystals.n_atoms[p], stable=True)] for p in order.split(size)]
+            width = self.data.crystals.n_atoms if self.width is None else self.width
+            pools = [p[torch.argsort(width[p], stable=True)] for p in order.split(size)]
             chunks = [c for p in pools for c in p.split(self.batch_size)]
             chunks = [chunks[int(i)] for i in torch.randperm(len(chunks), generator=generator)]
         else:
             chunks = list(order.split(self.batch_size))
         for chosen in chunks:
             yield self.data.take(chosen)
+
+
+def widths(crystals: CrystalBatch, cutoff: float, *, chunk: int = 256) -> Tensor:
+    """Largest number of neighbours within ``cutoff`` Å that an atom of each crystal has, ``[B]``."""
+    found = []
+    for start in range(0, len(crystals), chunk):
+        part = crystals[list(range(start, min(start + chunk, len(crystals))))]
+        graph = radius_graph(part, cutoff)
+        degrees = torch.bincount(graph.edge_index[0], minlength=graph.n_nodes)
+        found.append(torch.zeros(len(part), dtype=torch.long).scatter_reduce_(0, part.batch, degrees, "amax"))
+    return torch.cat(found)

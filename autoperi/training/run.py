@@ -21,8 +21,9 @@ from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
+from autoperi.nn.backbone import Backbone
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
-from autoperi.training.data import Batches, TensorCrystals
+from autoperi.training.data import Batches, TensorCrystals, widths
 from autoperi.training.potential import PotentialTask
 from autoperi.training.pretraining import CrysGnn, CrysGnnTask, DistilledTask
 from autoperi.training.tasks import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask, NeighbourTask
@@ -51,6 +52,7 @@ class TrainingConfig:
     weight_decay: float = 1e-3
     ema: float = 0.999
     warmup: int | None = None
+    optimizer: str = "adamw"
     seed: int = 0
     model_config: dict[str, Any] = field(default_factory=dict)
 
@@ -124,7 +126,6 @@ def train(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "training.json").write_text(json.dumps(asdict(config), indent=1))
-    batches = Batches(train_data, config.batch_size, seed=config.seed)
     network, task_type = TASKS[config.model]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # inside the fork: the caller's generator is untouched
@@ -135,6 +136,9 @@ def train(
             raise RequestError(
                 f"initial holds {', '.join(unknown[:3])}, which {config.model} does not have; give tensors of the same network"
             )
+    backbone = getattr(model, "backbone", None)
+    width = widths(train_data.crystals, backbone.cutoff) if isinstance(backbone, Backbone) else None
+    batches = Batches(train_data, config.batch_size, seed=config.seed, width=width)
     task = task_type(
         model,
         total_steps=config.epochs * len(batches),
@@ -142,6 +146,7 @@ def train(
         weight_decay=config.weight_decay,
         ema=config.ema,
         seed=config.seed,
+        optimizer=config.optimizer,
         **({} if config.warmup is None else {"warmup": config.warmup}),
     )
     last = directory / LAST

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from autoperi.crystal import CrystalBatch
+from autoperi.errors import RequestError
 from autoperi.geometry.lattice import lengths_angles, symmetric_exp, symmetric_matrix
 from autoperi.models.cgcnn import Cgcnn, Neighbours
 from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
 from autoperi.models.properties import FormationEnergy
 from autoperi.random import torch_generator
+from autoperi.training.optimizer import muon
 
 Batch = tuple[CrystalBatch, dict[str, Tensor]]
 
@@ -29,6 +31,7 @@ class CrystalTask(lightning.LightningModule):
         model: the network to train.
         total_steps: optimiser steps of the whole run, where the cosine ends.
         learning_rate, weight_decay, warmup, ema: of the optimiser, the schedule and the average.
+        optimizer: ``adamw``, or ``muon`` (:mod:`autoperi.training.optimizer`).
         seed: of the noise that a task draws.
     """
 
@@ -42,8 +45,12 @@ class CrystalTask(lightning.LightningModule):
         warmup: int = 300,
         ema: float = 0.999,
         seed: int = 0,
+        optimizer: str = "adamw",
     ) -> None:
         super().__init__()
+        if optimizer not in ("adamw", "muon"):
+            raise RequestError(f"optimizer {optimizer!r} is not known; choose adamw or muon")
+        self.optimizer_name = optimizer
         self.model = model
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
         self.total_steps, self.learning_rate, self.weight_decay, self.warmup, self.seed = (
@@ -55,7 +62,11 @@ class CrystalTask(lightning.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:  # noqa: D102
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer: torch.optim.Optimizer
+        if self.optimizer_name == "muon":
+            optimizer = muon(self.model, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
         def scale(step: int) -> float:
             if step < self.warmup:

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--optimizer", default="adamw", choices=("adamw", "muon"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--from-scratch", action="store_true", help="random encoder instead of that of autoperi-base")
@@ -46,7 +47,7 @@ def main() -> None:
     elif not args.from_scratch:
         tensors = load_bundle(resolve("autoperi-base").path).components["formation_energy"].tensors
         initial |= {k: v for k, v in tensors.items() if k.startswith(("backbone.", "head."))}
-    config = TrainingConfig("potential", args.epochs, args.batch_size, args.learning_rate)
+    config = TrainingConfig("potential", args.epochs, args.batch_size, args.learning_rate, optimizer=args.optimizer)
     model, summary = train(config, train_data=data, val_data=val, directory=args.out, resume=args.resume, device="cpu", initial=initial)
     model.set_seen(data.crystals.atomic_numbers)
     save_file(state_of(model), str(args.out / "potential.safetensors"))

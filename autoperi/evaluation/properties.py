@@ -1,4 +1,4 @@
-"""Property prediction: the model beside a mean predictor, a composition-only network and CGCNN, and what its uncertainties are worth."""
+"""Property prediction: the model beside a mean predictor, a composition-only network and other systems, and what its uncertainties are worth."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ ALIASES = {"bulk_modulus": "k_vrh", "shear_modulus": "g_vrh", "last_phonon_peak"
 """What tables of Materials Project and matbench call these labels."""
 BASELINE_STEPS = 1500
 """Steps that the composition-only network is trained for at least; 40 epochs where they are more."""
+BASELINES = {"cgcnn": "CGCNN", "crystal_transformer": "crystal transformer"}
+"""Bundled networks for the formation energy that stand beside the model, and what figures call them."""
 METAL_EV = 1e-3
 """A label of the band gap below this is a metal's."""
 
@@ -105,7 +107,7 @@ def evaluate_properties(
 
     Returns:
         The plain errors (``mae_…``, ``median_error_…``, baselines), ``errors`` (:func:`~autoperi.metrics.regression.regression`), ``mae_by_elements``
-        (number of elements to error), ``cgcnn`` (the same for the bundled CGCNN, formation energy only), for moduli
+        (number of elements to error), ``cgcnn`` and ``crystal_transformer`` (the same for these bundled baselines, formation energy only), for moduli
         ``mae_log10…`` (of the crystals whose label and prediction are positive), ``uncertainty`` where the model gives one
         (:func:`~autoperi.metrics.regression.calibration`; of the decimal logarithm for moduli and peaks), ``is_metal`` beside a band gap, ``series``.
 
@@ -167,10 +169,11 @@ def evaluate_properties(
         result["is_metal"] = _is_metal(np.asarray(scored["is_metal_probability"], dtype=float), target)
     series = {"parity": _parity(goal, target, predicted, "AutoPeri"), "errors": _errors(goal, target, predicted, guess)}
     if label == LABEL:
-        result["cgcnn"], other = _cgcnn(picked, target, elements, progress)
-        if other is not None:
-            series["parity_cgcnn"] = _parity(goal, target, other, "CGCNN")
-            series["errors"]["sets"]["CGCNN"] = np.abs(other - target)
+        for name, words in BASELINES.items():
+            result[name], other = _baseline(name, picked, target, elements, progress)
+            if other is not None:
+                series[f"parity_{name}"] = _parity(goal, target, other, words)
+                series["errors"]["sets"][words] = np.abs(other - target)
     return {
         **result,
         "seconds": decimals(seconds, 1),
@@ -193,31 +196,32 @@ def evaluate_properties(
     }
 
 
-def _cgcnn(picked: Any, target: np.ndarray, elements: list[int], progress: bool | None) -> tuple[dict[str, Any] | None, np.ndarray | None]:
-    """Errors of the bundled CGCNN and its predictions; None where its weights are not there."""
-    predict = _cgcnn_predictor()
+def _baseline(
+    name: str, picked: Any, target: np.ndarray, elements: list[int], progress: bool | None
+) -> tuple[dict[str, Any] | None, np.ndarray | None]:
+    """Errors of a bundled baseline and its predictions; None where its weights are not there."""
+    predict = _predictor(name)
     if predict is None or not len(target):
         return None, None
     values = predict(picked, progress)
     return {**regression(values, target), "mae_by_elements": mae_by(elements, values, target)}, values
 
 
-def _cgcnn_predictor() -> Callable[[Any, bool | None], np.ndarray] | None:
+def _predictor(name: str) -> Callable[[Any, bool | None], np.ndarray] | None:
     import torch
 
+    from autoperi.bundle import BUNDLED_BASELINES, load_baseline
     from autoperi.progress import progress_bar
 
     try:
-        from autoperi.models.cgcnn import load_cgcnn  # type: ignore[attr-defined, unused-ignore]
-
-        network = load_cgcnn()
-    except (ImportError, WeightsError):
+        network = load_baseline(name, BUNDLED_BASELINES[name]).double()  # in which batchmates change nothing
+    except WeightsError:
         return None
 
     def predict(table: Any, progress: bool | None) -> np.ndarray:
         batch = table.batch(dtype=next(network.parameters()).dtype)
         out = []
-        with torch.no_grad(), progress_bar(len(batch), enabled=progress, description="CGCNN") as bar:
+        with torch.no_grad(), progress_bar(len(batch), enabled=progress, description=BASELINES[name]) as bar:
             for start in range(0, len(batch), 64):
                 out.append(network(batch[start : start + 64]).double().numpy())
                 bar.update(len(out[-1]))

@@ -51,11 +51,11 @@ def short_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def no_cgcnn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(properties, "_cgcnn_predictor", lambda: None)
+def no_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(properties, "_predictor", lambda _: None)
 
 
-@pytest.mark.usefixtures("no_cgcnn")
+@pytest.mark.usefixtures("no_baselines")
 def test_perfect_and_shifted_predictions(table):
     known = LABELS[np.arange(len(LABELS)) % 5 > 0]
     exact = evaluate_properties(Oracle(), table)
@@ -72,7 +72,7 @@ def test_perfect_and_shifted_predictions(table):
     np.testing.assert_allclose(off["series"]["parity"]["y"] - off["series"]["parity"]["x"], 0.25)
 
 
-@pytest.mark.usefixtures("no_cgcnn")
+@pytest.mark.usefixtures("no_baselines")
 def test_by_number_of_elements(table):
     crystals = [s for k, s in enumerate(tiny_crystals()) if k % 5]
     counts = [len(s.composition.elements) for s in crystals]
@@ -82,7 +82,7 @@ def test_by_number_of_elements(table):
     }
 
 
-@pytest.mark.usefixtures("no_cgcnn")
+@pytest.mark.usefixtures("no_baselines")
 def test_baselines_are_fitted_on_the_other_table(table, tmp_path):
     train = tmp_path / "train.parquet"
     crystals = tiny_crystals()
@@ -98,36 +98,48 @@ def test_baselines_are_fitted_on_the_other_table(table, tmp_path):
     assert again["composition_only_mae_eV"] == found["composition_only_mae_eV"]
 
 
-def test_cgcnn_stands_beside_the_model(table, monkeypatch):
-    def predict(picked: Any, progress: bool | None) -> np.ndarray:
-        del progress
-        return picked.labels[LABEL].to_numpy() + 0.5
+def test_baselines_stand_beside_the_model(table, monkeypatch):
+    off = {"cgcnn": 0.5, "crystal_transformer": 0.25}
 
-    monkeypatch.setattr(properties, "_cgcnn_predictor", lambda: predict)
+    def predictor(name: str) -> Any:
+        return lambda picked, _: picked.labels[LABEL].to_numpy() + off[name]
+
+    monkeypatch.setattr(properties, "_predictor", predictor)
     found = evaluate_properties(Oracle(), table)
-    assert found["cgcnn"]["mae"]["value"] == 0.5
-    assert found["cgcnn"]["mae_by_elements"]["2"]["value"] == 0.5
-    assert set(found["series"]) == {"parity", "errors", "parity_cgcnn"}
+    for name, shift in off.items():
+        assert found[name]["mae"]["value"] == shift
+        assert found[name]["mae_by_elements"]["2"]["value"] == shift
+    assert set(found["series"]) == {"parity", "errors", "parity_cgcnn", "parity_crystal_transformer"}
+    assert {"CGCNN", "crystal transformer"} < set(found["series"]["errors"]["sets"])
 
 
-def test_real_cgcnn_predicts_each_crystal_once(table, monkeypatch):
+@pytest.mark.parametrize("name", properties.BASELINES)
+def test_real_baselines_predict_each_crystal_once(table, monkeypatch, name):
     import torch
 
+    from autoperi import bundle
     from autoperi.io import read_table
-    from autoperi.models import cgcnn
 
     torch.manual_seed(0)
-    network = cgcnn.Cgcnn(channels=4, layers=1, hidden=4).eval()
-    monkeypatch.setattr(cgcnn, "load_cgcnn", lambda: network)
-    predict = properties._cgcnn_predictor()
+    sizes = {"cgcnn": {"channels": 4, "layers": 1, "hidden": 4}, "crystal_transformer": {"channels": 4, "edge_channels": 4, "layers": 1}}
+    network = bundle.BASELINES[name](**sizes[name]).eval()
+    monkeypatch.setattr(bundle, "load_baseline", lambda *_: network)
+    predict = properties._predictor(name)
     assert predict is not None
     picked = read_table(table)
     with torch.no_grad():
-        expected = network(picked.batch()).numpy()
-    np.testing.assert_allclose(predict(picked, False), expected, rtol=1e-5)
+        expected = network(picked.batch(dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(predict(picked, False), expected, rtol=1e-10)
 
 
-@pytest.mark.usefixtures("no_cgcnn")
+def test_a_baseline_without_weights_is_left_out(monkeypatch):
+    from autoperi import bundle
+
+    monkeypatch.setitem(bundle.BUNDLED_BASELINES, "cgcnn", "./nowhere")
+    assert properties._predictor("cgcnn") is None
+
+
+@pytest.mark.usefixtures("no_baselines")
 def test_another_property(table, monkeypatch):
     from autoperi import scoring
 
@@ -145,7 +157,7 @@ def test_targets_are_the_columns_of_score():
     assert "space_group" not in targets()
 
 
-@pytest.mark.usefixtures("no_cgcnn")
+@pytest.mark.usefixtures("no_baselines")
 def test_no_label_anywhere_is_no_number(tmp_path):
     crystals = tiny_crystals()[:3]
     crystals[0].properties[LABEL] = 1.0
@@ -169,7 +181,7 @@ def test_a_label_of_words_is_refused(tmp_path):
         evaluate_properties(SimpleNamespace(), path, label="band_gap")
 
 
-@pytest.mark.usefixtures("no_cgcnn")
+@pytest.mark.usefixtures("no_baselines")
 def test_every_option_is_recorded(table):
     found = evaluate_properties(Oracle(), table, train=table, limit=5, seed=3)
     assert found["parameters"] == {"label": LABEL, "train": table.name, "split": None, "limit": 5, "seed": 3}

@@ -8,6 +8,7 @@ These maps do not know the lattice; :func:`minimum_image` does.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,6 +41,36 @@ def exp_map(x: Tensor, v: Tensor) -> Tensor:
 def geodesic(x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
     """exp_x(t log_x(y)): x at t = 0, y at t = 1; ``t`` is a number or broadcasts against ``[N, 3]``."""
     return exp_map(x, t * log_map(x, y))
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """The coordinates of B crystals, padded to D.
+
+    Attributes:
+        present: which coordinates a crystal has, ``[B, D]``.
+        circular: which of them live on the circle [0, 1), ``[B, D]``; the others on a line.
+    """
+
+    present: Tensor
+    circular: Tensor
+
+    @property
+    def dimensions(self) -> Tensor:
+        """Coordinates of each crystal, ``[B]``."""
+        return self.present.sum(1)
+
+    def wrap(self, y: Tensor) -> Tensor:
+        """Circular coordinates brought to [0, 1), absent ones to 0, ``[B, D]``."""
+        return torch.where(self.circular, wrap(y), y) * self.present
+
+    def difference(self, start: Tensor, end: Tensor) -> Tensor:
+        """The shortest displacement from ``start`` to ``end``, ``[B, D]``."""
+        step = end - start
+        return torch.where(self.circular, wrap_centered(step), step) * self.present
+
+    def __getitem__(self, rows: Tensor | slice) -> Space:
+        return Space(self.present[rows], self.circular[rows])
 
 
 def minimum_image(frac_diff: Tensor, lattice: Tensor, *, batch: Tensor | None = None, reduce: bool = True) -> Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoperi.geometry.torus import wrap, wrap_centered
+from autoperi.geometry.torus import Space
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """Coordinates ``[B, D]`` and times ``[B]`` to velocities ``[B, D]``; row b depends on row b alone."""
@@ -33,36 +33,6 @@ _TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "rk4": ((0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
 }
 METHODS = tuple(_TABLEAUS)
-
-
-@dataclass(frozen=True, eq=False)
-class Space:
-    """The coordinates of B crystals, padded to D.
-
-    Attributes:
-        present: which coordinates a crystal has, ``[B, D]``.
-        circular: which of them live on the circle [0, 1), ``[B, D]``; the others on a line.
-    """
-
-    present: Tensor
-    circular: Tensor
-
-    @property
-    def dimensions(self) -> Tensor:
-        """Coordinates of each crystal, ``[B]``."""
-        return self.present.sum(1)
-
-    def wrap(self, y: Tensor) -> Tensor:
-        """Circular coordinates brought to [0, 1), absent ones to 0, ``[B, D]``."""
-        return torch.where(self.circular, wrap(y), y) * self.present
-
-    def difference(self, start: Tensor, end: Tensor) -> Tensor:
-        """The shortest displacement from ``start`` to ``end``, ``[B, D]``."""
-        step = end - start
-        return torch.where(self.circular, wrap_centered(step), step) * self.present
-
-    def __getitem__(self, rows: Tensor | slice) -> Space:
-        return Space(self.present[rows], self.circular[rows])
 
 
 @dataclass(frozen=True, eq=False)

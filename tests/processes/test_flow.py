@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.processes.flow import Base, Space, integrate, log_likelihood, path
+from autoperi.geometry.torus import Space
+from autoperi.processes.flow import Base, integrate, log_likelihood, path
 
 F64 = torch.float64
 

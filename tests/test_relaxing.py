@@ -57,7 +57,7 @@ def test_it_ends_where_the_calculator_has_no_force_and_below_where_the_lattice_p
     for start, found in zip(crystals(), base.relax_lattice(crystals(), positions=True), strict=True):
         facts = note(found)
         assert facts["status"] == "converged"
-        assert facts["passes"] == 3
+        assert facts["passes"] > 0
         assert 0 < facts["steps"] <= 500
         calculator = base.calculator(dtype="float64")
         assert np.linalg.norm(calculator.get_forces(found), axis=1).max() < FMAX

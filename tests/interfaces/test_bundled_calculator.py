@@ -41,6 +41,27 @@ def salt(seed: int = 0) -> Atoms:
     return atoms
 
 
+# --- laws -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "atoms", [salt(), bulk("Si", a=5.3) * (2, 1, 1), bulk("Cu", a=3.5, cubic=True)], ids=lambda atoms: str(atoms.symbols)
+)
+def test_forces_and_stress_are_slopes_and_energies_add_up(double: AutoPeriCalculator, atoms: Atoms) -> None:
+    from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+
+    atoms = atoms.copy()
+    atoms.rattle(0.05, seed=3)
+    atoms.calc = double
+    forces, stress = atoms.get_forces(), atoms.get_stress()
+    assert forces[:2] == pytest.approx(
+        calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0, 1]), rel=1e-4, abs=1e-4 * np.abs(forces).max()
+    )
+    assert stress == pytest.approx(calculate_numerical_stress(atoms, eps=1e-5), rel=1e-4, abs=1e-4 * np.abs(stress).max())
+    energy = atoms.get_potential_energy()
+    assert double.get_potential_energy(atoms * (2, 1, 3)) == pytest.approx(6 * energy, rel=1e-10)
+
+
 # --- tools ------------------------------------------------------------------------------------------------------------------------
 
 

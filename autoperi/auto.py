@@ -20,7 +20,7 @@ from autoperi.convert import arrays_to_structures, as_list, as_structure, like_i
 from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, StructureError
 from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.hub.serialize import Bundle, save_bundle
-from autoperi.processes.lattice import lattice_step, relaxation_status
+from autoperi.processes.lattice import LatticeRelaxation, relax_cells
 from autoperi.progress import progress_bar
 from autoperi.random import check_seed
 from autoperi.relaxing import like_container, relax_positions
@@ -273,10 +273,11 @@ class AutoPeri:
             progress: show a bar; None shows it on a terminal.
 
         Returns:
-            The same kind and container, each with ``["autoperi"]["relaxation"]``: status (``converged``, ``max_steps``,
-            ``exploded``, ``collapsed``, ``nan``), passes, last strain, volume change. A crystal whose status is one of the
-            last three comes back as it was given. With ``positions`` also FIRE steps, energies, largest force, and the status
-            ``failed`` with its ``reason`` (elements the potential never saw, atoms at one place, runaways), again as given.
+            The same kind and container, each with ``["autoperi"]["relaxation"]``: status (``converged``, ``max_steps``, ``isolated``,
+            ``exploded``, ``collapsed``, ``nan``), passes, last strain, volume change, expected relative error of the lengths and the
+            confidence that they are right within 2 %. A crystal whose status is one of the last three comes back as it was given. With
+            ``positions`` also FIRE steps, energies, largest force, and the status ``failed`` with its ``reason`` (elements the
+            potential never saw, atoms at one place, runaways), again as given.
 
         Raises:
             StructureError: a crystal that cannot be read; RequestError: an option that cannot be honoured, such as ``positions``
@@ -308,21 +309,15 @@ class AutoPeri:
         with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar, torch.no_grad():
             for start in range(0, len(crystals), size):
                 part = batch[start : start + size].to(device=self.device)
-                moved, strain = part, torch.zeros_like(part.lattice)
-                for _ in range(passes):
-                    strain = self._parts.empnn(moved)
-                    moved = lattice_step(moved, strain)
-                status = relaxation_status(part.lattice, moved.lattice, strain)
-                out += [
-                    self._relaxed(crystals[start + k], moved.lattice[k], strain[k], status[k], passes, fix_symmetry)
-                    for k in range(len(part))
-                ]
+                found = relax_cells(self._parts.empnn, part, passes=passes)
+                out += [self._relaxed(crystals[start + k], found, k, fix_symmetry) for k in range(len(part))]
                 bar.update(len(part))
         return like_container(structures, out)
 
-    def _relaxed(self, crystal: Any, lattice: torch.Tensor, strain: torch.Tensor, status: str, passes: int, fix_symmetry: bool) -> Any:
+    def _relaxed(self, crystal: Any, found: LatticeRelaxation, k: int, fix_symmetry: bool) -> Any:
         old, coords, numbers = to_arrays(crystal)
-        new = np.round(lattice.double().cpu().numpy(), generation.DIGITS + 3) + 0.0
+        status = found.status[k]
+        new = np.round(found.crystals.lattice[k].double().cpu().numpy(), generation.DIGITS + 3) + 0.0
         if status in {"exploded", "collapsed", "nan"}:
             new = old
         elif fix_symmetry:
@@ -337,10 +332,15 @@ class AutoPeri:
         note = deepcopy(structure.properties.get("autoperi") or {})
         note["relaxation"] = self.provenance() | {
             "status": status,
-            "passes": passes,
-            "last_strain": round(float(strain.abs().max()), 6),
+            "passes": int(found.passes[k]),
+            "last_strain": round(float(found.strain[k].abs().max()), 6),
             "volume_ratio": round(float(abs(np.linalg.det(new)) / abs(np.linalg.det(old))), 6),
         }
+        if found.expected_error is not None and found.confidence is not None:
+            note["relaxation"] |= {
+                "expected_error": round(float(found.expected_error[k]), 5),
+                "confidence": round(float(found.confidence[k]), 4),
+            }
         structure.properties["autoperi"] = note
         return like_input(crystal, structure)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from autoperi.models.cgcnn import Cgcnn
 from autoperi.models.crystal_transformer import BUNDLED as BUNDLED_TRANSFORMER
 from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
+from autoperi.models.lattice_relaxer import LatticeRelaxer, lattice_network
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.models.property_heads import PropertyHeads, encoder_fingerprint
@@ -24,7 +26,7 @@ from autoperi.prior.library import FIELDS, PrototypeLibrary
 from autoperi.prior.propose import Proposer
 from autoperi.prior.ranker import Ranker
 
-NETWORKS: dict[str, type[nn.Module]] = {"empnn": Empnn, "formation_energy": FormationEnergy}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"empnn": lattice_network, "formation_energy": FormationEnergy}
 COMPONENTS = (*NETWORKS, "prior")
 """What a complete model is made of."""
 OPTIONAL: dict[str, type[nn.Module]] = {"properties": PropertyHeads, "potential": Potential}
@@ -49,7 +51,7 @@ class Parts:
         dtype: of ``relax_lattice`` (``generate`` and ``score`` always run in float64).
     """
 
-    empnn: Empnn
+    empnn: Empnn | LatticeRelaxer
     energy: FormationEnergy
     proposer: Proposer
     relax_steps: int
@@ -78,7 +80,7 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
             )
     networks = {name: network_of(name, bundle.components[name]).to(device=device, dtype=torch.float64) for name in NETWORKS}
     empnn, energy = networks["empnn"], networks["formation_energy"]
-    assert isinstance(empnn, Empnn)
+    assert isinstance(empnn, Empnn | LatticeRelaxer)
     assert isinstance(energy, FormationEnergy)
     prior = bundle.components["prior"]
     settings = _settings(bundle)
@@ -92,7 +94,7 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
         device=device,
     )
     relaxer = empnn if dtype == torch.float64 else network_of("empnn", bundle.components["empnn"]).to(device=device, dtype=dtype)
-    assert isinstance(relaxer, Empnn)
+    assert isinstance(relaxer, Empnn | LatticeRelaxer)
     properties = _properties(bundle, energy, device)
     return Parts(relaxer, energy, proposer, int(settings["relax_steps"]), generator, dtype, properties)
 
@@ -141,9 +143,10 @@ def network_of(name: str, component: Component) -> nn.Module:
     Raises:
         WeightsError: config or tensors do not fit.
     """
+    kinds: dict[str, Callable[..., nn.Module]] = {**NETWORKS, **OPTIONAL, **BASELINES}
     try:
         with torch.random.fork_rng(devices=[]):  # weights are drawn before they are filled: the caller's generator stays as it was
-            network = {**NETWORKS, **OPTIONAL, **BASELINES}[name](**component.config)
+            network = kinds[name](**component.config)
     except (TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"config of component {name!r} does not fit this version of AutoPeri ({error}); update AutoPeri or the model"

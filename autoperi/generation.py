@@ -15,10 +15,11 @@ from autoperi.convert import batch_arrays
 from autoperi.errors import StructureError
 from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.models.empnn import Empnn
+from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import minimum_distance_ratios
 from autoperi.prior.propose import Proposer
-from autoperi.processes.lattice import lattice_step
+from autoperi.processes.lattice import relax_cells
 from autoperi.request import GenerationRequest
 
 SYMPREC = 0.01
@@ -47,7 +48,7 @@ class Generator:
     """
 
     proposer: Proposer
-    empnn: Empnn
+    empnn: Empnn | LatticeRelaxer
     energy: FormationEnergy
     steps: int
     temperature: float
@@ -149,8 +150,7 @@ def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator,
         [p.lattice for p in chunk], [p.frac_coords for p in chunk], [p.numbers for p in chunk], dtype=torch.float64, device=model.device
     )
     with torch.no_grad():
-        for _ in range(model.steps if request.steps is None else request.steps):
-            batch = lattice_step(batch, model.empnn(batch))
+        batch = relax_cells(model.empnn, batch, passes=model.steps if request.steps is None else request.steps).crystals
         lattices = batch.lattice.cpu().numpy()
         # an equivariant field keeps the symmetry up to rounding; the projection removes the rounding
         exact = np.stack([symmetrize_lattice(lattice, p.group.rotations) for lattice, p in zip(lattices, chunk, strict=True)])

@@ -90,8 +90,9 @@ def _reconstruct(task: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["radii cube"],
         metavar="NAME",
-        help="start lattices: 'radii cube' (volume from atomic radii), 'unit cube' (EMPNN's 1 Å; over a second a crystal) (default: radii cube)",
+        help="start lattices: 'radii cube' (volume from atomic radii), 'unit cube' (EMPNN's 1 Å) (default: radii cube)",
     )
+    task.add_argument("--cells", default="given", choices=["given", "niggli"], help="basis of the crystals (default: given)")
     _steps(task)
 
 
@@ -300,7 +301,9 @@ def _run_denoise(args: argparse.Namespace) -> dict[str, Any]:
 def _run_reconstruct(args: argparse.Namespace) -> dict[str, Any]:
     from autoperi.evaluation.reconstruct import evaluate_reconstruct
 
-    return evaluate_reconstruct(_model(args), args.data, train=args.train, protocols=args.protocol, steps=args.steps, **_common(args))
+    return evaluate_reconstruct(
+        _model(args), args.data, train=args.train, protocols=args.protocol, cells=args.cells, steps=args.steps, **_common(args)
+    )
 
 
 def _run_properties(args: argparse.Namespace) -> dict[str, Any]:

@@ -49,7 +49,8 @@ def evaluate_denoise(
     Args:
         peri: the model; None where ``relax`` stands in its place.
         path: table of crystals.
-        sigma: standard deviation of the strain's entries, or several of them, one after the other.
+        sigma: standard deviation of the strain's entries, or several of them, one after the other. At 0 the errors after are how far
+            crystals move that are right already.
         limit, seed: rows, and how they and the strains are drawn.
         steps: passes of ``peri.relax_lattice``; by default the model's.
         relax: another relaxer to measure, such as a lambda around an ASE optimiser.
@@ -65,7 +66,7 @@ def evaluate_denoise(
         for each, in words of the sigma.
 
     Raises:
-        RequestError: no sigma, one that is not positive, a relaxer that returns another number of crystals, an unknown calculator.
+        RequestError: no sigma, a negative one, a relaxer that returns another number of crystals, an unknown calculator.
         DataError: the table cannot be read.
     """
     sigmas = _sigmas(sigma)
@@ -291,8 +292,8 @@ def _sigmas(sigma: float | Sequence[float]) -> list[float]:
     if not values:
         raise RequestError("sigma holds no values; give at least one, such as 0.1")
     for value in values:
-        if not (np.isfinite(value) and value > 0):
-            raise RequestError(f"sigma {value} is not positive; give a strain such as 0.1")
+        if not (np.isfinite(value) and value >= 0):
+            raise RequestError(f"sigma {value} is not a standard deviation; give a strain such as 0.1, or 0 for crystals as they are")
     if len(set(values)) != len(values):
         raise RequestError(f"sigma {', '.join(map(str, values))} holds a value twice; give each once")
     return values

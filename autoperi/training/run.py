@@ -19,11 +19,13 @@ from autoperi.errors import RequestError
 from autoperi.models.cgcnn import Cgcnn
 from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
+from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.nn.backbone import Backbone
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, TensorCrystals, widths
+from autoperi.training.empnn import RelaxerTask
 from autoperi.training.potential import PotentialTask
 from autoperi.training.pretraining import CrysGnn, CrysGnnTask, DistilledTask
 from autoperi.training.tasks import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask, NeighbourTask
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
     "empnn": (Empnn, EmpnnTask),
+    "relaxer": (LatticeRelaxer, RelaxerTask),
     "formation_energy": (FormationEnergy, FormationEnergyTask),
     "cgcnn": (Cgcnn, CgcnnTask),
     "crystal_transformer": (CrystalTransformer, NeighbourTask),
@@ -137,7 +140,8 @@ def train(
                 f"initial holds {', '.join(unknown[:3])}, which {config.model} does not have; give tensors of the same network"
             )
     backbone = getattr(model, "backbone", None)
-    width = widths(train_data.crystals, backbone.cutoff) if isinstance(backbone, Backbone) else None
+    seen = model.scaled(train_data.crystals) if isinstance(model, LatticeRelaxer) else train_data.crystals
+    width = widths(seen, backbone.cutoff) if isinstance(backbone, Backbone) else None
     batches = Batches(train_data, config.batch_size, seed=config.seed, width=width)
     task = task_type(
         model,

@@ -98,7 +98,7 @@ def test_relax_json_and_symmetry(cli, rock_salt, tiny_dir, tmp_path):
 
 
 def test_relax_says_what_it_could_not_do(cli, rock_salt, tiny_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("autoperi.auto.relaxation_status", lambda start, *_: ["exploded"] * len(start))
+    monkeypatch.setattr("autoperi.processes.lattice.relaxation_status", lambda start, *_: ["exploded"] * len(start))
     ran = cli("relax", rock_salt, "--out", tmp_path / "x.json", "--model", tiny_dir).done()
     assert ran.err == "autoperi: warning: 2 of 2 crystals left the model's range and are written as they were given\n"
 

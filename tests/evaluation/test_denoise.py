@@ -186,7 +186,7 @@ def test_model_and_its_plain_keys(table, tiny_bundle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sigma": 0.0}, "sigma 0.0 is not positive"),
+        ({"sigma": -0.1}, "sigma -0.1 is not a standard deviation"),
         ({"sigma": []}, "holds no values"),
         ({"sigma": [0.1, 0.1]}, "twice"),
         ({"relax": None}, "nothing to measure"),

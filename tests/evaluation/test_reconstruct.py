@@ -89,7 +89,7 @@ def test_baselines_come_from_the_table_that_is_given(table, tmp_path):
     assert found["baselines_fitted_on"] == "train.parquet"
     assert found["baselines"]["cube of the mean volume per atom"]["volume_per_atom_A3"] == pytest.approx((27 + 25) / 2)
     additive = found["baselines"]["cube of element volumes"]
-    assert set(found["parameters"]) == {"protocols", "train", "limit", "seed", "steps", "predict", "max_pairs", "packing"}
+    assert set(found["parameters"]) == {"protocols", "cells", "train", "limit", "seed", "steps", "predict", "max_pairs", "packing"}
     assert (found["parameters"]["train"], found["parameters"]["predict"]) == ("train.parquet", "identity")
     assert found["train_sha256"] != found["data_sha256"]
     assert additive["volume_mae_A3"]["missing"] == 0, "an element that the table lacks gets the mean"
@@ -127,6 +127,7 @@ def test_model_and_the_memory_of_the_unit_cube(table, tiny_bundle):
     [
         ({"protocols": ["sphere"]}, "'unit cube'"),
         ({"protocols": []}, "at least one"),
+        ({"cells": "conventional"}, "'given' or 'niggli'"),
         ({"predict": None}, "nothing to measure"),
         ({"predict": lambda s: s[:1]}, "returned 1 of"),
         ({"predict": lambda s: [s[1], *s[1:]]}, "changed the atoms"),

@@ -104,9 +104,15 @@ class Freedom:
         padded = out.view(-1).index_put((self._columns(),), rate.reshape(-1)).view(len(self), -1)
         return torch.cat([strain, padded[:, STRAINS:]], 1)
 
-    def to(self, dtype: torch.dtype) -> Freedom:
-        """The same with real numbers of ``dtype``."""
-        changed = {k: v.to(dtype) if v.is_floating_point() else v for k, v in vars(self).items()}
+    def displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
+        """dS/dt ``[B, 3, 3]`` and the atoms' dx/dt, fractional, ``[N, 3]``, of a velocity ``[B, D]``; :meth:`velocity` goes back."""
+        strain = torch.einsum("bk,bkij->bij", velocity[:, :STRAINS], self.strains)
+        s = velocity.reshape(-1)[self._columns()].view(-1, 3)
+        return strain, torch.einsum("nij,nj->ni", self.maps, s.index_select(0, self.orbit))
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Freedom:
+        """The same with real numbers of ``dtype``, on ``device``."""
+        changed = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in vars(self).items()}
         return Freedom(**changed)
 
     def _columns(self) -> Tensor:
@@ -138,7 +144,8 @@ def freedom_of(groups: Sequence[int], orbits: Sequence[Sequence[Orbit]], referen
         orbits: of each crystal.
         references: L₀ of each crystal, rows in Å, ``[3, 3]``, obeying its group.
     """
-    maps, offsets, numbers, owner, free, crystal, place, s = [], [], [], [], [], [], [], []
+    maps, offsets, numbers, owner, crystal, place, s = [], [], [], [], [], [], []
+    free: list[list[bool]] = []
     for b, members in enumerate(orbits):
         for k, o in enumerate(members):
             a, t = o.position.primitive_maps

@@ -187,9 +187,20 @@ class Backbone(nn.Module):
         """Features of every atom of the batch."""
         return self.features(batch.atomic_numbers, self.geometry(batch, graph))
 
-    def features(self, atomic_numbers: Tensor, geometry: EdgeGeometry, *, once: bool = False) -> BackboneOutput:
-        """Features of atoms ``[N]`` from the geometry of their edges; ``once`` as in :class:`Interaction`."""
+    def features(
+        self, atomic_numbers: Tensor, geometry: EdgeGeometry, *, once: bool = False, condition: Tensor | None = None
+    ) -> BackboneOutput:
+        """Features of atoms ``[N]`` from the geometry of their edges.
+
+        Args:
+            atomic_numbers: ``[N]``.
+            geometry: their edges.
+            once: as in :class:`Interaction`.
+            condition: invariants added to the embeddings, ``[N, C]``: a time, a latent vector.
+        """
         scalars = self.embedding(atomic_numbers)
+        if condition is not None:
+            scalars = scalars + condition
         equivariant: list[Tensor] = []
         for layer in self.interactions:
             scalars, equivariant = layer(scalars, geometry, once=once)

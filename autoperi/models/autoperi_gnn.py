@@ -1,0 +1,162 @@
+"""AutoPeri-GNN: a periodic equivariant autoencoder whose decoder is a continuous normalizing flow (seed 0, section 3.2).
+
+- **Encoder** (3.2.1): the shared backbone reads a crystal; a mean over atoms gives the latent vector z, normal with mean μ and variance σ².
+- **Decoder** (3.2.2): a flow on the free parameters of the crystal in its space group (:mod:`autoperi.geometry.freedom`), lattice and
+  positions together. Its field is the backbone again, conditioned on the time t, on z and on where the flow starts, and acts through a strain rate
+  and displacements that turn with the crystal. Such a field cannot leave the space group, and knows no lattice basis, origin or order of atoms.
+
+Two starts share one network: *noise* (uniform positions, a wide spread of cells around one of equal edges and additive volume) and *near* (a
+narrow spread around a crystal proposed by something else, such as the prototype prior).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoperi.crystal import CrystalBatch
+from autoperi.geometry.freedom import STRAINS, Freedom
+from autoperi.nn.backbone import Backbone
+from autoperi.nn.heads import sum_per_crystal
+from autoperi.nn.node_field import NodeField
+from autoperi.processes.flow import UNIFORM_SCALE, Base
+from autoperi.units import MAX_ATOMIC_NUMBER
+
+NATURAL = 20.0
+"""Å³ an atom to which crystals are scaled by their additive volume before the backbone reads them."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a flow begins: standard deviations of the base density.
+
+    Attributes:
+        volume: of the isotropic strain coordinate (tr S/√3).
+        shape: of the other strain coordinates.
+        position: of free coordinates, in Å of the scaled cell; None is the uniform density.
+    """
+
+    volume: float
+    shape: float
+    position: float | None
+
+
+NOISE = Start(0.08, 0.35, None)
+"""A start that knows composition, space group and orbits alone; the spread of ``mp_train`` about cells of equal edges and additive volume."""
+NEAR = Start(0.04, 0.06, 0.25)
+"""A start about a proposed crystal; the spread of the prior's proposals about the crystals they match."""
+
+
+class AutoPeriGnn(nn.Module):
+    """Encoder and flow decoder; see the module's docstring.
+
+    Args:
+        channels, cutoff, n_radial, l_max: of both backbones; the cutoff in Å of the scaled crystal.
+        layers, encoder_layers: interactions of decoder and encoder.
+        latent: dimension of z.
+        hidden: width of heads and conditions.
+    """
+
+    element_volume: Tensor
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        *,
+        channels: int = 64,
+        layers: int = 4,
+        encoder_layers: int = 2,
+        cutoff: float = 5.0,
+        n_radial: int = 8,
+        l_max: int = 2,
+        latent: int = 16,
+        hidden: int = 64,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "layers": layers,
+            "encoder_layers": encoder_layers,
+            "cutoff": cutoff,
+            "n_radial": n_radial,
+            "l_max": l_max,
+            "latent": latent,
+            "hidden": hidden,
+        }
+        self.latent = latent
+        shared: dict[str, Any] = {"channels": channels, "cutoff": cutoff, "n_radial": n_radial, "l_max": l_max}
+        self.encoder = Backbone(layers=encoder_layers, **shared)
+        self.posterior = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.backbone = Backbone(layers=layers, **shared)
+        self.register_buffer("frequencies", torch.arange(1, 9) * torch.pi, persistent=False)
+        # time, kind of start, whether z is given, z
+        self.condition = nn.Sequential(nn.Linear(16 + 2 + latent, hidden), nn.SiLU(), nn.Linear(hidden, channels))
+        self.field_head = NodeField(channels, hidden=hidden)
+        self.register_buffer("element_volume", torch.full((MAX_ATOMIC_NUMBER + 1,), NATURAL))
+
+    def additive_volume(self, atomic_numbers: Tensor, crystal: Tensor, n: int) -> Tensor:
+        """Σ of the elements' volumes in Å³, ``[n]``; what :data:`NOISE` starts at."""
+        volume = self.element_volume.to(torch.float64)[atomic_numbers]
+        return volume.new_zeros(n).index_add(0, crystal, volume)
+
+    def encode(self, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of q(z | crystal), each ``[B, latent]``."""
+        output = self.encoder(batch.replace(lattice=batch.lattice / self._unit(batch)))
+        pooled = sum_per_crystal(output.scalars, batch) / batch.n_atoms.to(output.scalars.dtype).unsqueeze(-1)
+        mean, log_variance = self.posterior(pooled).chunk(2, -1)
+        return mean, log_variance.clamp(-8.0, 4.0)
+
+    def base(self, freedom: Freedom, centre: Tensor | None, start: Start) -> Base:
+        """The density at t = 0.
+
+        Args:
+            freedom: the crystals.
+            centre: coordinates of proposed crystals, ``[B, D]``; None is the reference cell, positions uniform.
+            start: its widths.
+        """
+        space = freedom.space
+        mean = freedom.reference.new_zeros(len(freedom), freedom.width) if centre is None else centre
+        scale = torch.full_like(mean, UNIFORM_SCALE)
+        scale[:, :1], scale[:, 1:STRAINS] = start.volume, start.shape
+        if start.position is not None:
+            # Å to turns by the mean edge; a number of the reference cell alone, so that the density stays a simple one
+            edge = torch.linalg.vector_norm(freedom.reference, dim=-1).mean(1) / self._reference_unit(freedom)
+            scale[:, STRAINS:] = (start.position / edge).unsqueeze(1)
+        return Base(space, mean, scale)
+
+    def velocity(self, y: Tensor, t: Tensor, freedom: Freedom, *, near: Tensor, z: Tensor | None = None) -> Tensor:
+        """The field v(y, t), ``[B, D]``.
+
+        Args:
+            y: coordinates, ``[B, D]``; t: times, ``[B]``.
+            freedom: what they are coordinates of.
+            near: whether each flow starts near a proposal, ``[B]``.
+            z: latent vectors, ``[B, latent]``; rows of NaN, or None, where there is none.
+        """
+        dtype = self.backbone.embedding.weight.dtype
+        crystals = freedom.crystals(y)
+        unit = self._reference_unit(freedom)
+        scaled = crystals.replace(lattice=(crystals.lattice / unit[:, None, None]).to(dtype), frac_coords=crystals.frac_coords.to(dtype))
+        phase = t.to(dtype).unsqueeze(1) * self.frequencies.to(dtype)
+        known = torch.zeros_like(near) if z is None else torch.isfinite(z).all(1)
+        code = phase.new_zeros(len(t), self.latent) if z is None else z.to(dtype).nan_to_num(0.0)
+        facts = torch.stack([near.to(dtype), known.to(dtype)], 1)
+        condition = self.condition(torch.cat([torch.sin(phase), torch.cos(phase), facts, code], 1))
+        output = self.backbone.features(
+            scaled.atomic_numbers, self.backbone.geometry(scaled), condition=condition.index_select(0, scaled.batch)
+        )
+        moves, strain = self.field_head(output, scaled)
+        inverse = torch.linalg.inv(scaled.lattice).index_select(0, scaled.batch)
+        fractional = torch.einsum("ni,nij->nj", moves, inverse)
+        return freedom.velocity(strain.to(y.dtype), fractional.to(y.dtype))
+
+    def _unit(self, batch: CrystalBatch) -> Tensor:
+        volume = self.additive_volume(batch.atomic_numbers, batch.batch, len(batch)).to(batch.lattice.dtype)
+        return (volume / (NATURAL * batch.n_atoms)).pow(1 / 3)[:, None, None]
+
+    def _reference_unit(self, freedom: Freedom) -> Tensor:
+        volume = self.additive_volume(freedom.atomic_numbers, freedom.crystal.index_select(0, freedom.orbit), len(freedom))
+        return (volume.to(freedom.reference.dtype) / (NATURAL * freedom.n_atoms)).pow(1 / 3)

@@ -1,0 +1,99 @@
+"""Training of AutoPeri-GNN: flow matching on the free parameters, through the latent vector and without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoperi.geometry.freedom import STRAINS, Freedom
+from autoperi.models.autoperi_gnn import NATURAL, NEAR, NOISE, AutoPeriGnn, Start
+from autoperi.processes.flow import path
+from autoperi.random import torch_generator
+from autoperi.training.orbits import Selection
+from autoperi.training.tasks import CrystalTask
+
+SPREAD = {"noise": (1.5, 0.4), "near": (0.25, 0.06)}
+"""Typical way of an atom (Å of the scaled cell) and of the strain from either start: errors are measured in these."""
+
+
+class AutoPeriGnnTask(CrystalTask):
+    """loss = L_flow + w_KL · KL(q(z | x) ‖ N(0, 1)).
+
+    L_flow is the squared error of the velocity on the shortest path from the base density to the crystal: of atoms in Å of the scaled cell and
+    of the strain, each over the square of its typical way, so that both starts and both kinds of coordinates count alike. Half of the crystals
+    start near, half of them are given z: the decoder serves with and without an encoder. The translation that a polar group leaves free
+    is taken out of the target.
+
+    Args:
+        model: the network.
+        near_share, given_share: how many start near the crystal, how many see z.
+        kl_weight: w_KL, per latent dimension.
+    """
+
+    def __init__(
+        self, model: AutoPeriGnn, *, near_share: float = 0.5, given_share: float = 0.5, kl_weight: float = 1e-3, **options: Any
+    ) -> None:
+        super().__init__(model, **options)
+        self.near_share, self.given_share, self.kl_weight = near_share, given_share, kl_weight
+
+    def training_step(self, batch: tuple[Selection, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
+        found = self.losses(self.model, batch[0], self.generator(batch_idx, self.current_epoch))
+        for name, value in found.items():
+            self.log(f"train_{name}", value.nanmean(), on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        return torch.cat([found["noise"], found["near"]]).nansum() / len(batch[0]) + self.kl_weight * found["kl"].mean()
+
+    def validation_step(self, batch: tuple[Selection, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: D102
+        with torch.no_grad():
+            found = self.losses(self.average.module, batch[0], torch_generator(self.seed, 2**31, batch_idx))
+        for name, value in found.items():
+            if bool(torch.isfinite(value).any()):
+                self.log(f"val_{name}", value.nanmean(), batch_size=int(torch.isfinite(value).sum()))
+
+    def losses(self, model: Any, chosen: Selection, generator: torch.Generator) -> dict[str, Tensor]:
+        """Errors of the velocity by kind of start, ``noise`` and ``near``, NaN elsewhere, and ``kl``, each ``[B]``."""
+        network: AutoPeriGnn = model
+        weight = network.backbone.embedding.weight
+        volume = network.element_volume.cpu().double()
+        exact, y = chosen.data.freedom(
+            chosen.rows.tolist(), lambda numbers, crystal, n: torch.zeros(n, dtype=torch.float64).index_add(0, crystal, volume[numbers])
+        )
+        b = len(exact)
+        near = torch.rand(b, generator=generator) < self.near_share
+        given = torch.rand(b, generator=generator) < self.given_share
+        t = torch.rand(b, generator=generator).to(weight)
+        noise = torch.randn(b, exact.width, generator=generator).to(weight)
+        code = torch.randn(b, network.latent, generator=generator).to(weight)
+        near, given = near.to(weight.device), given.to(weight.device)
+        freedom, end = exact.to(dtype=weight.dtype, device=weight.device), y.to(weight)
+        close, far = (network.base(freedom, centre, start).draw(noise) for centre, start in _starts(end))
+        at, velocity = path(torch.where(near.unsqueeze(1), close, far), end, t, freedom.space)
+        target = freedom.velocity(*freedom.displacements(velocity))  # without the free translation of polar groups
+        mean, log_variance = network.encode(freedom.crystals(end))
+        z = torch.where(given.unsqueeze(1), mean + torch.exp(0.5 * log_variance) * code, torch.full_like(mean, torch.nan))
+        moves, strain = self._errors(freedom, at, network.velocity(at, t, freedom, near=near, z=z) - target, network)
+        spread = weight.new_tensor([SPREAD["noise"], SPREAD["near"]])[near.long()]
+        error = moves / spread[:, 0] ** 2 + strain / spread[:, 1] ** 2
+        missing = torch.full_like(error, torch.nan)
+        return {
+            "noise": torch.where(near, missing, error),
+            "near": torch.where(near, error, missing),
+            "kl": 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1) / network.latent,
+        }
+
+    @staticmethod
+    def _errors(freedom: Freedom, at: Tensor, difference: Tensor, network: AutoPeriGnn) -> tuple[Tensor, Tensor]:
+        """Mean squared error of atoms (Å of the scaled cell) and squared error of the strain, each ``[B]``."""
+        lattice = freedom.crystals(at).lattice
+        _, fractional = freedom.displacements(difference)
+        crystal = freedom.crystal.index_select(0, freedom.orbit)
+        cartesian = torch.einsum("ni,nij->nj", fractional, lattice.detach().index_select(0, crystal))
+        size = network.additive_volume(freedom.atomic_numbers, crystal, len(freedom)).to(at.dtype)
+        unit = (size / (NATURAL * freedom.n_atoms)).pow(2 / 3)
+        moves = at.new_zeros(len(freedom)).index_add(0, crystal, cartesian.square().sum(1)) / freedom.n_atoms / unit
+        return moves, difference[:, :STRAINS].square().sum(1)
+
+
+def _starts(end: Tensor) -> tuple[tuple[Tensor | None, Start], tuple[Tensor | None, Start]]:
+    return (end, NEAR), (None, NOISE)

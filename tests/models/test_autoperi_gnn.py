@@ -1,0 +1,137 @@
+"""The flow decoder: invariance, symmetry along the way, exact densities."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from autoperi.geometry.freedom import STRAINS, Freedom, Orbit, freedom_of
+from autoperi.geometry.symmetry import analyse
+from autoperi.geometry.wyckoff import wyckoff_position
+from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn
+from autoperi.processes.flow import integrate, log_likelihood
+from autoperi.training.orbits import equal_edges
+
+CRYSTALS = ((225, "ab"), (62, "cca"), (194, "cf"), (1, "aaa"))
+
+
+def model() -> AutoPeriGnn:
+    torch.manual_seed(1)
+    return AutoPeriGnn(channels=16, layers=2, encoder_layers=1, latent=4, hidden=16).double()
+
+
+def freedom_and_start(chosen: tuple[tuple[int, str], ...] = CRYSTALS, seed: int = 0) -> tuple[Freedom, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    orbits = [[Orbit(8 + k, wyckoff_position(g, w), rng.random(3)) for k, w in enumerate(letters)] for g, letters in chosen]
+    sizes = [sum(o.position.primitive_multiplicity for o in members) for members in orbits]
+    freedom, s = freedom_of(
+        [g for g, _ in chosen], orbits, [equal_edges(g) * (18.0 * n) ** (1 / 3) for (g, _), n in zip(chosen, sizes, strict=True)]
+    )
+    return freedom, freedom.coordinates(freedom.reference, s)
+
+
+def field(network: AutoPeriGnn, freedom: Freedom, **options):
+    near = torch.zeros(len(freedom), dtype=torch.bool)
+    return lambda y, t: network.velocity(y, t, freedom, near=near, **options)
+
+
+def test_velocity_does_not_see_the_basis_the_frame_or_the_origin():
+    network = model()
+    freedom, y = freedom_and_start(((1, "aaa"),))
+    t = torch.tensor([0.3], dtype=torch.float64)
+    base = field(network, freedom)(y, t)
+    # another basis: rows T L0, coordinates s T^-1
+    transform = torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, -1, 1]], dtype=torch.float64)
+    other = replace(freedom, reference=transform @ freedom.reference)
+    inverse = torch.linalg.inv(transform)
+    s = (y[:, STRAINS:].view(-1, 3) @ inverse).reshape(1, -1)
+    moved = field(network, other)(torch.cat([y[:, :STRAINS], s], 1), t)
+    torch.testing.assert_close(moved[:, :STRAINS], base[:, :STRAINS])
+    torch.testing.assert_close(moved[:, STRAINS:].view(-1, 3), base[:, STRAINS:].view(-1, 3) @ inverse)
+    # another frame: strains turn with it
+    q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    turned = replace(freedom, reference=freedom.reference @ q, strains=q.T @ freedom.strains @ q)
+    torch.testing.assert_close(field(network, turned)(y, t), base)
+    # another origin
+    shifted = y.clone()
+    shifted[:, STRAINS:] += torch.tensor([0.1, 0.37, 0.9], dtype=torch.float64).repeat(3)
+    torch.testing.assert_close(field(network, freedom)(shifted, t), base)
+
+
+@pytest.mark.parametrize("k", range(len(CRYSTALS)))
+def test_the_flow_keeps_the_space_group(k):
+    network = model()
+    freedom, y = freedom_and_start((CRYSTALS[k],))
+    end = integrate(field(network, freedom), y, freedom.space, steps=6)
+    assert bool((end != y).any())
+    crystal = freedom.crystals(end)
+    info = analyse(crystal.lattice[0].numpy(), crystal.frac_coords.numpy(), crystal.atomic_numbers.numpy(), symprec=1e-6)
+    assert info.number == CRYSTALS[k][0]
+
+
+def test_a_sample_does_not_depend_on_its_batchmates():
+    network = model()
+    freedom, y = freedom_and_start()
+    every = integrate(field(network, freedom), y, freedom.space, steps=4)
+    for k, crystal in enumerate(CRYSTALS):
+        rng_start = y[k : k + 1]
+        alone, _ = freedom_and_start((crystal,))
+        own = integrate(field(network, alone), rng_start[:, : alone.width], alone.space, steps=4)
+        torch.testing.assert_close(own[0], every[k, : alone.width], atol=1e-9, rtol=0)
+
+
+def test_density_of_a_cubic_crystal_integrates_to_one():
+    # rock salt has one free parameter, its volume
+    network = model()
+    _, y = freedom_and_start(((225, "ab"),))
+    grid = torch.linspace(-0.9, 0.9, 361, dtype=torch.float64)
+    many, _ = freedom_and_start(((225, "ab"),) * len(grid))
+    points = y.repeat(len(grid), 1)
+    points[:, 0] = grid
+    found = log_likelihood(field(network, many), network.base(many, None, NOISE), points, steps=6)
+    assert found.dimensions.tolist() == [1] * len(grid)
+    assert float(found.nats.exp().sum() * (grid[1] - grid[0])) == pytest.approx(1.0, abs=1e-3)
+    bits = -found.nats[180] / math.log(2)
+    assert float(found.bits_per_dimension[180]) == pytest.approx(float(bits))
+
+
+def test_latent_changes_the_flow_and_nan_is_none():
+    network = model()
+    freedom, y = freedom_and_start()
+    t = torch.full((len(freedom),), 0.5, dtype=torch.float64)
+    none = field(network, freedom)(y, t)
+    z = torch.full((len(freedom), 4), torch.nan, dtype=torch.float64)
+    torch.testing.assert_close(field(network, freedom, z=z)(y, t), none)
+    z[0] = 1.0
+    some = field(network, freedom, z=z)(y, t)
+    assert not torch.allclose(some[0], none[0])
+    torch.testing.assert_close(some[1:], none[1:])
+
+
+def test_bases_start_where_they_should():
+    network = model()
+    freedom, y = freedom_and_start()
+    noise = torch.randn(len(freedom), freedom.width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    near = network.base(freedom, y, NEAR).draw(0.0 * noise)
+    torch.testing.assert_close(freedom.space.difference(near, y), torch.zeros_like(y))
+    far = network.base(freedom, None, NOISE)
+    assert bool(torch.isfinite(far.log_prob(far.draw(noise))).all())
+    # uniform positions: their value does not change the density
+    moved = far.draw(noise)
+    other = freedom.space.wrap(torch.cat([moved[:, :STRAINS], moved[:, STRAINS:] + 0.31], 1))
+    torch.testing.assert_close(far.log_prob(moved), far.log_prob(other))
+
+
+def test_encoder_is_invariant():
+    network = model()
+    freedom, y = freedom_and_start()
+    crystals = freedom.crystals(y)
+    mean, log_variance = network.encode(crystals)
+    assert mean.shape == log_variance.shape == (len(freedom), 4)
+    q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    turned, _ = network.encode(crystals.replace(lattice=crystals.lattice @ q, frac_coords=(crystals.frac_coords + 0.4) % 1))
+    torch.testing.assert_close(turned, mean)

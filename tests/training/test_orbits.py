@@ -1,0 +1,82 @@
+"""Crystals as orbits, and the flow-matching losses on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pymatgen.analysis.structure_matcher import StructureMatcher
+
+from autoperi.convert import to_arrays, to_structures
+from autoperi.errors import DataError
+from autoperi.models.autoperi_gnn import AutoPeriGnn
+from autoperi.testing import tiny_crystals
+from autoperi.training.autoperi_gnn import AutoPeriGnnTask
+from autoperi.training.data import Batches
+from autoperi.training.orbits import OrbitCrystals, as_batch, equal_edges, orbit_crystals
+
+
+@pytest.fixture(scope="module")
+def data() -> OrbitCrystals:
+    found, failed = orbit_crystals([to_arrays(c) for c in tiny_crystals()], {"energy": torch.arange(len(tiny_crystals()))})
+    assert failed == []
+    return found
+
+
+def test_orbits_give_the_crystals_back(data):
+    matcher = StructureMatcher(ltol=0.01, stol=0.01, angle_tol=0.1)
+    for given, back in zip(tiny_crystals(), to_structures(as_batch(data, range(len(data)))), strict=True):
+        assert matcher.fit(given, back), given.composition
+
+
+def test_file_and_rows(data, tmp_path):
+    data.save(tmp_path / "orbits.safetensors")
+    loaded = OrbitCrystals.load(tmp_path / "orbits.safetensors")
+    assert torch.equal(loaded.parameters, data.parameters)
+    assert torch.equal(loaded.labels["energy"], data.labels["energy"])
+    chosen, labels = loaded.take(torch.tensor([3, 1]))
+    freedom, _ = chosen.data.freedom(chosen.rows.tolist())
+    assert freedom.n_atoms.tolist() == data.n_atoms[[3, 1]].tolist()
+    assert labels["energy"].tolist() == [3, 1]
+    (tmp_path / "bad").write_text("nothing")
+    with pytest.raises(DataError, match="make it anew"):
+        OrbitCrystals.load(tmp_path / "bad")
+
+
+def test_reference_cells_have_the_volume_asked_for(data):
+    freedom, y = data.freedom([0, 4, 7], lambda numbers, crystal, n: torch.arange(1.0, n + 1).double() * 30)  # noqa: ARG005
+    np.testing.assert_allclose(torch.linalg.det(freedom.reference).abs().numpy(), [30, 60, 90])
+    np.testing.assert_allclose(torch.linalg.det(freedom.crystals(y).lattice).abs(), torch.linalg.det(data.lattice[[0, 4, 7]]).abs())
+    assert equal_edges(225).shape == (3, 3)
+
+
+def test_nothing_to_read():
+    overlapping = (np.eye(3), np.zeros((2, 3)), np.array([1, 1]))
+    with pytest.raises(DataError, match="no crystal could be read"):
+        orbit_crystals([overlapping])
+
+
+def test_flow_matching_learns_and_repeats(data):
+    def losses() -> list[float]:
+        torch.manual_seed(0)
+        model = AutoPeriGnn(channels=16, layers=1, encoder_layers=1, latent=4, hidden=16)
+        task = AutoPeriGnnTask(model, total_steps=10)
+        optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+        found = []
+        for epoch in range(12):
+            batches = Batches(data, 8, width=data.n_atoms)
+            batches.set_epoch(epoch)
+            total = 0.0
+            for k, (chosen, _) in enumerate(batches):
+                parts = task.losses(model, chosen, torch.Generator().manual_seed(k))
+                loss = torch.cat([parts["noise"], parts["near"]]).nansum() + 1e-3 * parts["kl"].sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += float(loss.detach())
+            found.append(total)
+        return found
+
+    first = losses()
+    assert first[-1] < 0.8 * first[0]
+    assert losses() == first

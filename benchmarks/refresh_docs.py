@@ -89,7 +89,17 @@ def _of(phonons: dict[str, Any]) -> str:
     return "none found" if phonons["modes"] is None else f"{phonons['imaginary_modes']:,} of {phonons['modes']:,}"
 
 
-TABLES: dict[str, Callable[[], str]] = {"solids": solids_table, "nve": nve_table}
+def empnn_table(name: str) -> str:
+    """Tables 1 and 2 of EMPNN."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "empnn" / "tables.py"))[f"{name}_table"](results(f"empnn_{name}.json"))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "solids": solids_table,
+    "nve": nve_table,
+    "empnn_fields": lambda: empnn_table("fields"),
+    "empnn_losses": lambda: empnn_table("losses"),
+}
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
 usage: python benchmarks/empnn/losses.py DATA_DIR [--model autoperi-base] [--runs .train/empnn/sweeps] [--out …] [--energies-only]
 
 The network is that of a row of Table 2, NETWORK, which is not trained again where fields.py left it in ``--runs``. Energies are those of
-the potential of ``--model`` instead of VASP, before and after, of every crystal whose elements it knows. ``--energies-only`` reads the
-trained networks of ``--runs`` and measures nothing but the energies, with another potential.
+the potential of ``--model`` instead of VASP, before and after, of every crystal whose elements it knows. ``--energies-only`` trains
+nothing: it takes the rows that ``--runs`` holds and measures their energies, with another potential for one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from fields import ROWS as FIELD_ROWS
-from sweep import Budget, Denoiser, line, run_row, sweep_data, trained
+from sweep import Budget, Denoiser, finished, line, run_row, sweep_data, trained
 
 from autoperi.bundle import potential_of
 from autoperi.convert import to_batch
@@ -67,8 +67,9 @@ def main() -> int:
     noisy: list[Any] = []
     rows, before = [], []
     for row in ROWS:
-        record = args.runs / f"{row.name}.json"
-        result = json.loads(record.read_text()) if data is None else run_row(row, data, val, budget, args.runs)
+        if data is None and not finished(row, budget, args.runs):
+            continue
+        result = run_row(row, data, val, budget, args.runs)
         denoiser = Denoiser(trained(row, args.runs))
         if not noisy:  # the deformed crystals are the same for every row
             evaluate_denoise(None, val, sigma=budget.sigma, relax=denoiser)

@@ -176,15 +176,23 @@ class Denoiser:
         return self.denoised
 
 
-def run_row(row: Row, data: TensorCrystals, val: Path, budget: Budget, folder: Path) -> dict[str, Any]:
-    """Train and measure one row; what an earlier run left in ``folder`` is read instead."""
-    folder.mkdir(parents=True, exist_ok=True)
+def finished(row: Row, budget: Budget, folder: Path) -> dict[str, Any] | None:
+    """What an earlier run of this very row under this very budget measured, if there is one."""
     record = folder / f"{row.name}.json"
-    description = {**asdict(row), "budget": asdict(budget)}
-    if record.exists():
-        found = json.loads(record.read_text())
-        if {k: found[k] for k in description} == json.loads(json.dumps(description)):
-            return found
+    if not record.exists():
+        return None
+    found = json.loads(record.read_text())
+    description = json.loads(json.dumps({**asdict(row), "budget": asdict(budget)}))
+    return found if {k: found.get(k) for k in description} == description else None
+
+
+def run_row(row: Row, data: TensorCrystals | None, val: Path, budget: Budget, folder: Path) -> dict[str, Any]:
+    """Train and measure one row; what an earlier run left in ``folder`` is read instead."""
+    known = finished(row, budget, folder)
+    if known is not None:
+        return known
+    assert data is not None
+    folder.mkdir(parents=True, exist_ok=True)
     network = make_network(row)
     started = time.process_time()
     history = fit(network, data, row, budget)
@@ -193,13 +201,14 @@ def run_row(row: Row, data: TensorCrystals, val: Path, budget: Budget, folder: P
     denoiser = Denoiser(network)
     measured = evaluate_denoise(None, val, sigma=budget.sigma, relax=denoiser)
     result = {
-        **description,
+        **asdict(row),
+        "budget": asdict(budget),
         "parameters": sum(p.numel() for p in network.parameters()),
         "seconds_training": round(seconds, 1),
         "loss_by_epoch": [round(x, 6) for x in history],
         **{k: measured[k] for k in (*MEASURED, "improvement")},
     }
-    record.write_text(json.dumps(result, indent=1))
+    (folder / f"{row.name}.json").write_text(json.dumps(result, indent=1))
     return result
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from autoperi.crystal import CrystalBatch
 from autoperi.geometry.lattice import log_metric_basis, symmetric_exp, symmetric_log
 from autoperi.geometry.spacegroup import FloatArray, space_group
-from autoperi.geometry.symmetry import strain_projector
+from autoperi.geometry.symmetry import strain_projector, symmetrize_lattice
 from autoperi.geometry.torus import Space, wrap
 from autoperi.geometry.wyckoff import WyckoffPosition
 
@@ -175,10 +175,24 @@ def freedom_of(groups: Sequence[int], orbits: Sequence[Sequence[Orbit]], referen
     return freedom, torch.as_tensor(np.stack(s), dtype=torch.float64)
 
 
+@lru_cache(maxsize=230)
+def equal_edges(number: int) -> FloatArray:
+    """The group's own version of a primitive cell with three equal, orthogonal edges, at unit volume, rows ``[3, 3]``."""
+    lattice = symmetrize_lattice(np.eye(3), space_group(number).primitive.rotations)
+    return lattice / abs(np.linalg.det(lattice)) ** (1 / 3)
+
+
 def _strains(number: int, reference: FloatArray) -> FloatArray:
     """Orthonormal strains that keep the group of a cell, ``[6, 3, 3]``, the isotropic one first; zero beyond their number."""
+    # a scaled cell has the same, so that the cells of equal edges need one calculation a group
+    unit = np.round(reference / abs(np.linalg.det(reference)) ** (1 / 3), 10)
+    return _strains_of(number, tuple(unit.reshape(-1).tolist()))
+
+
+@lru_cache(maxsize=1024)
+def _strains_of(number: int, unit: tuple[float, ...]) -> FloatArray:
     basis = log_metric_basis().numpy()
-    projector = strain_projector(reference, space_group(number).primitive.rotations)
+    projector = strain_projector(np.array(unit).reshape(3, 3), space_group(number).primitive.rotations)
     isotropic = np.einsum("kii->k", basis) / 3**0.5
     rest = projector - np.outer(isotropic, isotropic)
     values, vectors = np.linalg.eigh(0.5 * (rest + rest.T))

@@ -57,7 +57,7 @@ class WyckoffPosition:
         """Multiplicity and letter, such as ``"4a"``."""
         return f"{self.multiplicity}{self.letter}"
 
-    @property
+    @cached_property
     def free_axes(self) -> tuple[int, ...]:
         """Which components of s matter, as indices 0..2; ``len(free_axes) == dof``."""
         return tuple(int(i) for i in np.nonzero(self.rotation.any(0))[0])

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoperi.errors import RequestError, StructureError
+from autoperi.geometry.freedom import equal_edges
 from autoperi.geometry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group
-from autoperi.geometry.symmetry import analyse, strain_projector, symmetrize_lattice
+from autoperi.geometry.symmetry import analyse, strain_projector
 from autoperi.geometry.wyckoff import LETTERS, WyckoffPosition, wyckoff_positions
 from autoperi.physics.distance import covalent_radii
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -237,11 +238,11 @@ def _choose(log_weights: list[float], generator: np.random.Generator) -> int:
 
 @lru_cache(maxsize=230)
 def _equilateral(number: int) -> tuple[FloatArray, FloatArray]:
-    """The group's own version of a primitive cell with three equal, orthogonal edges, and the strains ``[6, 3, 3]`` that keep the group."""
+    """The group's cell of equal edges, and the strains ``[6, 3, 3]`` that keep the group."""
     from autoperi.geometry.lattice import log_metric_basis
 
     rotations = space_group(number).primitive.rotations
-    lattice = symmetrize_lattice(np.eye(3), rotations)
+    lattice = equal_edges(number)
     return lattice, np.einsum("kl,lij->kij", strain_projector(lattice, rotations), log_metric_basis().numpy())
 
 

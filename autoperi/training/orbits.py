@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from autoperi.crystal import CrystalBatch
 from autoperi.errors import DataError, StructureError
-from autoperi.geometry.freedom import Freedom, Orbit, freedom_of
+from autoperi.geometry.freedom import Freedom, Orbit, equal_edges, freedom_of
 from autoperi.geometry.spacegroup import FloatArray, IntArray, primitive_transform, space_group
 from autoperi.geometry.symmetry import SymmetryInfo, analyse, symmetrize_lattice
 from autoperi.geometry.wyckoff import LETTERS, locate, wyckoff_positions
@@ -35,7 +35,7 @@ class OrbitCrystals:
         n_orbits: ``[B]``.
         element: atomic number, letter: index of the Wyckoff letter, of each orbit, ``[O]``.
         parameters: s of each orbit, ``[O, 3]``, float64.
-        lattice: rows in Å, ``[B, 3, 3]``, float64.
+        lattice: rows in Å, obeying the group exactly, ``[B, 3, 3]``, float64.
         labels: per crystal, each ``[B]``; NaN where missing.
     """
 
@@ -69,10 +69,8 @@ class OrbitCrystals:
         """
         groups = [int(self.group[k]) for k in rows]
         orbits = [self._orbits(k) for k in rows]
-        lattices = [
-            symmetrize_lattice(self.lattice[k].numpy(), space_group(g).primitive.rotations) for k, g in zip(rows, groups, strict=True)
-        ]
-        references: list[FloatArray] = list(lattices)
+        lattices = self.lattice[list(rows)]
+        references: list[FloatArray] = list(lattices.numpy())
         if volume is not None:
             numbers = torch.tensor([o.element for members in orbits for o in members for _ in range(o.position.primitive_multiplicity)])
             counts = torch.tensor([sum(o.position.primitive_multiplicity for o in members) for members in orbits])
@@ -80,7 +78,7 @@ class OrbitCrystals:
             sizes = volume(numbers, crystal, len(orbits)).tolist()
             references = [equal_edges(g) * size ** (1 / 3) for g, size in zip(groups, sizes, strict=True)]
         freedom, s = freedom_of(groups, orbits, references)
-        return freedom, freedom.coordinates(torch.as_tensor(np.stack(lattices)), s)
+        return freedom, freedom.coordinates(lattices, s)
 
     @cached_property
     def compositions(self) -> FloatArray:
@@ -138,13 +136,6 @@ class Selection:
         return self
 
 
-@lru_cache(maxsize=230)
-def equal_edges(number: int) -> FloatArray:
-    """The group's own version of a primitive cell with three equal, orthogonal edges, at unit volume, rows ``[3, 3]``."""
-    lattice = symmetrize_lattice(np.eye(3), space_group(number).primitive.rotations)
-    return lattice / abs(np.linalg.det(lattice)) ** (1 / 3)
-
-
 def orbits_of(info: SymmetryInfo) -> list[Orbit]:
     """The orbits of an analysed crystal, in the order of its standard primitive cell.
 
@@ -191,7 +182,7 @@ def orbit_crystals(
         elements += [o.element for o in orbits]
         letters += [LETTERS.index(o.position.letter) for o in orbits]
         parameters += [o.parameters for o in orbits]
-        lattices.append(info.primitive_lattice)
+        lattices.append(symmetrize_lattice(info.primitive_lattice, space_group(info.number).primitive.rotations))
     if not kept:
         raise DataError("no crystal could be read as orbits of a space group; give crystals with atoms apart from each other")
     data = OrbitCrystals(

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from autoperi.geometry.freedom import STRAINS, Freedom, Orbit, freedom_of
+from autoperi.geometry.freedom import STRAINS, Freedom, Orbit, equal_edges, freedom_of
 from autoperi.geometry.symmetry import analyse
 from autoperi.geometry.wyckoff import wyckoff_position
 from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn
 from autoperi.processes.flow import integrate, log_likelihood
-from autoperi.training.orbits import equal_edges
 
 CRYSTALS = ((225, "ab"), (62, "cca"), (194, "cf"), (1, "aaa"))
 

@@ -9,11 +9,12 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 
 from autoperi.convert import to_arrays, to_structures
 from autoperi.errors import DataError
+from autoperi.geometry.freedom import equal_edges
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.testing import tiny_crystals
 from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.data import Batches
-from autoperi.training.orbits import OrbitCrystals, as_batch, equal_edges, orbit_crystals
+from autoperi.training.orbits import OrbitCrystals, as_batch, orbit_crystals
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def main() -> int:
         BUNDLED, {COMPONENT: network_component(network.eval())}, {"licence": FACTS["licence"], "description": FACTS["description"]}
     )
     digest = save_bundle(bundle, TARGET)["config.json"]
-    results = {path.stem: measure(path, digest) for path in (args.val, args.test)}
+    results = {path.stem: measure(path, load_cgcnn(TARGET), "cgcnn", BUNDLED, digest) for path in (args.val, args.test)}
     for stem, result in results.items():
         (RESULTS / f"cgcnn_{stem}.json").write_text(json.dumps(result) + "\n")
         print(json.dumps(result))
@@ -116,20 +116,20 @@ def main() -> int:
     return 0
 
 
-def measure(path: Path, digest: str) -> dict[str, Any]:
-    """Errors of the saved weights on a table."""
-    table, model = read_table(path), load_cgcnn(TARGET)
+def measure(path: Path, model: torch.nn.Module, task: str, name: str, digest: str) -> dict[str, Any]:
+    """Errors of a saved network for the formation energy, in float64, on a table."""
+    table = read_table(path)
     batch, label = table.batch(), table.labels["formation_energy_per_atom"].to_numpy(dtype=float)
     with torch.no_grad():
         parts = [model(batch[range(k, min(k + 64, len(batch)))].to(dtype=torch.float64)) for k in range(0, len(batch), 64)]
     error = np.abs(torch.cat(parts).numpy() - label)
     error = error[np.isfinite(error)]
     return {
-        "task": "cgcnn",
+        "task": task,
         "n": len(error),
         "mae_eV_per_atom": round(float(error.mean()), 4),
         "median_error_eV_per_atom": round(float(np.median(error)), 4),
-        **facts(path, {"model": BUNDLED, "sha256": digest}, 0),
+        **facts(path, {"model": name, "sha256": digest}, 0),
     }
 
 

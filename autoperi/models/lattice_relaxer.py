@@ -8,8 +8,8 @@ ket-bras |u⟩⟨u| (Definition 8). This model keeps that and adds what a relaxe
 - **Two fields.** |u⟩⟨u| = I/3 + (|u⟩⟨u| - I/3): the weights of the two parts differ, φ_iso and φ_dev, each Σ_c α_c(h_i) R_c(r_ij) s_c(h_j).
   That is what the last layer's features of l = 0 and 2 already hold, so the field costs no further work on edges.
 - **Uncertainty.** From the invariants and the sizes of both fields the network predicts how large the error will be that is left, b_iso
-  and b_dev (means of |tr e|/√3 and ‖dev e‖, by the likelihood of a Laplace distribution), and by how much to shorten each field:
-  where a step is smaller than what the network knows, it stays where it is.
+  and b_dev (means of |tr e|/√3 and ‖dev e‖, by the likelihood of a Laplace distribution), and by how much to shorten each field.
+  A relaxation that does not stand out from that error is not believed (:func:`autoperi.processes.lattice.cautious`).
 
 All of it is invariant or equivariant under O(3) × translations × S_n × SL3(Z) and the choice of supercell (Proposition 4).
 """
@@ -57,6 +57,7 @@ class LatticeRelaxer(nn.Module):
         cutoff: radius of the multigraph in Å of the scaled crystal; 4.75 Å hold about 22 neighbours at 20 Å³ an atom.
         hidden: width of the heads.
         max_strain: bound on the norm of A, reached smoothly.
+        caution: how many times its expected error a relaxation must exceed to be believed, see :func:`~autoperi.processes.lattice.cautious`.
         kind: what tells this config from that of an :class:`~autoperi.models.empnn.Empnn`; only :data:`KIND`.
     """
 
@@ -72,6 +73,7 @@ class LatticeRelaxer(nn.Module):
         l_max: int = 2,
         hidden: int = 64,
         max_strain: float = 1.5,
+        caution: float = 3.0,
         kind: str = KIND,
     ) -> None:
         if kind != KIND:
@@ -86,8 +88,9 @@ class LatticeRelaxer(nn.Module):
             "l_max": l_max,
             "hidden": hidden,
             "max_strain": max_strain,
+            "caution": caution,
         }
-        self.max_strain = max_strain
+        self.max_strain, self.caution = max_strain, caution
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         # relative to the covalent spheres, so that an element never seen keeps a sensible volume
         self.log_volume = nn.Parameter(torch.zeros(MAX_ATOMIC_NUMBER + 1))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from autoperi.crystal import CrystalBatch
-from autoperi.geometry.lattice import change_basis, lengths_angles, metric, niggli_reduce, symmetric_exp, symmetric_log, symmetric_matrix
+from autoperi.geometry.lattice import change_basis, lengths_angles, niggli_reduce, symmetric_exp, symmetric_matrix
 from autoperi.geometry.symmetry import analyse
 from autoperi.models.lattice_relaxer import LatticeRelaxer
-from autoperi.processes.lattice import lattice_step
+from autoperi.processes.lattice import exponent_to, lattice_step
 from autoperi.random import torch_generator
 from autoperi.training.tasks import Batch, CrystalTask
 
@@ -24,12 +24,6 @@ FAR = 0.25
 """Exponent, |tr A|/√3 + ‖A - I tr A/3‖, of the starts that go through all passes: nearly all cubes."""
 SPREAD_FLOOR = 2e-3
 """Error (a strain) below which nothing is gained by being surer."""
-
-
-def exponent_to(lattice: Tensor, target: Tensor) -> Tensor:
-    """The symmetric A with metric(L·exp(A)) = metric(target), ``[B, 3, 3]``: ½ log(L⁻¹ G Lᵀ⁻¹), the exact answer of eq. 10a."""
-    inverse = torch.linalg.inv(lattice.double())
-    return (0.5 * symmetric_log(inverse @ metric(target.double()) @ inverse.mT)).to(lattice.dtype)
 
 
 def split_norms(strain: Tensor) -> Tensor:

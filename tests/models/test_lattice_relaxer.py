@@ -16,8 +16,8 @@ from autoperi.geometry.lattice import symmetric_exp, symmetric_matrix
 from autoperi.hub.serialize import Component
 from autoperi.laws import check_invariant, check_lattice_field
 from autoperi.models.empnn import Empnn
-from autoperi.models.lattice_relaxer import LatticeRelaxer, lattice_network
-from autoperi.processes.lattice import STILL, lattice_step, relax_cells
+from autoperi.models.lattice_relaxer import LatticeRelaxer, LatticeStep, lattice_network
+from autoperi.processes.lattice import STILL, cautious, exponent_to, lattice_step, relax_cells
 
 torch.set_num_threads(1)
 SMALL = {"channels": 12, "layers": 2, "hidden": 16, "cutoff": 4.5}
@@ -138,27 +138,50 @@ def test_doubt_becomes_confidence() -> None:
     assert torch.allclose(found.confidence, 1 - torch.exp(-0.02 / found.expected_error))
 
 
+class Halving(LatticeRelaxer):
+    """Goes half of the way to 100 Å³ in each pass."""
+
+    def natural_volume(self, batch: CrystalBatch) -> torch.Tensor:
+        return batch.volume
+
+    def step(self, batch: CrystalBatch) -> LatticeStep:
+        t = torch.log(100.0 / batch.volume) / 6
+        strain = t[:, None, None] * torch.eye(3, dtype=t.dtype)
+        return LatticeStep(strain, torch.full((len(batch), 2), 0.01, dtype=t.dtype), torch.ones(len(batch), dtype=torch.bool))
+
+
 def test_passes_end_where_nothing_moves() -> None:
-    class Halving(torch.nn.Module):
-        """Goes half of the way to 100 Å³ in each pass."""
-
-        def natural_volume(self, batch: CrystalBatch) -> torch.Tensor:
-            return batch.volume
-
-        def step(self, batch: CrystalBatch) -> object:
-            from autoperi.models.lattice_relaxer import LatticeStep
-
-            t = torch.log(100.0 / batch.volume) / 6
-            strain = t[:, None, None] * torch.eye(3, dtype=t.dtype)
-            return LatticeStep(strain, torch.full((len(batch), 2), 0.01, dtype=t.dtype), torch.ones(len(batch), dtype=torch.bool))
-
     batch = CrystalBatch.from_list([(torch.eye(3) * v ** (1 / 3), [[0, 0, 0]], [11]) for v in (101.0, 200.0, 110.0, 1e9)])
-    found = relax_cells(Halving(), batch, passes=4)
+    found = relax_cells(Halving(caution=0.0), batch, passes=4)
     assert found.passes.tolist() == [1, 4, 4, 4]
     assert float(found.strain[0].abs().max()) < STILL
     assert found.status == ["converged", "max_steps", "converged", "collapsed"]
-    alone = relax_cells(Halving(), batch[1], passes=4)
+    assert found.crystals.volume[:3].tolist() == pytest.approx([100 * 1.01**0.5, 100 * 2.0 ** (1 / 16), 100 * 1.1 ** (1 / 16)])
+    alone = relax_cells(Halving(caution=0.0), batch[1], passes=4)
     assert torch.equal(alone.crystals.lattice[0], found.crystals.lattice[1])
+
+
+def test_what_does_not_stand_out_from_the_error_is_not_believed() -> None:
+    batch = CrystalBatch.from_list([(torch.eye(3) * v ** (1 / 3), [[0, 0, 0]], [11]) for v in (100.5, 102.0, 150.0)])
+    volumes = batch.volume
+    all_the_way = relax_cells(Halving(caution=0.0), batch, passes=6).crystals
+    part = relax_cells(Halving(caution=3.0), batch, passes=6).crystals
+    way = torch.log(volumes / all_the_way.volume) / 3**0.5
+    expected = volumes * torch.exp(-(3**0.5) * way * way**2 / (way**2 + 0.03**2))
+    assert torch.allclose(part.volume, expected, rtol=1e-9)
+    assert abs(float(part.volume[0] / volumes[0]) - 1) < 1e-4
+    assert abs(float(part.volume[2]) - 100) < 2
+
+
+def test_caution_weighs_shape_and_volume_by_themselves() -> None:
+    start = torch.eye(3, dtype=torch.float64)[None] * 4
+    strain = symmetric_matrix(torch.tensor([[0.05, -0.02, 0.0, 0.03, 0.0, 0.01]], dtype=torch.float64))
+    end = start @ symmetric_exp(strain)
+    assert torch.allclose(exponent_to(start, cautious(start, end, torch.full((1, 2), 1e-6, dtype=torch.float64), caution=3.0)), strain)
+    sure_of_shape = exponent_to(start, cautious(start, end, torch.tensor([[1.0, 1e-6]], dtype=torch.float64), caution=3.0))
+    assert abs(float(sure_of_shape[0].trace())) < 1e-3 * float(strain[0].trace())
+    third = torch.eye(3, dtype=torch.float64) / 3
+    assert torch.allclose(sure_of_shape[0] - third * sure_of_shape[0].trace(), strain[0] - third * strain[0].trace())
 
 
 def test_steps_are_bounded() -> None:

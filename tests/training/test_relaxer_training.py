@@ -15,10 +15,11 @@ from autoperi.crystal import CrystalBatch
 from autoperi.geometry.lattice import metric, symmetric_exp, symmetric_matrix
 from autoperi.geometry.symmetry import analyse
 from autoperi.models.lattice_relaxer import LatticeRelaxer
+from autoperi.processes.lattice import exponent_to
 from autoperi.testing import tiny_crystals
 from autoperi.training import empnn
 from autoperi.training.data import TensorCrystals
-from autoperi.training.empnn import RelaxerTask, exponent_to, split_norms
+from autoperi.training.empnn import RelaxerTask, split_norms
 from autoperi.training.run import TrainingConfig, train
 
 torch.set_num_threads(1)

@@ -59,6 +59,32 @@ class Freedom:
     def __len__(self) -> int:
         return len(self.n_atoms)
 
+    def __getitem__(self, rows: Tensor) -> Freedom:
+        """The crystals of ``rows`` ``[b]``, in that order."""
+        orbits, n_orbits = self.orbits_of(rows)
+        sizes = torch.bincount(self.orbit, minlength=len(self.free))[orbits]
+        atom_starts = torch.cumsum(torch.bincount(self.orbit, minlength=len(self.free)), 0)[orbits] - sizes
+        atoms = _ranges(atom_starts, sizes)
+        return Freedom(
+            atomic_numbers=self.atomic_numbers[atoms],
+            n_atoms=self.n_atoms[rows],
+            orbit=torch.repeat_interleave(torch.arange(len(orbits), device=rows.device), sizes),
+            maps=self.maps[atoms],
+            offsets=self.offsets[atoms],
+            free=self.free[orbits],
+            crystal=torch.repeat_interleave(torch.arange(len(rows), device=rows.device), n_orbits),
+            place=self.place[orbits],
+            reference=self.reference[rows],
+            strains=self.strains[rows],
+            polar=self.polar[rows],
+        )
+
+    def orbits_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Orbits of the crystals of ``rows``, one crystal after the other, ``[o]``, and how many each has, ``[b]``."""
+        counts = torch.bincount(self.crystal, minlength=len(self))
+        starts = torch.cumsum(counts, 0) - counts
+        return _ranges(starts[rows], counts[rows]), counts[rows]
+
     @property
     def width(self) -> int:
         """D."""
@@ -125,6 +151,12 @@ class Freedom:
         total = gram.new_zeros(len(self.free), 3, 3).index_add(0, self.orbit, gram)
         # ones where a component is not free: its row and column of the Gram matrix are zero
         return torch.linalg.inv(total + torch.diag_embed((~self.free).to(total)))
+
+
+def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
+    """starts[0], starts[0] + 1, … for each start, ``[Σ lengths]``."""
+    first = torch.repeat_interleave(starts - (torch.cumsum(lengths, 0) - lengths), lengths)
+    return first + torch.arange(len(first), device=starts.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from autoperi.crystal import CrystalBatch
 from autoperi.models.empnn import Empnn
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
+from autoperi.nn.node_field import traceless_basis
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 KIND = "relaxer"
@@ -133,7 +134,7 @@ class LatticeRelaxer(nn.Module):
         volume, shape = volume * gates[:, :1], shape * gates[:, 1:]
         total = torch.sqrt((shape**2).sum(-1, keepdim=True) + volume**2 + 1e-12)
         bound = self.max_strain * torch.tanh(total / self.max_strain) / total
-        strain = torch.einsum("mab,nm->nab", _traceless(shape), shape * bound)
+        strain = torch.einsum("mab,nm->nab", traceless_basis(shape), shape * bound)
         one = torch.eye(3, dtype=strain.dtype, device=strain.device) / 3**0.5
         strain = strain + (volume * bound).unsqueeze(-1) * one
         connected = torch.zeros(len(batch), dtype=torch.bool, device=strain.device)
@@ -144,17 +145,6 @@ class LatticeRelaxer(nn.Module):
 def lattice_network(*, kind: str = "empnn", **config: Any) -> Empnn | LatticeRelaxer:
     """The network of a component ``empnn``: a :class:`LatticeRelaxer` where its config says so by ``kind``, else a one-shot :class:`Empnn`."""
     return Empnn(**config) if kind == "empnn" else LatticeRelaxer(kind=kind, **config)
-
-
-def _traceless(like: Tensor) -> Tensor:
-    """Orthonormal traceless symmetric matrices ``[5, 3, 3]``, turning as the harmonics of l = 2 in e3nn's order: xz, xy, yy, yz, zz - xx."""
-    s2, s6 = 0.5**0.5, 6**-0.5
-    basis = like.new_zeros(5, 3, 3)
-    for m, (i, j) in ((0, (0, 2)), (1, (0, 1)), (3, (1, 2))):
-        basis[m, i, j] = basis[m, j, i] = s2
-    basis[2] = torch.diag(like.new_tensor([-s6, 2 * s6, -s6]))
-    basis[4] = torch.diag(like.new_tensor([-s2, 0.0, s2]))
-    return basis
 
 
 def _radii_log_volumes() -> Tensor:

@@ -11,7 +11,7 @@ from autoperi.geometry.freedom import STRAINS, Freedom
 from autoperi.models.autoperi_gnn import NATURAL, NEAR, NOISE, AutoPeriGnn, Start
 from autoperi.processes.flow import path
 from autoperi.random import torch_generator
-from autoperi.training.orbits import Selection
+from autoperi.training.orbits import OrbitBatch
 from autoperi.training.tasks import CrystalTask
 
 SPREAD = {"noise": (1.5, 0.4), "near": (0.25, 0.06)}
@@ -38,27 +38,24 @@ class AutoPeriGnnTask(CrystalTask):
         super().__init__(model, **options)
         self.near_share, self.given_share, self.kl_weight = near_share, given_share, kl_weight
 
-    def training_step(self, batch: tuple[Selection, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
+    def training_step(self, batch: tuple[OrbitBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
         found = self.losses(self.model, batch[0], self.generator(batch_idx, self.current_epoch))
         for name, value in found.items():
             self.log(f"train_{name}", value.nanmean(), on_step=False, on_epoch=True, batch_size=len(batch[0]))
         return torch.cat([found["noise"], found["near"]]).nansum() / len(batch[0]) + self.kl_weight * found["kl"].mean()
 
-    def validation_step(self, batch: tuple[Selection, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: D102
+    def validation_step(self, batch: tuple[OrbitBatch, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: D102
         with torch.no_grad():
             found = self.losses(self.average.module, batch[0], torch_generator(self.seed, 2**31, batch_idx))
         for name, value in found.items():
             if bool(torch.isfinite(value).any()):
                 self.log(f"val_{name}", value.nanmean(), batch_size=int(torch.isfinite(value).sum()))
 
-    def losses(self, model: Any, chosen: Selection, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, model: Any, chosen: OrbitBatch, generator: torch.Generator) -> dict[str, Tensor]:
         """Errors of the velocity by kind of start, ``noise`` and ``near``, NaN elsewhere, and ``kl``, each ``[B]``."""
         network: AutoPeriGnn = model
         weight = network.backbone.embedding.weight
-        volume = network.element_volume.cpu().double()
-        exact, y = chosen.data.freedom(
-            chosen.rows.tolist(), lambda numbers, crystal, n: torch.zeros(n, dtype=torch.float64).index_add(0, crystal, volume[numbers])
-        )
+        exact, y = chosen.freedom, chosen.y
         b = len(exact)
         near = torch.rand(b, generator=generator) < self.near_share
         given = torch.rand(b, generator=generator) < self.given_share

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -33,6 +34,11 @@ class TensorCrystals:
 
     def __len__(self) -> int:
         return len(self.crystals)
+
+    @property
+    def n_atoms(self) -> Tensor:
+        """Atoms of each crystal, ``[B]``."""
+        return self.crystals.n_atoms
 
     def take(self, rows: Tensor) -> tuple[CrystalBatch, dict[str, Tensor]]:
         """The crystals of ``rows`` and their labels, those of atoms too, and ``row`` itself."""
@@ -72,6 +78,21 @@ class TensorCrystals:
         return cls(crystals, labels, atom_labels)
 
 
+class Rows(Protocol):
+    """Training data: crystals of some kind and their labels."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def n_atoms(self) -> Tensor:
+        """Atoms of each crystal, ``[B]``."""
+        ...
+
+    def take(self, rows: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        """A batch of the crystals of ``rows`` and their labels."""
+        ...
+
+
 @dataclass
 class Batches:
     """Seeded batches of one epoch after another; the order depends on ``(seed, epoch)`` alone, so a resumed run repeats it.
@@ -82,7 +103,7 @@ class Batches:
     batch holds.
     """
 
-    data: TensorCrystals
+    data: Rows
     batch_size: int
     seed: int = 0
     shuffle: bool = True
@@ -97,14 +118,14 @@ class Batches:
         """Choose the order of the epoch that comes next (Lightning itself calls this for samplers only)."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[tuple[CrystalBatch, dict[str, Tensor]]]:
+    def __iter__(self) -> Iterator[tuple[Any, dict[str, Tensor]]]:
         n = len(self.data)
         order = torch.arange(n)
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(n, generator=generator)
             size = self.batch_size * self.pool
-            width = self.data.crystals.n_atoms if self.width is None else self.width
+            width = self.data.n_atoms if self.width is None else self.width
             pools = [p[torch.argsort(width[p], stable=True)] for p in order.split(size)]
             chunks = [c for p in pools for c in p.split(self.batch_size)]
             chunks = [chunks[int(i)] for i in torch.randperm(len(chunks), generator=generator)]

@@ -34,7 +34,7 @@ class Joined(Optimizer):
         for part in self.parts:
             part.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # noqa: D102
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: D102
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
 from autoperi.errors import DataError, StructureError
 from autoperi.geometry.freedom import Freedom, Orbit, equal_edges, freedom_of
 from autoperi.geometry.spacegroup import FloatArray, IntArray, primitive_transform, space_group
 from autoperi.geometry.symmetry import SymmetryInfo, analyse, symmetrize_lattice
-from autoperi.geometry.wyckoff import LETTERS, locate, wyckoff_positions
+from autoperi.geometry.wyckoff import locate
+from autoperi.prior.learn import additive_volumes
+from autoperi.units import MAX_ATOMIC_NUMBER
 
 SYMPREC = (0.1, 0.03, 0.01, 0.001)
 """Tolerances in Å at which the space group of a training crystal is looked for: the loosest that keeps its atoms."""
@@ -28,71 +27,44 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True, eq=False)
 class OrbitCrystals:
-    """Crystals in standard primitive cells, atoms gathered in Wyckoff orbits.
+    """Crystals in standard primitive cells, atoms gathered in Wyckoff orbits: tensors alone, so that training needs no symmetry library.
 
     Attributes:
+        freedom: of all crystals, about cells of equal edges at their additive volume.
+        parameters: s of each orbit, ``[O, 3]``.
+        lattice: rows in Å, obeying the group exactly, ``[B, 3, 3]``.
         group: space-group numbers, ``[B]``.
-        n_orbits: ``[B]``.
-        element: atomic number, letter: index of the Wyckoff letter, of each orbit, ``[O]``.
-        parameters: s of each orbit, ``[O, 3]``, float64.
-        lattice: rows in Å, obeying the group exactly, ``[B, 3, 3]``, float64.
+        element_volume: additive volumes in Å³ by atomic number, ``[119]``.
         labels: per crystal, each ``[B]``; NaN where missing.
     """
 
-    group: Tensor
-    n_orbits: Tensor
-    element: Tensor
-    letter: Tensor
+    freedom: Freedom
     parameters: Tensor
     lattice: Tensor
+    group: Tensor
+    element_volume: Tensor
     labels: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.group)
 
-    def take(self, rows: Tensor) -> tuple[Selection, dict[str, Tensor]]:
-        """The crystals of ``rows`` and their labels, and ``row`` itself."""
-        return Selection(self, rows), {"row": rows, **{k: v[rows] for k, v in self.labels.items()}}
-
-    @cached_property
+    @property
     def n_atoms(self) -> Tensor:
         """Atoms of each primitive cell, ``[B]``."""
-        return torch.as_tensor(self.compositions.sum(1)).long()
+        return self.freedom.n_atoms
 
-    def freedom(self, rows: Sequence[int], volume: Callable[[Tensor, Tensor, int], Tensor] | None = None) -> tuple[Freedom, Tensor]:
-        """Freedom and coordinates ``[b, D]`` of some crystals.
-
-        Args:
-            rows: which.
-            volume: atomic numbers ``[N]``, crystal of each ``[N]`` and b to volumes in Å³, ``[b]``, at which the reference cells (of equal edges as
-                far as the group lets them) are taken; None takes each crystal's own lattice for reference.
-        """
-        groups = [int(self.group[k]) for k in rows]
-        orbits = [self._orbits(k) for k in rows]
-        lattices = self.lattice[list(rows)]
-        references: list[FloatArray] = list(lattices.numpy())
-        if volume is not None:
-            numbers = torch.tensor([o.element for members in orbits for o in members for _ in range(o.position.primitive_multiplicity)])
-            counts = torch.tensor([sum(o.position.primitive_multiplicity for o in members) for members in orbits])
-            crystal = torch.repeat_interleave(torch.arange(len(orbits)), counts)
-            sizes = volume(numbers, crystal, len(orbits)).tolist()
-            references = [equal_edges(g) * size ** (1 / 3) for g, size in zip(groups, sizes, strict=True)]
-        freedom, s = freedom_of(groups, orbits, references)
-        return freedom, freedom.coordinates(lattices, s)
-
-    @cached_property
-    def compositions(self) -> FloatArray:
-        """Atoms of each element in the primitive cell, ``[B, 119]``."""
-        counts = np.zeros((len(self), 119))
-        for k in range(len(self)):
-            for o in self._orbits(k):
-                counts[k, o.element] += o.position.primitive_multiplicity
-        return counts
+    def take(self, rows: Tensor) -> tuple[OrbitBatch, dict[str, Tensor]]:
+        """The crystals of ``rows`` and their labels, and ``row`` itself."""
+        freedom = self.freedom[rows]
+        orbits, _ = self.freedom.orbits_of(rows)
+        y = freedom.coordinates(self.lattice[rows], self.parameters[orbits])
+        return OrbitBatch(freedom, y), {"row": rows, **{k: v[rows] for k, v in self.labels.items()}}
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
-        names = ("group", "n_orbits", "element", "letter", "parameters", "lattice")
-        save_file({**{n: getattr(self, n) for n in names}, **{f"label.{k}": v for k, v in self.labels.items()}}, str(path))
+        tensors = {n: getattr(self, n) for n in ("parameters", "lattice", "group", "element_volume")}
+        tensors |= {f"freedom.{f.name}": getattr(self.freedom, f.name) for f in fields(Freedom)}
+        save_file({**tensors, **{f"label.{k}": v for k, v in self.labels.items()}}, str(path))
 
     @classmethod
     def load(cls, path: str | Path) -> OrbitCrystals:
@@ -103,37 +75,27 @@ class OrbitCrystals:
         """
         try:
             tensors = load_file(str(path))
-            labels = {k.removeprefix("label."): tensors.pop(k) for k in list(tensors) if k.startswith("label.")}
-            return cls(**tensors, labels=labels)
+            labels, free = (
+                {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)} for prefix in ("label.", "freedom.")
+            )
+            return cls(Freedom(**free), **tensors, labels=labels)
         except Exception as error:
             raise DataError(f"{path} does not hold crystals as orbits ({error}); make it anew from a table of crystals") from None
 
-    @cached_property
-    def _starts(self) -> Tensor:
-        return torch.cumsum(self.n_orbits, 0) - self.n_orbits
-
-    def _orbits(self, k: int) -> list[Orbit]:
-        first = int(self._starts[k])
-        positions = wyckoff_positions(int(self.group[k]))
-        return [
-            Orbit(int(self.element[i]), positions[int(self.letter[i])], self.parameters[i].numpy())
-            for i in range(first, first + int(self.n_orbits[k]))
-        ]
-
 
 @dataclass(frozen=True, eq=False)
-class Selection:
-    """Some rows of :class:`OrbitCrystals`: a batch before anybody has chosen its reference cells."""
+class OrbitBatch:
+    """B crystals: their freedom, and their coordinates ``[B, D]``."""
 
-    data: OrbitCrystals
-    rows: Tensor
+    freedom: Freedom
+    y: Tensor
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.freedom)
 
-    def to(self, **_: Any) -> Selection:
-        """Itself: what is made of it goes to a device."""
-        return self
+    def to(self, *, device: torch.device | str) -> OrbitBatch:
+        """The same on a device."""
+        return OrbitBatch(self.freedom.to(device=device), self.y.to(device))
 
 
 def orbits_of(info: SymmetryInfo) -> list[Orbit]:
@@ -156,20 +118,29 @@ def orbits_of(info: SymmetryInfo) -> list[Orbit]:
 
 
 def orbit_crystals(
-    crystals: Iterable[tuple[FloatArray, FloatArray, IntArray]], labels: dict[str, Tensor] | None = None
+    crystals: Iterable[tuple[FloatArray, FloatArray, IntArray]],
+    labels: dict[str, Tensor] | None = None,
+    *,
+    element_volume: Tensor | None = None,
 ) -> tuple[OrbitCrystals, list[int]]:
     """Crystals as orbits, and the rows that could not be read so.
 
     Args:
         crystals: lattice in Å, fractional coordinates and atomic numbers of each.
         labels: per crystal.
+        element_volume: additive volumes in Å³, ``[119]``: those of the training set for any other; None fits them to these crystals.
+
+    Raises:
+        DataError: no crystal could be read.
     """
-    groups, counts, elements, letters, parameters, lattices, kept, failed = [], [], [], [], [], [], [], []
+    groups: list[int] = []
+    orbits: list[list[Orbit]] = []
+    lattices, kept, failed = [], [], []
     for k, crystal in enumerate(crystals):
         for symprec in SYMPREC:
             try:
                 info = analyse(*crystal, symprec=symprec)
-                orbits = orbits_of(info)
+                found = orbits_of(info)
                 break
             except StructureError:
                 continue
@@ -178,26 +149,18 @@ def orbit_crystals(
             continue
         kept.append(k)
         groups.append(info.number)
-        counts.append(len(orbits))
-        elements += [o.element for o in orbits]
-        letters += [LETTERS.index(o.position.letter) for o in orbits]
-        parameters += [o.parameters for o in orbits]
+        orbits.append(found)
         lattices.append(symmetrize_lattice(info.primitive_lattice, space_group(info.number).primitive.rotations))
     if not kept:
         raise DataError("no crystal could be read as orbits of a space group; give crystals with atoms apart from each other")
-    data = OrbitCrystals(
-        torch.tensor(groups),
-        torch.tensor(counts),
-        torch.tensor(elements),
-        torch.tensor(letters),
-        torch.as_tensor(np.stack(parameters), dtype=torch.float64),
-        torch.as_tensor(np.stack(lattices), dtype=torch.float64),
-        {name: values[kept] for name, values in (labels or {}).items()},
-    )
-    return data, failed
-
-
-def as_batch(data: OrbitCrystals, rows: Sequence[int]) -> CrystalBatch:
-    """Some crystals atom by atom."""
-    freedom, y = data.freedom(rows)
-    return freedom.crystals(y)
+    compositions = np.zeros((len(kept), MAX_ATOMIC_NUMBER + 1))
+    for k, members in enumerate(orbits):
+        for o in members:
+            compositions[k, o.element] += o.position.primitive_multiplicity
+    if element_volume is None:
+        element_volume = torch.as_tensor(additive_volumes(compositions, np.abs(np.linalg.det(np.stack(lattices)))))
+    sizes = compositions @ element_volume.double().numpy()
+    freedom, s = freedom_of(groups, orbits, [equal_edges(g) * size ** (1 / 3) for g, size in zip(groups, sizes, strict=True)])
+    lattice = torch.as_tensor(np.stack(lattices))
+    chosen = {name: values[kept] for name, values in (labels or {}).items()}
+    return OrbitCrystals(freedom, s, lattice, torch.tensor(groups), element_volume, chosen), failed

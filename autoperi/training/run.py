@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from autoperi.errors import RequestError
+from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.cgcnn import Cgcnn
 from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
@@ -23,8 +24,9 @@ from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.nn.backbone import Backbone
+from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
-from autoperi.training.data import Batches, TensorCrystals, widths
+from autoperi.training.data import Batches, Rows, TensorCrystals, widths
 from autoperi.training.empnn import RelaxerTask
 from autoperi.training.potential import PotentialTask
 from autoperi.training.pretraining import CrysGnn, CrysGnnTask, DistilledTask
@@ -39,6 +41,7 @@ TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
     "cgcnn": (Cgcnn, CgcnnTask),
     "crystal_transformer": (CrystalTransformer, NeighbourTask),
     "potential": (Potential, PotentialTask),
+    "autoperi_gnn": (AutoPeriGnn, AutoPeriGnnTask),
     "crysgnn": (CrysGnn, CrysGnnTask),
     "distilled": (FormationEnergy, DistilledTask),
 }
@@ -104,8 +107,8 @@ class _Order(Callback):
 def train(
     config: TrainingConfig,
     *,
-    train_data: TensorCrystals,
-    val_data: TensorCrystals,
+    train_data: Rows,
+    val_data: Rows,
     directory: str | Path,
     resume: bool = False,
     device: str = "auto",
@@ -140,8 +143,10 @@ def train(
                 f"initial holds {', '.join(unknown[:3])}, which {config.model} does not have; give tensors of the same network"
             )
     backbone = getattr(model, "backbone", None)
-    seen = model.scaled(train_data.crystals) if isinstance(model, LatticeRelaxer) else train_data.crystals
-    width = widths(seen, backbone.cutoff) if isinstance(backbone, Backbone) else None
+    width = None
+    if isinstance(backbone, Backbone) and isinstance(train_data, TensorCrystals):
+        seen = model.scaled(train_data.crystals) if isinstance(model, LatticeRelaxer) else train_data.crystals
+        width = widths(seen, backbone.cutoff)
     batches = Batches(train_data, config.batch_size, seed=config.seed, width=width)
     task = task_type(
         model,

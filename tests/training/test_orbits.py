@@ -14,7 +14,7 @@ from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.testing import tiny_crystals
 from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.data import Batches
-from autoperi.training.orbits import OrbitCrystals, as_batch, orbit_crystals
+from autoperi.training.orbits import OrbitCrystals, orbit_crystals
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,8 @@ def data() -> OrbitCrystals:
 
 def test_orbits_give_the_crystals_back(data):
     matcher = StructureMatcher(ltol=0.01, stol=0.01, angle_tol=0.1)
-    for given, back in zip(tiny_crystals(), to_structures(as_batch(data, range(len(data)))), strict=True):
+    chosen, _ = data.take(torch.arange(len(data)))
+    for given, back in zip(tiny_crystals(), to_structures(chosen.freedom.crystals(chosen.y)), strict=True):
         assert matcher.fit(given, back), given.composition
 
 
@@ -36,19 +37,39 @@ def test_file_and_rows(data, tmp_path):
     assert torch.equal(loaded.parameters, data.parameters)
     assert torch.equal(loaded.labels["energy"], data.labels["energy"])
     chosen, labels = loaded.take(torch.tensor([3, 1]))
-    freedom, _ = chosen.data.freedom(chosen.rows.tolist())
-    assert freedom.n_atoms.tolist() == data.n_atoms[[3, 1]].tolist()
+    assert chosen.freedom.n_atoms.tolist() == data.n_atoms[[3, 1]].tolist()
     assert labels["energy"].tolist() == [3, 1]
     (tmp_path / "bad").write_text("nothing")
     with pytest.raises(DataError, match="make it anew"):
         OrbitCrystals.load(tmp_path / "bad")
 
 
-def test_reference_cells_have_the_volume_asked_for(data):
-    freedom, y = data.freedom([0, 4, 7], lambda numbers, crystal, n: torch.arange(1.0, n + 1).double() * 30)  # noqa: ARG005
-    np.testing.assert_allclose(torch.linalg.det(freedom.reference).abs().numpy(), [30, 60, 90])
-    np.testing.assert_allclose(torch.linalg.det(freedom.crystals(y).lattice).abs(), torch.linalg.det(data.lattice[[0, 4, 7]]).abs())
-    assert equal_edges(225).shape == (3, 3)
+def test_reference_cells_have_additive_volumes():
+    crystals = [to_arrays(c) for c in tiny_crystals()[:8]]
+    volume = torch.arange(119, dtype=torch.float64) + 5
+    data, _ = orbit_crystals(crystals, element_volume=volume)
+    chosen, _ = data.take(torch.tensor([4, 0, 7]))
+    free = chosen.freedom
+    expected = torch.zeros(3, dtype=torch.float64).index_add(0, free.crystal[free.orbit], volume[free.atomic_numbers])
+    torch.testing.assert_close(torch.linalg.det(free.reference).abs(), expected)
+    shape = free.reference[0] @ free.reference[0].T / expected[0] ** (2 / 3)
+    equal = equal_edges(int(data.group[4]))
+    torch.testing.assert_close(shape, torch.as_tensor(equal @ equal.T))
+    fitted, _ = orbit_crystals(crystals)
+    found = torch.linalg.det(fitted.freedom.reference).abs() / torch.linalg.det(fitted.lattice).abs()
+    assert float(found.log().abs().mean()) < 0.2
+
+
+def test_any_rows_in_any_order(data):
+    rows = torch.tensor([5, 2, 2, 9])
+    joint, _ = data.take(rows)
+    whole = joint.freedom.crystals(joint.y)
+    for k, row in enumerate(rows.tolist()):
+        one, _ = data.take(torch.tensor([row]))
+        alone = one.freedom.crystals(one.y)
+        torch.testing.assert_close(whole[[k]].lattice, alone.lattice)
+        torch.testing.assert_close(whole[[k]].frac_coords, alone.frac_coords)
+        assert torch.equal(whole[[k]].atomic_numbers, alone.atomic_numbers)
 
 
 def test_nothing_to_read():

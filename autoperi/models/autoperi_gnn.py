@@ -22,7 +22,7 @@ from autoperi.geometry.freedom import STRAINS, Freedom
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.nn.node_field import NodeField
-from autoperi.processes.flow import UNIFORM_SCALE, Base
+from autoperi.processes.flow import EXACT_DIMENSIONS, UNIFORM_SCALE, Base, Field, LogLikelihood, integrate, log_likelihood
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 NATURAL = 20.0
@@ -152,6 +152,80 @@ class AutoPeriGnn(nn.Module):
         inverse = torch.linalg.inv(scaled.lattice).index_select(0, scaled.batch)
         fractional = torch.einsum("ni,nij->nj", moves, inverse)
         return freedom.velocity(strain.to(y.dtype), fractional.to(y.dtype))
+
+    def sample(
+        self,
+        freedom: Freedom,
+        noise: Tensor,
+        *,
+        centre: Tensor | None = None,
+        start: Start | None = None,
+        z: Tensor | None = None,
+        steps: int = 20,
+        method: str = "midpoint",
+    ) -> Tensor:
+        """Coordinates ``[B, D]`` of crystals drawn from the flow; none depends on those beside it.
+
+        Args:
+            freedom: what is free.
+            noise: standard normal, ``[B, D]``; the caller seeds it crystal by crystal.
+            centre: coordinates of proposed crystals to start near, ``[B, D]``; None starts from noise.
+            start: widths of the start; None is :data:`NEAR` or :data:`NOISE`.
+            z: latent vectors, ``[B, latent]``, or None.
+            steps, method: of :func:`~autoperi.processes.flow.integrate`.
+        """
+        base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
+        return integrate(self._field(freedom, centre, z), base.draw(noise), base.space, steps=steps, method=method)
+
+    def log_likelihood(
+        self,
+        freedom: Freedom,
+        y: Tensor,
+        *,
+        centre: Tensor | None = None,
+        start: Start | None = None,
+        z: Tensor | None = None,
+        steps: int = 10,
+        probes: Tensor | None = None,
+    ) -> LogLikelihood:
+        """Log densities of crystals over their free parameters: strain coordinates and turns.
+
+        Exact where at most :data:`~autoperi.processes.flow.EXACT_DIMENSIONS` parameters are free, by Hutchinson's estimate elsewhere.
+
+        Args:
+            freedom, centre, start, z: as in :meth:`sample`.
+            y: coordinates, ``[B, D]``.
+            steps: of the fourth-order integration.
+            probes: ±1, ``[K, B, D]``, seeded by the caller crystal by crystal; needed where the density is estimated.
+
+        Raises:
+            ValueError: no ``probes`` for a crystal of many free parameters.
+        """
+        base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
+        many = base.space.dimensions > EXACT_DIMENSIONS
+        if bool(many.any()) and probes is None:
+            raise ValueError(f"a crystal has more than {EXACT_DIMENSIONS} free parameters; give probes for the estimate of its density")
+        nats, error, begin = y.new_zeros(len(y)), y.new_zeros(len(y)), torch.zeros_like(y)
+        for rows in (torch.nonzero(~many).squeeze(1), torch.nonzero(many).squeeze(1)):
+            if not len(rows):
+                continue
+            part, exact = freedom[rows], not bool(many[rows[0]])
+            own = Base(base.space[rows], base.mean[rows], base.scale[rows])
+            field = self._field(part, None if centre is None else centre[rows], None if z is None else z[rows], width=y.shape[1])
+            noise = None if exact or probes is None else probes[:, rows]
+            found = log_likelihood(field, own, y[rows], steps=steps, exact=exact, noise=noise)
+            nats[rows], error[rows], begin[rows] = found.nats, found.standard_error, found.start
+        return LogLikelihood(nats, error, base.space.dimensions, begin)
+
+    def _field(self, freedom: Freedom, centre: Tensor | None, z: Tensor | None, *, width: int | None = None) -> Field:
+        near = torch.full((len(freedom),), centre is not None, dtype=torch.bool, device=freedom.n_atoms.device)
+        own = freedom.width
+
+        def field(y: Tensor, t: Tensor) -> Tensor:
+            v = self.velocity(y[:, :own], t, freedom, near=near, z=z)
+            return v if width is None or width == own else torch.nn.functional.pad(v, (0, width - own))
+
+        return field
 
     def _unit(self, batch: CrystalBatch) -> Tensor:
         volume = self.additive_volume(batch.atomic_numbers, batch.batch, len(batch)).to(batch.lattice.dtype)

@@ -134,3 +134,32 @@ def test_encoder_is_invariant():
     q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
     turned, _ = network.encode(crystals.replace(lattice=crystals.lattice @ q, frac_coords=(crystals.frac_coords + 0.4) % 1))
     torch.testing.assert_close(turned, mean)
+
+
+def test_samples_and_likelihoods_of_a_mixed_batch_are_those_of_its_crystals():
+    network = model()
+    chosen = ((225, "ab"), (1, "a" * 8), (62, "cca"))
+    freedom, y = freedom_and_start(chosen)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(y.shape, generator=generator, dtype=torch.float64)
+    probes = torch.randint(0, 2, (3, *y.shape), generator=generator).to(y) * 2 - 1
+    drawn = network.sample(freedom, noise, steps=3)
+    likelihood = network.log_likelihood(freedom, drawn, steps=2, probes=probes)
+    assert likelihood.dimensions.tolist() == [1, 30, 7]
+    assert (likelihood.standard_error > 0).tolist() == [False, True, False]
+    for k, crystal in enumerate(chosen):
+        alone, _ = freedom_and_start((crystal,))
+        own = network.sample(alone, noise[k : k + 1, : alone.width], steps=3)
+        torch.testing.assert_close(own[0], drawn[k, : alone.width], atol=1e-9, rtol=0)
+        found = network.log_likelihood(alone, own, steps=2, probes=probes[:, k : k + 1, : alone.width])
+        torch.testing.assert_close(found.nats[0], likelihood.nats[k], atol=1e-7, rtol=0)
+    with pytest.raises(ValueError, match="give probes"):
+        network.log_likelihood(freedom, drawn, steps=2)
+
+
+def test_starting_near_a_crystal_gives_another_density():
+    network = model()
+    freedom, y = freedom_and_start(((62, "cca"),))
+    near = network.log_likelihood(freedom, y, centre=y, steps=2)
+    far = network.log_likelihood(freedom, y, steps=2)
+    assert float(near.nats[0]) > float(far.nats[0]) + 3

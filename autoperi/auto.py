@@ -304,14 +304,10 @@ class AutoPeri:
         if not crystals:
             return []
         size = _batch_size(batch_size)
-        batch = to_batch(crystals, dtype=self._parts.dtype)
-        out: list[Any] = []
+        batch = to_batch(crystals, dtype=self._parts.dtype).to(device=self.device)
         with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar, torch.no_grad():
-            for start in range(0, len(crystals), size):
-                part = batch[start : start + size].to(device=self.device)
-                found = relax_cells(self._parts.empnn, part, passes=passes)
-                out += [self._relaxed(crystals[start + k], found, k, fix_symmetry) for k in range(len(part))]
-                bar.update(len(part))
+            found = relax_cells(self._parts.empnn, batch, passes=passes, batch_size=size, on_rest=bar.update)
+        out = [self._relaxed(crystal, found, k, fix_symmetry) for k, crystal in enumerate(crystals)]
         return like_container(structures, out)
 
     def _relaxed(self, crystal: Any, found: LatticeRelaxation, k: int, fix_symmetry: bool) -> Any:

@@ -22,6 +22,7 @@ from autoperi.metrics.lattice import (
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
+    from autoperi.io import CrystalTable
 
 Relaxer: TypeAlias = Callable[[list[Any]], Sequence[Any]]
 """Structures to structures of the same atoms with other lattices, in order; None where there is no answer."""
@@ -175,7 +176,7 @@ def _one_sigma(
     calculator_limit: int | None,
     progress: bool | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    noisy = _deformed(clean, rows, seed, sigma)
+    noisy = deformed(clean, rows, seed, sigma)
     relaxed, status, seconds = run_relaxer(peri, relax, noisy, steps=steps, progress=progress)
     truth = clean.structures()
     before, after = lattice_errors(noisy, truth), lattice_errors(relaxed, truth)
@@ -222,7 +223,8 @@ def _one_sigma(
     return result, _series(noisy, relaxed, truth, sigma)
 
 
-def _deformed(clean: Any, rows: Sequence[int], seed: int, sigma: float) -> list[Any]:
+def deformed(clean: CrystalTable, rows: Sequence[int], seed: int, sigma: float) -> list[Any]:
+    """The crystals of a table strained by L·exp(A), symmetric A with entries N(0, ``sigma``) drawn from ``(seed, row)``, as structures."""
     import torch
 
     from autoperi.convert import to_structures

@@ -17,6 +17,7 @@ All of it is invariant or equivariant under O(3) × translations × S_n × SL3(Z
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +60,7 @@ class LatticeRelaxer(nn.Module):
         hidden: width of the heads.
         max_strain: bound on the norm of A, reached smoothly.
         caution: how many times its expected error a relaxation must exceed to be believed, see :func:`~autoperi.processes.lattice.cautious`.
+        calibration: factor and power of :meth:`expected_error`.
         kind: what tells this config from that of an :class:`~autoperi.models.empnn.Empnn`; only :data:`KIND`.
     """
 
@@ -75,6 +77,7 @@ class LatticeRelaxer(nn.Module):
         hidden: int = 64,
         max_strain: float = 1.5,
         caution: float = 3.0,
+        calibration: Sequence[float] = (1.0, 1.0),
         kind: str = KIND,
     ) -> None:
         if kind != KIND:
@@ -90,8 +93,10 @@ class LatticeRelaxer(nn.Module):
             "hidden": hidden,
             "max_strain": max_strain,
             "caution": caution,
+            "calibration": list(calibration),
         }
         self.max_strain, self.caution = max_strain, caution
+        self.calibration = (float(calibration[0]), float(calibration[1]))
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         # relative to the covalent spheres, so that an element never seen keeps a sensible volume
         self.log_volume = nn.Parameter(torch.zeros(MAX_ATOMIC_NUMBER + 1))
@@ -108,6 +113,13 @@ class LatticeRelaxer(nn.Module):
         """V̂ in Å³, the volume that the composition suggests, ``[B]``."""
         volumes = torch.exp(self.log_volume.to(batch.lattice.dtype) + self.radii_log_volume.to(batch.lattice.dtype))
         return sum_per_crystal(volumes.index_select(0, batch.atomic_numbers), batch)
+
+    def expected_error(self, spread: Tensor) -> Tensor:
+        """Mean relative error of a cell's lengths, ``[B]``, from the spread of a step: √(b_iso²/3 + 2 b_dev²/15), the root mean square of
+        uᵀeu over directions u, as ``calibration`` (factor, power) found it on crystals that the network was not trained on.
+        """
+        factor, power = self.calibration
+        return factor * length_error(spread) ** power
 
     def scaled(self, batch: CrystalBatch) -> CrystalBatch:
         """The crystals as the backbone reads them: at :data:`NATURAL` Å³ an atom if their volume is V̂."""
@@ -140,6 +152,11 @@ class LatticeRelaxer(nn.Module):
         connected = torch.zeros(len(batch), dtype=torch.bool, device=strain.device)
         connected[batch.batch[output.geometry.graph.edge_index[0]]] = True
         return LatticeStep(strain * connected[:, None, None], spread, connected)
+
+
+def length_error(spread: Tensor) -> Tensor:
+    """Root mean square of uᵀeu over directions u, ``[B]``, for errors e with volume part |tr e|/√3 and shape ‖dev e‖ as in ``[B, 2]``."""
+    return torch.sqrt(spread[:, 0] ** 2 / 3 + spread[:, 1] ** 2 * 2 / 15)
 
 
 def lattice_network(*, kind: str = "empnn", **config: Any) -> Empnn | LatticeRelaxer:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from autoperi.crystal import CrystalBatch
-from autoperi.geometry.lattice import metric, symmetric_exp, symmetric_log
-from autoperi.models.lattice_relaxer import LatticeRelaxer
+from autoperi.geometry.lattice import from_lengths_angles, metric, niggli_reduce, symmetric_exp, symmetric_log
+from autoperi.models.lattice_relaxer import LatticeRelaxer, length_error
 
 CONVERGED = 1e-2
 """Largest entry of A (a strain) below which a crystal counts as converged."""
@@ -21,6 +21,43 @@ LARGEST_STRAIN = 2.5
 """Change of the log volume beyond which a relaxation is called exploded or collapsed."""
 ABSURD = math.log(4.0)
 """A cell smaller than its composition's volume by more than this factor (a log) is no crystal: it is brought to that volume first."""
+DOUBT = 0.02
+"""Expected relative error of lengths above which a cell of absurd density is tried again from other shapes."""
+LESS_DOUBT = 0.7
+"""Ends whose doubts differ by no more than this factor are doubted alike: they may be one lattice in several bases."""
+
+
+def _around(first: float, second: float) -> list[tuple[float, ...]]:
+    """Cells whose three angles all lie ``first`` from 90°, signs as in the four bases of one rhombohedral lattice, and so for ``second``."""
+    signs = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+    return [(1, 1, 1, *(90 - x * s for s in sign)) for sign in signs for x in (first, second)]
+
+
+def _on_axis(k: int) -> list[tuple[float, ...]]:
+    """Hexagonal, flat, long, and body-centred cells whose axis is the k-th."""
+
+    def cell(length: float, own: float, others: tuple[float, float]) -> tuple[float, ...]:
+        lengths, angles = [1.0] * 3, [0.0] * 3
+        lengths[k], angles[k] = length, own
+        angles[(k + 1) % 3], angles[(k + 2) % 3] = others
+        return (*lengths, *angles)
+
+    centred = [cell(1.25, 90, (90 + 24 * s, 90 + 24 * t)) for s in (-1, 1) for t in (-1, 1)]
+    return [
+        cell(1, 60, (90, 90)),
+        cell(1, 120, (90, 90)),
+        cell(0.5, 90, (90, 90)),
+        cell(2, 90, (90, 90)),
+        *centred,
+        cell(1, 50, (145, 145)),
+    ]
+
+
+SHAPES = [*_around(30, -19.5), *_on_axis(0), *_on_axis(1), *_on_axis(2)]
+"""(a, b, c, α, β, γ) of the cells from which a reconstruction in doubt is tried again: the primitive cells of the centred lattices, and long,
+flat and hexagonal ones, in each of their orientations to the axes."""
+BATCH = 32
+"""Crystals that a network reads together."""
 CLOSE = 0.02
 """Relative error of lengths that ``confidence`` speaks of."""
 
@@ -59,7 +96,14 @@ def lattice_step(batch: CrystalBatch, strain: Tensor) -> CrystalBatch:
     return batch.replace(lattice=batch.lattice @ symmetric_exp(strain))
 
 
-def relax_cells(network: Callable[[CrystalBatch], Tensor], batch: CrystalBatch, *, passes: int) -> LatticeRelaxation:
+def relax_cells(
+    network: Callable[[CrystalBatch], Tensor],
+    batch: CrystalBatch,
+    *,
+    passes: int,
+    batch_size: int = BATCH,
+    on_rest: Callable[[int], object] | None = None,
+) -> LatticeRelaxation:
     """At most ``passes`` passes over each crystal; no crystal's result depends on the others.
 
     With a network that knows what it does not know (:class:`~autoperi.models.lattice_relaxer.LatticeRelaxer`), crystals that have come to rest
@@ -71,40 +115,122 @@ def relax_cells(network: Callable[[CrystalBatch], Tensor], batch: CrystalBatch, 
         network: crystals to exponents A, ``[B, 3, 3]``.
         batch: B crystals.
         passes: 0 changes nothing but absurd densities.
+        batch_size: crystals that the network reads together: time and memory, never a result.
+        on_rest: told how many crystals have come to rest.
     """
+    told = on_rest if on_rest is not None else (lambda _: None)
     if not isinstance(network, LatticeRelaxer):
-        return _plain(network, batch, passes)
-    start, absurd = _plausible(batch, network.natural_volume(batch))
+        return _plain(network, batch, passes, batch_size, told)
+    natural = network.natural_volume(batch)
+    start, absurd = _plausible(batch, natural)
+    found = _passes(network, start, natural, passes, batch_size, told)
+    if passes and bool(absurd.any()):
+        _try_other_shapes(network, start, natural, absurd, found, passes, batch_size)
+    status = relaxation_status(start.lattice, found.lattice, found.strain)
+    status = ["isolated" if alone and word == "converged" else word for word, alone in zip(status, found.isolated.tolist(), strict=True)]
+    near = torch.tensor([word in ("converged", "max_steps") for word in status], dtype=torch.bool, device=start.lattice.device) & ~absurd
+    if passes and bool(near.any()):
+        found.lattice[near] = cautious(start.lattice[near], found.lattice[near], found.spread[near], caution=network.caution)
+    expected = network.expected_error(found.spread) if passes else None
+    return LatticeRelaxation(batch.replace(lattice=found.lattice), found.strain, found.passes, status, expected)
+
+
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """Where B crystals ended: lattices, the last A, the spread after it, how many passes, and whether there was no edge."""
+
+    lattice: Tensor
+    strain: Tensor
+    spread: Tensor
+    passes: Tensor
+    isolated: Tensor
+
+
+def _passes(
+    network: LatticeRelaxer, start: CrystalBatch, natural: Tensor, passes: int, batch_size: int, told: Callable[[int], object]
+) -> _Path:
     lattice, strain = start.lattice.clone(), torch.zeros_like(start.lattice)
-    spread = lattice.new_zeros(len(batch), 2)
-    done = torch.zeros(len(batch), dtype=torch.long, device=lattice.device)
+    spread = lattice.new_zeros(len(start), 2)
+    done = torch.zeros(len(start), dtype=torch.long, device=lattice.device)
     isolated = torch.zeros_like(done, dtype=torch.bool)
-    moving = torch.arange(len(batch), device=lattice.device)
+    moving = torch.arange(len(start), device=lattice.device)
     for _ in range(passes):
-        if not len(moving):
-            break
-        part = start[moving].replace(lattice=lattice[moving])
-        step = network.step(part)
-        strain[moving], spread[moving], isolated[moving] = step.strain, step.spread, ~step.connected
-        lattice[moving] = lattice_step(part, step.strain).lattice
-        done[moving] += 1
+        # crystals of like density have like numbers of neighbours, which a batch pads to its largest
+        density = torch.linalg.det(lattice[moving]).abs() / natural[moving]
+        for chosen in moving[torch.argsort(density, stable=True)].split(batch_size):
+            part = start[chosen].replace(lattice=lattice[chosen])
+            step = network.step(part)
+            strain[chosen], spread[chosen], isolated[chosen] = step.strain, step.spread, ~step.connected
+            lattice[chosen] = lattice_step(part, step.strain).lattice
+            done[chosen] += 1
         usable = torch.isfinite(lattice[moving]).flatten(1).all(1)
-        moving = moving[usable & (step.strain.abs().amax((-1, -2)) >= STILL)]
-    status = relaxation_status(start.lattice, lattice, strain)
-    status = ["isolated" if alone and word == "converged" else word for word, alone in zip(status, isolated.tolist(), strict=True)]
-    near = torch.tensor([word in ("converged", "max_steps") for word in status], device=lattice.device) & ~absurd
-    if bool(near.any()) and passes:
-        lattice[near] = cautious(start.lattice[near], lattice[near], spread[near], caution=network.caution)
-    return LatticeRelaxation(batch.replace(lattice=lattice), strain, done, status, _length_error(spread) if passes else None)
+        still = moving[usable & (strain[moving].abs().amax((-1, -2)) >= STILL)]
+        told(len(moving) - len(still))
+        moving = still
+    told(len(moving))
+    return _Path(lattice, strain, spread, done, isolated)
 
 
-def _plain(network: Callable[[CrystalBatch], Tensor], batch: CrystalBatch, passes: int) -> LatticeRelaxation:
-    moved, strain = batch, torch.zeros_like(batch.lattice)
-    for _ in range(passes):
-        strain = network(moved)
-        moved = lattice_step(moved, strain)
+def _try_other_shapes(
+    network: LatticeRelaxer, start: CrystalBatch, natural: Tensor, absurd: Tensor, found: _Path, passes: int, batch_size: int
+) -> None:
+    """From every shape of :data:`SHAPES`, where a cell of absurd density ended in doubt; the end that the network doubts least is taken.
+
+    The density said nothing of the lattice, so its shape need not either; and no equivariant pass can leave a cube whose atoms have all its
+    symmetry. Shapes are taken in the Niggli-reduced basis of the start, which makes the answer one for all bases and orientations, but
+    not for supercells: theirs are other shapes.
+    """
+    doubtful = (absurd & (length_error(found.spread) > DOUBT)).nonzero().squeeze(-1)
+    if not len(doubtful):
+        return
+    part = start[doubtful]
+    reduced, transform = niggli_reduce(part.lattice)
+    # a basis that is as short already stays: a cube has 24 reduced bases, and the one that was given is as good
+    shorter = (reduced**2).sum((-1, -2)) < (1 - 1e-6) * (part.lattice**2).sum((-1, -2))
+    transform = torch.where(shorter[:, None, None], transform.to(reduced), torch.eye(3).to(reduced))
+    reduced = transform @ part.lattice
+    ends = [_Path(*(getattr(found, name)[doubtful] for name in _FIELDS))]
+    for shape in _shapes(part.lattice):
+        first = part.replace(lattice=part.lattice @ symmetric_exp(exponent_to(reduced, part.volume.pow(1 / 3)[:, None, None] * shape)))
+        ends.append(_passes(network, first, natural[doubtful], passes, batch_size, lambda _: None))
+    doubt = torch.stack([length_error(end.spread) for end in ends])
+    doubt = torch.where(torch.stack([torch.isfinite(end.lattice).flatten(1).all(1) for end in ends]), doubt, torch.inf)
+    size = torch.stack([((transform @ end.lattice) ** 2).sum((-1, -2)) for end in ends])
+    # of those that are doubted about alike the shortest basis; where bases of one lattice are equally short, the first
+    alike = doubt <= doubt.amin(0) / LESS_DOUBT
+    size = torch.where(alike, size, torch.inf)
+    chosen = (size <= size.amin(0) * (1 + 1e-3)).long().argmax(0)
+    every = torch.arange(len(doubtful), device=chosen.device)
+    for name in _FIELDS:
+        getattr(found, name)[doubtful] = torch.stack([getattr(end, name) for end in ends])[chosen, every]
+
+
+_FIELDS = ("lattice", "strain", "spread", "passes", "isolated")
+
+
+def _shapes(like: Tensor) -> list[Tensor]:
+    """Lattices ``[3, 3]`` of unit volume, of the dtype and device of ``like``."""
+    rows = torch.tensor(SHAPES, dtype=torch.float64)
+    lattices = from_lengths_angles(rows[:, :3], rows[:, 3:])
+    lattices = lattices / torch.linalg.det(lattices).abs().pow(1 / 3)[:, None, None]
+    return list(lattices.to(like))
+
+
+def _plain(
+    network: Callable[[CrystalBatch], Tensor], batch: CrystalBatch, passes: int, batch_size: int, told: Callable[[int], object]
+) -> LatticeRelaxation:
+    """The same with a network that says nothing of itself: ``passes`` passes for every crystal."""
+    lattice, strain = batch.lattice.clone(), torch.zeros_like(batch.lattice)
+    for start in range(0, len(batch), batch_size):
+        chosen = slice(start, start + batch_size)
+        moved = batch[chosen]
+        for _ in range(passes):
+            strain[chosen] = network(moved)
+            moved = lattice_step(moved, strain[chosen])
+        lattice[chosen] = moved.lattice
+        told(len(moved))
     done = torch.full((len(batch),), passes, device=strain.device)
-    return LatticeRelaxation(moved, strain, done, relaxation_status(batch.lattice, moved.lattice, strain), None)
+    return LatticeRelaxation(batch.replace(lattice=lattice), strain, done, relaxation_status(batch.lattice, lattice, strain), None)
 
 
 def exponent_to(lattice: Tensor, target: Tensor) -> Tensor:
@@ -162,8 +288,3 @@ def _plausible(batch: CrystalBatch, natural: Tensor) -> tuple[CrystalBatch, Tens
     absurd = torch.log(ratio) > ABSURD
     scale = torch.where(absurd, ratio.pow(1 / 3), torch.ones_like(ratio))
     return batch.replace(lattice=batch.lattice * scale[:, None, None]), absurd
-
-
-def _length_error(spread: Tensor) -> Tensor:
-    """Relative error of a length from errors of volume |tr e|/√3 and shape ‖dev e‖, ``[B, 2]``: uᵀeu has the mean square t²/3 + 2d²/15."""
-    return torch.sqrt(spread[:, 0] ** 2 / 3 + spread[:, 1] ** 2 * 2 / 15)

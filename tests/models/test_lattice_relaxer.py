@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from ase.build import bulk
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoperi.bundle import network_component, network_of
 from autoperi.convert import to_batch
 from autoperi.crystal import CrystalBatch
 from autoperi.errors import WeightsError
-from autoperi.geometry.lattice import symmetric_exp, symmetric_matrix
+from autoperi.geometry.lattice import from_lengths_angles, lengths_angles, symmetric_exp, symmetric_matrix
 from autoperi.hub.serialize import Component
-from autoperi.laws import check_invariant, check_lattice_field
+from autoperi.laws import check_invariant, check_lattice_field, permuted, random_orthogonal, rebased, rotated, translated
 from autoperi.models.empnn import Empnn
 from autoperi.models.lattice_relaxer import LatticeRelaxer, LatticeStep, lattice_network
 from autoperi.processes.lattice import STILL, cautious, exponent_to, lattice_step, relax_cells
@@ -64,6 +64,8 @@ def test_a_pass_is_equivariant_and_its_doubt_invariant(dtype: torch.dtype, layer
 def test_whole_relaxations_obey_the_laws(seed: int) -> None:
     """The exponent that leads from the first to the last lattice turns with the crystal and ignores its description."""
     model = network()
+    with torch.no_grad():
+        model.judge[-1].bias[2:] -= 4  # in no doubt: other shapes, which a supercell does not share, are not tried
 
     def deformation(batch: CrystalBatch) -> torch.Tensor:
         end = relax_cells(model, batch, passes=3).crystals.lattice
@@ -74,23 +76,65 @@ def test_whole_relaxations_obey_the_laws(seed: int) -> None:
         check_lattice_field(deformation, crystals(seed), seed=seed)
 
 
-@settings(max_examples=10, deadline=None)
+def _total(model: LatticeRelaxer, batch: CrystalBatch) -> torch.Tensor:
+    total = torch.linalg.inv(batch.lattice) @ relax_cells(model, batch, passes=2).crystals.lattice
+    return 0.5 * (total + total.mT)
+
+
+@settings(max_examples=6, deadline=None)
 @given(st.integers(0, 10_000))
 def test_cells_of_absurd_density_obey_the_laws_too(seed: int) -> None:
     model, batch = network(), crystals(seed)
     dense = batch.replace(lattice=0.1 * batch.lattice)
-
-    def deformation(b: CrystalBatch) -> torch.Tensor:
-        total = torch.linalg.inv(b.lattice) @ relax_cells(model, b, passes=2).crystals.lattice
-        return 0.5 * (total + total.mT)
-
     with torch.no_grad():
+        model.judge[-1].bias[2:] -= 4  # in no doubt
         found = relax_cells(model, dense, passes=0)
         assert torch.allclose(found.crystals.volume, model.natural_volume(dense))
-        check_lattice_field(deformation, dense, seed=seed)
+        check_lattice_field(lambda b: _total(model, b), dense, seed=seed)
         # the first step forgets how dense it was
         again = relax_cells(model, batch.replace(lattice=0.05 * batch.lattice), passes=2)
         assert torch.allclose(again.crystals.lattice, relax_cells(model, dense, passes=2).crystals.lattice)
+
+
+@settings(max_examples=3, deadline=None)
+@given(st.integers(0, 10_000))
+def test_other_shapes_are_those_of_the_crystal_in_every_basis(seed: int) -> None:
+    model, batch = network(), crystals(seed, sizes=(2,))
+    dense = batch.replace(lattice=0.1 * batch.lattice)
+    g = torch.Generator().manual_seed(seed)
+    rotation = random_orthogonal(g)
+    with torch.no_grad():
+        model.judge[-1].bias[2:] += 1
+        expected = _total(model, dense)
+        sure = network()
+        sure.judge[-1].bias[2:] -= 4
+        assume(float((expected - _total(sure, dense)).abs().max()) > 1e-3)  # another shape was taken
+        assert torch.allclose(_total(model, rotated(dense, rotation)), rotation @ expected @ rotation.T, atol=1e-8)
+        for changed in (rebased(dense, g), translated(dense, g), permuted(dense, g)):
+            assert torch.allclose(_total(model, changed), expected, atol=1e-8)
+
+
+def test_a_cube_is_left_for_a_shape_in_less_doubt() -> None:
+    class Centred(LatticeRelaxer):
+        """Moves nothing, and doubts everything but face-centred cubic lattices."""
+
+        def step(self, batch: CrystalBatch) -> LatticeStep:
+            target = from_lengths_angles(torch.ones(1, 3, dtype=torch.float64), torch.full((1, 3), 60.0, dtype=torch.float64))
+            target = target * (batch.volume / torch.linalg.det(target)).pow(1 / 3)[:, None, None]
+            far = torch.linalg.matrix_norm(exponent_to(batch.lattice, target))
+            return LatticeStep(
+                torch.zeros_like(batch.lattice), torch.stack([far, far], -1) + 1e-3, torch.ones(len(batch), dtype=torch.bool)
+            )
+
+    model = Centred(**SMALL)
+    one = CrystalBatch.from_list([(torch.eye(3), [[0, 0, 0]], [29]), (torch.eye(3) * 3.0, [[0, 0, 0]], [29])])
+    with torch.no_grad():
+        found = relax_cells(model, one, passes=2)
+        natural = model.natural_volume(one)
+    lengths, angles = lengths_angles(found.crystals.lattice)
+    assert torch.allclose(angles[0], torch.full((3,), 60.0, dtype=torch.float64), atol=1e-6)
+    assert float(found.crystals.volume[0]) == pytest.approx(float(natural[0]))
+    assert torch.allclose(lengths[1], torch.full((3,), 3.0, dtype=torch.float64)), "a cell of sensible density is never exchanged"
 
 
 def test_symmetry_is_kept_and_cubic_cells_stay_cubic() -> None:
@@ -136,6 +180,11 @@ def test_doubt_becomes_confidence() -> None:
         float(trace**2 / 9 + 2 / 15 * shape_norm**2), rel=0.02
     )
     assert torch.allclose(found.confidence, 1 - torch.exp(-0.02 / found.expected_error))
+    model.calibration = (0.5, 2.0)
+    with torch.no_grad():
+        again = relax_cells(model, batch, passes=1).expected_error
+    assert again is not None
+    assert torch.allclose(again, 0.5 * found.expected_error**2)
 
 
 class Halving(LatticeRelaxer):

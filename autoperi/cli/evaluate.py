@@ -229,8 +229,8 @@ def _check(args: argparse.Namespace) -> None:
         if folder.is_dir() and not os.access(folder, os.W_OK):
             raise DataError(f"--{name} {target}: {folder} cannot be written; choose another folder")
     for sigma in getattr(args, "sigma", []):
-        if not sigma > 0:
-            raise RequestError(f"--sigma {sigma} is not positive; give a strain such as 0.1")
+        if not sigma >= 0:
+            raise RequestError(f"--sigma {sigma} is not a standard deviation; give a strain such as 0.1, or 0 for crystals as they are")
     if args.report or args.figures:
         from autoperi.evaluation.figures import require_matplotlib
         from autoperi.evaluation.report import check_report

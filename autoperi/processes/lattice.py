@@ -15,7 +15,7 @@ from autoperi.models.lattice_relaxer import LatticeRelaxer, length_error
 
 CONVERGED = 1e-2
 """Largest entry of A (a strain) below which a crystal counts as converged."""
-STILL = 3e-3
+STILL = 6e-3
 """Largest entry of A below which a further pass would change nothing of interest: the crystal stays where it is."""
 LARGEST_STRAIN = 2.5
 """Change of the log volume beyond which a relaxation is called exploded or collapsed."""

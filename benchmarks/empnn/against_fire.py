@@ -47,29 +47,25 @@ def main() -> int:
     started = time.perf_counter()
     relaxed = peri.relax_lattice(noisy, progress=False)
     seconds = time.perf_counter() - started
-    ways = {"fire": noisy, "relax_lattice, fire": relaxed, "undeformed, fire": clean.structures()}
     grid = [s for s in STEPS if s <= args.steps]
+    # the end of the undeformed crystals' own relaxation is the zero of energies
+    zero, undeformed = _energies(potential, clean.structures(), grid[-1])
     energies: dict[str, np.ndarray] = {}
-    full: dict[str, Any] = {}
-    for way, starts in ways.items():
+    full: dict[str, Any] = {"undeformed, fire": undeformed}
+    for way, starts in (("fire", noisy), ("relax_lattice, fire", relaxed)):
         runs = {steps: _energies(potential, starts, steps) for steps in grid}
         energies[way] = np.stack([runs[s][0] for s in grid])  # [steps, crystals], eV/atom
-        full[way] = runs[grid[-1]][1]
+        full[way] = runs[grid[-1]][1] | {
+            "seconds_fire_after_steps": {str(s): runs[s][1]["seconds_fire"] for s in grid},
+            "energy_above_undeformed_eV_per_atom": {str(s): _summary(energies[way][k] - zero) for k, s in enumerate(grid)},
+        }
     reached = energies["relax_lattice, fire"][grid.index(SHORT)]
     result = {
         "task": "against_fire",
         "n": len(rows),
         "sigma": args.sigma,
-        "ways": {
-            way: full[way]
-            | {
-                "seconds_relax_lattice": round(seconds, 2) if way.startswith("relax") else 0.0,
-                "energy_above_undeformed_relaxed_eV_per_atom": {
-                    str(s): _summary(energies[way][k] - energies["undeformed, fire"][-1]) for k, s in enumerate(grid)
-                },
-            }
-            for way in ways
-        },
+        "ways": full,
+        "seconds_relax_lattice": round(seconds, 2),
         "calls_saved": _saved(energies["fire"], reached, grid),
         "lower_after_relax_lattice": _share(energies["relax_lattice, fire"][0] < energies["fire"][0], energies["fire"][0]),
         "calculator": "the potential of the model",

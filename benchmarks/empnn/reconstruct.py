@@ -63,7 +63,7 @@ def train(folder: Path, run: Path, relaxer: LatticeRelaxer, *, epochs: int, batc
     batches = Batches(data, batch_size, seed=0)
     steps, started = epochs * len(batches), time.process_time()
     optimiser = muon(network, learning_rate=rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.03)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.03, cycle_momentum=False)
     history = []
     for epoch in range(epochs):
         batches.set_epoch(epoch)

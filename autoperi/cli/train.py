@@ -152,8 +152,10 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
     own = base.components[args.component].config if args.component in base.components else {}
     defaults = {**DEFAULTS, "model_config": own}
     given: dict[str, Any] = {key: getattr(args, key) for key in ("epochs", "batch_size", "learning_rate", "seed")}
-    given |= {"model": args.component, "model_config": {**own, **shape} if shape else None}
-    settings = run_settings(given, {**defaults, "model": args.component}, directory=directory, resume=args.resume)
+    # a base model's lattice network may be a relaxer of several passes, whose training is another
+    model = own.get("kind", args.component)
+    given |= {"model": model, "model_config": {**own, **shape} if shape else None}
+    settings = run_settings(given, {**defaults, "model": model}, directory=directory, resume=args.resume)
     needed = args.component != "empnn"
     data, val = (
         training_crystals(path, label=args.label or LABEL, required=needed, max_atoms=args.max_atoms) for path in (args.data, args.val)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from autoperi import AutoPeri
+from autoperi.bundle import network_component
 from autoperi.hub import load_bundle
+from autoperi.hub.serialize import save_bundle
 from autoperi.io import read_table, write_crystals
 from autoperi.models.cgcnn import load_cgcnn
 from autoperi.models.crystal_transformer import load_crystal_transformer
+from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.testing import tiny_crystals
 from autoperi.training.prepare import tensor_crystals
 
@@ -84,6 +88,23 @@ def test_train_resume_load(cli, options, tiny_bundle, tmp_path, component):
     assert "autoperi train" in resumed.card
     assert str(tmp_path) not in resumed.card
     cli("models", "verify", run / "model").done()
+
+
+def test_a_relaxer_is_trained_as_one(cli, options, tiny_bundle, tmp_path):
+    """The base model's ``empnn`` says by its kind which of the two networks, hence which training, that is."""
+    relaxer = network_component(LatticeRelaxer(channels=8, layers=1, hidden=8))
+    save_bundle(replace(tiny_bundle, components={**tiny_bundle.components, "empnn": relaxer}), tmp_path / "base")
+    changed = [tmp_path / "base" if k and options[k - 1] == "--base" else option for k, option in enumerate(options)]
+    ran = cli("train", "empnn", *changed, "--out", tmp_path / "run", "--epochs", 1, "--json").done().json
+    assert ran["settings"]["model"] == "relaxer"
+    assert "val_cube_lengths" in ran["summary"]["final"]
+    trained = load_bundle(tmp_path / "run" / "model").components["empnn"]
+    assert trained.config == relaxer.config
+    assert not same(trained, relaxer)
+    (crystal,) = AutoPeri.from_pretrained(tmp_path / "run" / "model", device="cpu").generate("NaCl", seed=0)
+    note = AutoPeri.from_pretrained(tmp_path / "run" / "model", device="cpu").relax_lattice(crystal).properties["autoperi"]["relaxation"]
+    assert 0 < note["confidence"] <= 1
+    assert note["expected_error"] > 0
 
 
 @pytest.mark.parametrize(("name", "load"), [("cgcnn", load_cgcnn), ("crystal_transformer", load_crystal_transformer)])

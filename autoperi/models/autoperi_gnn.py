@@ -3,7 +3,9 @@
 - **Encoder** (3.2.1): the shared backbone reads a crystal; a mean over atoms gives the latent vector z, normal with mean μ and variance σ².
 - **Decoder** (3.2.2): a flow on the free parameters of the crystal in its space group (:mod:`autoperi.geometry.freedom`), lattice and
   positions together. Its field is the backbone again, conditioned on the time t, on z and on where the flow starts, and acts through a strain rate
-  and displacements that turn with the crystal. Such a field cannot leave the space group, and knows no lattice basis, origin or order of atoms.
+  and displacements that turn with the crystal. Such a field cannot leave the space group, and what the network says of a crystal knows no basis,
+  origin or order of atoms. Coordinates and densities are those of the standard primitive cell: another cell of a triclinic or monoclinic
+  crystal has other strains from its reference.
 
 Two starts share one network: *noise* (uniform positions, a wide spread of cells around one of equal edges and additive volume) and *near* (a
 narrow spread around a crystal proposed by something else, such as the prototype prior).
@@ -11,6 +13,7 @@ narrow spread around a crystal proposed by something else, such as the prototype
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.crystal import CrystalBatch
+from autoperi.errors import RequestError
 from autoperi.geometry.freedom import STRAINS, Freedom
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
@@ -127,22 +131,25 @@ class AutoPeriGnn(nn.Module):
             scale[:, STRAINS:] = (start.position / edge).unsqueeze(1)
         return Base(space, mean, scale)
 
-    def velocity(self, y: Tensor, t: Tensor, freedom: Freedom, *, near: Tensor, z: Tensor | None = None) -> Tensor:
+    def velocity(
+        self, y: Tensor, t: Tensor, freedom: Freedom, *, near: Tensor, z: Tensor | None = None, given: Tensor | None = None
+    ) -> Tensor:
         """The field v(y, t), ``[B, D]``.
 
         Args:
             y: coordinates, ``[B, D]``; t: times, ``[B]``.
             freedom: what they are coordinates of.
             near: whether each flow starts near a proposal, ``[B]``.
-            z: latent vectors, ``[B, latent]``; rows of NaN, or None, where there is none.
+            z: latent vectors, ``[B, latent]``, or None where no crystal has one.
+            given: which crystals see their z, ``[B]``; None is all of them.
         """
         dtype = self.backbone.embedding.weight.dtype
         crystals = freedom.crystals(y)
         unit = self._reference_unit(freedom)
         scaled = crystals.replace(lattice=(crystals.lattice / unit[:, None, None]).to(dtype), frac_coords=crystals.frac_coords.to(dtype))
         phase = t.to(dtype).unsqueeze(1) * self.frequencies.to(dtype)
-        known = torch.zeros_like(near) if z is None else torch.isfinite(z).all(1)
-        code = phase.new_zeros(len(t), self.latent) if z is None else z.to(dtype).nan_to_num(0.0)
+        known = torch.full_like(near, z is not None) if given is None else given
+        code = phase.new_zeros(len(t), self.latent) if z is None else z.to(dtype) * known.unsqueeze(1)
         facts = torch.stack([near.to(dtype), known.to(dtype)], 1)
         condition = self.condition(torch.cat([torch.sin(phase), torch.cos(phase), facts, code], 1))
         output = self.backbone.features(
@@ -168,7 +175,7 @@ class AutoPeriGnn(nn.Module):
 
         Args:
             freedom: what is free.
-            noise: standard normal, ``[B, D]``; the caller seeds it crystal by crystal.
+            noise: standard normal, ``[B, D]``, from :func:`crystal_noise`.
             centre: coordinates of proposed crystals to start near, ``[B, D]``; None starts from noise.
             start: widths of the start; None is :data:`NEAR` or :data:`NOISE`.
             z: latent vectors, ``[B, latent]``, or None.
@@ -196,15 +203,19 @@ class AutoPeriGnn(nn.Module):
             freedom, centre, start, z: as in :meth:`sample`.
             y: coordinates, ``[B, D]``.
             steps: of the fourth-order integration.
-            probes: ±1, ``[K, B, D]``, seeded by the caller crystal by crystal; needed where the density is estimated.
+            probes: ±1, ``[K, B, D]``, such as signs of :func:`crystal_noise`; needed where the density is estimated.
+
+        Returns:
+            Densities of the coordinates y. A crystal has as many y as its orbits can be exchanged, and their representatives chosen, without
+            changing it.
 
         Raises:
-            ValueError: no ``probes`` for a crystal of many free parameters.
+            RequestError: no ``probes`` for a crystal of many free parameters.
         """
         base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
         many = base.space.dimensions > EXACT_DIMENSIONS
         if bool(many.any()) and probes is None:
-            raise ValueError(f"a crystal has more than {EXACT_DIMENSIONS} free parameters; give probes for the estimate of its density")
+            raise RequestError(f"a crystal has more than {EXACT_DIMENSIONS} free parameters; give probes for the estimate of its density")
         nats, error, begin = y.new_zeros(len(y)), y.new_zeros(len(y)), torch.zeros_like(y)
         for rows in (torch.nonzero(~many).squeeze(1), torch.nonzero(many).squeeze(1)):
             if not len(rows):
@@ -234,3 +245,17 @@ class AutoPeriGnn(nn.Module):
     def _reference_unit(self, freedom: Freedom) -> Tensor:
         volume = self.additive_volume(freedom.atomic_numbers, freedom.crystal.index_select(0, freedom.orbit), len(freedom))
         return (volume.to(freedom.reference.dtype) / (NATURAL * freedom.n_atoms)).pow(1 / 3)
+
+
+def crystal_noise(freedom: Freedom, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise ``[B, D]`` in float64; each crystal draws as many numbers as it has columns itself, whatever stands beside it.
+
+    Args:
+        freedom: B crystals.
+        generators: one a crystal (:func:`autoperi.random.torch_generator` of seed and index).
+    """
+    orbits = torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()
+    noise = torch.zeros(len(freedom), freedom.width, dtype=torch.float64)
+    for b, (count, generator) in enumerate(zip(orbits, generators, strict=True)):
+        noise[b, : STRAINS + 3 * count] = torch.randn(STRAINS + 3 * count, generator=generator, dtype=torch.float64)
+    return noise

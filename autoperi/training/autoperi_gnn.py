@@ -40,19 +40,23 @@ class AutoPeriGnnTask(CrystalTask):
 
     def training_step(self, batch: tuple[OrbitBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
         found = self.losses(self.model, batch[0], self.generator(batch_idx, self.current_epoch))
-        for name, value in found.items():
-            self.log(f"train_{name}", value.nanmean(), on_step=False, on_epoch=True, batch_size=len(batch[0]))
-        return torch.cat([found["noise"], found["near"]]).nansum() / len(batch[0]) + self.kl_weight * found["kl"].mean()
+        self._tell("train", found)
+        return found["error"].mean() + self.kl_weight * found["kl"].mean()
 
     def validation_step(self, batch: tuple[OrbitBatch, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: D102
         with torch.no_grad():
             found = self.losses(self.average.module, batch[0], torch_generator(self.seed, 2**31, batch_idx))
-        for name, value in found.items():
-            if bool(torch.isfinite(value).any()):
-                self.log(f"val_{name}", value.nanmean(), batch_size=int(torch.isfinite(value).sum()))
+        self._tell("val", found)
+
+    def _tell(self, stage: str, found: dict[str, Tensor]) -> None:
+        near = found["near"]
+        for name, chosen, value in (("noise", ~near, "error"), ("near", near, "error"), ("kl", torch.ones_like(near), "kl")):
+            if bool(chosen.any()):
+                count = int(chosen.sum())
+                self.log(f"{stage}_{name}", found[value][chosen].mean(), on_step=False, on_epoch=True, batch_size=count)
 
     def losses(self, model: Any, chosen: OrbitBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Errors of the velocity by kind of start, ``noise`` and ``near``, NaN elsewhere, and ``kl``, each ``[B]``."""
+        """``error`` of the velocity, whether the flow started ``near``, and ``kl``, each ``[B]``."""
         network: AutoPeriGnn = model
         weight = network.backbone.embedding.weight
         exact, y = chosen.freedom, chosen.y
@@ -68,14 +72,12 @@ class AutoPeriGnnTask(CrystalTask):
         at, velocity = path(torch.where(near.unsqueeze(1), close, far), end, t, freedom.space)
         target = freedom.velocity(*freedom.displacements(velocity))  # without the free translation of polar groups
         mean, log_variance = network.encode(freedom.crystals(end))
-        z = torch.where(given.unsqueeze(1), mean + torch.exp(0.5 * log_variance) * code, torch.full_like(mean, torch.nan))
-        moves, strain = self._errors(freedom, at, network.velocity(at, t, freedom, near=near, z=z) - target, network)
+        z = mean + torch.exp(0.5 * log_variance) * code
+        moves, strain = self._errors(freedom, at, network.velocity(at, t, freedom, near=near, z=z, given=given) - target, network)
         spread = weight.new_tensor([SPREAD["noise"], SPREAD["near"]])[near.long()]
-        error = moves / spread[:, 0] ** 2 + strain / spread[:, 1] ** 2
-        missing = torch.full_like(error, torch.nan)
         return {
-            "noise": torch.where(near, missing, error),
-            "near": torch.where(near, error, missing),
+            "error": moves / spread[:, 0] ** 2 + strain / spread[:, 1] ** 2,
+            "near": near,
             "kl": 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1) / network.latent,
         }
 

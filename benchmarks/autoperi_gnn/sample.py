@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from autoperi.convert import to_structures
-from autoperi.models.autoperi_gnn import NEAR, AutoPeriGnn
+from autoperi.models.autoperi_gnn import NEAR, AutoPeriGnn, crystal_noise
 from autoperi.random import torch_generator
 from autoperi.training.orbits import OrbitCrystals
 
@@ -56,9 +56,7 @@ def evaluate(model: AutoPeriGnn, data: OrbitCrystals, rows: torch.Tensor, steps:
     for part in rows.split(BATCH):
         batch, _ = data.take(part)
         freedom, y = batch.freedom.to(dtype=torch.float32), batch.y.float()
-        noise, moved = (
-            torch.stack([torch.randn(y.shape[1], generator=torch_generator(seed, kind, int(row))) for row in part]) for kind in (0, 1)
-        )
+        noise, moved = (crystal_noise(freedom, [torch_generator(seed, kind, int(row)) for row in part]).float() for kind in (0, 1))
         with torch.no_grad():
             z, _ = model.encode(freedom.crystals(y))
             begin = model.base(freedom, y, NEAR).draw(moved)

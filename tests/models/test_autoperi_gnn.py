@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from autoperi.errors import RequestError
 from autoperi.geometry.freedom import STRAINS, Freedom, Orbit, equal_edges, freedom_of
 from autoperi.geometry.symmetry import analyse
 from autoperi.geometry.wyckoff import wyckoff_position
-from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn
+from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn, crystal_noise
 from autoperi.processes.flow import integrate, log_likelihood
+from autoperi.random import torch_generator
 
 CRYSTALS = ((225, "ab"), (62, "cca"), (194, "cf"), (1, "aaa"))
 
@@ -98,17 +100,27 @@ def test_density_of_a_cubic_crystal_integrates_to_one():
     assert float(found.bits_per_dimension[180]) == pytest.approx(float(bits))
 
 
-def test_latent_changes_the_flow_and_nan_is_none():
+def test_latent_changes_the_flow_of_those_who_see_it():
     network = model()
     freedom, y = freedom_and_start()
     t = torch.full((len(freedom),), 0.5, dtype=torch.float64)
     none = field(network, freedom)(y, t)
-    z = torch.full((len(freedom), 4), torch.nan, dtype=torch.float64)
-    torch.testing.assert_close(field(network, freedom, z=z)(y, t), none)
-    z[0] = 1.0
-    some = field(network, freedom, z=z)(y, t)
+    z = torch.ones(len(freedom), 4, dtype=torch.float64)
+    given = torch.tensor([True, False, False, False])
+    some = field(network, freedom, z=z, given=given)(y, t)
     assert not torch.allclose(some[0], none[0])
     torch.testing.assert_close(some[1:], none[1:])
+    assert not torch.allclose(field(network, freedom, z=z)(y, t)[1:], none[1:])
+
+
+def test_noise_of_a_crystal_does_not_depend_on_its_batchmates():
+    freedom, _ = freedom_and_start()
+    every = crystal_noise(freedom, [torch_generator(3, k) for k in range(len(CRYSTALS))])
+    for k, crystal in enumerate(CRYSTALS):
+        alone, _ = freedom_and_start((crystal,))
+        own = crystal_noise(alone, [torch_generator(3, k)])
+        assert torch.equal(own[0], every[k, : alone.width])
+        assert bool((every[k, alone.width :] == 0).all())
 
 
 def test_bases_start_where_they_should():
@@ -153,7 +165,7 @@ def test_samples_and_likelihoods_of_a_mixed_batch_are_those_of_its_crystals():
         torch.testing.assert_close(own[0], drawn[k, : alone.width], atol=1e-9, rtol=0)
         found = network.log_likelihood(alone, own, steps=2, probes=probes[:, k : k + 1, : alone.width])
         torch.testing.assert_close(found.nats[0], likelihood.nats[k], atol=1e-7, rtol=0)
-    with pytest.raises(ValueError, match="give probes"):
+    with pytest.raises(RequestError, match="give probes"):
         network.log_likelihood(freedom, drawn, steps=2)
 
 

@@ -15,6 +15,7 @@ from autoperi.testing import tiny_crystals
 from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.data import Batches
 from autoperi.training.orbits import OrbitCrystals, orbit_crystals
+from autoperi.training.run import TrainingConfig, train
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_flow_matching_learns_and_repeats(data):
             total = 0.0
             for k, (chosen, _) in enumerate(batches):
                 parts = task.losses(model, chosen, torch.Generator().manual_seed(k))
-                loss = torch.cat([parts["noise"], parts["near"]]).nansum() + 1e-3 * parts["kl"].sum()
+                loss = parts["error"].sum() + 1e-3 * parts["kl"].sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -102,3 +103,38 @@ def test_flow_matching_learns_and_repeats(data):
     first = losses()
     assert first[-1] < 0.8 * first[0]
     assert losses() == first
+
+
+def test_an_interrupted_run_ends_where_the_whole_one_does(data, tmp_path):
+    def run(directory, epochs, resume=False):
+        config = TrainingConfig(
+            "autoperi_gnn",
+            epochs,
+            8,
+            3e-3,
+            warmup=2,
+            optimizer="muon",
+            model_config={"channels": 8, "layers": 1, "encoder_layers": 1, "latent": 2, "hidden": 8},
+        )
+        initial = {"element_volume": data.element_volume.float()}
+        return train(config, train_data=data, val_data=data, directory=directory, resume=resume, device="cpu", initial=initial)
+
+    whole, summary = run(tmp_path / "whole", 3)
+    assert summary["final"]["train_noise"] > 0
+    assert torch.equal(whole.element_volume, data.element_volume.float())
+    broken = tmp_path / "broken"
+    with pytest.MonkeyPatch.context() as patch:
+        steps: list[int] = []
+
+        def stop(self, batch, batch_idx, original=AutoPeriGnnTask.training_step):
+            steps.append(batch_idx)
+            if len(steps) > 4:  # in the second epoch, which has three batches too
+                raise KeyboardInterrupt
+            return original(self, batch, batch_idx)
+
+        patch.setattr(AutoPeriGnnTask, "training_step", stop)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run(broken, 3)
+    resumed, _ = run(broken, 3, resume=True)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=0, rtol=0, msg=name)

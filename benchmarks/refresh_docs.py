@@ -81,6 +81,16 @@ def nve_table() -> str:
     return "\n".join(lines)
 
 
+def calculator_table() -> str:
+    """Time of energy, forces and stress, and its growth with the number of atoms."""
+    found = results("bench_calculator.json")
+    lines = ["| atoms | AutoPeri, ms | CHGNet, ms | ratio |", "|" + "---|" * 4]
+    lines += [f"| {r['atoms']:,} | {r['ms']:.1f} | {r['other_ms']:,.0f} | {r['ratio']:.1f} |" for r in found["rows"]]
+    lines += ["", "| atoms | µs per atom | most memory, GB |", "|" + "---|" * 3]
+    lines += [f"| {r['atoms']:,} | {r['us_per_atom']:.0f} | {r['peak_memory_GB']:.2f} |" for r in found["scaling"]]
+    return "\n".join(lines)
+
+
 def _say(value: float | None, digits: int) -> str:
     return "none" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
@@ -94,11 +104,20 @@ def empnn_table(name: str) -> str:
     return runpy.run_path(str(ROOT / "benchmarks" / "empnn" / "tables.py"))[f"{name}_table"](results(f"empnn_{name}.json"))
 
 
+def relaxer_table(name: str) -> str:
+    """Calibration, reconstructions (Table 3 of EMPNN) and the comparison with FIRE of the lattice relaxer."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "empnn" / "relaxer_tables.py"))[f"{name}_table"](results(f"empnn_{name}.json"))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "solids": solids_table,
     "nve": nve_table,
+    "calculator": calculator_table,
     "empnn_fields": lambda: empnn_table("fields"),
     "empnn_losses": lambda: empnn_table("losses"),
+    "empnn_calibration": lambda: relaxer_table("calibration"),
+    "empnn_reconstruct": lambda: relaxer_table("reconstruct"),
+    "empnn_against_fire": lambda: relaxer_table("against_fire"),
 }
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
+
+from autoperi.errors import RequestError
 
 
 class Joined(Optimizer):
@@ -53,7 +55,15 @@ class Joined(Optimizer):
 
 
 def muon(model: nn.Module, *, learning_rate: float, weight_decay: float) -> Optimizer:
-    """Muon for weight matrices, with steps as large as AdamW's (``match_rms_adamw``), and AdamW for the rest of ``model``."""
+    """Muon for weight matrices, with steps as large as AdamW's (``match_rms_adamw``), and AdamW for the rest of ``model``.
+
+    Raises:
+        RequestError: torch is older than 2.9, which brought Muon.
+    """
+    try:
+        from torch.optim import Muon
+    except ImportError:
+        raise RequestError(f"optimizer='muon' needs torch 2.9 or newer, not {torch.__version__}; take 'adamw'") from None
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     matrices: list[Tensor] = []
     rest: list[Tensor] = []

@@ -75,3 +75,9 @@ def test_resumed_from_its_state_it_goes_on_the_same():
 def test_unknown_optimiser_is_refused():
     with pytest.raises(RequestError, match=r"'sgd'.*adamw or muon"):
         FormationEnergyTask(FormationEnergy(channels=8, layers=1), total_steps=1, optimizer="sgd")
+
+
+def test_an_older_torch_is_named(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(RequestError, match=r"torch 2\.9 or newer"):
+        muon(network(), learning_rate=1e-2, weight_decay=0.0)

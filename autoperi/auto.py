@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,16 @@ import torch
 from autoperi import generation
 from autoperi._version import __version__
 from autoperi.bundle import Parts, parts_of
-from autoperi.convert import arrays_to_structures, as_list, as_structure, like_input, structure_to_atoms, to_arrays, to_batch
+from autoperi.convert import arrays_to_structures, as_list, structure_to_atoms, to_arrays, to_batch
 from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, StructureError
 from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.hub.serialize import Bundle, save_bundle
 from autoperi.processes.lattice import LatticeRelaxation, relax_cells
 from autoperi.progress import progress_bar
 from autoperi.random import check_seed
-from autoperi.relaxing import like_container, relax_positions
+from autoperi.relaxing import relax_positions
 from autoperi.request import GenerationRequest, check_steps, make_request
+from autoperi.returning import is_series, like_container, with_geometry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -274,10 +274,10 @@ class AutoPeri:
 
         Returns:
             The same kind and container, each with ``["autoperi"]["relaxation"]``: status (``converged``, ``max_steps``, ``isolated``,
-            ``exploded``, ``collapsed``, ``nan``), passes, last strain, volume change, expected relative error of the lengths and the
-            confidence that they are right within 2 %. A crystal whose status is one of the last three comes back as it was given. With
-            ``positions`` also FIRE steps, energies, largest force, and the status ``failed`` with its ``reason`` (elements the
-            potential never saw, atoms at one place, runaways), again as given.
+            ``exploded``, ``collapsed``, ``nan``, ``failed``), passes, last strain, volume change, expected relative error of the
+            lengths and the confidence that they are right within 2 %. A crystal whose status is one of the last four comes back as it
+            was given; ``failed`` has a ``reason``: no space group to keep. With ``positions`` also FIRE steps, energies, largest force,
+            and further reasons to have failed: elements the potential never saw, atoms at one place, runaways.
 
         Raises:
             StructureError: a crystal that cannot be read; RequestError: an option that cannot be honoured, such as ``positions``
@@ -302,7 +302,7 @@ class AutoPeri:
         passes = self._parts.relax_steps if passes is None else passes
         crystals = as_list(structures)
         if not crystals:
-            return []
+            return like_container(structures, [])
         size = _batch_size(batch_size)
         batch = to_batch(crystals, dtype=self._parts.dtype).to(device=self.device)
         with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar, torch.no_grad():
@@ -312,7 +312,7 @@ class AutoPeri:
 
     def _relaxed(self, crystal: Any, found: LatticeRelaxation, k: int, fix_symmetry: bool) -> Any:
         old, coords, numbers = to_arrays(crystal)
-        status = found.status[k]
+        status, reason = found.status[k], {}
         new = np.round(found.crystals.lattice[k].double().cpu().numpy(), generation.DIGITS + 3) + 0.0
         if status in {"exploded", "collapsed", "nan"}:
             new = old
@@ -320,25 +320,20 @@ class AutoPeri:
             try:
                 new = symmetrize_lattice(new, analyse(old, coords, numbers, symprec=generation.SYMPREC).rotations)
             except StructureError as error:
-                raise StructureError(f"fix_symmetry=True: {error}") from None
-        structure = as_structure(crystal).copy()
-        from pymatgen.core import Lattice
-
-        structure.lattice = Lattice(new)
-        note = deepcopy(structure.properties.get("autoperi") or {})
-        note["relaxation"] = self.provenance() | {
+                status, new, reason = "failed", old, {"reason": f"fix_symmetry=True: {error}"}
+        note = self.provenance() | {
             "status": status,
+            **reason,
             "passes": int(found.passes[k]),
             "last_strain": round(float(found.strain[k].abs().max()), 6),
             "volume_ratio": round(float(abs(np.linalg.det(new)) / abs(np.linalg.det(old))), 6),
         }
         if found.expected_error is not None and found.confidence is not None:
-            note["relaxation"] |= {
+            note |= {
                 "expected_error": round(float(found.expected_error[k]), 5),
                 "confidence": round(float(found.confidence[k]), 4),
             }
-        structure.properties["autoperi"] = note
-        return like_input(crystal, structure)
+        return with_geometry(crystal, None if new is old else new, relaxation=note)
 
     # --- score -----------------------------------------------------------------------------------------------------
 
@@ -374,10 +369,8 @@ class AutoPeri:
         """
         from autoperi.scoring import score_table
 
-        index = getattr(structures, "index", None)
-        crystals = as_list(list(structures) if index is not None and not callable(index) else structures)
         table = score_table(
-            crystals,
+            as_list(structures),
             energy=self._parts.energy,
             proposer=self._parts.proposer,
             heads=self._parts.properties,
@@ -386,8 +379,8 @@ class AutoPeri:
             batch_size=_batch_size(batch_size),
             progress=progress,
         )
-        if index is not None and not callable(index):
-            table.index = index
+        if is_series(structures):
+            table.index = structures.index
         return table
 
     # --- calculator ------------------------------------------------------------------------------------------------

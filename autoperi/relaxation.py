@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoperi.convert import as_list, as_structure, like_input, to_batch
+from autoperi.convert import as_list, to_arrays, to_batch
 from autoperi.crystal import CrystalBatch
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.lattice import from_symmetric_coords, to_symmetric_coords
@@ -27,13 +28,13 @@ from autoperi.models.evaluate import MAX_EDGES, passes
 from autoperi.models.potential import Potential
 from autoperi.processes.fire import FireState, cell_force, fire_start, fire_step, largest_force
 from autoperi.progress import progress_bar
+from autoperi.returning import with_geometry
+from autoperi.units import RELAX_FMAX, RELAX_STEPS, SAME_PLACE_A
 
 MAX_FORCE = 1000.0
 """eV/Å, above which a relaxation is given up."""
 VOLUME_FACTOR = 4.0
 """A cell that grows or shrinks by this factor is no longer the crystal that was given."""
-SAME_PLACE_A = 1e-3
-"""Distance below which two atoms are at one place: no direction, hence no force."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,8 @@ def relax(
     potential: Potential,
     crystals: Any,
     *,
-    fmax: float = 0.05,
-    steps: int = 500,
+    fmax: float = RELAX_FMAX,
+    steps: int = RELAX_STEPS,
     cell: bool = True,
     fix_symmetry: bool = False,
     symprec: float = 0.01,
@@ -94,11 +95,13 @@ def relax(
     Raises:
         StructureError: a crystal that cannot be read. RequestError: a setting that makes no sense, or atoms that are held fixed.
     """
-    check_fire_steps(steps)
+    steps = check_fire_steps(steps)
     if not 0 < fmax < np.inf:
         raise RequestError(f"fmax={fmax!r} is not a positive force; give eV/Å, for example 0.05")
     given = as_list(crystals)
     refuse_constraints(given)
+    if symmetry_of is not None and len(symmetry_of := as_list(symmetry_of)) != len(given):
+        raise RequestError(f"symmetry_of has {len(symmetry_of)} crystals for {len(given)}; give one for each")
     device = potential.reference.device
     batch = to_batch(given, dtype=torch.float64, device=device)
     reference = batch if symmetry_of is None else to_batch(symmetry_of, dtype=torch.float64, device=device)
@@ -117,7 +120,7 @@ def relax(
         for part in passes(chosen, potential.cutoff, max_edges=max_edges):
             run = _Run(potential, chosen[part], symmetries[part], fmax=fmax, steps=steps, cell=cell, skin=skin)
             for k, outcome in zip(ready[part], run.run(bar), strict=True):
-                results[k] = outcome.describe(given[k])
+                results[k] = outcome.describe(given[k], batch[k])
     return [r for r in results if r is not None]
 
 
@@ -133,18 +136,12 @@ class _Outcome:
     forces: Tensor
     stress: Tensor
 
-    def describe(self, original: Any) -> Relaxed:
+    def describe(self, original: Any, start: CrystalBatch) -> Relaxed:
         if self.status.startswith("failed"):
             return Relaxed(original, self.status, self.steps, _finite(self.energy_before))
-        from pymatgen.core import Lattice, Structure
-
-        old = as_structure(original)
-        lattice, frac = self.lattice.cpu().numpy(), self.frac.cpu().numpy()
-        new = Structure(
-            Lattice(lattice), [s.species for s in old], frac, site_properties=dict(old.site_properties), properties=dict(old.properties)
-        )
+        images = np.rint(to_arrays(original)[1] - start.frac_coords.cpu().numpy())  # batches are wrapped
         return Relaxed(
-            like_input(original, new),
+            with_geometry(original, self.lattice.cpu().numpy(), self.frac.cpu().numpy() + images),
             self.status,
             self.steps,
             self.energy_before,
@@ -304,9 +301,9 @@ def check_fire_steps(steps: Any) -> int:
     Raises:
         RequestError: it is none.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
         raise RequestError(f"steps={steps!r} is not a whole number of steps; give 0 or more")
-    return steps
+    return int(steps)
 
 
 def refuse_constraints(crystals: Sequence[Any]) -> None:
@@ -316,7 +313,9 @@ def refuse_constraints(crystals: Sequence[Any]) -> None:
         RequestError: a crystal with atoms held fixed.
     """
     for k, crystal in enumerate(crystals):
-        if getattr(crystal, "constraints", None) or "selective_dynamics" in getattr(crystal, "site_properties", {}):
+        mobile = getattr(crystal, "site_properties", {}).get("selective_dynamics") or []
+        # a site without a mask, as a site that was added later, is free
+        if getattr(crystal, "constraints", None) or not all(np.all(mask) for mask in mobile if mask is not None):
             raise RequestError(
                 f"crystal {k} holds atoms fixed, which a batched relaxation does not; remove the constraints, or relax it with the "
                 "optimisers of ASE and the calculator"

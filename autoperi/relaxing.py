@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from autoperi.bundle import potential_of
-from autoperi.convert import as_list, as_structure, like_input, to_batch
+from autoperi.convert import as_list, as_structure, to_arrays, to_batch
 from autoperi.errors import RequestError
 from autoperi.hub.serialize import Bundle
 from autoperi.models.potential import Potential
 from autoperi.progress import progress_bar
 from autoperi.relaxation import Relaxed, refuse_constraints, relax
+from autoperi.returning import like_container, with_geometry
+from autoperi.units import RELAX_FMAX, RELAX_STEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-FMAX = 0.05
-"""eV/Å; converged where every atom's force and the norm of Vσ/n are smaller."""
-MAX_STEPS = 500
-"""FIRE steps where ``steps`` is None."""
 DIGITS = 8
 """Decimals of lattices (Å) and fractional coordinates that are returned: what is left of rounding in other batches lies below."""
 FAILED = ("exploded", "collapsed", "nan", "failed")
@@ -50,7 +47,7 @@ def relax_positions(
         lattice_pass: gives relaxed crystals, in order, with what it did in ``["autoperi"]["relaxation"]``.
         bundle: the model.
         device, dtype: of the potential.
-        steps: most FIRE steps; None is :data:`MAX_STEPS`.
+        steps: most FIRE steps; None is :data:`~autoperi.units.RELAX_STEPS`.
         fix_symmetry: keep the space groups of ``structures`` found at ``symprec`` (Å) exactly.
         batch_size: crystals that are relaxed together; changes no result.
         provenance: of the model.
@@ -61,12 +58,12 @@ def relax_positions(
 
     Raises:
         RequestError: the model has no potential, ``steps`` is no number of steps, or atoms are held fixed; before any work.
-        StructureError: a crystal that cannot be read, or has no space group to keep.
+        StructureError: a crystal that cannot be read.
     """
     potential = _potential(bundle).to(device=device, dtype=dtype)
     crystals = as_list(structures)
-    settings: dict[str, Any] = {"fmax": FMAX, "fix_symmetry": fix_symmetry, "symprec": symprec, "progress": False}
-    settings["steps"] = MAX_STEPS if steps is None else steps
+    settings: dict[str, Any] = {"fmax": RELAX_FMAX, "fix_symmetry": fix_symmetry, "symprec": symprec, "progress": False}
+    settings["steps"] = RELAX_STEPS if steps is None else steps
     relax(potential, [], **settings)  # errors come before any work
     refuse_constraints(crystals)
     to_batch(crystals)
@@ -81,16 +78,6 @@ def relax_positions(
     return like_container(structures, out)
 
 
-def like_container(given: Any, results: Sequence[Any]) -> Any:
-    """``results`` in the container of ``given``: one crystal, a tuple, a pandas Series with its index, or a list."""
-    if not isinstance(given, (list, tuple)) and (hasattr(given, "lattice") or hasattr(given, "cell")):
-        return results[0]
-    index = getattr(given, "index", None)
-    if index is not None and not callable(index):  # a pandas Series
-        return type(given)(results, index=index)
-    return tuple(results) if isinstance(given, tuple) else list(results)
-
-
 def _potential(bundle: Bundle) -> Potential:
     if "potential" not in bundle.components:
         raise RequestError(
@@ -103,35 +90,26 @@ def _potential(bundle: Bundle) -> Potential:
 def _described(given: Any, strained: Any, found: Relaxed, provenance: dict[str, Any]) -> Any:
     """The relaxed crystal with a note of what was done to it."""
     status, _, reason = found.status.partition(": ")
-    before = as_structure(given)
-    structure = (before if status in FAILED else as_structure(found.structure)).copy()
+    old, _, numbers = to_arrays(given)
+    lattice, coords = None, None
     if status not in FAILED:
-        from pymatgen.core import Lattice, Structure
-
-        structure = Structure(
-            Lattice(np.round(structure.lattice.matrix, DIGITS) + 0.0),
-            structure.species,
-            np.round(structure.frac_coords, DIGITS) + 0.0,
-            site_properties=structure.site_properties,
-            properties=structure.properties,
-        )
+        lattice, coords, _ = to_arrays(found.structure)
+        lattice, coords = np.round(lattice, DIGITS) + 0.0, np.round(coords, DIGITS) + 0.0
     lattice_note = as_structure(strained).properties["autoperi"]["relaxation"]
-    note = deepcopy(before.properties.get("autoperi") or {})
-    note["relaxation"] = provenance | {
+    note = provenance | {
         "status": status,
         **({"reason": reason} if reason else {}),
         "passes": lattice_note["passes"],
         "last_strain": lattice_note["last_strain"],
         "lattice_status": lattice_note["status"],
         "steps": found.steps,
-        "fmax_eV_per_A": FMAX,
+        "fmax_eV_per_A": RELAX_FMAX,
         "largest_force_eV_per_A": _rounded(found.largest_force),
-        "energy_before_eV_per_atom": _rounded(found.energy_before, len(before)),
-        "energy_eV_per_atom": _rounded(found.energy, len(before)),
-        "volume_ratio": round(structure.volume / before.volume, 6),
+        "energy_before_eV_per_atom": _rounded(found.energy_before, len(numbers)),
+        "energy_eV_per_atom": _rounded(found.energy, len(numbers)),
+        "volume_ratio": 1.0 if lattice is None else round(float(abs(np.linalg.det(lattice) / np.linalg.det(old))), 6),
     }
-    structure.properties["autoperi"] = note
-    return like_input(given, structure)
+    return with_geometry(given, lattice, coords, relaxation=note)
 
 
 def _rounded(value: float | None, atoms: int = 1) -> float | None:

@@ -114,9 +114,31 @@ def test_what_cannot_be_honoured_is_refused(tiny: Potential) -> None:
     for options in ({"steps": -1}, {"fmax": 0.0}, {"max_edges": 0}, {"skin": -1.0}):
         with pytest.raises(RequestError, match=next(iter(options))):
             relax(tiny, crystals(), **options)
+    with pytest.raises(RequestError, match="symmetry_of has 1 crystals for 4"):
+        relax(tiny, crystals(), fix_symmetry=True, symmetry_of=crystals()[:1])
     with pytest.raises(StructureError, match="crystal 1"):
         relax(tiny, [crystals()[0], Atoms("Cu")])
     assert relax(tiny, []) == []
+
+
+def test_any_whole_number_of_steps_and_atoms_that_are_all_free(tiny: Potential) -> None:
+    free = as_structure(crystals()[0])
+    free.add_site_property("selective_dynamics", [[True, True, True]] * len(free))
+    (found,) = relax(tiny, free, steps=np.int64(2))
+    assert (found.status, found.steps) == ("max_steps", 2)
+    free.add_site_property("selective_dynamics", [[True, True, False]] + [[True] * 3] * (len(free) - 1))
+    with pytest.raises(RequestError, match="holds atoms fixed"):
+        relax(tiny, free)
+
+
+def test_atoms_stay_in_the_image_they_were_given_in(tiny: Potential) -> None:
+    atoms = crystals()[0]
+    moved = atoms.copy()
+    moved.positions += np.array([[2, -1, 0], [0, 3, -2]]) @ atoms.cell[:]
+    (a,), (b,) = relax(tiny, atoms, steps=3), relax(tiny, moved, steps=3)
+    assert b.structure.positions - np.array([[2, -1, 0], [0, 3, -2]]) @ b.structure.cell[:] == pytest.approx(
+        a.structure.positions, abs=1e-8
+    )
 
 
 @pytest.mark.parametrize("max_edges", [1, 60, 10_000])

@@ -19,7 +19,7 @@ from autoperi.bundle import network_component
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.symmetry import analyse
 from autoperi.models.potential import Potential
-from autoperi.relaxing import FMAX
+from autoperi.units import RELAX_FMAX as FMAX
 
 if TYPE_CHECKING:
     from autoperi.hub.serialize import Bundle
@@ -151,3 +151,59 @@ def test_what_cannot_be_honoured_is_refused_before_any_work(small: AutoPeri, tin
         small.relax_lattice([*crystals()[:3], held], positions=True, batch_size=1)
     with pytest.raises(StructureError, match="crystal 3"):
         small.relax_lattice([*crystals()[:3], Atoms("Cu")], positions=True, batch_size=1)
+
+
+@pytest.mark.parametrize("positions", [False, True])
+def test_a_series_stays_one_whatever_its_labels_are(small: AutoPeri, positions: bool) -> None:
+    given = pd.Series(crystals()[2:], index=["cell", "lattice"], name="mine", dtype=object)
+    found = small.relax_lattice(given, positions=positions, steps=1)
+    assert isinstance(found, pd.Series)
+    assert (found.index.tolist(), found.name) == (["cell", "lattice"], "mine")
+    assert [len(c) for c in found] == [len(c) for c in given]
+    assert small.score(given, properties=["formula"]).index.tolist() == ["cell", "lattice"]
+
+
+@pytest.mark.parametrize("positions", [False, True])
+def test_an_empty_container_comes_back_as_its_kind(small: AutoPeri, positions: bool) -> None:
+    assert small.relax_lattice((), positions=positions) == ()
+    assert small.relax_lattice([], positions=positions) == []
+    empty = small.relax_lattice(pd.Series([], dtype=object, name="none"), positions=positions)
+    assert isinstance(empty, pd.Series)
+    assert (len(empty), empty.name) == (0, "none")
+
+
+@pytest.mark.parametrize("positions", [False, True])
+def test_without_a_space_group_to_keep_a_crystal_fails_alone(small: AutoPeri, positions: bool) -> None:
+    same = Atoms("Fe2", positions=[[0, 0, 0], [0, 0, 0]], cell=[6, 6, 6], pbc=True)
+    found = small.relax_lattice([same, crystals()[2]], positions=positions, fix_symmetry=True, steps=1)
+    assert [note(f)["status"] == "failed" for f in found] == [True, False]
+    assert "no space group" in note(found[0])["reason"]
+    assert "on_failure" not in note(found[0])["reason"]
+    assert note(found[0])["volume_ratio"] == 1
+    assert found[0].cell[:].tolist() == same.cell[:].tolist()
+    assert found[0].positions.tolist() == same.positions.tolist()
+
+
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize("fix_symmetry", [False, True])
+def test_labels_charge_and_images_survive(small: AutoPeri, positions: bool, fix_symmetry: bool) -> None:
+    atoms = crystals()[0]
+    shifts = np.random.default_rng(0).integers(-3, 4, (8, 3))
+    frac = atoms.get_scaled_positions() + shifts
+    labels = [f"site{k}" for k in range(8)]
+    structure = Structure(Lattice(atoms.cell[:]), atoms.numbers, frac, charge=2, labels=labels)
+    atoms.positions = frac @ atoms.cell[:]
+    atoms.set_velocities(np.ones((8, 3)))
+    atoms.set_celldisp([0.1, 0.2, 0.3])
+    wrapped = Structure(structure.lattice, structure.species, frac - shifts)
+    options: dict[str, Any] = {"positions": positions, "fix_symmetry": fix_symmetry, "steps": 3}
+    found, found_atoms, reference = small.relax_lattice([structure, atoms, wrapped], **options)
+    assert (found.labels, found._charge) == (labels, 2)
+    assert found.frac_coords - shifts == pytest.approx(reference.frac_coords, abs=1e-6)
+    assert (np.abs(found.frac_coords - frac).max() > 1e-5) == positions
+    assert found.lattice.matrix == pytest.approx(reference.lattice.matrix, abs=1e-6)
+    assert found_atoms.positions == pytest.approx(found.frac_coords @ found_atoms.cell[:], abs=1e-5)
+    assert found_atoms.get_velocities() == pytest.approx(1.0)
+    assert found_atoms.get_celldisp().ravel().tolist() == [0.1, 0.2, 0.3]
+    assert "autoperi" not in structure.properties
+    assert "autoperi" not in atoms.info

@@ -333,7 +333,7 @@ def analyse(
     if on_failure != "p1":
         raise StructureError(
             f"no space group found for {len(z)} atoms in a cell of {abs(float(np.linalg.det(rows))):.3g} Å³ at symprec={symprec} Å; "
-            f"{reason}, or pass on_failure='p1'"
+            f"{reason}"
         )
     every, letters, identity = np.arange(len(z)), ("a",) * len(z), space_group(1)
     return SymmetryInfo(1, 1, "P1", letters, every, identity.rotations, identity.translations, rows, wrap(x), z, every, letters)

@@ -109,6 +109,11 @@ def relaxer_table(name: str) -> str:
     return runpy.run_path(str(ROOT / "benchmarks" / "empnn" / "relaxer_tables.py"))[f"{name}_table"](results(f"empnn_{name}.json"))
 
 
+def property_table(name: str) -> str:
+    """Baselines, pre-training and labels of another release."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "property_tables.py"))[f"{name}_table"](results)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "solids": solids_table,
     "nve": nve_table,
@@ -118,6 +123,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "empnn_calibration": lambda: relaxer_table("calibration"),
     "empnn_reconstruct": lambda: relaxer_table("reconstruct"),
     "empnn_against_fire": lambda: relaxer_table("against_fire"),
+    "baselines": lambda: property_table("baselines"),
+    "crysgnn": lambda: property_table("crysgnn"),
+    "label_origin": lambda: property_table("label_origin"),
 }
 
 

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from autoperi.cli import common
+from autoperi.units import RELAX_STEPS
 
 EXAMPLE = """examples:
   autoperi relax guess.cif --out relaxed.cif
@@ -48,7 +49,10 @@ def add_parser(subparsers: Any) -> None:
         "--out", required=True, metavar="FILE", help="where to write them: .cif, .extxyz, .json, .parquet, .vasp, or a folder"
     )
     parser.add_argument(
-        "--steps", type=common.whole, metavar="K", help="passes, 0 to 20 (default: the model's); with --positions, steps after them (500)"
+        "--steps",
+        type=common.whole,
+        metavar="K",
+        help=f"passes, 0 to 20 (default: the model's); with --positions, steps after them ({RELAX_STEPS})",
     )
     parser.add_argument("--positions", action="store_true", help="relax positions, too, with the model's potential")
     parser.add_argument("--fix-symmetry", action="store_true", help="keep the space group found at 0.01 A free of rounding")
@@ -101,10 +105,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         common.say(common.format_table(rows, columns))
         common.say(f"\nmodel {peri.bundle.name}; written to {args.out}")
-    failed = sum(row["status"] in FAILED for row in rows)
-    if failed:
-        common.note(f"warning: {failed} of {len(rows)} crystals left the model's range and are written as they were given")
-        for row in rows:
-            if "reason" in row:
-                common.note(f"crystal {row['crystal']}: {row['reason']}")
+    failed = sum(row["status"] == "failed" for row in rows)
+    left = sum(row["status"] in FAILED for row in rows) - failed
+    for count, what in ((left, "left the model's range"), (failed, "failed")):
+        if count:
+            common.note(f"warning: {count} of {len(rows)} crystals {what} and are written as they were given")
+    for row in rows:
+        if "reason" in row:
+            common.note(f"crystal {row['crystal']}: {row['reason']}")
     return 0

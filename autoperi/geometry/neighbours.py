@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +37,7 @@ class NeighbourLists:
     """
 
     def __init__(self, cutoff: float, *, skin: float = 0.5) -> None:
-        if not cutoff > 0 or not 0 <= skin <= 10:
+        if not all(isinstance(x, numbers.Real) for x in (cutoff, skin)) or not cutoff > 0 or not 0 <= skin <= 10:
             raise RequestError(
                 f"cutoff={cutoff!r} Å and skin={skin!r} Å make no neighbour list; give a positive cutoff and a skin of 0 to 10 Å"
             )

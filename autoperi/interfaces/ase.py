@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes, external_calculators, register_calculator_class
+from ase.calculators.calculator import Calculator, all_changes, equal, external_calculators, register_calculator_class
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from autoperi.crystal import CrystalBatch
@@ -26,12 +26,10 @@ from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.neighbours import NeighbourLists
 from autoperi.hub.serialize import Bundle
 from autoperi.models.potential import Potential
-from autoperi.units import MAX_ATOMIC_NUMBER
+from autoperi.units import MAX_ATOMIC_NUMBER, SAME_PLACE_A
 
 NAME = "autoperi"
 """Of the calculator, for ``ase.calculators.calculator.get_calculator_class``."""
-SAME_PLACE_A = 1e-3
-"""Distance below which two atoms are at one place: no direction, hence no force."""
 _ENERGIES = {"energy", "free_energy", "energies"}
 
 
@@ -81,6 +79,18 @@ class AutoPeriCalculator(Calculator):
         self._box: np.ndarray | None = None
         super().__init__()
         self.parameters.update(model=label, dtype=str(kind).removeprefix("torch."), skin=float(skin))
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Nothing: the network is loaded once, for all the life of a calculator.
+
+        Raises:
+            RequestError: a parameter that would change.
+        """
+        for name, value in kwargs.items():
+            same = _dtype(value) is _dtype(self.parameters["dtype"]) if name == "dtype" else equal(value, self.parameters.get(name))
+            if name not in self.parameters or not same:
+                raise RequestError(f"{name}={value!r} cannot be set on a calculator that exists; make a new calculator")
+        return {}
 
     def calculate(
         self, atoms: Atoms | None = None, properties: Sequence[str] | None = None, system_changes: Sequence[str] = tuple(all_changes)
@@ -172,10 +182,10 @@ def _potential(model: Any) -> tuple[str, Potential]:
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    found = {"float32": torch.float32, "float64": torch.float64, torch.float32: torch.float32, torch.float64: torch.float64}.get(dtype)
-    if found is None:
-        raise RequestError(f"dtype={dtype!r} is not supported; use 'float32' or 'float64'")
-    return found
+    for name, kind in (("float32", torch.float32), ("float64", torch.float64)):
+        if dtype is kind or (isinstance(dtype, str) and dtype == name):
+            return kind
+    raise RequestError(f"dtype={dtype!r} is not supported; use 'float32' or 'float64'")
 
 
 def _array(values: torch.Tensor) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -60,15 +61,19 @@ def phonons(
         ``min_frequency_THz``, ``max_frequency_THz``, ``dynamically_stable``, ``imaginary_modes`` (below minus ``tolerance``) of the
         ``modes`` on the mesh, ``last_dos_peak_THz``, ``last_dos_peak_per_cm``, ``supercell`` (repetitions), ``supercell_atoms``,
         ``residual_force_eV_per_A``, ``force_calls`` and ``reason``, and :func:`band_structure` as ``bands`` if it was asked for; the
-        numbers are None with a reason where it failed.
+        numbers are None with a reason where it failed. Where the bands alone failed, such as along a path through points that the
+        lattice lacks, ``bands`` is None and ``bands_reason`` says why.
 
     Raises:
-        RequestError: phonopy is not installed, or a parameter is not positive.
+        RequestError: phonopy is not installed, a parameter is not positive, or ``path`` is no path.
     """
     parameters = {"min_length": min_length, "max_atoms": max_atoms, "distance": distance, "mesh_length": mesh_length, "symprec": symprec}
     check_parameters(parameters, tolerance)
+    check_path(path)
     out: dict[str, Any] = dict.fromkeys(_FIELDS)
     out["force_calls"] = 0
+    if path is not False:
+        out["bands"] = None
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
@@ -84,7 +89,7 @@ def phonons(
             mesh = spectrum.mesh if mesh is None else mesh  # phonopy before 4 returns nothing
             values, weights = mesh_frequencies(mesh.qpoints, mesh.frequencies, mesh.weights)
             if path is not False:
-                out["bands"] = band_structure(spectrum, None if path is True else str(path))
+                out |= _bands(spectrum, None if path is True else str(path))
             spectrum.run_total_dos(sigma=DOS_SIGMA, freq_pitch=DOS_PITCH, use_tetrahedron_method=False)
             peak = last_peak(spectrum.total_dos.frequency_points, spectrum.total_dos.dos)
         except Exception as error:  # a calculator may raise anything; the crystal failed, not the run
@@ -153,6 +158,22 @@ def check_parameters(parameters: dict[str, float], tolerance: float) -> None:
             raise RequestError(f"{name}={value!r} is not a positive number; see the documentation of phonons for its unit")
 
 
+def check_path(path: Any) -> None:
+    """Refuse what is no path through special points in any lattice.
+
+    Raises:
+        RequestError: neither True or False nor pieces such as ``GXU,KGL``, each with at least two different points.
+    """
+    if isinstance(path, bool):
+        return
+    what = "give special points in ASE's names, at least two different ones in each piece, as 'GXU,KGL'; True is the standard path"
+    if not isinstance(path, str):
+        raise RequestError(f"path={path!r} is no path; {what}")
+    for piece in path.split(","):
+        if not re.fullmatch(r"([A-Z][a-z0-9]*)+", piece) or len(set(re.findall(r"[A-Z][a-z0-9]*", piece))) < 2:
+            raise RequestError(f"path={path!r}: {piece!r} is no piece of a path; {what}")
+
+
 def supercell_repeats(lattice: NDArray[np.float64], min_length: float) -> list[int]:
     """Repetitions of each lattice vector (rows, Å) until opposite faces are at least ``min_length`` apart."""
     heights = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
@@ -192,8 +213,9 @@ def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) 
         ``x``: distances in 1/Å of each unbroken piece, ``frequency``: THz ``[piece][q][branch]``, ``ticks``: (distance, name).
 
     Raises:
-        StructureError: the lattice has no point of that name.
+        RequestError: ``path`` is no path. StructureError: the lattice has no point of that name.
     """
+    check_path(True if path is None else path)
     from ase.cell import Cell
     from ase.dft.kpoints import parse_path_string
 
@@ -226,6 +248,15 @@ def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) 
         xs.append(np.round(np.concatenate(x), 6).tolist())
         frequencies.append(np.round(found.frequencies, 4).tolist())
     return {"x": xs, "frequency": frequencies, "ticks": [list(tick) for tick in ticks]}
+
+
+def _bands(spectrum: Any, path: str | None) -> dict[str, Any]:
+    """``bands``; None and ``bands_reason`` where they cannot be had, which takes nothing from what is known already."""
+    try:
+        return {"bands": band_structure(spectrum, path)}
+    except Exception as error:  # ASE has its own for cells that it cannot classify
+        text = " ".join(str(error).split())[:300]
+        return {"bands": None, "bands_reason": text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}"}
 
 
 def _label(name: str) -> str:

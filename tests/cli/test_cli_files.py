@@ -118,8 +118,17 @@ def test_relax_positions_says_why_it_could_not(cli, rock_salt, tiny_dir, tmp_pat
     cli("relax", rock_salt, "--out", tmp_path / "x.cif", "--positions", "--model", tiny_dir).refused("positions", "potential", "tiny")
     (tmp_path / "close.extxyz").write_text(frame(atoms="Na 0 0 0\nCl 0.1 0 0"))
     ran = cli("relax", tmp_path / "close.extxyz", "--out", tmp_path / "x.json", "--positions").done()
-    assert "1 of 1 crystals" in ran.err
+    assert "1 of 1 crystals failed" in ran.err
     assert "crystal 0: a force of" in ran.err
+
+
+@pytest.mark.parametrize("options", [[], ["--positions"]])
+def test_relax_says_that_a_crystal_without_a_group_failed(cli, tmp_path, options):
+    (tmp_path / "same.extxyz").write_text(frame(atoms="Na 0 0 0\nNa 0 0 0"))
+    ran = cli("relax", tmp_path / "same.extxyz", "--out", tmp_path / "x.json", "--fix-symmetry", *options).done()
+    assert "1 of 1 crystals failed and are written as they were given" in ran.err
+    assert "model's range" not in ran.err
+    assert "no space group" in ran.err
 
 
 @pytest.mark.parametrize(

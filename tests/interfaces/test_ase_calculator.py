@@ -346,3 +346,28 @@ def test_matcalc_s_elasticity_runs(tiny: Potential) -> None:
     ).calc(as_structure(bulk("Cu")))
     assert np.isfinite(found["bulk_modulus_vrh"])
     assert found["elastic_tensor"].shape == (3, 3, 3, 3)
+
+
+def test_a_calculator_stays_what_it_was_made(tiny: Potential) -> None:
+    calc = calculator(tiny)
+    before = dict(calc.parameters)
+    for change in (
+        {"dtype": "float32"},
+        {"dtype": torch.float32},
+        {"skin": 1.0},
+        {"model": "other"},
+        {"xc": "PBE"},
+        {"parameters": "file"},
+    ):
+        with pytest.raises(RequestError, match="make a new calculator"):
+            calc.set(**change)
+    assert dict(calc.parameters) == before
+    energy = calc.get_potential_energy(salt())
+    assert calc.set() == calc.set(**before) == calc.set(dtype=torch.float64) == {}
+    assert calc.results["energy"] == energy
+
+
+@pytest.mark.parametrize("option", [{"skin": "a"}, {"skin": None}, {"skin": [1]}, {"dtype": ["a"]}, {"dtype": None}, {"dtype": {}}])
+def test_options_of_the_wrong_type_are_refused(tiny: Potential, option: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=next(iter(option))):
+        calculator(tiny, **option)

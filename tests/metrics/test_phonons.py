@@ -44,6 +44,15 @@ class Springs(Calculator):
         self.results = {"energy": 0.25 * self.k * float(((vectors - ideal) ** 2).sum()), "forces": forces}
 
 
+class Unusable(Calculator):
+    """Nothing may ask it for anything."""
+
+    implemented_properties = ("energy", "forces")
+
+    def calculate(self, *_, **__):
+        pytest.fail("work before the check")
+
+
 def test_springs_have_the_analytic_top_of_the_band():
     """ω² = (4 k / m) Σ sin²(q_i a / 2): at most 12 k / m, at the corner of the zone."""
     a, k = 3.0, 2.0
@@ -131,7 +140,22 @@ def test_bands_of_springs_are_the_analytic_ones_along_any_path():
     standard = phonons(bulk("Cu", "sc", a=a), Springs(k, a), **FAST, path=True)["bands"]
     assert standard["ticks"][0][1] == "Γ"
     assert "bands" not in phonons(bulk("Cu", "sc", a=a), Springs(k, a), **FAST)
-    assert "no point Q" in phonons(bulk("Cu", "sc", a=a), Springs(k, a), **FAST, path="GQ")["reason"]
+
+
+def test_a_point_that_the_lattice_lacks_costs_the_bands_alone():
+    a, k = 3.0, 2.0
+    found = phonons(bulk("Cu", "sc", a=a), Springs(k, a), **FAST, path="GQ")
+    plain = phonons(bulk("Cu", "sc", a=a), Springs(k, a), **FAST)
+    assert found.pop("bands") is None
+    assert "no point Q" in found.pop("bands_reason")
+    assert found == plain
+    assert found["min_frequency_THz"] > 0
+
+
+@pytest.mark.parametrize("path", [3, None, ["GX"], "", "G", "GG", "GX,", "GX,M", "gx", "G X", "GX;MR", "1G"])
+def test_what_is_no_path_is_refused_before_any_force(path):
+    with pytest.raises(RequestError, match="path="):
+        phonons(bulk("Cu", "sc", a=3.0), Unusable(), **FAST, path=path)
 
 
 def test_last_peak():

@@ -202,10 +202,10 @@ class Halving(LatticeRelaxer):
 def test_passes_end_where_nothing_moves() -> None:
     batch = CrystalBatch.from_list([(torch.eye(3) * v ** (1 / 3), [[0, 0, 0]], [11]) for v in (101.0, 200.0, 110.0, 1e9)])
     found = relax_cells(Halving(caution=0.0), batch, passes=4)
-    assert found.passes.tolist() == [1, 4, 4, 4]
+    assert found.passes.tolist() == [1, 4, 3, 4]
     assert float(found.strain[0].abs().max()) < STILL
     assert found.status == ["converged", "max_steps", "converged", "collapsed"]
-    assert found.crystals.volume[:3].tolist() == pytest.approx([100 * 1.01**0.5, 100 * 2.0 ** (1 / 16), 100 * 1.1 ** (1 / 16)])
+    assert found.crystals.volume[:3].tolist() == pytest.approx([100 * 1.01**0.5, 100 * 2.0 ** (1 / 16), 100 * 1.1 ** (1 / 8)])
     alone = relax_cells(Halving(caution=0.0), batch[1], passes=4)
     assert torch.equal(alone.crystals.lattice[0], found.crystals.lattice[1])
 

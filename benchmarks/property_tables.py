@@ -24,13 +24,7 @@ def baselines_table(results: Results) -> str:
     for target, (words, file, key, guess, digits) in TARGETS.items():
         ours = results(file)
         cells = [_value(ours[key], digits)]
-        for name in OTHERS:
-            if target == "formation_energy":
-                mae, epochs = results(f"{name}_mp20_test.json")["mae_eV_per_atom"], results(f"../training/{name}.json")["summary"]["epochs"]
-            else:
-                found = results(f"{name}_{target}.json")
-                mae, epochs = found["errors"]["mae"], found["summary"]["epochs"]
-            cells.append(f"{_value(mae, digits)} ({epochs})")
+        cells += [_other(results, name, target, digits) for name in OTHERS]
         lines.append("| " + " | ".join([words, *cells, _value(ours[guess], digits)]) + " |")
     return "\n".join(lines)
 
@@ -58,6 +52,19 @@ def label_origin_table(results: Results) -> str:
         row = next(r for r in found["rows"] if r["labels"] == name)
         lines.append(f"| {name} | {row['rows']:,} | {row['steps']:,} | {mae:.4f} |")
     return "\n".join(lines)
+
+
+def _other(results: Results, name: str, target: str, digits: int) -> str:
+    """Error and epochs of a baseline, or that it was not trained."""
+    try:
+        if target == "formation_energy":
+            mae, epochs = results(f"{name}_mp20_test.json")["mae_eV_per_atom"], results(f"../training/{name}.json")["summary"]["epochs"]
+        else:
+            found = results(f"{name}_{target}.json")
+            mae, epochs = found["errors"]["mae"], found["summary"]["epochs"]
+    except FileNotFoundError:
+        return "not trained"
+    return f"{_value(mae, digits)} ({epochs})"
 
 
 def _value(found: Any, digits: int) -> str:

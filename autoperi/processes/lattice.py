@@ -196,10 +196,10 @@ def _try_other_shapes(
     doubt = torch.stack([length_error(end.spread) for end in ends])
     doubt = torch.where(torch.stack([torch.isfinite(end.lattice).flatten(1).all(1) for end in ends]), doubt, torch.inf)
     size = torch.stack([((transform @ end.lattice) ** 2).sum((-1, -2)) for end in ends])
-    # of those that are doubted about alike the shortest basis; where bases of one lattice are equally short, the first
+    # of those that are doubted about alike the shortest basis; of equally short ones the least doubted, which no order of shapes decides
     alike = doubt <= doubt.amin(0) / LESS_DOUBT
     size = torch.where(alike, size, torch.inf)
-    chosen = (size <= size.amin(0) * (1 + 1e-3)).long().argmax(0)
+    chosen = torch.where(size <= size.amin(0) * (1 + 1e-3), doubt, torch.inf).argmin(0)
     every = torch.arange(len(doubtful), device=chosen.device)
     for name in _FIELDS:
         getattr(found, name)[doubtful] = torch.stack([getattr(end, name) for end in ends])[chosen, every]

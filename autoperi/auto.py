@@ -19,7 +19,7 @@ from autoperi.convert import arrays_to_structures, as_list, structure_to_atoms, 
 from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, StructureError
 from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.hub.serialize import Bundle, save_bundle
-from autoperi.processes.lattice import LatticeRelaxation, relax_cells
+from autoperi.processes.lattice import BATCH, LatticeRelaxation, relax_cells
 from autoperi.progress import progress_bar
 from autoperi.random import check_seed
 from autoperi.relaxing import relax_positions
@@ -303,7 +303,7 @@ class AutoPeri:
         crystals = as_list(structures)
         if not crystals:
             return like_container(structures, [])
-        size = _batch_size(batch_size)
+        size = BATCH if batch_size == "auto" else _batch_size(batch_size)
         batch = to_batch(crystals, dtype=self._parts.dtype).to(device=self.device)
         with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar, torch.no_grad():
             found = relax_cells(self._parts.empnn, batch, passes=passes, batch_size=size, on_rest=bar.update)

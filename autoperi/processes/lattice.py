@@ -56,8 +56,8 @@ def _on_axis(k: int) -> list[tuple[float, ...]]:
 SHAPES = [*_around(30, -19.5), *_on_axis(0), *_on_axis(1), *_on_axis(2)]
 """(a, b, c, α, β, γ) of the cells from which a reconstruction in doubt is tried again: the primitive cells of the centred lattices, and long,
 flat and hexagonal ones, in each of their orientations to the axes."""
-BATCH = 32
-"""Crystals that a network reads together."""
+BATCH, BATCH_ATOMS = 128, 1536
+"""Crystals, and atoms, that a network reads together at most (one crystal at least)."""
 CLOSE = 0.02
 """Relative error of lengths that ``confidence`` speaks of."""
 
@@ -157,7 +157,7 @@ def _passes(
     for _ in range(passes):
         # crystals of like density have like numbers of neighbours, which a batch pads to its largest
         density = torch.linalg.det(lattice[moving]).abs() / natural[moving]
-        for chosen in moving[torch.argsort(density, stable=True)].split(batch_size):
+        for chosen in _chunks(moving[torch.argsort(density, stable=True)], start.n_atoms, batch_size):
             part = start[chosen].replace(lattice=lattice[chosen])
             step = network.step(part)
             strain[chosen], spread[chosen], isolated[chosen] = step.strain, step.spread, ~step.connected
@@ -169,6 +169,20 @@ def _passes(
         moving = still
     told(len(moving))
     return _Path(lattice, strain, spread, done, isolated)
+
+
+def _chunks(order: Tensor, n_atoms: Tensor, batch_size: int) -> list[Tensor]:
+    """Crystals in order, as many together as ``batch_size`` and :data:`BATCH_ATOMS` allow."""
+    sizes: list[int] = []
+    atoms = 0
+    for n in n_atoms[order].tolist():
+        if sizes and sizes[-1] < batch_size and atoms + n <= BATCH_ATOMS:
+            sizes[-1] += 1
+            atoms += n
+        else:
+            sizes.append(1)
+            atoms = n
+    return list(order.split(sizes)) if sizes else []
 
 
 def _try_other_shapes(

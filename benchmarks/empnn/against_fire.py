@@ -51,15 +51,15 @@ def main() -> int:
     # the end of the undeformed crystals' own relaxation is the zero of energies
     zero, undeformed = _energies(potential, clean.structures(), grid[-1])
     energies: dict[str, np.ndarray] = {}
-    full: dict[str, Any] = {"undeformed, fire": undeformed}
-    for way, starts in (("fire", noisy), ("relax_lattice, fire", relaxed)):
+    full: dict[str, Any] = {"undeformed": undeformed}
+    for way, starts in (("fire", noisy), ("relax_lattice and fire", relaxed)):
         runs = {steps: _energies(potential, starts, steps) for steps in grid}
         energies[way] = np.stack([runs[s][0] for s in grid])  # [steps, crystals], eV/atom
         full[way] = runs[grid[-1]][1] | {
             "seconds_fire_after_steps": {str(s): runs[s][1]["seconds_fire"] for s in grid},
             "energy_above_undeformed_eV_per_atom": {str(s): _summary(energies[way][k] - zero) for k, s in enumerate(grid)},
         }
-    reached = energies["relax_lattice, fire"][grid.index(SHORT)]
+    reached = energies["relax_lattice and fire"][grid.index(SHORT)]
     result = {
         "task": "against_fire",
         "n": len(rows),
@@ -67,10 +67,13 @@ def main() -> int:
         "ways": full,
         "seconds_relax_lattice": round(seconds, 2),
         "calls_saved": _saved(energies["fire"], reached, grid),
-        "lower_after_relax_lattice": _share(energies["relax_lattice, fire"][0] < energies["fire"][0], energies["fire"][0]),
+        "lower_after_relax_lattice": _share(energies["relax_lattice and fire"][0] < energies["fire"][0], energies["fire"][0]),
         "calculator": "the potential of the model",
         **facts(
-            args.table, peri.provenance(), args.seed, parameters={k: str(v) for k, v in vars(args).items() if k not in ("out", "table")}
+            args.table,
+            peri.provenance(),
+            args.seed,
+            parameters={k: str(v) for k, v in vars(args).items() if k not in ("out", "table", "model")},
         ),
     }
     args.out.write_text(json.dumps(result) + "\n")

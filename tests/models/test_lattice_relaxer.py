@@ -17,7 +17,7 @@ from autoperi.hub.serialize import Component
 from autoperi.laws import check_invariant, check_lattice_field, permuted, random_orthogonal, rebased, rotated, translated
 from autoperi.models.empnn import Empnn
 from autoperi.models.lattice_relaxer import LatticeRelaxer, LatticeStep, lattice_network
-from autoperi.processes.lattice import STILL, cautious, exponent_to, lattice_step, relax_cells
+from autoperi.processes.lattice import STILL, _chunks, cautious, exponent_to, lattice_step, relax_cells
 
 torch.set_num_threads(1)
 SMALL = {"channels": 12, "layers": 2, "hidden": 16, "cutoff": 4.5}
@@ -263,3 +263,14 @@ def test_gradients_are_finite_on_perfect_crystals() -> None:
     step = model.step(batch.replace(lattice=batch.lattice @ symmetric_exp(torch.zeros(1, 3, 3))))
     (step.strain.sum() + step.spread.sum()).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_batches_hold_so_many_crystals_and_atoms() -> None:
+    n_atoms = torch.tensor([5, 2000, 700, 700, 200, 1, 1, 1])
+    order = torch.arange(8)
+    assert [c.tolist() for c in _chunks(order, n_atoms, 3)] == [[0], [1], [2, 3], [4, 5, 6], [7]]
+    assert _chunks(order[:0], n_atoms, 3) == []
+    model, batch = network(), crystals(11, sizes=(2, 1, 4, 1, 3))
+    with torch.no_grad():
+        one, all_of_them = (relax_cells(model, batch, passes=2, batch_size=size).crystals.lattice for size in (1, 5))
+    assert torch.allclose(one, all_of_them, rtol=1e-12)

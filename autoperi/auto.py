@@ -237,6 +237,7 @@ class AutoPeri:
                     "origin": f.proposal.origin,
                     "log_likelihood": f.proposal.log_p,
                     "formation_energy_per_atom_eV": f.energy,
+                    **({} if f.potential_energy is None else {"potential_energy_per_atom_eV": f.potential_energy}),
                     "rank_score": f.rank_score,
                     "space_group": f.space_group,
                     "min_distance_ratio": f.distance_ratio,
@@ -328,7 +329,7 @@ class AutoPeri:
             "last_strain": round(float(found.strain[k].abs().max()), 6),
             "volume_ratio": round(float(abs(np.linalg.det(new)) / abs(np.linalg.det(old))), 6),
         }
-        if found.expected_error is not None and found.confidence is not None:
+        if found.expected_error is not None and found.confidence is not None and bool(torch.isfinite(found.expected_error[k])):
             note |= {
                 "expected_error": round(float(found.expected_error[k]), 5),
                 "confidence": round(float(found.confidence[k]), 4),

@@ -10,32 +10,47 @@ from typing import Any
 import torch
 from torch import nn
 
+from autoperi.decoding import Decoder
 from autoperi.errors import WeightsError
 from autoperi.generation import Generator
 from autoperi.hub.serialize import Bundle, Component, load_state, state_of
+from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.cgcnn import BUNDLED as BUNDLED_CGCNN
 from autoperi.models.cgcnn import Cgcnn
 from autoperi.models.crystal_transformer import BUNDLED as BUNDLED_TRANSFORMER
 from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
 from autoperi.models.lattice_relaxer import LatticeRelaxer, lattice_network
+from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.models.property_heads import PropertyHeads, encoder_fingerprint
 from autoperi.prior.library import FIELDS, PrototypeLibrary
+from autoperi.prior.mixture import Mixture
 from autoperi.prior.propose import Proposer
 from autoperi.prior.ranker import Ranker
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"empnn": lattice_network, "formation_energy": FormationEnergy}
 COMPONENTS = (*NETWORKS, "prior")
 """What a complete model is made of."""
-OPTIONAL: dict[str, type[nn.Module]] = {"properties": PropertyHeads, "potential": Potential}
+OPTIONAL: dict[str, type[nn.Module]] = {"properties": PropertyHeads, "potential": Potential, "flow": AutoPeriGnn, "orbits": OrbitNetwork}
 """Networks that a complete model may hold besides."""
 BASELINES: dict[str, type[nn.Module]] = {"cgcnn": Cgcnn, "crystal_transformer": CrystalTransformer}
 """Networks that are models by themselves: no complete model holds one."""
 BUNDLED_BASELINES = {"cgcnn": BUNDLED_CGCNN, "crystal_transformer": BUNDLED_TRANSFORMER}
 """Names of those that ship with AutoPeri."""
-DEFAULTS: dict[str, float] = {"generate_steps": 1, "relax_steps": 3, "energy_temperature": 0.5, "known_weight": 0.25}
+DEFAULTS: dict[str, float] = {
+    "generate_steps": 1,
+    "relax_steps": 3,
+    "energy_temperature": 0.5,
+    "potential_temperature": 0.05,
+    "orbits_share": 0.4,
+    "orbits_novelty": 0.01,
+    "near_steps": 5,
+    "noise_steps": 10,
+    "noise_draws": 4,
+    "known_weight": 0.25,
+}
 """Settings of a model whose config says nothing of them."""
 
 
@@ -85,18 +100,35 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     prior = bundle.components["prior"]
     settings = _settings(bundle)
     proposer = proposer_of(prior, known_weight=settings["known_weight"])
+    potential = potential_of(bundle).to(device=device, dtype=torch.float64) if "potential" in bundle.components else None
+    decoder, orbits = _decoder(bundle, potential, settings, device), None
+    if decoder is not None:  # orbits without a geometry are no crystals
+        orbits = network_of("orbits", bundle.components["orbits"]).double() if "orbits" in bundle.components else None
+    assert orbits is None or isinstance(orbits, OrbitNetwork)
     generator = Generator(
-        proposer=proposer,
+        mixture=Mixture(proposer, orbits, share=settings["orbits_share"], novelty=settings["orbits_novelty"]),
+        decoder=decoder,
         empnn=empnn,
         energy=energy,
         steps=int(settings["generate_steps"]),
         temperature=settings["energy_temperature"],
+        potential=potential,
+        potential_temperature=settings["potential_temperature"],
         device=device,
     )
     relaxer = empnn if dtype == torch.float64 else network_of("empnn", bundle.components["empnn"]).to(device=device, dtype=dtype)
     assert isinstance(relaxer, Empnn | LatticeRelaxer)
     properties = _properties(bundle, energy, device)
     return Parts(relaxer, energy, proposer, int(settings["relax_steps"]), generator, dtype, properties)
+
+
+def _decoder(bundle: Bundle, potential: Potential | None, settings: dict[str, float], device: torch.device) -> Decoder | None:
+    """The flow in float64, if there is one."""
+    if "flow" not in bundle.components:
+        return None
+    network = network_of("flow", bundle.components["flow"]).to(device=device, dtype=torch.float64)
+    assert isinstance(network, AutoPeriGnn)
+    return Decoder(network, potential, int(settings["near_steps"]), int(settings["noise_steps"]), int(settings["noise_draws"]))
 
 
 def _properties(bundle: Bundle, energy: FormationEnergy, device: torch.device) -> PropertyHeads | None:
@@ -132,7 +164,7 @@ def potential_of(bundle: Bundle) -> Potential:
 def _settings(bundle: Bundle) -> dict[str, float]:
     found = DEFAULTS | (bundle.metadata.get("settings") or {})
     for name, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (name == "energy_temperature" and value == 0):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (name.endswith("temperature") and value == 0):
             raise WeightsError(f"setting {name!r} of model {bundle.name!r} is {value!r}; give a positive number in its config.json")
     return found
 

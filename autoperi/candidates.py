@@ -1,9 +1,9 @@
 """The stream of candidates of a request: what is tried, in which order.
 
 Position ``index`` of the stream depends on the request and ``(seed, index)`` alone. For a composition it holds, first,
-distinct prototypes by probability; then the prototypes that match one already given; then, endlessly, crystals with
-random orbits and coordinates in the requested (or a random likely) space group. Without a composition it is a sequence
-of independent draws.
+distinct prototypes, and orbits of the orbit network that no prototype has, by probability; then the prototypes that match
+one already given; then, endlessly, crystals with random orbits and coordinates in the requested (or a random likely) space
+group. Without a composition it is a sequence of independent draws.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoperi.errors import RequestError
+from autoperi.geometry.freedom import Orbit, equal_edges
 from autoperi.geometry.spacegroup import space_group as group_of
 from autoperi.geometry.symmetry import SpaceGroup
-from autoperi.geometry.wyckoff import can_fit
+from autoperi.geometry.wyckoff import can_fit, wyckoff_positions
 from autoperi.prior.denovo import Constraints, DeNovo
+from autoperi.prior.mixture import Mixture, NewOrbits
 from autoperi.prior.propose import Candidate, Proposer
 from autoperi.prior.wyckoff_sampler import sample_crystal
 from autoperi.random import numpy_generator
@@ -29,6 +31,10 @@ DISTINCT = 512
 DRAWS = 50
 """Draws of a de novo sample before its index is given up."""
 RANDOM_ATTEMPTS = 60
+UNLIKELY = 4.0
+"""Nats below the likeliest cell size from which the orbit network is not asked."""
+SIZES = 4
+"""Cell sizes that are tried where no prototype says which."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +46,9 @@ class Proposal:
         lattice: rows in Å, ``[3, 3]``; ``frac_coords``: ``[n, 3]``; ``numbers``: ``[n]``; ``orbits``: ``[n]``.
         group: space group it was built in, acting on this primitive cell.
         log_p: natural log-probability of this answer; None for random crystals, which have none.
-        origin: ``prototype``, ``prototype variant``, ``random`` or ``de novo``.
+        origin: ``prototype``, ``orbits``, ``prototype variant``, ``random`` or ``de novo``.
         prototype: row of the library, or None.
+        sites: orbits whose free parameters are still to be drawn; lattice and coordinates hold their places.
     """
 
     index: int
@@ -53,20 +60,37 @@ class Proposal:
     log_p: float | None
     origin: str
     prototype: int | None = None
+    sites: tuple[Orbit, ...] | None = None
 
 
-def proposals(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposal | None]:
+def proposals(request: GenerationRequest, mixture: Mixture) -> Iterator[Proposal | None]:
     """The stream; None where an index yields nothing. Endless except where nothing can ever come."""
     if request.formula is None:
-        yield from _de_novo(request, proposer)
+        yield from _de_novo(request, mixture.proposer)
     else:
-        yield from _for_composition(request, proposer)
+        yield from _for_composition(request, mixture)
 
 
 def _from_candidate(proposer: Proposer, candidate: Candidate, index: int, log_p: float | None, origin: str) -> Proposal:
     lattice, coords, numbers, orbits = proposer.crystal(candidate)
     group = group_of(int(proposer.library["space_group"][candidate.prototype])).primitive
     return Proposal(index, lattice, coords, numbers, orbits, group, log_p, origin, candidate.prototype)
+
+
+def _from_orbits(proposer: Proposer, new: NewOrbits, index: int, log_p: float) -> Proposal:
+    """Orbits of the network, in the group's cell of equal edges and additive volume, at parameters that nothing depends on."""
+    positions = wyckoff_positions(new.space_group)
+    sites = tuple(Orbit(z, positions[letter], _PLACE) for z, letters in zip(new.elements, new.sentence, strict=True) for letter in letters)
+    points = [o.position.points(o.parameters, primitive=True) for o in sites]
+    numbers = np.repeat([o.element for o in sites], [len(p) for p in points])
+    volume = proposer.library.additive_volume(numbers.tolist(), [1] * len(numbers))
+    lattice = equal_edges(new.space_group) * volume ** (1 / 3)
+    orbits = np.repeat(np.arange(len(sites)), [len(p) for p in points])
+    group = group_of(new.space_group).primitive
+    return Proposal(index, lattice, np.concatenate(points), numbers, orbits, group, log_p, "orbits", sites=sites)
+
+
+_PLACE = np.array([0.1362719, 0.2718431, 0.4159265])
 
 
 def cell_size_log_probabilities(request: GenerationRequest, proposer: Proposer) -> dict[int, float]:
@@ -81,14 +105,17 @@ def cell_size_log_probabilities(request: GenerationRequest, proposer: Proposer) 
     return {k: math.log(v) for k, v in p.items() if v > 0}
 
 
-def _for_composition(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposal | None]:
+def _for_composition(request: GenerationRequest, mixture: Mixture) -> Iterator[Proposal | None]:
+    proposer = mixture.proposer
     formula = request.formula or ()
     elements, base = [z for z, _ in formula], [c for _, c in formula]
     sizes = cell_size_log_probabilities(request, proposer)
-    answers: list[tuple[float, int, Candidate]] = []
-    for k, log_size in sizes.items():
-        found = proposer.candidates(elements, [k * c for c in base], limit=DISTINCT, space_group=request.space_group)
-        answers += [(round(log_size + c.log_p, 9), k, c) for c in found]
+    answers: list[tuple[float, int, Candidate | NewOrbits]] = []
+    sizes_asked = sizes or _unknown_sizes(request, mixture)
+    for k, log_size in sizes_asked.items():
+        likely = log_size > max(sizes_asked.values()) - UNLIKELY
+        options = mixture.answers(elements, [k * c for c in base], limit=DISTINCT, space_group=request.space_group, asked=likely)
+        answers += [(round(log_size + a.log_p, 9), k, a) for a in options]
     if request.space_group is not None and answers:
         # what a given group leaves is all there is: its probabilities are made to add up to one
         norm = math.log(sum(math.exp(a[0]) for a in answers))
@@ -96,9 +123,12 @@ def _for_composition(request: GenerationRequest, proposer: Proposer) -> Iterator
     answers.sort(key=lambda a: (-a[0], a[1]))
     given = set()
     index = 0
-    for log_p, _, candidate in answers:
-        given.add((candidate.prototype, candidate.elements))
-        yield _from_candidate(proposer, candidate, index, log_p, "prototype")
+    for log_p, _, answer in answers:
+        if isinstance(answer, NewOrbits):
+            yield _from_orbits(proposer, answer, index, log_p)
+        else:
+            given.add((answer.prototype, answer.elements))
+            yield _from_candidate(proposer, answer, index, log_p, "prototype")
         index += 1
     variants: list[tuple[float, int, Candidate]] = []
     for k, log_size in sizes.items():
@@ -114,13 +144,19 @@ def _for_composition(request: GenerationRequest, proposer: Proposer) -> Iterator
         index += 1
 
 
+def _unknown_sizes(request: GenerationRequest, mixture: Mixture) -> dict[int, float]:
+    """ln p of the smallest cells, alike, where the prior knows none at any size and the orbit network is asked alone."""
+    few = request.units[:SIZES] if mixture.network is not None else ()
+    return dict.fromkeys(few, -math.log(max(1, len(few))))
+
+
 def _likely_groups(request: GenerationRequest, proposer: Proposer) -> list[tuple[int, int, float]]:
     """(formula units, space group, weight) that can hold the composition, weighted by how common the group is."""
     weight = np.bincount(proposer.library["space_group"], weights=np.diff(proposer.library["member_start"]), minlength=231) + 1.0
     groups = [request.space_group] if request.space_group is not None else list(range(1, 231))
     base = [c for _, c in request.formula or ()]
     # beyond a few formula units, random coordinates almost never keep atoms apart: prefer small cells
-    units = request.units[:4]
+    units = request.units[:SIZES]
     return [(k, g, float(weight[g]) / k) for k in units for g in groups if can_fit([k * c for c in base], g)]
 
 

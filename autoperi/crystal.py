@@ -102,6 +102,11 @@ class CrystalBatch:
         return torch.linalg.det(self.lattice).abs()
 
     @property
+    def flat(self) -> Tensor:
+        """Which cells have no volume to speak of: at most 1e-6 of a b c, ``[B]``."""
+        return self.volume <= 1e-6 * torch.linalg.vector_norm(self.lattice, dim=-1).prod(-1)
+
+    @property
     def cart_coords(self) -> Tensor:
         """Cartesian positions in Å, ``[N, 3]``."""
         return torch.einsum("ni,nij->nj", self.frac_coords, self.lattice[self.batch])
@@ -151,10 +156,8 @@ class CrystalBatch:
             raise StructureError(
                 f"crystal {int(self.batch[i])} holds atomic number {int(self.atomic_numbers[i])}; elements are 1 to {MAX_ATOMIC_NUMBER}"
             )
-        lengths = torch.linalg.vector_norm(self.lattice, dim=-1).prod(-1)
-        flat = self.volume <= 1e-6 * lengths
-        if bool(flat.any()):
-            i = int(flat.nonzero()[0])
+        if bool(self.flat.any()):
+            i = int(self.flat.nonzero()[0])
             raise StructureError(
                 f"crystal {i} has a cell volume of {float(self.volume[i]):.3g} Å³; give three lattice vectors that span space"
             )

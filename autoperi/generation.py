@@ -12,13 +12,17 @@ import torch
 
 from autoperi.candidates import Proposal, proposals
 from autoperi.convert import batch_arrays
+from autoperi.crystal import CrystalBatch
+from autoperi.decoding import Decoder
 from autoperi.errors import StructureError
 from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.models.empnn import Empnn
+from autoperi.models.evaluate import evaluate
 from autoperi.models.lattice_relaxer import LatticeRelaxer
+from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import minimum_distance_ratios
-from autoperi.prior.propose import Proposer
+from autoperi.prior.mixture import Mixture
 from autoperi.processes.lattice import relax_cells
 from autoperi.request import GenerationRequest
 
@@ -39,19 +43,25 @@ class Generator:
     """The parts of a model that ``generate`` wires together, in float64.
 
     Attributes:
-        proposer: the prototype prior.
+        mixture: the prototype prior and the orbit network.
+        decoder: the flow that gives candidates their geometry; None leaves prototypes as they are.
         empnn: the lattice relaxer.
         energy: formation energy.
         steps: default relaxation passes.
-        temperature: eV/atom that weigh as much as one nat in the ranking.
+        temperature: eV/atom of formation energy that weigh as much as one nat in the ranking.
+        potential: ranks the candidates of a composition instead, if the model has one and it knows the elements.
+        potential_temperature: eV/atom of its energy that weigh as much as one nat.
         device: of the networks.
     """
 
-    proposer: Proposer
+    mixture: Mixture
+    decoder: Decoder | None
     empnn: Empnn | LatticeRelaxer
     energy: FormationEnergy
     steps: int
     temperature: float
+    potential: Potential | None
+    potential_temperature: float
     device: torch.device
 
 
@@ -63,6 +73,7 @@ class Finished:
         proposal: what it started from.
         lattice: relaxed rows in Å, ``[3, 3]``.
         energy: predicted formation energy, eV/atom.
+        potential_energy: by the potential, eV/atom; None where it did not rank.
         distance_ratio: smallest distance over the sum of covalent radii.
         space_group: number that spglib finds at symprec 0.01.
         rank_score: lower is better.
@@ -71,6 +82,7 @@ class Finished:
     proposal: Proposal
     lattice: np.ndarray
     energy: float
+    potential_energy: float | None
     distance_ratio: float
     space_group: int
     rank_score: float
@@ -107,7 +119,7 @@ def run(
         tally: filled with counts.
     """
     tally = tally if tally is not None else Tally()
-    source = proposals(request, model.proposer)
+    source = proposals(request, model.mixture)
     stream = islice(source, 10 * request.n + 200)
     done: list[Finished] = []
     random = False
@@ -146,6 +158,8 @@ def _log_p(proposal: Proposal) -> float:
 def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator, tally: Tally) -> Iterator[Finished]:
     if not chunk:
         return
+    if model.decoder is not None:
+        chunk = model.decoder(chunk, request.seed)
     batch = batch_arrays(
         [p.lattice for p in chunk], [p.frac_coords for p in chunk], [p.numbers for p in chunk], dtype=torch.float64, device=model.device
     )
@@ -160,8 +174,12 @@ def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator,
         close = ratios < MIN_DISTANCE_RATIO
         energies = np.full(len(chunk), np.nan)
         apart = np.nonzero(~close)[0]
+        ranking: np.ndarray | None = None
         if len(apart):
             energies[apart] = model.energy(batch[apart.tolist()]).cpu().numpy()
+            if ranks_by_potential(request, model):
+                ranking = np.full(len(chunk), np.nan)
+                ranking[apart] = _potential_energies(model, batch[apart.tolist()])
     tally.too_close += int(close.sum())
     for k in apart:
         p, energy = chunk[k], round(float(energies[k]), DIGITS)
@@ -169,9 +187,25 @@ def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator,
         if request.space_group is not None and number != request.space_group:
             tally.wrong_group += 1
             continue
+        potential = None if ranking is None else round(float(ranking[k]), DIGITS)
         # summed in one place, so that ranking is one number: nats
-        score = round(energy / model.temperature - _log_p(p), DIGITS) if math.isfinite(energy) else math.inf
-        yield Finished(p, exact[k], energy, round(float(ratios[k]), 4), number, score)
+        nats = energy / model.temperature if potential is None else potential / model.potential_temperature
+        score = round(nats - _log_p(p), DIGITS) if math.isfinite(nats) else math.inf
+        yield Finished(p, exact[k], energy, potential, round(float(ratios[k]), 4), number, score)
+
+
+def ranks_by_potential(request: GenerationRequest, model: Generator) -> bool:
+    """Whether the potential ranks: its energies compare crystals of one composition alone."""
+    if model.potential is None or request.formula is None:
+        return False
+    return bool(model.potential.seen[[z for z, _ in request.formula]].all())
+
+
+def _potential_energies(model: Generator, batch: CrystalBatch) -> np.ndarray:
+    """eV/atom, ``[B]``."""
+    assert model.potential is not None
+    energy: np.ndarray = (evaluate(model.potential, batch, derivatives=False).energy / batch.n_atoms).cpu().numpy()
+    return energy
 
 
 def _space_group(lattice: np.ndarray, proposal: Proposal) -> int:

@@ -21,7 +21,9 @@ from autoperi.bundle import network_component, prior_component
 from autoperi.hub.card import model_card
 from autoperi.hub.registry import update_registry
 from autoperi.hub.serialize import Bundle, Component, load_bundle, save_bundle
+from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.empnn import Empnn
+from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.prior.library import FIELDS, PrototypeLibrary
@@ -32,7 +34,18 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TARGET = ROOT / "autoperi" / "weights" / "autoperi-base"
 
-SETTINGS = {"generate_steps": 1, "relax_steps": 4, "energy_temperature": 0.5, "known_weight": 0.25}
+SETTINGS = {
+    "generate_steps": 1,
+    "relax_steps": 4,
+    "energy_temperature": 0.5,
+    "potential_temperature": 0.05,
+    "known_weight": 0.25,
+    "orbits_share": 0.4,
+    "orbits_novelty": 0.01,
+    "near_steps": 5,
+    "noise_steps": 10,
+    "noise_draws": 4,
+}
 
 FACTS: dict[str, Any] = {
     "description": "The default model of AutoPeri for inorganic crystals: a prototype prior, an EMPNN lattice relaxer, formation energy and "
@@ -116,8 +129,10 @@ def main() -> int:
     parser.add_argument("--formation-energy", required=True, type=Path)
     parser.add_argument("--properties", type=Path, help="property heads of this encoder (OUT/component of train_property_heads.py)")
     parser.add_argument("--potential", type=Path, help="run of benchmarks/potential/train.py")
+    parser.add_argument("--flow", type=Path, help="run of benchmarks/autoperi_gnn/train.py")
+    parser.add_argument("--orbits", type=Path, help="run of benchmarks/autoperi_gnn/orbits.py")
     args = parser.parse_args()
-    names = ["empnn", "formation_energy", "prior", *(["potential"] if args.potential else [])]
+    names = ["empnn", "formation_energy", "prior", *(name for name in ("potential", "flow", "orbits") if getattr(args, name))]
     runs = {name: json.loads((ROOT / "benchmarks" / "training" / f"{name}.json").read_text()) for name in names}
     components = {
         "empnn": _network(args.empnn, "empnn", Empnn),
@@ -130,6 +145,9 @@ def main() -> int:
         potential = Potential()
         potential.load_state_dict(load_file(args.potential / "potential.safetensors"))
         components["potential"] = network_component(potential.eval())
+    for name, kind in (("flow", AutoPeriGnn), ("orbits", OrbitNetwork)):
+        if getattr(args, name):
+            components[name] = _network(getattr(args, name), name, kind)
     # Figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its name.
     training = {n: _told(run["summary"]) for n, run in runs.items()}
     if args.properties:

@@ -25,7 +25,7 @@ from autoperi.training.prepare import FOREIGN_WEIGHT, LABEL, training_crystals
 from autoperi.training.run import TrainingConfig, train
 
 RESULTS = Path(__file__).resolve().parent / "results"
-STEPS = 1500
+STEPS = 1800
 SHAPE = {"channels": 48, "layers": 2}
 SETTINGS: dict[str, Any] = {"batch_size": 32, "learning_rate": 2e-3, "ema": 0.995, "warmup": 100, "model_config": SHAPE}
 VARIANTS = {"left out": None, f"weight {FOREIGN_WEIGHT}": FOREIGN_WEIGHT, "in full": 1.0}

@@ -22,15 +22,19 @@ EXAMPLE = """examples:
   autoperi train formation_energy --data crystals.parquet --val val.parquet --out run/ --epochs 20
   autoperi train empnn --data crystals.parquet --val val.parquet --out run/ --resume
   autoperi train prior --data crystals.parquet --out prior/
+  autoperi train autoperi-gnn --data crystals.parquet --val val.parquet --out gnn/ --max-atoms 24
   autoperi generate NaCl --model run/model
 
 After each epoch run/checkpoints/last.ckpt holds all that --resume needs; run/model is what from_pretrained reads: the base
-model with the trained component in place of its own. All but prior need `pip install "autoperi[train]"`. cgcnn and
+model with the trained component in place of its own. autoperi-gnn is the flow that gives candidates their geometry; orbits the
+network that says which element takes which Wyckoff positions. All but prior need `pip install "autoperi[train]"`. cgcnn and
 crystal_transformer are baselines for the formation energy and models by themselves: autoperi.models.cgcnn.load_cgcnn and
 autoperi.models.crystal_transformer.load_crystal_transformer read run/model."""
 
 BASELINES = ("cgcnn", "crystal_transformer")
-NETWORKS = ("empnn", "formation_energy", *BASELINES)
+GENERATORS = {"autoperi-gnn": "flow", "orbits": "orbits"}
+"""What the command calls the parts of AutoPeri-GNN, and what a model calls them."""
+NETWORKS = ("empnn", "formation_energy", *GENERATORS, *BASELINES)
 DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0, "model_config": {}}
 PRIOR_DEFAULTS: dict[str, Any] = {"model": "prior", "epochs": 12, "seed": 0}
 NETWORK_OPTIONS = ("val", "batch_size", "learning_rate", "channels", "layers", "label")
@@ -49,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
         "component",
         choices=(*NETWORKS, "prior"),
         metavar="COMPONENT",
-        help="empnn, formation_energy, prior, or a baseline: cgcnn, crystal_transformer",
+        help="empnn, formation_energy, prior, autoperi-gnn, orbits, or a baseline: cgcnn, crystal_transformer",
     )
     parser.add_argument("--data", required=True, metavar="FILE", help="crystals to train on: .parquet, .csv, .json, .extxyz or a folder")
     parser.add_argument("--val", metavar="FILE", help="crystals to validate on (needed for all but prior)")
@@ -82,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     device = check_device(args.device).type
     alone = args.component in BASELINES
     base = load_pretrained(args.base)
-    check_base(base, args.component)
+    component_name = GENERATORS.get(args.component, args.component)
+    check_base(base, component_name)
     try:
         component, facts = _prior(args) if args.component == "prior" else _network(args, base, device)
     except KeyboardInterrupt:
@@ -92,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     facts["command"] = _command(args, facts["settings"])
     directory = Path(args.out) / "model"
     with common.uninterrupted():
-        export(base, args.component, component, directory, facts)
+        export(base, component_name, component, directory, facts)
     if args.json:
         common.say(
             common.dumps(
@@ -136,6 +141,8 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, option) is not None:
                 raise RequestError(f"--{option.replace('_', '-')} {getattr(args, option)} does not apply to the prior; leave it out")
         return
+    if args.component in GENERATORS and args.label is not None:
+        raise RequestError(f"--label {args.label} does not apply to {args.component}, which learns from crystals alone; leave it out")
     if args.val is None:
         raise RequestError(f"--val is missing; give crystals to validate {args.component} on, which are not in --data")
     if importlib.util.find_spec("lightning") is None:
@@ -145,21 +152,19 @@ def _check(args: argparse.Namespace) -> None:
 def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Component, dict[str, Any]]:
     """Train one of :data:`NETWORKS`."""
     from autoperi.bundle import network_component
-    from autoperi.training.prepare import LABEL, run_settings, training_crystals
+    from autoperi.training.prepare import run_settings
 
     directory = Path(args.out) / "checkpoints"
     shape = {key: getattr(args, key) for key in ("channels", "layers") if getattr(args, key) is not None}
-    own = base.components[args.component].config if args.component in base.components else {}
+    name = GENERATORS.get(args.component, args.component)
+    own = base.components[name].config if name in base.components else {}
     defaults = {**DEFAULTS, "model_config": own}
     given: dict[str, Any] = {key: getattr(args, key) for key in ("epochs", "batch_size", "learning_rate", "seed")}
     # a base model's lattice network may be a relaxer of several passes, whose training is another
-    model = own.get("kind", args.component)
+    model = {"flow": "autoperi_gnn", "orbits": "orbit_network"}.get(name, own.get("kind", name))
     given |= {"model": model, "model_config": {**own, **shape} if shape else None}
     settings = run_settings(given, {**defaults, "model": model}, directory=directory, resume=args.resume)
-    needed = args.component != "empnn"
-    data, val = (
-        training_crystals(path, label=args.label or LABEL, required=needed, max_atoms=args.max_atoms) for path in (args.data, args.val)
-    )
+    data, val, initial = _data(args)
     from autoperi.training.run import TrainingConfig, train
 
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
@@ -174,6 +179,7 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
             resume=args.resume,
             device="gpu" if device == "cuda" else "cpu",
             progress=sys.stdout.isatty() and not args.quiet and not args.json,
+            initial=initial,
         )
     except SystemExit:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from None
@@ -181,6 +187,27 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
         if before is not None:
             signal.signal(signal.SIGINT, before)
     return network_component(network), {"settings": settings, "summary": summary}
+
+
+def _data(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any] | None]:
+    """Crystals to train and to validate on, as the component wants them, and tensors that its network starts with."""
+    if args.component == "autoperi-gnn":
+        from autoperi.training.orbits import orbit_table
+
+        crystals, _ = orbit_table(args.data, max_atoms=args.max_atoms)
+        val, _ = orbit_table(args.val, max_atoms=args.max_atoms, element_volume=crystals.element_volume)
+        return crystals, val, {"element_volume": crystals.element_volume.float()}
+    if args.component == "orbits":
+        from autoperi.models.orbit_network import tables
+        from autoperi.training.orbit_network import sentence_table
+
+        sentences, of_val = (sentence_table(path, max_atoms=args.max_atoms)[0] for path in (args.data, args.val))
+        return sentences, of_val, tables()
+    from autoperi.training.prepare import LABEL, training_crystals
+
+    label, needed = args.label or LABEL, args.component != "empnn"
+    data, validation = (training_crystals(path, label=label, required=needed, max_atoms=args.max_atoms) for path in (args.data, args.val))
+    return data, validation, None
 
 
 def _prior(args: argparse.Namespace) -> tuple[Component, dict[str, Any]]:

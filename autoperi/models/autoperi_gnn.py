@@ -26,6 +26,7 @@ from autoperi.geometry.freedom import STRAINS, Freedom
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.nn.node_field import NodeField
+from autoperi.processes.apart import keep_apart
 from autoperi.processes.flow import EXACT_DIMENSIONS, UNIFORM_SCALE, Base, Field, LogLikelihood, integrate, log_likelihood
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -170,6 +171,7 @@ class AutoPeriGnn(nn.Module):
         z: Tensor | None = None,
         steps: int = 20,
         method: str = "midpoint",
+        apart: float = 0.0,
     ) -> Tensor:
         """Coordinates ``[B, D]`` of crystals drawn from the flow; none depends on those beside it.
 
@@ -180,9 +182,18 @@ class AutoPeriGnn(nn.Module):
             start: widths of the start; None is :data:`NEAR` or :data:`NOISE`.
             z: latent vectors, ``[B, latent]``, or None.
             steps, method: of :func:`~autoperi.processes.flow.integrate`.
+            apart: part of the sum of covalent radii that no two atoms come nearer than, from the base density's draw to the end
+                (:func:`~autoperi.processes.apart.keep_apart`); 0 lets them.
         """
         base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
-        return integrate(self._field(freedom, centre, z), base.draw(noise), base.space, steps=steps, method=method)
+        field, begin = self._field(freedom, centre, z), base.draw(noise)
+        if not apart:
+            return integrate(field, begin, base.space, steps=steps, method=method)
+
+        def allowed(y: Tensor) -> Tensor:
+            return keep_apart(freedom, y, ratio=apart)[0]
+
+        return integrate(field, allowed(begin), base.space, steps=steps, method=method, after=allowed)
 
     def log_likelihood(
         self,

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from autoperi.errors import WeightsError
 from autoperi.geometry.lattice import from_log_metric
-from autoperi.geometry.spacegroup import space_group
+from autoperi.geometry.spacegroup import primitive_transform, space_group
 from autoperi.geometry.symmetry import orbit, site_symmetry_projector, symmetrize_lattice
+from autoperi.geometry.wyckoff import LETTERS, locate
 from autoperi.prior.fingerprint import tie_permutations
 
 SITE_TOLERANCE = 2e-4
@@ -112,6 +113,18 @@ class PrototypeLibrary:
         lattice = symmetrize_lattice(from_log_metric(k6[None])[0].numpy(), group.rotations)
         lattice = lattice * (len(coords) / abs(np.linalg.det(lattice))) ** (1 / 3)
         return lattice, coords % 1.0, np.array(slots), np.array(orbits)
+
+    @lru_cache(maxsize=4096)  # noqa: B019  a library lives as long as its model
+    def letters(self, v: int) -> tuple[tuple[int, int], ...]:
+        """Slot and Wyckoff letter (as an index) of each orbit of prototype ``v``."""
+        number = int(self["space_group"][v])
+        transform = primitive_transform(space_group(number))
+        a, b = self["orbit_start"][v : v + 2]
+        found = []
+        for k in range(a, b):
+            position, _ = locate(self["orbit_coord"][k].astype(np.float64) @ transform, number, tolerance=SITE_TOLERANCE)
+            found.append((int(self["orbit_slot"][k]), LETTERS.index(position.letter)))
+        return tuple(found)
 
     def additive_volume(self, elements: Sequence[int], counts: Sequence[int]) -> float:
         """Sum of the elements' additive volumes in Å³."""

@@ -101,7 +101,16 @@ def path(start: Tensor, end: Tensor, t: Tensor, space: Space) -> tuple[Tensor, T
     return space.wrap(start + t.unsqueeze(1) * velocity), velocity
 
 
-def integrate(field: Field, y: Tensor, space: Space, *, steps: int, method: str = "midpoint", backwards: bool = False) -> Tensor:
+def integrate(
+    field: Field,
+    y: Tensor,
+    space: Space,
+    *,
+    steps: int,
+    method: str = "midpoint",
+    backwards: bool = False,
+    after: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Follow a field from t = 0 to 1, or backwards, in equal steps, ``[B, D]``.
 
     Args:
@@ -111,9 +120,10 @@ def integrate(field: Field, y: Tensor, space: Space, *, steps: int, method: str 
         steps: number of steps.
         method: ``euler``, ``midpoint`` or ``rk4`` (1, 2 or 4 evaluations a step).
         backwards: from t = 1 to 0.
+        after: brings coordinates back to where they may be, after each step.
     """
     with torch.no_grad():
-        return _solve(lambda at, t: (field(at, t), None), y, space, steps=steps, method=method, backwards=backwards)[0]
+        return _solve(lambda at, t: (field(at, t), None), y, space, steps=steps, method=method, backwards=backwards, after=after)[0]
 
 
 def log_likelihood(
@@ -180,7 +190,14 @@ def _probe(velocity: Tensor, leaf: Tensor, probe: Tensor) -> Tensor:
 
 
 def _solve(
-    slopes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]], y: Tensor, space: Space, *, steps: int, method: str, backwards: bool
+    slopes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]],
+    y: Tensor,
+    space: Space,
+    *,
+    steps: int,
+    method: str,
+    backwards: bool,
+    after: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The last coordinates, and the integral over time of whatever comes beside the velocity."""
     if method not in _TABLEAUS:
@@ -201,6 +218,8 @@ def _solve(
             if extra is not None:
                 beside = weight * extra if beside is None else beside + weight * extra
         y = space.wrap(y + h * moved)
+        if after is not None:
+            y = after(y)
         if beside is not None:
             integral = h * beside if integral is None else integral + h * beside
     return y, integral

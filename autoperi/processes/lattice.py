@@ -26,6 +26,11 @@ DOUBT = 0.02
 LESS_DOUBT = 0.7
 """Ends whose doubts differ by no more than this factor are doubted alike: they may be one lattice in several bases."""
 
+SAME_DOUBT = 1e-4
+"""Relative difference of doubts that rounding makes, in float32."""
+SHAPE_TO_VOLUME = 8.0
+"""⟨d²⟩/⟨t²⟩ of a symmetric strain whose six entries are drawn alike with variance σ²: t² = (tr A)²/3 has the mean σ², ‖A‖² the mean 9σ²."""
+
 
 def _around(first: float, second: float) -> list[tuple[float, ...]]:
     """Cells whose three angles all lie ``first`` from 90°, signs as in the four bases of one rhombohedral lattice, and so for ``second``."""
@@ -71,7 +76,8 @@ class LatticeRelaxation:
         strain: A of each crystal's last pass, ``[B, 3, 3]``.
         passes: how many it went through, ``[B]``.
         status: ``converged``, ``max_steps``, ``isolated``, ``exploded``, ``collapsed`` or ``nan``.
-        expected_error: mean relative error of the lengths that the network expects to be left, ``[B]``; None where it cannot tell.
+        expected_error: mean relative error of the lengths that the network expects to be left, ``[B]``, calibrated on crystals as they are
+            returned; NaN for those without an edge or a volume, None if the network cannot tell.
     """
 
     crystals: CrystalBatch
@@ -82,7 +88,7 @@ class LatticeRelaxation:
 
     @property
     def confidence(self) -> Tensor | None:
-        """Probability that lengths are right within :data:`CLOSE`, ``[B]``, if errors fall off exponentially; None where nothing is expected."""
+        """Probability that lengths are right within :data:`CLOSE`, ``[B]``, if errors fall off exponentially; NaN and None as ``expected_error``."""
         return None if self.expected_error is None else 1 - torch.exp(-CLOSE / self.expected_error.clamp(min=1e-6))
 
 
@@ -119,6 +125,9 @@ def relax_cells(
         on_rest: told how many crystals have come to rest.
     """
     told = on_rest if on_rest is not None else (lambda _: None)
+    solid = torch.isfinite(batch.lattice).flatten(1).all(1) & ~batch.flat
+    if not bool(solid.all()):
+        return _with_hopeless(network, batch, solid, passes, batch_size, told)
     if not isinstance(network, LatticeRelaxer):
         return _plain(network, batch, passes, batch_size, told)
     natural = network.natural_volume(batch)
@@ -131,8 +140,33 @@ def relax_cells(
     near = torch.tensor([word in ("converged", "max_steps") for word in status], dtype=torch.bool, device=start.lattice.device) & ~absurd
     if passes and bool(near.any()):
         found.lattice[near] = cautious(start.lattice[near], found.lattice[near], found.spread[near], caution=network.caution)
-    expected = network.expected_error(found.spread) if passes else None
+    expected = torch.where(found.isolated, torch.nan, network.expected_error(found.spread)) if passes else None
     return LatticeRelaxation(batch.replace(lattice=found.lattice), found.strain, found.passes, status, expected)
+
+
+def _with_hopeless(
+    network: Callable[[CrystalBatch], Tensor],
+    batch: CrystalBatch,
+    solid: Tensor,
+    passes: int,
+    batch_size: int,
+    told: Callable[[int], object],
+) -> LatticeRelaxation:
+    """The same where some cells have no volume: those stay as they are, with the status ``nan``."""
+    rows = solid.nonzero().squeeze(-1)
+    told(len(batch) - len(rows))
+    found = relax_cells(network, batch[rows], passes=passes, batch_size=batch_size, on_rest=told) if len(rows) else None
+    lattice, strain, status = batch.lattice.clone(), torch.full_like(batch.lattice, torch.nan), ["nan"] * len(batch)
+    done = torch.zeros(len(batch), dtype=torch.long, device=lattice.device)
+    expected = None
+    if found is not None:
+        lattice[rows], strain[rows], done[rows] = found.crystals.lattice, found.strain, found.passes
+        for row, word in zip(rows.tolist(), found.status, strict=True):
+            status[row] = word
+        if found.expected_error is not None:
+            expected = torch.full_like(lattice[:, 0, 0], torch.nan)
+            expected[rows] = found.expected_error
+    return LatticeRelaxation(batch.replace(lattice=lattice), strain, done, status, expected)
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,10 +244,12 @@ def _try_other_shapes(
     doubt = torch.stack([length_error(end.spread) for end in ends])
     doubt = torch.where(torch.stack([torch.isfinite(end.lattice).flatten(1).all(1) for end in ends]), doubt, torch.inf)
     size = torch.stack([((transform @ end.lattice) ** 2).sum((-1, -2)) for end in ends])
-    # of those that are doubted about alike the shortest basis; of equally short ones the least doubted, which no order of shapes decides
+    # of those that are doubted about alike the shortest basis; of equally short ones the least doubted, which no order of shapes decides;
+    # what is equal in both is one lattice in several bases, where rounding must not decide: the first of them
     alike = doubt <= doubt.amin(0) / LESS_DOUBT
     size = torch.where(alike, size, torch.inf)
-    chosen = torch.where(size <= size.amin(0) * (1 + 1e-3), doubt, torch.inf).argmin(0)
+    short = torch.where(size <= size.amin(0) * (1 + 1e-3), doubt, torch.inf)
+    chosen = (short <= short.amin(0) * (1 + SAME_DOUBT)).long().argmax(0)
     every = torch.arange(len(doubtful), device=chosen.device)
     for name in _FIELDS:
         getattr(found, name)[doubtful] = torch.stack([getattr(end, name) for end in ends])[chosen, every]
@@ -257,8 +293,8 @@ def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> T
     """Lattices ``[B, 3, 3]`` on the way from ``start`` to ``end``: the farther, the more the way exceeds what the network cannot know.
 
     With A = D + I tr A/3 the exponent from start to end, t = |tr A|/√3 and d = ‖D‖, its parts are shortened by x²/(x² + caution²), where x = d/b_dev for
-    D, and x = √(t² + d²/7)/b_iso for the trace: a crystal that was deformed in shape was deformed in volume too, by as much as an
-    isotropic strain's trace has of its norm. A relaxed cell thus stays nearly where it is, and a deformed one goes all the way.
+    D, and x = √(t² + d²/8)/b_iso for the trace: a crystal that was deformed in shape was most likely deformed in volume too, and t² has the
+    mean of d²/8 where strains are drawn entry by entry (:data:`SHAPE_TO_VOLUME`). A relaxed cell thus stays nearly where it is, and a deformed one goes all the way.
 
     Args:
         start, end: lattices, ``[B, 3, 3]``.
@@ -270,7 +306,8 @@ def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> T
     shape = strain - trace
     t2, d2 = (trace**2).sum((-1, -2)), (shape**2).sum((-1, -2))
     limit = (caution * spread.clamp(min=1e-9)) ** 2
-    volume_kept = (t2 + d2 / 7) / (t2 + d2 / 7 + limit[:, 0]).clamp(min=1e-30)
+    both = t2 + d2 / SHAPE_TO_VOLUME
+    volume_kept = both / (both + limit[:, 0]).clamp(min=1e-30)
     shape_kept = d2 / (d2 + limit[:, 1]).clamp(min=1e-30)
     return start @ symmetric_exp(volume_kept[:, None, None] * trace + shape_kept[:, None, None] * shape)
 

@@ -117,6 +117,34 @@ def orbits_of(info: SymmetryInfo) -> list[Orbit]:
     return found
 
 
+def read_orbits(lattice: FloatArray, frac_coords: FloatArray, numbers: IntArray) -> tuple[SymmetryInfo, list[Orbit]] | None:
+    """Symmetry and orbits of a crystal at the loosest of :data:`SYMPREC` that keeps its atoms; None where none of them does."""
+    for symprec in SYMPREC:
+        try:
+            info = analyse(lattice, frac_coords, numbers, symprec=symprec)
+            return info, orbits_of(info)
+        except StructureError:
+            continue
+    return None
+
+
+def orbit_table(path: str | Path, *, max_atoms: int | None = None, element_volume: Tensor | None = None) -> tuple[OrbitCrystals, list[int]]:
+    """The crystals of a file, of at most ``max_atoms``, as :func:`orbit_crystals`.
+
+    Raises:
+        DataError: a file that cannot be read, or no crystal that is small enough.
+    """
+    from autoperi.io import read_table
+
+    table = read_table(path)
+    crystals = [
+        c for c in zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True) if max_atoms is None or len(c[2]) <= max_atoms
+    ]
+    if not crystals:
+        raise DataError(f"{path} has no crystal of at most {max_atoms} atoms; allow more, or give other data")
+    return orbit_crystals(crystals, element_volume=element_volume)
+
+
 def orbit_crystals(
     crystals: Iterable[tuple[FloatArray, FloatArray, IntArray]],
     labels: dict[str, Tensor] | None = None,
@@ -137,19 +165,14 @@ def orbit_crystals(
     orbits: list[list[Orbit]] = []
     lattices, kept, failed = [], [], []
     for k, crystal in enumerate(crystals):
-        for symprec in SYMPREC:
-            try:
-                info = analyse(*crystal, symprec=symprec)
-                found = orbits_of(info)
-                break
-            except StructureError:
-                continue
-        else:
+        read = read_orbits(*crystal)
+        if read is None:
             failed.append(k)
             continue
+        info, members = read
         kept.append(k)
         groups.append(info.number)
-        orbits.append(found)
+        orbits.append(members)
         lattices.append(symmetrize_lattice(info.primitive_lattice, space_group(info.number).primitive.rotations))
     if not kept:
         raise DataError("no crystal could be read as orbits of a space group; give crystals with atoms apart from each other")

@@ -21,6 +21,7 @@ from autoperi.models.cgcnn import Cgcnn
 from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
 from autoperi.models.lattice_relaxer import LatticeRelaxer
+from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.nn.backbone import Backbone
@@ -28,6 +29,7 @@ from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, Rows, TensorCrystals, widths
 from autoperi.training.empnn import RelaxerTask
+from autoperi.training.orbit_network import OrbitNetworkTask
 from autoperi.training.potential import PotentialTask
 from autoperi.training.pretraining import CrysGnn, CrysGnnTask, DistilledTask
 from autoperi.training.tasks import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask, NeighbourTask
@@ -42,6 +44,7 @@ TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
     "crystal_transformer": (CrystalTransformer, NeighbourTask),
     "potential": (Potential, PotentialTask),
     "autoperi_gnn": (AutoPeriGnn, AutoPeriGnnTask),
+    "orbit_network": (OrbitNetwork, OrbitNetworkTask),
     "crysgnn": (CrysGnn, CrysGnnTask),
     "distilled": (FormationEnergy, DistilledTask),
 }

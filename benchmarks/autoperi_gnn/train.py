@@ -27,7 +27,6 @@ def main() -> None:
     one.add_argument("--data", required=True)
     one.add_argument("--like", type=Path, help="tensors whose element volumes are taken; without it they are fitted")
     one.add_argument("--max-atoms", type=int, default=24)
-    one.add_argument("--limit", type=int)
     two = commands.add_parser("train", help="flow matching")
     two.add_argument("--data", required=True)
     two.add_argument("--val", required=True)
@@ -47,24 +46,10 @@ def main() -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from autoperi.io import read_table
-    from autoperi.training.orbits import orbit_crystals
+    from autoperi.training.orbits import orbit_table
 
-    table = read_table(args.data)
-    batch = table.batch(dtype=torch.float64)
-    start = batch.offsets.tolist()
-    rows = [k for k, n in enumerate(batch.n_atoms.tolist()) if n <= args.max_atoms][: args.limit]
-    crystals = (
-        (
-            batch.lattice[k].numpy(),
-            batch.frac_coords[start[k] : start[k] + n].numpy(),
-            batch.atomic_numbers[start[k] : start[k] + n].numpy(),
-        )
-        for k in rows
-        for n in [int(batch.n_atoms[k])]
-    )
     volume = OrbitCrystals.load(args.like).element_volume if args.like else None
-    data, failed = orbit_crystals(crystals, element_volume=volume)
+    data, failed = orbit_table(args.data, max_atoms=args.max_atoms, element_volume=volume)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     data.save(args.out)
     free = data.freedom.space.dimensions.double()

@@ -4,7 +4,8 @@ usage: python benchmarks/empnn/fields.py DATA_DIR [--runs .train/empnn/sweeps] [
 
 Networks have l_max = 0 (messages see distances only, as eq. 8a has it); rows of 2-cells add one layer of message passing on the 2-graph. All
 rows of ∇_sym but the last have the very field of the row of ∇ (see autoperi.nn.lattice_fields): two of them are trained with a second
-seed, which shows the noise, two not at all. What ``--runs`` holds is not trained again; ``--finished-only`` trains nothing and
+seed, which shows the noise, two not at all. Both rows with θ have equation 7 as it is printed; one more has
+the derivative of θ. What ``--runs`` holds is not trained again; ``--finished-only`` trains nothing and
 writes the rows that are there.
 """
 
@@ -50,9 +51,14 @@ ROWS = [
     Row(
         "sym_12_angle",
         "∇sym {r ⊂ Γ₁} ∪ {r, r', θ ⊂ Γ₂}",
-        two_graph("distance_symmetric", "triplet_distance_symmetric", "angle_symmetric"),
+        two_graph("distance_symmetric", "triplet_distance_symmetric", "angle_as_printed_symmetric"),
     ),
     Row("feed_forward", "feed forward (FF)", None),
+    Row(
+        "grad_12_theta",
+        "not in the paper: ∇ {r ⊂ Γ₁} ∪ {r, r', θ ⊂ Γ₂} with the derivative of θ",
+        two_graph("distance", "triplet_distance", "angle"),
+    ),
     Row("ketbra_1_l2", "not in the paper: {|•⟩⟨•| ⊂ Γ₁}, messages with l ≤ 2", {"layers": 3, "fields": ["edge"]}),
 ]
 """In the order of the paper's table."""

@@ -47,11 +47,6 @@ def fields_table(found: dict[str, Any]) -> str:
         cells += [say(gain["length_A"]["value"], 3), say(gain["angle_deg"]["value"], 3)]
         cells += [percent(row["length_error_removed"]), percent(row["angle_error_removed"])]
         lines.append("| " + " | ".join(cells) + " |")
-    lacking = [name for name in PUBLISHED_FIELDS if name not in {row["name"] for row in found["rows"]}]
-    lines += [
-        f"| `{name}` | {say(PUBLISHED_FIELDS[name][0], 3)} | {say(PUBLISHED_FIELDS[name][1], 3)} | not trained yet | | | |"
-        for name in lacking
-    ]
     lines += [f"| {name} | {say(a, 3)} | {say(b, 3)} | {why} | | | |" for name, (a, b, why) in PUBLISHED_ALONE.items()]
     return "\n".join(lines)
 
@@ -68,9 +63,6 @@ def losses_table(found: dict[str, Any]) -> str:
         cells = [f"`{row['loss']}`", say(length, 3), say(angle, 3), f"{say(energy, 3)} ({lower:.1f} %)"]
         cells += [say(gain["length_A"]["value"], 3), say(gain["angle_deg"]["value"], 3), *_energy(row["energy"])]
         lines.append("| " + " | ".join(cells) + " |")
-    for loss in (name for name in PUBLISHED_LOSSES if name not in {row["loss"] for row in found["rows"]}):
-        length, angle, energy, lower = PUBLISHED_LOSSES[loss]
-        lines.append(f"| `{loss}` | {say(length, 3)} | {say(angle, 3)} | {say(energy, 3)} ({lower:.1f} %) | not trained yet | | | | |")
     lines.append("| the undeformed crystal | | | | | | " + " | ".join(_energy(found["undeformed"])) + " |")
     return "\n".join(lines)
 

@@ -1,0 +1,137 @@
+"""From proposals to geometry: AutoPeri-GNN's flow moves the free parameters of each candidate in its space group.
+
+A prototype's candidate is a start near the answer; orbits without a prototype start from noise, several times, and the potential picks. Space group,
+orbits and composition stay what they were: nothing else than the free parameters can move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoperi.candidates import Proposal
+from autoperi.errors import StructureError
+from autoperi.geometry.freedom import Freedom, Orbit, equal_edges, freedom_of
+from autoperi.geometry.spacegroup import primitive_transform, space_group
+from autoperi.geometry.wyckoff import locate
+from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
+from autoperi.models.evaluate import evaluate
+from autoperi.models.potential import Potential
+from autoperi.physics.distance import minimum_distance_ratios
+from autoperi.processes.apart import RATIO
+from autoperi.random import torch_generator
+
+TOLERANCE = 1e-3
+"""How far, in fractions, an atom of a candidate may lie from its Wyckoff position."""
+DIGITS = 9
+"""Decimals kept of coordinates: above float64 noise, so that no batch can change a result."""
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """The flow, wired for ``generate``.
+
+    Attributes:
+        network: in float64.
+        potential: picks among draws, where it knows the elements; else the draw whose atoms keep the farthest apart.
+        near_steps: Euler steps from a prototype's candidate; 0 leaves it as it is.
+        noise_steps: midpoint steps from noise.
+        draws: from noise, of each.
+    """
+
+    network: AutoPeriGnn
+    potential: Potential | None
+    near_steps: int
+    noise_steps: int
+    draws: int
+
+    def __call__(self, proposals: Sequence[Proposal], seed: int) -> list[Proposal]:
+        """The same proposals with the geometry that the flow gives them; each depends on itself, ``seed`` and its index alone."""
+        done = list(proposals)
+        near = [k for k, p in enumerate(done) if p.sites is None and p.origin != "random" and self.near_steps]
+        read = {k: _sites(done[k]) for k in near}
+        near = [k for k in near if read[k] is not None]
+        new = [k for k, p in enumerate(done) if p.sites is not None]
+        with torch.no_grad():
+            for rows in _batches(near):
+                moved = self._near([done[k] for k in rows], [read[k] or () for k in rows])
+                for k, proposal in zip(rows, moved, strict=True):
+                    done[k] = proposal
+            for k, proposal in zip(new, self._from_noise([done[k] for k in new], seed), strict=True):
+                done[k] = proposal
+        return done
+
+    def _freedom(self, numbers: Sequence[int], sites: Sequence[Sequence[Orbit]]) -> tuple[Freedom, Tensor]:
+        volume = self.network.element_volume.double().cpu().numpy()
+        sizes = [sum(volume[o.element] * o.position.primitive_multiplicity for o in own) for own in sites]
+        return freedom_of(numbers, sites, [equal_edges(g) * v ** (1 / 3) for g, v in zip(numbers, sizes, strict=True)])
+
+    def _near(self, proposals: list[Proposal], sites: list[Sequence[Orbit]]) -> list[Proposal]:
+        freedom, s = self._freedom([p.group.number for p in proposals], sites)
+        start = freedom.coordinates(torch.as_tensor(np.stack([p.lattice for p in proposals])), s)
+        freedom, start = freedom.to(device=self._device), start.to(self._device)
+        still = torch.zeros_like(start)
+        y = self.network.sample(freedom, still, centre=start, steps=self.near_steps, method="euler", apart=RATIO)
+        return _placed(proposals, freedom, y)
+
+    def _from_noise(self, proposals: list[Proposal], seed: int) -> list[Proposal]:
+        found = []
+        for rows in _batches(list(range(len(proposals))), BATCH // self.draws):
+            part = [proposals[k] for k in rows for _ in range(self.draws)]
+            freedom, _ = self._freedom([p.group.number for p in part], [p.sites or () for p in part])
+            generators = [torch_generator(seed, p.index, k % self.draws) for k, p in enumerate(part)]
+            noise = crystal_noise(freedom, generators).to(self._device)
+            freedom = freedom.to(device=self._device)
+            y = torch.round(self.network.sample(freedom, noise, steps=self.noise_steps, apart=RATIO), decimals=DIGITS)
+            crystals = freedom.crystals(y)
+            worth = minimum_distance_ratios(crystals)
+            if self.potential is not None and bool(self.potential.seen[crystals.atomic_numbers].all()):
+                energy = evaluate(self.potential, crystals, derivatives=False).energy / crystals.n_atoms
+                worth = torch.where(worth < TOO_CLOSE, worth - 1e6, -torch.round(energy, decimals=6))
+            best = worth.view(-1, self.draws).argmax(1) + torch.arange(len(rows), device=y.device) * self.draws
+            found += _placed([proposals[k] for k in rows], freedom[best], y[best])
+        return found
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.element_volume.device
+
+
+TOO_CLOSE = 0.55
+"""Distance over the sum of covalent radii below which a draw is not taken."""
+
+
+def _batches(rows: list[int], size: int = BATCH) -> list[list[int]]:
+    return [rows[k : k + size] for k in range(0, len(rows), size)]
+
+
+def _sites(proposal: Proposal) -> list[Orbit] | None:
+    """The orbits of a candidate, with the parameters it has; None where an atom lies on no Wyckoff position of its group."""
+    number = proposal.group.number
+    transform = primitive_transform(space_group(number))
+    found = []
+    for k in range(int(proposal.orbits.max()) + 1):
+        atoms = np.nonzero(proposal.orbits == k)[0]
+        try:
+            position, s = locate(proposal.frac_coords[atoms[0]] @ transform, number, tolerance=TOLERANCE)
+        except StructureError:
+            return None
+        if position.primitive_multiplicity != len(atoms):
+            return None
+        found.append(Orbit(int(proposal.numbers[atoms[0]]), position, s))
+    return found
+
+
+def _placed(proposals: Sequence[Proposal], freedom: Freedom, y: Tensor) -> list[Proposal]:
+    freedom, y = freedom.to(device="cpu"), y.cpu()
+    crystals = freedom.crystals(torch.round(y, decimals=DIGITS))
+    local = freedom.place[freedom.orbit].split(crystals.n_atoms.tolist())
+    return [
+        replace(p, lattice=lattice.numpy(), frac_coords=frac.numpy(), numbers=numbers.numpy(), orbits=own.numpy())
+        for p, (lattice, frac, numbers), own in zip(proposals, crystals.unbatch(), local, strict=True)
+    ]

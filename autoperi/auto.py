@@ -16,7 +16,7 @@ from autoperi import generation
 from autoperi._version import __version__
 from autoperi.bundle import Parts, parts_of
 from autoperi.convert import arrays_to_structures, as_list, structure_to_atoms, to_arrays, to_batch
-from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, StructureError
+from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, StructureError, WeightsError
 from autoperi.geometry.symmetry import analyse, symmetrize_lattice
 from autoperi.hub.serialize import Bundle, save_bundle
 from autoperi.processes.lattice import BATCH, LatticeRelaxation, relax_cells
@@ -380,6 +380,44 @@ class AutoPeri:
             batch_size=_batch_size(batch_size),
             progress=progress,
         )
+        if is_series(structures):
+            table.index = structures.index
+        return table
+
+    def log_likelihood(
+        self, structures: Any, *, steps: int = 10, probes: int = 8, seed: int = 0, progress: bool | None = None
+    ) -> pd.DataFrame:
+        """How likely AutoPeri-GNN finds crystals, one row each, indexed like the input.
+
+        ``log_p_orbits`` is ln p(space group, orbits, placement | composition and cell size) of the orbit network, ``log_density`` the log density of
+        the crystal's free parameters under the flow from noise: strains of its standard primitive cell, and turns of its free coordinates. Both in nats;
+        ``bits_per_parameter`` is the density's negative logarithm in bits per free parameter. ``standard_error`` is 0 where the divergence was
+        exact, that is up to 24 free parameters.
+
+        Args:
+            structures: one ``Structure`` or ``Atoms``, a sequence of them, or a pandas Series of them.
+            steps: fourth-order steps of the integration.
+            probes: of Hutchinson's estimate, at least 2; its error falls with their root.
+            seed: of the probes.
+            progress: show a bar; None shows it on a terminal.
+
+        Raises:
+            WeightsError: the model has no flow. StructureError: a crystal that cannot be read; one without orbits gets a ``reason`` instead.
+            RequestError: a number that is not positive.
+        """
+        from autoperi.likelihood import log_likelihoods
+
+        generator = self._parts.generator
+        if generator.decoder is None or generator.mixture.network is None:
+            raise WeightsError(f"model {self.bundle.name!r} has no flow and no orbit network; use a complete model such as 'autoperi-base'")
+        for name, value, least in (("steps", steps, 1), ("probes", probes, 2)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise RequestError(f"{name}={value!r} is not a whole number of at least {least}; give one")
+        crystals = as_list(structures)
+        with progress_bar(len(crystals), enabled=progress, description="log-likelihoods") as bar:
+            table = log_likelihoods(
+                generator.decoder.network, generator.mixture.network, crystals, steps=steps, probes=probes, seed=check_seed(seed), bar=bar
+            )
         if is_series(structures):
             table.index = structures.index
         return table

@@ -48,7 +48,7 @@ DEFAULTS: dict[str, float] = {
     "orbits_novelty": 0.01,
     "near_steps": 5,
     "noise_steps": 10,
-    "noise_draws": 4,
+    "noise_draws": 2,
     "known_weight": 0.25,
 }
 """Settings of a model whose config says nothing of them."""

@@ -48,3 +48,16 @@ class GenerationInterrupted(KeyboardInterrupt):
     def __init__(self, finished: list[Any], wanted: int) -> None:
         super().__init__(f"interrupted after {len(finished)} of {wanted} crystals")
         self.finished, self.wanted = finished, wanted
+
+
+class RelaxationInterrupted(KeyboardInterrupt):
+    """``relax_lattice(positions=True)`` was interrupted; nothing that was finished is lost.
+
+    Attributes:
+        finished: the first crystals, relaxed, in order.
+        wanted: how many were given.
+    """
+
+    def __init__(self, finished: list[Any], wanted: int) -> None:
+        super().__init__(f"interrupted after {len(finished)} of {wanted} crystals")
+        self.finished, self.wanted = finished, wanted

@@ -9,7 +9,7 @@ import torch
 
 from autoperi.bundle import potential_of
 from autoperi.convert import as_list, as_structure, to_arrays, to_batch
-from autoperi.errors import RequestError
+from autoperi.errors import RelaxationInterrupted, RequestError
 from autoperi.hub.serialize import Bundle
 from autoperi.models.potential import Potential
 from autoperi.progress import progress_bar
@@ -59,6 +59,7 @@ def relax_positions(
     Raises:
         RequestError: the model has no potential, ``steps`` is no number of steps, or atoms are held fixed; before any work.
         StructureError: a crystal that cannot be read.
+        RelaxationInterrupted: Ctrl-C; it holds the crystals of the batches that were finished.
     """
     potential = _potential(bundle).to(device=device, dtype=dtype)
     crystals = as_list(structures)
@@ -69,12 +70,15 @@ def relax_positions(
     to_batch(crystals)
     out: list[Any] = []
     with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar:
-        for start in range(0, len(crystals), batch_size):
-            part = crystals[start : start + batch_size]
-            strained = lattice_pass(part)
-            found = relax(potential, strained, symmetry_of=part, **settings)
-            out += [_described(*three, provenance) for three in zip(part, strained, found, strict=True)]
-            bar.update(len(part))
+        try:
+            for start in range(0, len(crystals), batch_size):
+                part = crystals[start : start + batch_size]
+                strained = lattice_pass(part)
+                found = relax(potential, strained, symmetry_of=part, **settings)
+                out += [_described(*three, provenance) for three in zip(part, strained, found, strict=True)]
+                bar.update(len(part))
+        except KeyboardInterrupt:
+            raise RelaxationInterrupted(out, len(crystals)) from None
     return like_container(structures, out)
 
 

@@ -44,18 +44,18 @@ SETTINGS = {
     "orbits_novelty": 0.01,
     "near_steps": 5,
     "noise_steps": 10,
-    "noise_draws": 4,
+    "noise_draws": 2,
 }
 
 FACTS: dict[str, Any] = {
-    "description": "The default model of AutoPeri for inorganic crystals: a prototype prior, an EMPNN lattice relaxer, formation energy and "
-    "other properties with their uncertainty, and a potential.",
+    "description": "The default model of AutoPeri for inorganic crystals: a prototype prior, AutoPeri-GNN (orbit network and flow), an EMPNN "
+    "lattice relaxer, formation energy and other properties with their uncertainty, and a potential.",
     "licence": "CC-BY-4.0",
     "licence_text": "Weights: CC-BY-4.0, learned from Materials Project data (CC-BY-4.0). Code: MIT.",
     "datasets": ["Materials Project", "Perov-5", "Carbon-24"],
     "intended_use": [
         "Candidate crystals of a composition, ranked; lattices of guessed crystals; a first formation energy.",
-        "Not a replacement for a DFT relaxation: atomic positions are not relaxed, and energies carry the error stated below.",
+        "Not a replacement for a DFT relaxation: positions are those that a flow learned, and energies carry the error stated below.",
     ],
     "data": (
         "28,645 Materials Project crystals of up to 60 atoms (part of MP-20 training and validation, MPTS-52 validation and test, "
@@ -65,7 +65,8 @@ FACTS: dict[str, Any] = {
         "(19 %) weigh 0.3. The prior holds no ids; of each crystal it keeps which elements filled the slots of its prototype and the "
         "logarithm of its volume over the additive one; a prototype with one member keeps the shape and free coordinates "
         "of that structure type, rounded to 1e-4. Property heads: band gaps of the same crystals, moduli of 3,294 crystals and phonon peaks of "
-        "1,004, by a split of ids. The potential: 40,630 perturbed crystals (from the training crystals of up to 20 atoms, and from candidates of "
+        "1,004, by a split of ids. Orbit network: all 28,645. Flow: the 21,565 with at most 24 atoms in the primitive cell. "
+        "The potential: 40,630 perturbed crystals (from the training crystals of up to 20 atoms, and from candidates of "
         "the prior) labelled by CHGNet 0.3.0, and 1,100 PBE frames (mlearn, SNAP training sets), their energies shifted by one constant an element."
     ),
     "split": (
@@ -74,14 +75,16 @@ FACTS: dict[str, Any] = {
     ),
     "citation": [
         "Klipfel et al., Equivariant Message Passing Neural Network for Crystal Material Discovery, AAAI 2023 (the lattice relaxer).",
+        "Lipman et al., Flow Matching for Generative Modeling, ICLR 2023; Chen and Lipman, Flow Matching on General Geometries, ICLR 2024 (the flow).",
         "Jain et al., The Materials Project, APL Materials 1, 011002 (2013) (data).",
         "MP-20: Xie et al., CDVAE, ICLR 2022. MPTS-52: Baird et al. 2022.",
         "Perov-5: Castelli et al., Energy Environ. Sci. 5, 5814 and 9034 (2012). Carbon-24: Pickard, AIRSS data for carbon at 10 GPa (2020), CC-BY-4.0.",
     ],
     "limits": [
-        "Structure types: those seen among the training crystals. Where none fits the counts and space group, crystals with random "
-        "orbits and coordinates are given and marked `random`; they are seldom good.",
-        "Atomic positions are those of the structure type; only the lattice is relaxed.",
+        "Structure types: mostly those seen among the training crystals; orbits that none of them has (`origin: orbits`) get about half of "
+        "their geometries right. Where nothing fits the counts and space group, crystals with random orbits and coordinates are given and "
+        "marked `random`; they are seldom good.",
+        "Free coordinates are those of a flow learned from relaxed crystals; no forces are followed.",
         "The lattice relaxer gives cells as PBE has them at 0 K, and carbon's as at 10 GPa; it leaves a cell where it is that differs by less than it can know.",
         "Elements are poorly predicted (diamond silicon 0.17, copper 0.10 eV/atom instead of 0), and the composition alone explains most of the formation energy.",
         "Match at 20 was to be 92 % and is 89.9 %; nearest-template lookup reaches 91.2 % on the same rows.",

@@ -1,60 +1,81 @@
-"""Choose the ranking temperature and the number of relaxation passes of ``generate`` on a validation table.
+"""Choose how ``generate`` ranks, and whether the flow refines prototypes first, on a validation table.
 
-usage: python benchmarks/choose_ranking.py VAL.parquet [--limit 400] [--model NAME_OR_DIR] [--out choices.json]
+usage: python benchmarks/choose_ranking.py VAL.parquet [--limit 500] [--model NAME_OR_DIR] [--near 0 5] [--out choices.json]
 
-For every composition the first 20 candidates are generated with 0, 1 and 2 lattice passes and matched with the truth;
-match@1 is then recomputed for each temperature from the same candidates. Rows whose crystal is in the training set in
-all but name (the same composition in the matching prototype) are reported apart: a test crystal never is.
+For every composition 20 candidates are generated with each number of near steps and matched with the truth; match@1 and match@5 are then computed for the
+potential and for the formation energy at each temperature from the same candidates.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from autoperi import AutoPeri
+from autoperi.convert import to_arrays
 from autoperi.evaluation.common import load
-from autoperi.metrics.match import match_rms, matcher
+from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
+from autoperi.metrics.pairs import arrays_of, compare_pairs
 from autoperi.progress import progress_bar
 
-TEMPERATURES = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+TEMPERATURES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+ENERGIES = {"potential": "potential_energy_per_atom_eV", "formation energy": "formation_energy_per_atom_eV"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--limit", type=int, default=400)
+    parser.add_argument("--limit", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="autoperi-base")
-    parser.add_argument("--steps", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--near", type=int, nargs="+", default=[0, 5])
     parser.add_argument("--out")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    peri, judge = AutoPeri.from_pretrained(args.model), matcher()
+    torch.set_num_threads(1)
+    peri = AutoPeri.from_pretrained(args.model)
+    generator = peri._parts.generator
     table, rows = load(args.data, args.limit, args.seed)
     structures = table[rows].structures()
-    result = {"data": Path(args.data).name, "n": len(rows), "seed": args.seed, "model": peri.provenance(), "passes": {}}
-    for steps in args.steps:
-        log_p, energy, rms = [], [], []
-        with progress_bar(len(structures), enabled=None, description=f"{steps} passes") as bar:
+    result: dict[str, Any] = {
+        "data": Path(args.data).name,
+        "n": len(rows),
+        "seed": args.seed,
+        "model": peri.provenance(),
+        "settings": peri.bundle.metadata.get("settings"),
+        "near_steps": {},
+    }
+    for near in args.near:
+        object.__setattr__(generator, "decoder", dataclasses.replace(generator.decoder, near_steps=near))
+        notes, made = [], []
+        with progress_bar(len(structures), enabled=None, description=f"{near} near steps") as bar, peri.using(known_weight=0.0):
             for truth in structures:
                 found = peri.generate(
-                    truth.composition, n=20, num_atoms=len(truth), seed=args.seed, steps=steps, rank="none", strict=False, progress=False
+                    truth.composition, n=20, num_atoms=len(truth), seed=args.seed, rank="none", strict=False, progress=False
                 )
-                notes = [s.properties["autoperi"] for s in found]
-                log_p.append([-12.0 if n["log_likelihood"] is None else n["log_likelihood"] for n in notes])
-                energy.append([n["formation_energy_per_atom_eV"] for n in notes])
-                rms.append(match_rms(found, truth, judge=judge))
+                notes.append([s.properties["autoperi"] for s in found])
+                made.append([to_arrays(s) for s in found])
                 bar.update()
-        row = {"probability": _at(log_p, energy, rms, None)}
-        row |= {str(t): _at(log_p, energy, rms, t) for t in TEMPERATURES}
-        result["passes"][str(steps)] = row
-        sys.stderr.write(f"{steps} passes: " + json.dumps(row) + "\n")
+        pairs = [(i, k) for i, k in enumerate(k for k, m in enumerate(made) for _ in m)]
+        flat = [c for m in made for c in m]
+        rms = compare_pairs(
+            flat, arrays_of(structures), pairs, tolerances={"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}, processes=1
+        )
+        first = np.cumsum([0, *map(len, made)])
+        matched = [[r if isinstance(r, float) else None for r in rms[a:b]] for a, b in itertools.pairwise(first)]
+        row = {"probability": _at(notes, matched, None, None)}
+        row |= {name: {str(t): _at(notes, matched, key, t) for t in TEMPERATURES} for name, key in ENERGIES.items()}
+        result["near_steps"][str(near)] = row
+        sys.stderr.write(f"{near} near steps: " + json.dumps(row, indent=1) + "\n")
     text = json.dumps(result, indent=1)
     if args.out:
         Path(args.out).write_text(text + "\n")
@@ -62,22 +83,24 @@ def main() -> int:
     return 0
 
 
-def _at(log_p: list, energy: list, rms: list, temperature: float | None) -> dict[str, float | None]:
+def _at(notes: list, matched: list, key: str | None, temperature: float | None) -> dict[str, float | None]:
     first, five, best = [], 0, 0
-    for p, e, r in zip(log_p, energy, rms, strict=True):
-        score = -np.array(p) if temperature is None else np.array(e) / temperature - np.array(p)
-        order = np.argsort(score, kind="stable")
-        ranked = [r[k] for k in order]
+    for own, rms in zip(notes, matched, strict=True):
+        log_p = np.array([-12.0 if n["log_likelihood"] is None else n["log_likelihood"] for n in own])
+        score = -log_p
+        if key is not None and temperature is not None and all(key in n for n in own):
+            score = np.array([n[key] for n in own]) / temperature - log_p
+        ranked = [rms[k] for k in np.argsort(score, kind="stable")]
         first.append(ranked[0] if ranked else None)
         five += any(x is not None for x in ranked[:5])
         best += any(x is not None for x in ranked)
-    matched = [x for x in first if x is not None]
+    hits = [x for x in first if x is not None]
     n = len(first)
     return {
-        "match_at_1": round(len(matched) / n, 4),
+        "match_at_1": round(len(hits) / n, 4),
         "match_at_5": round(five / n, 4),
         "match_at_20": round(best / n, 4),
-        "rmse": round(float(np.mean(matched)), 4) if matched else None,
+        "rmse": round(float(np.mean(hits)), 4) if hits else None,
     }
 
 

@@ -114,6 +114,11 @@ def property_table(name: str) -> str:
     return runpy.run_path(str(ROOT / "benchmarks" / "property_tables.py"))[f"{name}_table"](results)
 
 
+def flow_table(name: str, file: str) -> str:
+    """AutoPeri-GNN's flow, and the parts of ``generate``."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "tables.py"))[f"{name}_table"](results(file))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "solids": solids_table,
     "nve": nve_table,
@@ -125,6 +130,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "empnn_against_fire": lambda: relaxer_table("against_fire"),
     "baselines": lambda: property_table("baselines"),
     "crysgnn": lambda: property_table("crysgnn"),
+    "flow": lambda: flow_table("flow", "autoperi_gnn_mp_val.json"),
+    "generate_ablation": lambda: flow_table("ablation", "generate_ablation_mp_val.json"),
     "label_origin": lambda: property_table("label_origin"),
 }
 

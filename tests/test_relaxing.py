@@ -16,7 +16,7 @@ from pymatgen.core import Lattice, Structure
 
 from autoperi import AutoPeri
 from autoperi.bundle import network_component
-from autoperi.errors import RequestError, StructureError
+from autoperi.errors import RelaxationInterrupted, RequestError, StructureError
 from autoperi.geometry.symmetry import analyse
 from autoperi.models.potential import Potential
 from autoperi.units import RELAX_FMAX as FMAX
@@ -207,3 +207,23 @@ def test_labels_charge_and_images_survive(small: AutoPeri, positions: bool, fix_
     assert found_atoms.get_celldisp().ravel().tolist() == [0.1, 0.2, 0.3]
     assert "autoperi" not in structure.properties
     assert "autoperi" not in atoms.info
+
+
+def test_an_interruption_keeps_what_is_finished(small: AutoPeri, monkeypatch: pytest.MonkeyPatch) -> None:
+    import autoperi.relaxing as module
+
+    calls = []
+
+    def stopped(*args: Any, **options: Any) -> Any:
+        calls.append(len(args[1]))
+        if len(calls) == 4:  # the first call checks settings, two batches pass
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    real = module.relax
+    monkeypatch.setattr(module, "relax", stopped)
+    with pytest.raises(RelaxationInterrupted, match="2 of 4") as caught:
+        small.relax_lattice(crystals(), positions=True, steps=1, batch_size=1, progress=False)
+    assert calls == [0, 1, 1, 1]
+    assert [len(s) for s in caught.value.finished] == [8, 2]
+    assert all("status" in s.info["autoperi"]["relaxation"] for s in caught.value.finished)

@@ -63,6 +63,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Relax, write, print."""
+    from autoperi.errors import RelaxationInterrupted
     from autoperi.relaxation import check_fire_steps
     from autoperi.relaxing import FAILED
     from autoperi.request import check_steps
@@ -75,14 +76,20 @@ def run(args: argparse.Namespace) -> int:
     crystals = common.read_input(args.file)
     common.check_crystal_output(args.out, n=len(crystals))
     peri = common.load_model(args)
-    relaxed = peri.relax_lattice(
-        crystals,
-        steps=args.steps,
-        positions=args.positions,
-        fix_symmetry=args.fix_symmetry,
-        batch_size=args.batch_size,
-        progress=common.progress_of(args),
-    )
+    interrupted: RelaxationInterrupted | None = None
+    try:
+        relaxed = peri.relax_lattice(
+            crystals,
+            steps=args.steps,
+            positions=args.positions,
+            fix_symmetry=args.fix_symmetry,
+            batch_size=args.batch_size,
+            progress=common.progress_of(args),
+        )
+    except RelaxationInterrupted as stop:
+        if not stop.finished:
+            raise
+        relaxed, interrupted = stop.finished, stop
     columns = POSITIONS_COLUMNS if args.positions else COLUMNS
     named: tuple[str, ...] = ("status", "passes", "volume_ratio", "last_strain")
     if args.positions:
@@ -113,4 +120,6 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         if "reason" in row:
             common.note(f"crystal {row['crystal']}: {row['reason']}")
-    return 0
+    if interrupted is not None:
+        common.note(f"{interrupted}; these are written, in the order of {args.file}")
+    return 0 if interrupted is None else 130

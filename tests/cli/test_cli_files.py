@@ -244,3 +244,21 @@ def test_score_refuses(cli, rock_salt, tmp_path, monkeypatch, options, words):
     (tmp_path / "folder.csv").mkdir()
     monkeypatch.setattr("autoperi.cli.common.load_model", lambda _: pytest.fail("options are checked before the model is loaded"))
     cli("score", rock_salt, *options).refused(*words)
+
+
+def test_an_interrupted_relaxation_is_written_as_far_as_it_came(cli, rock_salt, tmp_path, monkeypatch):
+    import autoperi.relaxing as module
+
+    real, calls = module.relax, []
+
+    def stopped(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:  # the first call checks settings
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(module, "relax", stopped)
+    ran = cli("relax", rock_salt, "--out", tmp_path / "part.extxyz", "--positions", "--steps", 2, "--batch-size", 1)
+    assert ran.code == 130
+    assert "interrupted after 1 of 2 crystals" in ran.err
+    assert len(read_crystals(tmp_path / "part.extxyz")) == 1

@@ -1,0 +1,104 @@
+"""What each part of ``generate`` adds: CSP on crystals of mp_val with parts switched off.
+
+usage: python benchmarks/autoperi_gnn/ablation.py mp_val.parquet [--model autoperi-base] [--limit 250] --out FILE
+
+Rows that FILE holds already, of the same model and settings, are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoperi import AutoPeri
+from autoperi.evaluation.common import facts
+from autoperi.evaluation.csp import evaluate_csp
+from autoperi.prior.mixture import Mixture, NewOrbits
+from autoperi.prior.orbit_grammar import element_order
+
+KEYS = ("match_at_1", "match_at_5", "match_at_k", "rmse", "candidates", "no_candidate", "crystals_per_second")
+
+
+class NetworkAlone(Mixture):
+    """Orbits of the network with geometries from noise: no prototype of any crystal."""
+
+    def answers(self, elements: Any, counts: Any, *, limit: int, space_group: int | None = None, asked: bool = True) -> list[Any]:  # noqa: ARG002
+        assert self.network is not None
+        content = dict(zip(map(int, elements), map(int, counts), strict=True))
+        order = element_order(list(content))
+        found = self.network.likeliest(order, [content[z] for z in order], limit=40, space_group=space_group)
+        return [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in found]
+
+
+def rows() -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Name to what is done to the model, and options of the evaluation."""
+
+    def nothing(peri: AutoPeri) -> None:
+        assert peri._parts.generator.decoder is not None, "the model has no flow"
+
+    def decoder(peri: AutoPeri, **changes: Any) -> None:
+        generator = peri._parts.generator
+        object.__setattr__(generator, "decoder", dataclasses.replace(generator.decoder, **changes))
+
+    def mixture(peri: AutoPeri, **changes: Any) -> None:
+        for name, value in changes.items():
+            setattr(peri._parts.generator.mixture, name, value)
+
+    def alone(peri: AutoPeri) -> None:
+        generator = peri._parts.generator
+        old = generator.mixture
+        object.__setattr__(generator, "mixture", NetworkAlone(old.proposer, old.network, share=1.0, novelty=1.0))
+
+    return {
+        "as it is": (nothing, {}),
+        "prototypes are not refined by the flow": (lambda peri: decoder(peri, near_steps=0), {}),
+        "no orbits without a prototype": (lambda peri: mixture(peri, novelty=0.0), {}),
+        "no orbit network": (lambda peri: mixture(peri, network=None), {}),
+        "ranked by formation energy instead of the potential": (
+            lambda peri: object.__setattr__(peri._parts.generator, "potential", None),
+            {},
+        ),
+        "ranked by probability alone": (nothing, {"rank": "probability"}),
+        "no lattice relaxation": (nothing, {"steps": 0}),
+        "no prior: orbits of the network, from noise": (alone, {}),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--model", default="autoperi-base")
+    parser.add_argument("--limit", type=int, default=250)
+    parser.add_argument("--only", nargs="+", help="beginnings of the names of rows")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    peri = AutoPeri.from_pretrained(args.model)
+    head = {
+        "task": "generate_ablation",
+        "limit": args.limit,
+        "settings": peri.bundle.metadata.get("settings"),
+        **facts(args.table, peri.provenance(), 0),
+    }
+    old = json.loads(args.out.read_text()) if args.out.exists() else {}
+    same = all(old.get(key) == head[key] for key in ("limit", "settings", "model_sha256"))
+    found = old["rows"] if old and same else {}
+    for name, (change, options) in rows().items():
+        if name in found or (args.only and not name.startswith(tuple(args.only))):
+            continue
+        peri = AutoPeri.from_pretrained(args.model)
+        change(peri)
+        report = evaluate_csp(peri, args.table, limit=args.limit, seed=0, processes=1, progress=False, **options)
+        found[name] = {key: report[key] for key in KEYS}
+        args.out.write_text(json.dumps(head | {"rows": found}, indent=1) + "\n")
+        print(name, found[name], flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from autoperi.convert import to_arrays
-from autoperi.errors import StructureError
-from autoperi.geometry.wyckoff import LETTERS
+from autoperi.geometry.freedom import Orbit, equal_edges, freedom_of
+from autoperi.geometry.orbits import contents_of, read_orbits
+from autoperi.geometry.spacegroup import space_group
+from autoperi.geometry.symmetry import SymmetryInfo, symmetrize_lattice
 from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.prior.orbit_grammar import canonical
 from autoperi.random import torch_generator
-from autoperi.training.orbits import orbit_crystals, read_orbits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,52 +32,43 @@ def log_likelihoods(
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    readable: list[int] = []
-    crystals = []
+    readable: list[tuple[int, SymmetryInfo, list[Orbit]]] = []
     for k, structure in enumerate(structures):
-        arrays = to_arrays(structure)
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         rows.append(row)
-        read = read_orbits(*arrays)
+        read = read_orbits(*to_arrays(structure))
         if read is None:
             row["reason"] = "its atoms lie on no Wyckoff positions of a space group; atoms may be on top of one another"
             continue
         info, found = read
-        letters: dict[int, list[int]] = {}
-        content: Counter[int] = Counter()
-        for o in found:
-            letters.setdefault(o.element, []).append(LETTERS.index(o.position.letter))
-            content[o.element] += o.position.primitive_multiplicity
+        letters, content = contents_of(found)
         elements, sentence = canonical(info.number, letters)
         group, words = orbits.log_probabilities(elements, [content[z] for z in elements], [(info.number, sentence)])
         row |= {"formula": _formula(content), "space_group": info.number, "log_p_orbits": float((group + words)[0])}
-        readable.append(k)
-        crystals.append(arrays)
+        readable.append((k, info, found))
+    volume, device = flow.element_volume.double().cpu().numpy(), flow.element_volume.device
     for start in range(0, len(readable), BATCH):
         part = readable[start : start + BATCH]
-        data, failed = orbit_crystals(crystals[start : start + BATCH], element_volume=flow.element_volume.double().cpu())
-        if failed:
-            raise StructureError(f"crystal {part[failed[0]]} was read once and cannot be read again; this is an error of AutoPeri")
-        batch, _ = data.take(torch.arange(len(part)))
-        device = flow.element_volume.device
-        draws = [
-            crystal_noise(batch.freedom, [torch_generator(seed, k, probe) for k in part]).sign().to(device)
-            for probe in range(max(2, probes))
-        ]
-        found_density = flow.log_likelihood(batch.freedom.to(device=device), batch.y.to(device), steps=steps, probes=torch.stack(draws))
-        for j, k in enumerate(part):
-            free = int(found_density.dimensions[j])
+        sizes = [sum(volume[o.element] * o.position.primitive_multiplicity for o in own) for _, _, own in part]
+        cells = [equal_edges(info.number) * v ** (1 / 3) for (_, info, _), v in zip(part, sizes, strict=True)]
+        freedom, s = freedom_of([info.number for _, info, _ in part], [own for _, _, own in part], cells)
+        lattices = [symmetrize_lattice(info.primitive_lattice, space_group(info.number).primitive.rotations) for _, info, _ in part]
+        y = freedom.coordinates(torch.as_tensor(np.stack(lattices)), s)
+        draws = [crystal_noise(freedom, [torch_generator(seed, k, probe) for k, _, _ in part]).sign() for probe in range(max(2, probes))]
+        density = flow.log_likelihood(freedom.to(device=device), y.to(device), steps=steps, probes=torch.stack(draws).to(device))
+        for j, (k, _, _) in enumerate(part):
+            free = int(density.dimensions[j])
             rows[k] |= {
-                "log_density": float(found_density.nats[j]),
-                "standard_error": float(found_density.standard_error[j]),
+                "log_density": float(density.nats[j]),
+                "standard_error": float(density.standard_error[j]),
                 "free_parameters": free,
-                "bits_per_parameter": float(found_density.bits_per_dimension[j]) if free else None,
+                "bits_per_parameter": float(density.bits_per_dimension[j]) if free else None,
             }
         bar.update(len(part))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _formula(content: Counter[int]) -> str:
+def _formula(content: Mapping[int, int]) -> str:
     from ase.data import chemical_symbols
 
     return " ".join(f"{chemical_symbols[z]}{n}" for z, n in sorted(content.items()))

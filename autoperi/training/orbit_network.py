@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +86,8 @@ def sentence_table(path: str | Path, *, max_atoms: int | None = None) -> tuple[O
     Raises:
         DataError: a file that cannot be read, or no crystal that is small enough.
     """
-    from autoperi.geometry.wyckoff import LETTERS
+    from autoperi.geometry.orbits import contents_of, read_orbits
     from autoperi.io import read_table
-    from autoperi.training.orbits import read_orbits
 
     table, found, failed = read_table(path), [], 0
     for crystal in zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True):
@@ -100,12 +98,7 @@ def sentence_table(path: str | Path, *, max_atoms: int | None = None) -> tuple[O
             failed += 1
             continue
         info, orbits = read
-        letters: dict[int, list[int]] = {}
-        content: Counter[int] = Counter()
-        for o in orbits:
-            letters.setdefault(o.element, []).append(LETTERS.index(o.position.letter))
-            content[o.element] += o.position.primitive_multiplicity
-        found.append((info.number, letters, content))
+        found.append((info.number, *contents_of(orbits)))
     if not found:
         raise DataError(f"{path} has no crystal of at most {max_atoms} atoms that could be read as orbits; allow more, or give other data")
     return orbit_sentences(found), failed

@@ -11,18 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autoperi.errors import DataError, StructureError
+from autoperi.errors import DataError
 from autoperi.geometry.freedom import Freedom, Orbit, equal_edges, freedom_of
-from autoperi.geometry.spacegroup import FloatArray, IntArray, primitive_transform, space_group
-from autoperi.geometry.symmetry import SymmetryInfo, analyse, symmetrize_lattice
-from autoperi.geometry.wyckoff import locate
+from autoperi.geometry.orbits import read_orbits
+from autoperi.geometry.spacegroup import FloatArray, IntArray, space_group
+from autoperi.geometry.symmetry import symmetrize_lattice
 from autoperi.prior.learn import additive_volumes
 from autoperi.units import MAX_ATOMIC_NUMBER
-
-SYMPREC = (0.1, 0.03, 0.01, 0.001)
-"""Tolerances in Å at which the space group of a training crystal is looked for: the loosest that keeps its atoms."""
-TOLERANCE = 0.02
-"""How far, in fractions, an atom may lie from its Wyckoff position; spglib's standard cells are exact to rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,36 +91,6 @@ class OrbitBatch:
     def to(self, *, device: torch.device | str) -> OrbitBatch:
         """The same on a device."""
         return OrbitBatch(self.freedom.to(device=device), self.y.to(device))
-
-
-def orbits_of(info: SymmetryInfo) -> list[Orbit]:
-    """The orbits of an analysed crystal, in the order of its standard primitive cell.
-
-    Raises:
-        StructureError: an atom that lies on no Wyckoff position of its group, or an orbit that is not whole.
-    """
-    transform = primitive_transform(space_group(info.number))
-    found = []
-    for first in np.unique(info.primitive_equivalent_atoms):
-        point = info.primitive_frac_coords[first] @ transform
-        position, s = locate(point, info.number, tolerance=TOLERANCE)
-        if position.primitive_multiplicity != int((info.primitive_equivalent_atoms == first).sum()):
-            raise StructureError(
-                f"an orbit of {info.symbol} has not the multiplicity of its position {position.label}; use a tighter tolerance"
-            )
-        found.append(Orbit(int(info.primitive_numbers[first]), position, s))
-    return found
-
-
-def read_orbits(lattice: FloatArray, frac_coords: FloatArray, numbers: IntArray) -> tuple[SymmetryInfo, list[Orbit]] | None:
-    """Symmetry and orbits of a crystal at the loosest of :data:`SYMPREC` that keeps its atoms; None where none of them does."""
-    for symprec in SYMPREC:
-        try:
-            info = analyse(lattice, frac_coords, numbers, symprec=symprec)
-            return info, orbits_of(info)
-        except StructureError:
-            continue
-    return None
 
 
 def orbit_table(path: str | Path, *, max_atoms: int | None = None, element_volume: Tensor | None = None) -> tuple[OrbitCrystals, list[int]]:

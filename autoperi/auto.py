@@ -151,6 +151,7 @@ class AutoPeri:
         chemical_system: str | Iterable[str] | None = None,
         exclude_elements: Iterable[str] = (),
         target: Mapping[str, float] | None = None,
+        like: Any = None,
         model: str | None = None,
         steps: int | None = None,
         rank: str = "energy",
@@ -163,9 +164,9 @@ class AutoPeri:
     ) -> list[Structure] | list[Atoms]:
         """Generate ``n`` crystals, best first.
 
-        Candidates come from the prototype prior in order of probability (distinct prototypes first), their lattices are
-        relaxed by EMPNN, atoms that come too close and space groups that are not the one asked for are refused, and the
-        rest is ranked.
+        Candidates come from the prototype prior and the orbit network in order of probability (distinct prototypes first), the flow moves
+        their free coordinates and cells, EMPNN relaxes the cells, atoms that come too close and space groups that are not the
+        one asked for are refused, and the rest is ranked.
 
         Args:
             composition: ``"LiFePO4"``, a pymatgen ``Composition``, or None to draw compositions too (de novo).
@@ -175,9 +176,11 @@ class AutoPeri:
             chemical_system: ``"Li-Fe-O"``: exactly these elements (de novo).
             exclude_elements: elements that must not occur (de novo).
             target: not supported by the bundled model.
+            like: a ``Structure`` or ``Atoms``: its space group and orbits, with the elements of ``composition`` on its places in every way that
+                keeps numbers of atoms, likeliest first.
             model: only ``"prior"`` so far.
             steps: lattice-relaxation passes; 0 leaves the prior's cells.
-            rank: ``"energy"`` (predicted formation energy and log-probability), ``"probability"`` or ``"none"`` (stream order).
+            rank: ``"energy"`` (energy of the potential and log-probability), ``"probability"`` or ``"none"`` (stream order).
             seed: of all randomness; None draws one, which the provenance records.
             batch_size: candidates relaxed together, or ``"auto"``; never changes a result.
             strict: raise where fewer than ``n`` crystals can be had; False returns those with a warning.
@@ -202,6 +205,7 @@ class AutoPeri:
             chemical_system=chemical_system,
             exclude_elements=exclude_elements,
             target=target,
+            like=like,
             rank=rank,
             steps=steps,
             seed=seed,

@@ -25,6 +25,7 @@ from autoperi.prior.propose import Candidate, Proposer
 from autoperi.prior.wyckoff_sampler import sample_crystal
 from autoperi.random import numpy_generator
 from autoperi.request import GenerationRequest
+from autoperi.template import Template, cell_of, fillings
 
 DISTINCT = 512
 """Distinct answers looked at per cell size. Fixed, so that the stream does not depend on how much of it is read."""
@@ -46,7 +47,7 @@ class Proposal:
         lattice: rows in Å, ``[3, 3]``; ``frac_coords``: ``[n, 3]``; ``numbers``: ``[n]``; ``orbits``: ``[n]``.
         group: space group it was built in, acting on this primitive cell.
         log_p: natural log-probability of this answer; None for random crystals, which have none.
-        origin: ``prototype``, ``orbits``, ``prototype variant``, ``random`` or ``de novo``.
+        origin: ``prototype``, ``orbits``, ``like``, ``prototype variant``, ``random`` or ``de novo``.
         prototype: row of the library, or None.
         sites: orbits whose free parameters are still to be drawn; lattice and coordinates hold their places.
     """
@@ -67,6 +68,8 @@ def proposals(request: GenerationRequest, mixture: Mixture) -> Iterator[Proposal
     """The stream; None where an index yields nothing. Endless except where nothing can ever come."""
     if request.formula is None:
         yield from _de_novo(request, mixture.proposer)
+    elif request.like is not None:
+        yield from _alike(request, request.like, mixture)
     else:
         yield from _for_composition(request, mixture)
 
@@ -81,13 +84,22 @@ def _from_orbits(proposer: Proposer, new: NewOrbits, index: int, log_p: float) -
     """Orbits of the network, in the group's cell of equal edges and additive volume, at parameters that nothing depends on."""
     positions = wyckoff_positions(new.space_group)
     sites = tuple(Orbit(z, positions[letter], _PLACE) for z, letters in zip(new.elements, new.sentence, strict=True) for letter in letters)
-    points = [o.position.points(o.parameters, primitive=True) for o in sites]
-    numbers = np.repeat([o.element for o in sites], [len(p) for p in points])
+    coords, numbers, orbits = cell_of(sites)
     volume = proposer.library.additive_volume(numbers.tolist(), [1] * len(numbers))
     lattice = equal_edges(new.space_group) * volume ** (1 / 3)
-    orbits = np.repeat(np.arange(len(sites)), [len(p) for p in points])
     group = group_of(new.space_group).primitive
-    return Proposal(index, lattice, np.concatenate(points), numbers, orbits, group, log_p, "orbits", sites=sites)
+    return Proposal(index, lattice, coords, numbers, orbits, group, log_p, "orbits", sites=sites)
+
+
+def _alike(request: GenerationRequest, template: Template, mixture: Mixture) -> Iterator[Proposal]:
+    """The template's orbits with the elements of the composition in every way that keeps numbers of atoms, at the new elements' volume."""
+    content = {z: request.units[0] * c for z, c in request.formula or ()}
+    volumes = mixture.proposer.library.additive_volume
+    ratio = volumes(list(content), list(content.values())) / volumes(list(template.content), list(template.content.values()))
+    group = group_of(template.number).primitive
+    for index, (orbits, log_p) in enumerate(fillings(template, content, mixture.network)):
+        coords, numbers, places = cell_of(orbits)
+        yield Proposal(index, template.lattice * ratio ** (1 / 3), coords, numbers, places, group, log_p, "like")
 
 
 _PLACE = np.array([0.1362719, 0.2718431, 0.4159265])

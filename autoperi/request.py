@@ -18,6 +18,7 @@ from autoperi.errors import RequestError
 from autoperi.geometry.spacegroup import parse_space_group, space_group
 from autoperi.geometry.wyckoff import can_fit
 from autoperi.random import check_seed
+from autoperi.template import Template, check_like, template_of
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 MAX_ATOMS = 60
@@ -42,6 +43,7 @@ class GenerationRequest:
         exclude_elements: elements that must not be there.
         rank: one of :data:`RANKINGS`.
         steps: lattice-relaxation passes, or None for the model's default.
+        like: the crystal to be imitated, or None.
     """
 
     n: int
@@ -55,6 +57,7 @@ class GenerationRequest:
     exclude_elements: frozenset[int]
     rank: str
     steps: int | None
+    like: Template | None = None
 
     @property
     def atoms_per_unit(self) -> int:
@@ -71,6 +74,7 @@ def make_request(
     chemical_system: str | Iterable[str] | None = None,
     exclude_elements: Iterable[str] = (),
     target: Mapping[str, float] | None = None,
+    like: Any = None,
     rank: str = "energy",
     steps: int | None = None,
     seed: int | None = None,
@@ -99,7 +103,25 @@ def make_request(
     units: tuple[int, ...] = ()
     if formula is not None:
         units = _units(formula, composition, group, low, high, system, excluded, num_atoms)
-    return GenerationRequest(n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps)
+    template = None
+    if like is not None:
+        template, units = _template(like, formula, composition, group, units)
+    return GenerationRequest(n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps, template)
+
+
+def _template(
+    like: Any, formula: tuple[tuple[int, int], ...] | None, composition: Any, group: int | None, units: tuple[int, ...]
+) -> tuple[Template, tuple[int, ...]]:
+    """The template, and its number of formula units alone."""
+    if formula is None:
+        raise RequestError("like needs a composition, whose elements take the places of the crystal's own; give one such as 'KCl'")
+    template = template_of(like)
+    count = check_like(template, formula, composition)
+    if group is not None and group != template.number:
+        raise RequestError(f"like is a crystal of space group {template.number}, not {group}; drop space_group")
+    if count not in units:
+        raise RequestError(f"like has {template.n_atoms} atoms in its primitive cell, which num_atoms excludes; drop num_atoms")
+    return template, (count,)
 
 
 def check_steps(steps: Any) -> int | None:

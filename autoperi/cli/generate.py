@@ -56,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--num-atoms", metavar="N_or_RANGE", help="atoms in the primitive cell, e.g. 8 or 4-20")
     parser.add_argument("--chemical-system", metavar="ELEMENTS", help="exactly these elements, e.g. Li-Fe-O")
     parser.add_argument("--exclude", default="", metavar="ELEMENTS", help="elements that must not occur, e.g. Pb,Cd")
+    parser.add_argument("--like", metavar="FILE", help="a crystal whose space group and orbits are filled with the composition's elements")
     parser.add_argument("--steps", type=common.whole, metavar="K", help="lattice-relaxation passes, 0 to 20 (default: the model's)")
     parser.add_argument("--rank", default="energy", metavar="BY", help="energy, probability or none (default: energy)")
     parser.add_argument("--seed", type=common.whole, metavar="S", help="of all randomness (default: a fresh one, which is printed)")
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         "num_atoms": atoms_range(args.num_atoms),
         "chemical_system": args.chemical_system,
         "exclude_elements": args.exclude,
+        "like": None if args.like is None else common.read_input(args.like)[0],
         "rank": args.rank,
         "steps": args.steps,
     }
@@ -172,6 +174,7 @@ def describe(request: GenerationRequest, composition: str | None) -> dict[str, A
         "num_atoms": [request.min_atoms, request.max_atoms],
         "chemical_system": None if request.chemical_system is None else symbols(request.chemical_system),
         "exclude_elements": symbols(request.exclude_elements),
+        "like": None if request.like is None else {"space_group": request.like.number, "atoms": request.like.n_atoms},
         "rank": request.rank,
         "steps": request.steps,
     }

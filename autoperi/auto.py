@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from autoperi.random import check_seed
 from autoperi.relaxing import relax_positions
 from autoperi.request import GenerationRequest, check_steps, make_request
 from autoperi.returning import is_series, like_container, with_geometry
+from autoperi.targets import nearest, pool_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,7 +177,9 @@ class AutoPeri:
             num_atoms: atoms in the primitive cell, a number or a (smallest, largest) pair.
             chemical_system: ``"Li-Fe-O"``: exactly these elements (de novo).
             exclude_elements: elements that must not occur (de novo).
-            target: not supported by the bundled model.
+            target: such as ``{"band_gap": 1.5}``, of ``formation_energy, band_gap, bulk_modulus, shear_modulus, last_phonon_peak`` in the
+                units of :meth:`score`: ten times as many candidates are made, and those with the nearest predictions returned, which
+                ``["target"]`` of the provenance tells.
             like: a ``Structure`` or ``Atoms``: its space group and orbits, with the elements of ``composition`` on its places in every way that
                 keeps numbers of atoms, likeliest first.
             model: only ``"prior"`` so far.
@@ -210,7 +214,14 @@ class AutoPeri:
             steps=steps,
             seed=seed,
         )
-        size = _batch_size(batch_size)
+        size, wanted = _batch_size(batch_size), request.n
+        if request.target:
+            lacking = [name for name, _ in request.target if name not in self.score_properties]
+            if lacking:
+                raise RequestError(
+                    f"model {self.bundle.name!r} predicts no {', '.join(lacking)}; drop it from target, or load a model that does"
+                )
+            request = replace(request, n=pool_size(request.n))
         tally = generation.Tally()
         finished: list[generation.Finished] = []
         give = structure_to_atoms if as_ase else (lambda s: s)
@@ -227,9 +238,19 @@ class AutoPeri:
             except KeyboardInterrupt:
                 done = self._structures(generation.ranked(finished, request.rank), request)
                 raise GenerationInterrupted([give(s) for s in done], request.n) from None
-        if len(finished) < request.n:
-            _too_few(request, tally, strict=strict, asked=composition)
-        return [give(s) for s in self._structures(generation.ranked(finished, request.rank), request)]
+        if len(finished) < wanted:
+            _too_few(replace(request, n=wanted), tally, strict=strict, asked=composition)
+        made = self._structures(generation.ranked(finished, request.rank), request)
+        return [give(s) for s in (self._nearest(made, dict(request.target), wanted) if request.target else made)]
+
+    def _nearest(self, made: list[Structure], target: dict[str, float], n: int) -> list[Structure]:
+        if not made:
+            return []
+        table = self.score(made, properties=list(target), progress=False)
+        chosen = nearest(target, table, [s.properties["autoperi"]["log_likelihood"] for s in made], n)
+        for k, told in chosen:
+            made[k].properties["autoperi"]["target"] = told
+        return [made[k] for k, _ in chosen]
 
     def _structures(self, finished: Sequence[generation.Finished], request: GenerationRequest) -> list[Structure]:
         common = self.provenance() | {"seed": request.seed}

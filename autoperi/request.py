@@ -18,6 +18,7 @@ from autoperi.errors import RequestError
 from autoperi.geometry.spacegroup import parse_space_group, space_group
 from autoperi.geometry.wyckoff import can_fit
 from autoperi.random import check_seed
+from autoperi.targets import check_target
 from autoperi.template import Template, check_like, template_of
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -44,6 +45,7 @@ class GenerationRequest:
         rank: one of :data:`RANKINGS`.
         steps: lattice-relaxation passes, or None for the model's default.
         like: the crystal to be imitated, or None.
+        target: names of properties and what they should be.
     """
 
     n: int
@@ -58,6 +60,7 @@ class GenerationRequest:
     rank: str
     steps: int | None
     like: Template | None = None
+    target: tuple[tuple[str, float], ...] = ()
 
     @property
     def atoms_per_unit(self) -> int:
@@ -88,8 +91,7 @@ def make_request(
     if rank not in RANKINGS:
         raise RequestError(f"rank={rank!r} is not known; choose one of {', '.join(RANKINGS)}")
     check_steps(steps)
-    if target:
-        raise RequestError(f"target={dict(target)!r} is not supported by the bundled model; drop it, and select from score() instead")
+    wanted = () if target is None else tuple(check_target(target).items())
     group = None if space_group is None else parse_space_group(space_group)
     low, high = _atoms_range(num_atoms)
     excluded = frozenset(element_list(exclude_elements, "exclude_elements"))
@@ -106,7 +108,7 @@ def make_request(
     template = None
     if like is not None:
         template, units = _template(like, formula, composition, group, units)
-    return GenerationRequest(n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps, template)
+    return GenerationRequest(n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps, template, wanted)
 
 
 def _template(

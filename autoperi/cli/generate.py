@@ -57,6 +57,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--chemical-system", metavar="ELEMENTS", help="exactly these elements, e.g. Li-Fe-O")
     parser.add_argument("--exclude", default="", metavar="ELEMENTS", help="elements that must not occur, e.g. Pb,Cd")
     parser.add_argument("--like", metavar="FILE", help="a crystal whose space group and orbits are filled with the composition's elements")
+    parser.add_argument(
+        "--target", action="append", default=[], metavar="NAME=VALUE", help="a property to come near to, e.g. band_gap=1.5; may be repeated"
+    )
     parser.add_argument("--steps", type=common.whole, metavar="K", help="lattice-relaxation passes, 0 to 20 (default: the model's)")
     parser.add_argument("--rank", default="energy", metavar="BY", help="energy, probability or none (default: energy)")
     parser.add_argument("--seed", type=common.whole, metavar="S", help="of all randomness (default: a fresh one, which is printed)")
@@ -76,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         "num_atoms": atoms_range(args.num_atoms),
         "chemical_system": args.chemical_system,
         "exclude_elements": args.exclude,
+        "target": targets_of(args.target),
         "like": None if args.like is None else common.read_input(args.like)[0],
         "rank": args.rank,
         "steps": args.steps,
@@ -159,6 +163,24 @@ def row_of(crystal: Structure, rank: int) -> dict[str, Any]:
     }
 
 
+def targets_of(given: list[str]) -> dict[str, float] | None:
+    """``["band_gap=1.5"]`` as a mapping; None for nothing.
+
+    Raises:
+        RequestError: not a name and a number.
+    """
+    found: dict[str, float] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise RequestError(f"--target {text} is not NAME=VALUE; give one such as band_gap=1.5")
+    return found or None
+
+
 def describe(request: GenerationRequest, composition: str | None) -> dict[str, Any]:
     """The request in words that repeat it."""
     from ase.data import chemical_symbols
@@ -175,6 +197,7 @@ def describe(request: GenerationRequest, composition: str | None) -> dict[str, A
         "chemical_system": None if request.chemical_system is None else symbols(request.chemical_system),
         "exclude_elements": symbols(request.exclude_elements),
         "like": None if request.like is None else {"space_group": request.like.number, "atoms": request.like.n_atoms},
+        "target": dict(request.target) or None,
         "rank": request.rank,
         "steps": request.steps,
     }

@@ -183,7 +183,7 @@ class AutoPeri:
             like: a ``Structure`` or ``Atoms``: its space group and orbits, with the elements of ``composition`` on its places in every way that
                 keeps numbers of atoms, likeliest first.
             model: only ``"prior"`` so far.
-            steps: lattice-relaxation passes; 0 leaves the prior's cells.
+            steps: lattice-relaxation passes; 0 leaves the cells that the flow gave.
             rank: ``"energy"`` (energy of the potential and log-probability), ``"probability"`` or ``"none"`` (stream order).
             seed: of all randomness; None draws one, which the provenance records.
             batch_size: candidates relaxed together, or ``"auto"``; never changes a result.
@@ -464,7 +464,8 @@ class AutoPeri:
 
 
 def _too_few(request: GenerationRequest, tally: generation.Tally, *, strict: bool, asked: Any) -> None:
-    why = f"{tally.tried} candidates tried, {tally.too_close} with atoms too close, {tally.wrong_group} of another space group"
+    why = f"{tally.tried} candidates tried, {tally.too_close} with atoms too close, {tally.wrong_group} of another space group, "
+    why += f"{tally.smaller_cell} of a smaller cell"
     message = f"only {tally.accepted} of {request.n} crystals of {asked if asked is not None else 'any composition'} could be made ({why})"
     if strict:
         raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,20 @@ DEFAULTS: dict[str, float] = {
     "known_weight": 0.25,
 }
 """Settings of a model whose config says nothing of them."""
+
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "generate_steps": (0, 20, True),
+    "relax_steps": (0, 20, True),
+    "energy_temperature": (1e-6, math.inf, False),
+    "potential_temperature": (1e-6, math.inf, False),
+    "known_weight": (0, 1, False),
+    "orbits_share": (0, 1, False),
+    "orbits_novelty": (0, 1, False),
+    "near_steps": (0, 100, True),
+    "noise_steps": (1, 100, True),
+    "noise_draws": (1, 64, True),
+}
+"""Least and largest value of each setting, and whether it is a whole number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +179,11 @@ def potential_of(bundle: Bundle) -> Potential:
 def _settings(bundle: Bundle) -> dict[str, float]:
     found = DEFAULTS | (bundle.metadata.get("settings") or {})
     for name, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (name.endswith("temperature") and value == 0):
-            raise WeightsError(f"setting {name!r} of model {bundle.name!r} is {value!r}; give a positive number in its config.json")
+        low, high, whole = _RANGES.get(name, (0.0, math.inf, False))
+        number = not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+        if not number or not low <= value <= high or (whole and value != int(value)):
+            said = f"{'a whole number' if whole else 'a number'} from {low:g}" + ("" if high == math.inf else f" to {high:g}")
+            raise WeightsError(f"setting {name!r} of model {bundle.name!r} is {value!r}; give {said} in its config.json")
     return found
 
 

@@ -20,7 +20,7 @@ from autoperi.geometry.spacegroup import space_group as group_of
 from autoperi.geometry.symmetry import SpaceGroup
 from autoperi.geometry.wyckoff import can_fit, wyckoff_positions
 from autoperi.prior.denovo import Constraints, DeNovo
-from autoperi.prior.mixture import Mixture, NewOrbits
+from autoperi.prior.mixture import NEW_ATOMS, Mixture, NewOrbits
 from autoperi.prior.propose import Candidate, Proposer
 from autoperi.prior.wyckoff_sampler import sample_crystal
 from autoperi.random import numpy_generator
@@ -158,7 +158,8 @@ def _for_composition(request: GenerationRequest, mixture: Mixture) -> Iterator[P
 
 def _unknown_sizes(request: GenerationRequest, mixture: Mixture) -> dict[int, float]:
     """ln p of the smallest cells, alike, where the prior knows none at any size and the orbit network is asked alone."""
-    few = request.units[:SIZES] if mixture.network is not None else ()
+    small = [k for k in request.units if k * request.atoms_per_unit <= NEW_ATOMS]
+    few = small[:SIZES] if mixture.network is not None else []
     return dict.fromkeys(few, -math.log(max(1, len(few))))
 
 

@@ -77,11 +77,14 @@ class Decoder:
         freedom, start = freedom.to(device=self._device), start.to(self._device)
         still = torch.zeros_like(start)
         y = self.network.sample(freedom, still, centre=start, steps=self.near_steps, method="euler", apart=RATIO)
-        return _placed(proposals, freedom, y)
+        ratios = minimum_distance_ratios(freedom.crystals(y))
+        moved = _placed(proposals, freedom, y)
+        # where atoms could not be kept apart the flow has lost its way, and the prototype is the better guess
+        return [new if ok else old for old, new, ok in zip(proposals, moved, (ratios >= TOO_CLOSE).tolist(), strict=True)]
 
     def _from_noise(self, proposals: list[Proposal], seed: int) -> list[Proposal]:
         found = []
-        for rows in _batches(list(range(len(proposals))), BATCH // self.draws):
+        for rows in _batches(list(range(len(proposals))), max(1, BATCH // self.draws)):
             part = [proposals[k] for k in rows for _ in range(self.draws)]
             freedom, _ = self._freedom([p.group.number for p in part], [p.sites or () for p in part])
             generators = [torch_generator(seed, p.index, k % self.draws) for k, p in enumerate(part)]
@@ -89,10 +92,10 @@ class Decoder:
             freedom = freedom.to(device=self._device)
             y = torch.round(self.network.sample(freedom, noise, steps=self.noise_steps, apart=RATIO), decimals=DIGITS)
             crystals = freedom.crystals(y)
-            worth = minimum_distance_ratios(crystals)
+            worth = torch.nan_to_num(minimum_distance_ratios(crystals), nan=0.0)
             if self.potential is not None and bool(self.potential.seen[crystals.atomic_numbers].all()):
                 energy = evaluate(self.potential, crystals, derivatives=False).energy / crystals.n_atoms
-                worth = torch.where(worth < TOO_CLOSE, worth - 1e6, -torch.round(energy, decimals=6))
+                worth = torch.where(worth < TOO_CLOSE, worth - 1e6, -torch.nan_to_num(torch.round(energy, decimals=6), nan=1e5))
             best = worth.view(-1, self.draws).argmax(1) + torch.arange(len(rows), device=y.device) * self.draws
             found += _placed([proposals[k] for k in rows], freedom[best], y[best])
         return found

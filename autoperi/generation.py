@@ -95,6 +95,7 @@ class Tally:
     tried: int = 0
     too_close: int = 0
     wrong_group: int = 0
+    smaller_cell: int = 0
     nothing: int = 0
     accepted: int = 0
 
@@ -183,7 +184,10 @@ def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator,
     tally.too_close += int(close.sum())
     for k in apart:
         p, energy = chunk[k], round(float(energies[k]), DIGITS)
-        number = _space_group(exact[k], p)
+        number, atoms = _symmetry(exact[k], p)
+        if 0 < atoms < len(p.numbers):
+            tally.smaller_cell += 1  # it is a crystal of another number of atoms
+            continue
         if request.space_group is not None and number != request.space_group:
             tally.wrong_group += 1
             continue
@@ -208,8 +212,10 @@ def _potential_energies(model: Generator, batch: CrystalBatch) -> np.ndarray:
     return energy
 
 
-def _space_group(lattice: np.ndarray, proposal: Proposal) -> int:
+def _symmetry(lattice: np.ndarray, proposal: Proposal) -> tuple[int, int]:
+    """Space group and atoms of the primitive cell as spglib finds them; zeros where it finds nothing."""
     try:
-        return analyse(lattice, proposal.frac_coords, proposal.numbers, symprec=SYMPREC).number
+        found = analyse(lattice, proposal.frac_coords, proposal.numbers, symprec=SYMPREC)
+        return found.number, len(found.primitive_numbers)
     except StructureError:
-        return 0
+        return 0, 0

@@ -24,7 +24,8 @@ GRID = 24
 """Origin shifts are looked for among multiples of 1/24, which hold those of all 230 groups but the continuous ones of polar groups: these leave
 every letter in place."""
 ENTRIES = 4
-"""Most entries ±1 of the linear parts that are tried. They generate the others: shears one by one, axes in every order, sixfold rotations."""
+"""Most entries ±1 of the linear parts that are tried: shears one by one, axes in every order, sixfold rotations. They generate the others but for
+C2/m and P2/c (12, 13), whose shears by two lattice vectors are left out: there some crystals keep two descriptions (e and f exchanged)."""
 
 
 @lru_cache(maxsize=230)

@@ -21,7 +21,7 @@ from autoperi.hub.serialize import CONFIG_FILE, files_of, one_line, read_config,
 DEFAULT_MODEL = "autoperi-base"
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 REGISTRY_FILE = Path(__file__).resolve().parent / "registry.json"
-MAX_MODEL_BYTES = 8_000_000
+MAX_MODEL_BYTES = 12_000_000
 MAX_TOTAL_BYTES = 40_000_000
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -80,7 +80,10 @@ class Mixture:
             weights[k] += self.share * q[key] * p[k] / of_sentence[key]
         small = self.novelty > 0 and sum(in_order) <= NEW_ATOMS
         likely = self.network.likeliest(order, in_order, limit=NEW, space_group=space_group) if small else []
-        new = [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in likely if (a.group, a.sentence) not in of_sentence]
+        groups = {a.group for a in likely}
+        unheard = {self._sentence(c) for c in found[HEARD:] if int(self.proposer.library["space_group"][c.prototype]) in groups}
+        known_orbits = unheard.union(of_sentence)
+        new = [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in likely if (a.group, a.sentence) not in known_orbits]
         known = sum(q.values())
         novelty = self.novelty if small else 0.0
         total = (1 - self.share) * (1.0 if found else 0.0) + self.share * known + novelty * max(0.0, 1 - known)

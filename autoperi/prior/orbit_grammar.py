@@ -62,6 +62,17 @@ class Grammar:
         self.number, self.counts = number, tuple(int(c) for c in counts)
         self._positions = _positions(number)
         self._known: dict[State, bool] = {}
+        # whether movable positions from the i-th on, which hold any number of orbits, can take r atoms
+        most = max(self.counts, default=0)
+        self._movable = [[r == 0 for r in range(most + 1)] for _ in range(len(self._positions) + 1)]
+        for i in reversed(range(len(self._positions))):
+            row = list(self._movable[i + 1])
+            if not self._positions[i].fixed:
+                for r in range(self._positions[i].size, most + 1):
+                    row[r] = row[r] or row[r - self._positions[i].size]
+            self._movable[i] = row
+        # the elements from the e-th on, with movable positions alone
+        self._easy = [all(self._movable[0][c] for c in self.counts[e:]) for e in range(len(self.counts) + 1)]
         if not can_fit(self.counts, number):
             raise RequestError(f"counts {list(self.counts)} fill no whole orbits of space group {number}")
 
@@ -96,12 +107,14 @@ class Grammar:
         return found
 
     def _possible(self, state: State) -> bool:
-        if self.done(state):
+        if self.done(state) or (self._movable[state.first][state.left] and self._easy[state.element + 1]):
             return True
         known = self._known.get(state)
         if known is None:
-            # large orbits first: they leave least to do
-            known = any(self._possible(self.after(state, k)) for k in reversed(self._fitting(state)))
+            # positions without freedom first: they are what movable ones lack, so that the search stays shallow
+            order = sorted(self._fitting(state), key=lambda k: not self._positions[k].fixed)
+            helpless = not self._movable[state.first][state.left] and not (order and self._positions[order[0]].fixed)
+            known = not helpless and any(self._possible(self.after(state, k)) for k in order)
             self._known[state] = known
         return known
 
@@ -122,7 +135,7 @@ class Grammar:
         return found
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def grammar(number: int, counts: tuple[int, ...]) -> Grammar:
     """The grammar of a group and counts, remembered."""
     return Grammar(number, counts)

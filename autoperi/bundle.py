@@ -44,7 +44,7 @@ DEFAULTS: dict[str, float] = {
     "generate_steps": 1,
     "relax_steps": 3,
     "energy_temperature": 0.5,
-    "potential_temperature": 0.05,
+    "potential_temperature": 0.03,
     "orbits_share": 0.4,
     "orbits_novelty": 0.01,
     "near_steps": 5,

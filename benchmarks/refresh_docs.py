@@ -131,7 +131,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "baselines": lambda: property_table("baselines"),
     "crysgnn": lambda: property_table("crysgnn"),
     "flow": lambda: flow_table("flow", "autoperi_gnn_mp_val.json"),
-    "generate_ablation": lambda: flow_table("ablation", "generate_ablation_mp_val.json"),
+    "ranking": lambda: flow_table("ranking", "choose_ranking_mp_val.json"),
     "label_origin": lambda: property_table("label_origin"),
 }
 

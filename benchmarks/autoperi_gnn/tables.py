@@ -23,13 +23,16 @@ def flow_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def ablation_table(found: dict[str, Any]) -> str:
-    """CSP with parts of ``generate`` switched off, from ``results/generate_ablation_mp_val.json``."""
-    lines = [
-        f"| {found['limit']} compositions | match at 1 | at 5 | at 20 | RMSE | candidates/s, one core |",
-        "|" + "---|" * 6,
-    ]
-    for name, row in found["rows"].items():
-        rates = [f"{100 * row[key]:.1f} %" for key in ("match_at_1", "match_at_5", "match_at_k")]
-        lines.append("| " + " | ".join([name, *rates, f"{row['rmse']:.4f}", f"{row['crystals_per_second']:.0f}"]) + " |")
+def ranking_table(found: dict[str, Any]) -> str:
+    """Match rates by what ranks, with prototypes as they are and refined by the flow, from ``results/choose_ranking_mp_val.json``."""
+    lines = ["| prototypes | ranked by | match at 1 | at 5 | at 20 | RMSE |", "|" + "---|" * 6]
+    for steps, by in found["near_steps"].items():
+        words = "as they are" if steps == "0" else f"refined by the flow, {steps} steps"
+        rows = {"probability alone": by["probability"]}
+        for name in ("formation energy", "potential"):
+            best = max(by[name], key=lambda t: by[name][t]["match_at_1"])
+            rows[f"{name}, T = {best} eV/atom"] = by[name][best]
+        for name, row in rows.items():
+            rates = [f"{100 * row[key]:.1f} %" for key in ("match_at_1", "match_at_5", "match_at_20")]
+            lines.append("| " + " | ".join([words, name, *rates, f"{row['rmse']:.4f}"]) + " |")
     return "\n".join(lines)

@@ -113,12 +113,17 @@ def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in FIELDS and str(name).removesuffix(SYMMETRIC) not in FIELDS:
             raise RequestError(f"field {name!r} is not known; choose of {', '.join(FIELDS)}, each also with {SYMMETRIC!r} at its end")
-    same = [name if name.removesuffix(SYMMETRIC) in _GENERAL else name.removesuffix(SYMMETRIC) for name in names]
-    if len(set(same)) < len(same):
+    if len(set(map(same_field, names))) < len(names):
         raise RequestError(
             f"fields={list(names)} names a field twice; give each once ({SYMMETRIC!r} changes only {', '.join(_GENERAL)}: the others are symmetric)"
         )
     return names
+
+
+def same_field(field: str) -> str:
+    """The shortest name of a field: that without ``_symmetric`` where it is symmetric already."""
+    plain = field.removesuffix(SYMMETRIC)
+    return field if plain in _GENERAL else plain
 
 
 def on_pairs(field: str) -> bool:

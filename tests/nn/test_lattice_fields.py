@@ -213,7 +213,13 @@ def graph_of_dtype(graph: TwoGraph) -> TwoGraph:
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [((), "names no list"), ("edge", "names no list"), (("edge", "tripletts"), "'tripletts' is not known"), (("edge", "edge"), "twice")],
+    [
+        ((), "names no list"),
+        ("edge", "names no list"),
+        (("edge", "tripletts"), "'tripletts' is not known"),
+        (("edge", "edge"), "twice"),
+        (("edge", "edge_symmetric"), "twice"),
+    ],
 )
 def test_unknown_fields(fields: tuple[str, ...], message: str) -> None:
     with pytest.raises(RequestError, match=message):

@@ -12,15 +12,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoperi.errors import RequestError
 from autoperi.geometry.spacegroup import parse_space_group, space_group
 from autoperi.geometry.wyckoff import can_fit
 from autoperi.random import check_seed
 from autoperi.targets import check_target
-from autoperi.template import Template, check_like, template_of
 from autoperi.units import MAX_ATOMIC_NUMBER
+
+if TYPE_CHECKING:
+    from autoperi.template import Template
 
 MAX_ATOMS = 60
 """Largest primitive cell that is proposed where ``num_atoms`` says nothing: the largest the prior was trained on."""
@@ -117,6 +119,8 @@ def _template(
     """The template, and its number of formula units alone."""
     if formula is None:
         raise RequestError("like needs a composition, whose elements take the places of the crystal's own; give one such as 'KCl'")
+    from autoperi.template import check_like, template_of  # reads crystals, which takes torch: a bad formula is refused without it
+
     template = template_of(like)
     count = check_like(template, formula, composition)
     if group is not None and group != template.number:

@@ -116,7 +116,7 @@ def test_relax_positions(cli, rock_salt, tmp_path):
 
 def test_relax_positions_says_why_it_could_not(cli, rock_salt, tiny_dir, tmp_path):
     cli("relax", rock_salt, "--out", tmp_path / "x.cif", "--positions", "--model", tiny_dir).refused("positions", "potential", "tiny")
-    (tmp_path / "close.extxyz").write_text(frame(atoms="Na 0 0 0\nCl 0.1 0 0"))
+    (tmp_path / "close.extxyz").write_text(frame(atoms="Na 0 0 0\nCl 0.02 0 0"))
     ran = cli("relax", tmp_path / "close.extxyz", "--out", tmp_path / "x.json", "--positions").done()
     assert "1 of 1 crystals failed" in ran.err
     assert "crystal 0: a force of" in ran.err

@@ -18,7 +18,7 @@ from autoperi.errors import RequestError
 from autoperi.geometry.freedom import Orbit, equal_edges
 from autoperi.geometry.spacegroup import space_group as group_of
 from autoperi.geometry.symmetry import SpaceGroup
-from autoperi.geometry.wyckoff import can_fit, wyckoff_positions
+from autoperi.geometry.wyckoff import GENERIC, can_fit, wyckoff_positions
 from autoperi.prior.denovo import Constraints, DeNovo
 from autoperi.prior.mixture import NEW_ATOMS, Mixture, NewOrbits
 from autoperi.prior.propose import Candidate, Proposer
@@ -83,7 +83,7 @@ def _from_candidate(proposer: Proposer, candidate: Candidate, index: int, log_p:
 def _from_orbits(proposer: Proposer, new: NewOrbits, index: int, log_p: float) -> Proposal:
     """Orbits of the network, in the group's cell of equal edges and additive volume, at parameters that nothing depends on."""
     positions = wyckoff_positions(new.space_group)
-    sites = tuple(Orbit(z, positions[letter], _PLACE) for z, letters in zip(new.elements, new.sentence, strict=True) for letter in letters)
+    sites = tuple(Orbit(z, positions[letter], GENERIC) for z, letters in zip(new.elements, new.sentence, strict=True) for letter in letters)
     coords, numbers, orbits = cell_of(sites)
     volume = proposer.library.additive_volume(numbers.tolist(), [1] * len(numbers))
     lattice = equal_edges(new.space_group) * volume ** (1 / 3)
@@ -100,9 +100,6 @@ def _alike(request: GenerationRequest, template: Template, mixture: Mixture) -> 
     for index, (orbits, log_p) in enumerate(fillings(template, content, mixture.network)):
         coords, numbers, places = cell_of(orbits)
         yield Proposal(index, template.lattice * ratio ** (1 / 3), coords, numbers, places, group, log_p, "like")
-
-
-_PLACE = np.array([0.1362719, 0.2718431, 0.4159265])
 
 
 def cell_size_log_probabilities(request: GenerationRequest, proposer: Proposer) -> dict[int, float]:

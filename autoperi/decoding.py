@@ -15,13 +15,13 @@ from torch import Tensor
 
 from autoperi.candidates import Proposal
 from autoperi.errors import StructureError
-from autoperi.geometry.freedom import Freedom, Orbit, equal_edges, freedom_of
+from autoperi.geometry.freedom import Freedom, Orbit, freedom_at_volume
 from autoperi.geometry.spacegroup import primitive_transform, space_group
 from autoperi.geometry.wyckoff import locate
 from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
 from autoperi.models.evaluate import evaluate
 from autoperi.models.potential import Potential
-from autoperi.physics.distance import minimum_distance_ratios
+from autoperi.physics.distance import MIN_DISTANCE_RATIO, minimum_distance_ratios
 from autoperi.processes.apart import RATIO
 from autoperi.random import torch_generator
 
@@ -67,9 +67,7 @@ class Decoder:
         return done
 
     def _freedom(self, numbers: Sequence[int], sites: Sequence[Sequence[Orbit]]) -> tuple[Freedom, Tensor]:
-        volume = self.network.element_volume.double().cpu().numpy()
-        sizes = [sum(volume[o.element] * o.position.primitive_multiplicity for o in own) for own in sites]
-        return freedom_of(numbers, sites, [equal_edges(g) * v ** (1 / 3) for g, v in zip(numbers, sizes, strict=True)])
+        return freedom_at_volume(numbers, sites, self.network.element_volume.double().cpu().numpy())
 
     def _near(self, proposals: list[Proposal], sites: list[Sequence[Orbit]]) -> list[Proposal]:
         freedom, s = self._freedom([p.group.number for p in proposals], sites)
@@ -80,7 +78,7 @@ class Decoder:
         ratios = minimum_distance_ratios(freedom.crystals(y))
         moved = _placed(proposals, freedom, y)
         # where atoms could not be kept apart the flow has lost its way, and the prototype is the better guess
-        return [new if ok else old for old, new, ok in zip(proposals, moved, (ratios >= TOO_CLOSE).tolist(), strict=True)]
+        return [new if ok else old for old, new, ok in zip(proposals, moved, (ratios >= MIN_DISTANCE_RATIO).tolist(), strict=True)]
 
     def _from_noise(self, proposals: list[Proposal], seed: int) -> list[Proposal]:
         found = []
@@ -95,7 +93,7 @@ class Decoder:
             worth = torch.nan_to_num(minimum_distance_ratios(crystals), nan=0.0)
             if self.potential is not None and bool(self.potential.seen[crystals.atomic_numbers].all()):
                 energy = evaluate(self.potential, crystals, derivatives=False).energy / crystals.n_atoms
-                worth = torch.where(worth < TOO_CLOSE, worth - 1e6, -torch.nan_to_num(torch.round(energy, decimals=6), nan=1e5))
+                worth = torch.where(worth < MIN_DISTANCE_RATIO, worth - 1e6, -torch.nan_to_num(torch.round(energy, decimals=6), nan=1e5))
             best = worth.view(-1, self.draws).argmax(1) + torch.arange(len(rows), device=y.device) * self.draws
             found += _placed([proposals[k] for k in rows], freedom[best], y[best])
         return found
@@ -103,10 +101,6 @@ class Decoder:
     @property
     def _device(self) -> torch.device:
         return self.network.element_volume.device
-
-
-TOO_CLOSE = 0.55
-"""Distance over the sum of covalent radii below which a draw is not taken."""
 
 
 def _batches(rows: list[int], size: int = BATCH) -> list[list[int]]:

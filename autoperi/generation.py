@@ -21,14 +21,12 @@ from autoperi.models.evaluate import evaluate
 from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
-from autoperi.physics.distance import minimum_distance_ratios
+from autoperi.physics.distance import MIN_DISTANCE_RATIO, minimum_distance_ratios
 from autoperi.prior.mixture import Mixture
 from autoperi.processes.lattice import relax_cells
 from autoperi.request import GenerationRequest
 
 SYMPREC = 0.01
-MIN_DISTANCE_RATIO = 0.55
-"""Smallest admissible distance over the sum of covalent radii; 99.9 % of training crystals lie above (benchmarks/prior)."""
 DEFAULT_BATCH = 32
 DIGITS = 6
 """Decimals kept of lattices (Å) and energies (eV/atom): far above float64 noise, so batches cannot change a result."""

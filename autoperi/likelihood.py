@@ -9,10 +9,9 @@ import numpy as np
 import torch
 
 from autoperi.convert import to_arrays
-from autoperi.geometry.freedom import Orbit, equal_edges, freedom_of
-from autoperi.geometry.orbits import contents_of, read_orbits
-from autoperi.geometry.spacegroup import space_group
-from autoperi.geometry.symmetry import SymmetryInfo, symmetrize_lattice
+from autoperi.geometry.freedom import Orbit, freedom_at_volume
+from autoperi.geometry.orbits import contents_of, primitive_lattice, read_orbits
+from autoperi.geometry.symmetry import SymmetryInfo
 from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.prior.orbit_grammar import canonical
@@ -49,12 +48,9 @@ def log_likelihoods(
     volume, device = flow.element_volume.double().cpu().numpy(), flow.element_volume.device
     for start in range(0, len(readable), BATCH):
         part = readable[start : start + BATCH]
-        sizes = [sum(volume[o.element] * o.position.primitive_multiplicity for o in own) for _, _, own in part]
-        cells = [equal_edges(info.number) * v ** (1 / 3) for (_, info, _), v in zip(part, sizes, strict=True)]
-        freedom, s = freedom_of([info.number for _, info, _ in part], [own for _, _, own in part], cells)
-        lattices = [symmetrize_lattice(info.primitive_lattice, space_group(info.number).primitive.rotations) for _, info, _ in part]
-        y = freedom.coordinates(torch.as_tensor(np.stack(lattices)), s)
-        draws = [crystal_noise(freedom, [torch_generator(seed, k, probe) for k, _, _ in part]).sign() for probe in range(max(2, probes))]
+        freedom, s = freedom_at_volume([info.number for _, info, _ in part], [own for _, _, own in part], volume)
+        y = freedom.coordinates(torch.as_tensor(np.stack([primitive_lattice(info) for _, info, _ in part])), s)
+        draws = [crystal_noise(freedom, [torch_generator(seed, k, probe) for k, _, _ in part]).sign() for probe in range(probes)]
         density = flow.log_likelihood(freedom.to(device=device), y.to(device), steps=steps, probes=torch.stack(draws).to(device))
         for j, (k, _, _) in enumerate(part):
             free = int(density.dimensions[j])

@@ -14,9 +14,8 @@ import torch
 from autoperi.convert import to_arrays
 from autoperi.errors import RequestError
 from autoperi.geometry.freedom import Orbit
-from autoperi.geometry.orbits import contents_of, read_orbits
-from autoperi.geometry.spacegroup import FloatArray, space_group
-from autoperi.geometry.symmetry import symmetrize_lattice
+from autoperi.geometry.orbits import contents_of, primitive_lattice, read_orbits
+from autoperi.geometry.spacegroup import FloatArray
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.prior.orbit_grammar import canonical, element_order
 
@@ -56,8 +55,7 @@ def template_of(crystal: Any) -> Template:
     if found is None:
         raise RequestError("like is a crystal whose atoms lie on no Wyckoff positions of a space group; atoms may be on top of one another")
     info, orbits = found
-    lattice = symmetrize_lattice(info.primitive_lattice, space_group(info.number).primitive.rotations)
-    return Template(info.number, lattice, tuple(orbits), contents_of(orbits)[1])
+    return Template(info.number, primitive_lattice(info), tuple(orbits), contents_of(orbits)[1])
 
 
 def check_like(template: Template, formula: Sequence[tuple[int, int]], asked: Any) -> int:

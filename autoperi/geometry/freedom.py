@@ -207,6 +207,12 @@ def freedom_of(groups: Sequence[int], orbits: Sequence[Sequence[Orbit]], referen
     return freedom, torch.as_tensor(np.stack(s), dtype=torch.float64)
 
 
+def freedom_at_volume(groups: Sequence[int], orbits: Sequence[Sequence[Orbit]], element_volume: FloatArray) -> tuple[Freedom, Tensor]:
+    """:func:`freedom_of` about cells of equal edges, at the sum of the elements' volumes in Å³, ``[119]`` by atomic number."""
+    sizes = [sum(element_volume[o.element] * o.position.primitive_multiplicity for o in own) for own in orbits]
+    return freedom_of(groups, orbits, [equal_edges(g) * v ** (1 / 3) for g, v in zip(groups, sizes, strict=True)])
+
+
 @lru_cache(maxsize=230)
 def equal_edges(number: int) -> FloatArray:
     """The group's own version of a primitive cell with three equal, orthogonal edges, at unit volume, rows ``[3, 3]``."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoperi.geometry.spacegroup import FloatArray, IntArray, check_number, space_group
-from autoperi.geometry.wyckoff import _GENERIC, LETTERS, locate, wyckoff_positions
+from autoperi.geometry.wyckoff import GENERIC, LETTERS, locate, wyckoff_positions
 
 if TYPE_CHECKING:
     from autoperi.geometry.symmetry import SpaceGroup
@@ -56,7 +56,7 @@ def letter_permutations(number: int) -> tuple[tuple[int, ...], ...]:
 def _image(number: int, linear: IntArray, shift: FloatArray) -> tuple[int, ...]:
     moved = []
     for position in wyckoff_positions(number):
-        point = linear @ (position.rotation @ _GENERIC + position.translation) + shift
+        point = linear @ (position.rotation @ GENERIC + position.translation) + shift
         moved.append(LETTERS.index(locate(point, number)[0].letter))
     return tuple(moved)
 

@@ -9,7 +9,7 @@ import numpy as np
 from autoperi.errors import StructureError
 from autoperi.geometry.freedom import Orbit
 from autoperi.geometry.spacegroup import FloatArray, IntArray, primitive_transform, space_group
-from autoperi.geometry.symmetry import SymmetryInfo, analyse
+from autoperi.geometry.symmetry import SymmetryInfo, analyse, symmetrize_lattice
 from autoperi.geometry.wyckoff import LETTERS, locate
 
 SYMPREC = (0.1, 0.03, 0.01, 0.001)
@@ -46,6 +46,11 @@ def read_orbits(lattice: FloatArray, frac_coords: FloatArray, numbers: IntArray)
         except StructureError:
             continue
     return None
+
+
+def primitive_lattice(info: SymmetryInfo) -> FloatArray:
+    """The standard primitive cell of an analysed crystal, rows in Å, obeying its group exactly, ``[3, 3]``."""
+    return symmetrize_lattice(info.primitive_lattice, space_group(info.number).primitive.rotations)
 
 
 def contents_of(orbits: list[Orbit]) -> tuple[dict[int, list[int]], dict[int, int]]:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzA"
 _TERM = re.compile(r"([+-]?)(\d+(?:/\d+)?)?([xyz])?")
-_GENERIC = np.array([0.1362719, 0.2718431, 0.4159265])
+GENERIC = np.array([0.1362719, 0.2718431, 0.4159265])
+"""Parameters s at which no orbit is special."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class WyckoffPosition:
     def maps(self) -> tuple[IntArray, FloatArray]:
         """A ``[m, 3, 3]`` and b ``[m, 3]``: the orbit in the conventional cell is A @ s + b modulo 1, representative first."""
         group = space_group(self.number)
-        _, index = orbit(self.rotation @ _GENERIC + self.translation, group)
+        _, index = orbit(self.rotation @ GENERIC + self.translation, group)
         r = group.rotations[index]
         return r @ self.rotation, r @ self.translation + group.translations[index]
 
@@ -75,7 +76,7 @@ class WyckoffPosition:
         """As :attr:`maps` for the primitive cell: A ``[p, 3, 3]``, b ``[p, 3]``, with the same parameters s."""
         group = space_group(self.number)
         to_primitive = np.linalg.inv(primitive_transform(group)).T
-        _, index = orbit(to_primitive @ (self.rotation @ _GENERIC + self.translation), group.primitive)
+        _, index = orbit(to_primitive @ (self.rotation @ GENERIC + self.translation), group.primitive)
         r = group.primitive.rotations[index] @ to_primitive
         return r @ self.rotation, r @ self.translation + group.primitive.translations[index]
 
@@ -123,7 +124,7 @@ def wyckoff_positions(number: int) -> tuple[WyckoffPosition, ...]:
     found = []
     for letter, text in zip(LETTERS, _table()[group.number], strict=False):
         rotation, translation = _parse(text)
-        multiplicity = len(orbit(rotation @ _GENERIC + translation, group)[0])
+        multiplicity = len(orbit(rotation @ GENERIC + translation, group)[0])
         dof = int(rotation.any(0).sum())
         found.append(WyckoffPosition(group.number, letter, multiplicity, multiplicity // group.n_centring, dof, rotation, translation))
     return tuple(found)

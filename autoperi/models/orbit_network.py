@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -188,7 +189,7 @@ class OrbitNetwork(nn.Module):
                 element[row, j], left[row, j], letter[row, j] = state.element, state.left, word
                 allowed[row, j, grammar(g, counts).allowed(state)] = True
         group = torch.tensor([g for g, _ in answers])
-        groups = _fitting_groups(tuple(sorted(counts))).unsqueeze(0)
+        groups = fitting_groups(tuple(sorted(counts))).unsqueeze(0)
         with torch.no_grad():
             memory, padding = self.encode(torch.tensor([list(elements)]), torch.tensor([counts]))
             of_group = self.group_log_p(memory, padding, groups)[0, group]
@@ -210,7 +211,7 @@ class OrbitNetwork(nn.Module):
             beam: unfinished sentences that are kept.
         """
         counts = tuple(int(c) for c in counts)
-        groups = _fitting_groups(tuple(sorted(counts)))
+        groups = fitting_groups(tuple(sorted(counts)))
         if space_group is not None:
             groups = groups & (torch.arange(GROUPS) == space_group)
         if not bool(groups.any()):
@@ -266,14 +267,10 @@ def _by_element(p: _Partial, counts: tuple[int, ...]) -> Sentence:
     return tuple(tuple(word for state, word in p.words if state.element == e) for e in range(len(counts)))
 
 
-_FITTING: dict[tuple[int, ...], Tensor] = {}
-
-
-def _fitting_groups(counts: tuple[int, ...]) -> Tensor:
+@lru_cache(maxsize=1024)
+def fitting_groups(counts: tuple[int, ...]) -> Tensor:
     """Which groups can hold these counts, ``[231]``."""
-    if counts not in _FITTING:
-        _FITTING[counts] = torch.tensor([g > 0 and can_fit(counts, g) for g in range(GROUPS)])
-    return _FITTING[counts]
+    return torch.tensor([g > 0 and can_fit(counts, g) for g in range(GROUPS)])
 
 
 def tables() -> dict[str, Tensor]:

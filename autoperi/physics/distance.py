@@ -12,8 +12,10 @@ from autoperi.crystal import CrystalBatch
 from autoperi.elements import DEFAULT_RADIUS, covalent_radii
 from autoperi.geometry.multigraph import edge_vectors, radius_graph, reduce_basis
 
-__all__ = ["DEFAULT_RADIUS", "covalent_radii", "minimum_distance_ratios", "minimum_distances"]
+__all__ = ["DEFAULT_RADIUS", "MIN_DISTANCE_RATIO", "covalent_radii", "minimum_distance_ratios", "minimum_distances"]
 
+MIN_DISTANCE_RATIO = 0.55
+"""Smallest admissible distance over the sum of covalent radii; 99.9 % of training crystals lie above (benchmarks/prior)."""
 _MARGIN = 1.0 + 1e-6
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoperi.errors import DataError
-from autoperi.models.orbit_network import N_LETTERS, OrbitBatch, OrbitNetwork, _fitting_groups
+from autoperi.models.orbit_network import N_LETTERS, OrbitBatch, OrbitNetwork, fitting_groups
 from autoperi.prior.orbit_grammar import canonical, grammar
 from autoperi.training.tasks import CrystalTask
 
@@ -131,7 +131,7 @@ def orbit_sentences(crystals: Sequence[tuple[int, Mapping[int, Sequence[int]], M
     return OrbitSentences(
         **tensors,
         allowed=torch.stack(allowed),
-        groups=torch.stack([_fitting_groups(counts) for counts in groups]),
+        groups=torch.stack([fitting_groups(counts) for counts in groups]),
         kind=torch.tensor(kinds),
     )
 

@@ -12,10 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoperi.errors import DataError
-from autoperi.geometry.freedom import Freedom, Orbit, equal_edges, freedom_of
-from autoperi.geometry.orbits import read_orbits
-from autoperi.geometry.spacegroup import FloatArray, IntArray, space_group
-from autoperi.geometry.symmetry import symmetrize_lattice
+from autoperi.geometry.freedom import Freedom, Orbit, freedom_at_volume
+from autoperi.geometry.orbits import primitive_lattice, read_orbits
+from autoperi.geometry.spacegroup import FloatArray, IntArray
 from autoperi.prior.learn import additive_volumes
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -138,7 +137,7 @@ def orbit_crystals(
         kept.append(k)
         groups.append(info.number)
         orbits.append(members)
-        lattices.append(symmetrize_lattice(info.primitive_lattice, space_group(info.number).primitive.rotations))
+        lattices.append(primitive_lattice(info))
     if not kept:
         raise DataError("no crystal could be read as orbits of a space group; give crystals with atoms apart from each other")
     compositions = np.zeros((len(kept), MAX_ATOMIC_NUMBER + 1))
@@ -147,8 +146,7 @@ def orbit_crystals(
             compositions[k, o.element] += o.position.primitive_multiplicity
     if element_volume is None:
         element_volume = torch.as_tensor(additive_volumes(compositions, np.abs(np.linalg.det(np.stack(lattices)))))
-    sizes = compositions @ element_volume.double().numpy()
-    freedom, s = freedom_of(groups, orbits, [equal_edges(g) * size ** (1 / 3) for g, size in zip(groups, sizes, strict=True)])
+    freedom, s = freedom_at_volume(groups, orbits, element_volume.double().numpy())
     lattice = torch.as_tensor(np.stack(lattices))
     chosen = {name: values[kept] for name, values in (labels or {}).items()}
     return OrbitCrystals(freedom, s, lattice, torch.tensor(groups), element_volume, chosen), failed

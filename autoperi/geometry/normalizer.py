@@ -119,7 +119,7 @@ def _shifts(group: SpaceGroup, linear: IntArray) -> list[FloatArray]:
     inverse = np.rint(np.linalg.inv(linear)).astype(int)
     centring = {_mod(c) for c in _centring(group)}
     left = _grid()
-    for axis in np.nonzero(_polar_axes(rotations))[0]:
+    for axis in np.nonzero(polar_axes(rotations))[0]:
         left = left[left[:, axis] == 0]
     for rotation, translation in zip(rotations, translations, strict=True):
         image = linear @ rotation @ inverse
@@ -136,6 +136,24 @@ def _code(points: IntArray) -> IntArray:
     return points @ np.array([GRID * GRID, GRID, 1])
 
 
-def _polar_axes(rotations: IntArray) -> np.ndarray:
+@lru_cache(maxsize=230)
+def origin_shifts(number: int) -> tuple[FloatArray, ...]:
+    """Translations of the normaliser, one of each coset of the group's own, zero first; those along polar axes are left out.
+
+    Raises:
+        RequestError: ``number`` is not in 1..230.
+    """
+    group = space_group(check_number(number))
+    centring = _centring(group)
+    seen: set[tuple[int, ...]] = set()
+    found = []
+    for shift in sorted(_shifts(group, np.eye(3, dtype=int)), key=lambda s: tuple(s)):
+        if _mod(shift) not in seen:
+            found.append(shift)
+            seen |= {_mod(shift + c) for c in centring}
+    return tuple(found)
+
+
+def polar_axes(rotations: IntArray) -> np.ndarray:
     """Axes of the cell along which a shift commutes with every rotation; oblique polar directions hold none of them."""
     return np.array([bool((rotations[:, :, k] == np.eye(3, dtype=int)[k]).all()) for k in range(3)])

@@ -11,6 +11,7 @@ from autoperi.geometry.freedom import STRAINS, Freedom
 from autoperi.models.autoperi_gnn import NATURAL, NEAR, NOISE, AutoPeriGnn, Start
 from autoperi.processes.flow import path
 from autoperi.random import torch_generator
+from autoperi.training.coupling import nearest_ends
 from autoperi.training.orbits import OrbitBatch
 from autoperi.training.tasks import CrystalTask
 
@@ -30,13 +31,22 @@ class AutoPeriGnnTask(CrystalTask):
         model: the network.
         near_share, given_share: how many start near the crystal, how many see z.
         kl_weight: w_KL, per latent dimension.
+        coupled: whether a path from noise ends at the crystal's description nearest to its start (:mod:`autoperi.training.coupling`).
     """
 
     def __init__(
-        self, model: AutoPeriGnn, *, near_share: float = 0.5, given_share: float = 0.5, kl_weight: float = 1e-3, **options: Any
+        self,
+        model: AutoPeriGnn,
+        *,
+        near_share: float = 0.5,
+        given_share: float = 0.5,
+        kl_weight: float = 1e-3,
+        coupled: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(model, **options)
         self.near_share, self.given_share, self.kl_weight = near_share, given_share, kl_weight
+        self.coupled = coupled
 
     def training_step(self, batch: tuple[OrbitBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
         found = self.losses(self.model, batch[0], self.generator(batch_idx, self.current_epoch))
@@ -69,7 +79,8 @@ class AutoPeriGnnTask(CrystalTask):
         near, given = near.to(weight.device), given.to(weight.device)
         freedom, end = exact.to(dtype=weight.dtype, device=weight.device), y.to(weight)
         close, far = (network.base(freedom, centre, start).draw(noise) for centre, start in _starts(end))
-        at, velocity = path(torch.where(near.unsqueeze(1), close, far), end, t, freedom.space)
+        aim = nearest_ends(chosen.choices, freedom, far, end, rows=~near) if self.coupled else end
+        at, velocity = path(torch.where(near.unsqueeze(1), close, far), aim, t, freedom.space)
         target = freedom.velocity(*freedom.displacements(velocity))  # without the free translation of polar groups
         mean, log_variance = network.encode(freedom.crystals(end))
         z = mean + torch.exp(0.5 * log_variance) * code

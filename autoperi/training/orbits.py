@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,12 @@ from autoperi.geometry.freedom import Freedom, Orbit, freedom_at_volume
 from autoperi.geometry.orbits import primitive_lattice, read_orbits
 from autoperi.geometry.spacegroup import FloatArray, IntArray
 from autoperi.prior.learn import additive_volumes
+from autoperi.training.coupling import Choices, Equivalents, equivalents
 from autoperi.units import MAX_ATOMIC_NUMBER
+
+
+PARTS: dict[str, type[Any]] = {"freedom": Freedom, "equivalents": Equivalents}
+"""Fields of :class:`OrbitCrystals` that are tensors in a class of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +35,7 @@ class OrbitCrystals:
         lattice: rows in Å, obeying the group exactly, ``[B, 3, 3]``.
         group: space-group numbers, ``[B]``.
         element_volume: additive volumes in Å³ by atomic number, ``[119]``.
+        equivalents: the other descriptions of each crystal.
         labels: per crystal, each ``[B]``; NaN where missing.
     """
 
@@ -37,6 +44,7 @@ class OrbitCrystals:
     lattice: Tensor
     group: Tensor
     element_volume: Tensor
+    equivalents: Equivalents
     labels: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -52,12 +60,13 @@ class OrbitCrystals:
         freedom = self.freedom[rows]
         orbits, _ = self.freedom.orbits_of(rows)
         y = freedom.coordinates(self.lattice[rows], self.parameters[orbits])
-        return OrbitBatch(freedom, y), {"row": rows, **{k: v[rows] for k, v in self.labels.items()}}
+        return OrbitBatch(freedom, y, self.equivalents.take(rows)), {"row": rows, **{k: v[rows] for k, v in self.labels.items()}}
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
         tensors = {n: getattr(self, n) for n in ("parameters", "lattice", "group", "element_volume")}
-        tensors |= {f"freedom.{f.name}": getattr(self.freedom, f.name) for f in fields(Freedom)}
+        for name, kind in PARTS.items():
+            tensors |= {f"{name}.{f.name}": getattr(getattr(self, name), f.name) for f in fields(kind)}
         save_file({**tensors, **{f"label.{k}": v for k, v in self.labels.items()}}, str(path))
 
     @classmethod
@@ -69,27 +78,30 @@ class OrbitCrystals:
         """
         try:
             tensors = load_file(str(path))
-            labels, free = (
-                {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)} for prefix in ("label.", "freedom.")
+            labels, *parts = (
+                {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
+                for prefix in ("label.", *(f"{name}." for name in PARTS))
             )
-            return cls(Freedom(**free), **tensors, labels=labels)
+            made = {name: kind(**part) for (name, kind), part in zip(PARTS.items(), parts, strict=True)}
+            return cls(**made, **tensors, labels=labels)
         except Exception as error:
             raise DataError(f"{path} does not hold crystals as orbits ({error}); make it anew from a table of crystals") from None
 
 
 @dataclass(frozen=True, eq=False)
 class OrbitBatch:
-    """B crystals: their freedom, and their coordinates ``[B, D]``."""
+    """B crystals: their freedom, their coordinates ``[B, D]``, and their other descriptions."""
 
     freedom: Freedom
     y: Tensor
+    choices: list[Choices]
 
     def __len__(self) -> int:
         return len(self.freedom)
 
     def to(self, *, device: torch.device | str) -> OrbitBatch:
         """The same on a device."""
-        return OrbitBatch(self.freedom.to(device=device), self.y.to(device))
+        return OrbitBatch(self.freedom.to(device=device), self.y.to(device), self.choices)
 
 
 def orbit_table(path: str | Path, *, max_atoms: int | None = None, element_volume: Tensor | None = None) -> tuple[OrbitCrystals, list[int]]:
@@ -149,4 +161,4 @@ def orbit_crystals(
     freedom, s = freedom_at_volume(groups, orbits, element_volume.double().numpy())
     lattice = torch.as_tensor(np.stack(lattices))
     chosen = {name: values[kept] for name, values in (labels or {}).items()}
-    return OrbitCrystals(freedom, s, lattice, torch.tensor(groups), element_volume, chosen), failed
+    return OrbitCrystals(freedom, s, lattice, torch.tensor(groups), element_volume, equivalents(groups, orbits), chosen), failed

@@ -52,7 +52,7 @@ TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides a training run; ``warmup`` is that of the task where it is None."""
+    """Everything that decides a training run; ``warmup`` is that of the task where it is None, and ``task_config`` holds its other options."""
 
     model: str
     epochs: int
@@ -64,6 +64,7 @@ class TrainingConfig:
     optimizer: str = "adamw"
     seed: int = 0
     model_config: dict[str, Any] = field(default_factory=dict)
+    task_config: dict[str, Any] = field(default_factory=dict)
 
 
 LAST = "last.ckpt"
@@ -160,6 +161,7 @@ def train(
         seed=config.seed,
         optimizer=config.optimizer,
         **({} if config.warmup is None else {"warmup": config.warmup}),
+        **config.task_config,
     )
     last = directory / LAST
     started = time.perf_counter()

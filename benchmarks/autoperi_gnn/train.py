@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from autoperi.training.orbits import OrbitCrystals
 from autoperi.training.run import TrainingConfig, train
@@ -35,6 +35,9 @@ def main() -> None:
     two.add_argument("--learning-rate", type=float, default=3e-3)
     two.add_argument("--layers", type=int, default=4)
     two.add_argument("--channels", type=int, default=64)
+    two.add_argument("--initial", type=Path, help="weights to go on from, such as the bundled flow.safetensors")
+    two.add_argument("--near-share", type=float, default=0.5, help="part of the paths that start near the crystal")
+    two.add_argument("--uncoupled", action="store_true", help="paths from noise end at the description that the data have, not the nearest")
     two.add_argument("--threads", type=int, default=1)
     two.add_argument("--device", default="auto")
     two.add_argument("--resume", action="store_true")
@@ -65,8 +68,9 @@ def run(args: argparse.Namespace) -> None:
         args.learning_rate,
         optimizer="muon",
         model_config={"layers": args.layers, "channels": args.channels},
+        task_config={"near_share": args.near_share, "coupled": not args.uncoupled},
     )
-    initial = {"element_volume": data.element_volume.float()}
+    initial = (load_file(args.initial) if args.initial else {}) | {"element_volume": data.element_volume.float()}
     model, summary = train(
         config, train_data=data, val_data=val, directory=args.out, resume=args.resume, device=args.device, initial=initial
     )

@@ -1,0 +1,156 @@
+"""Which description of a crystal a flow's path should end at: the one nearest to where it starts.
+
+Orbits of one element on one position may be exchanged, each orbit has several representatives, and the origin may be shifted; the network sees none of
+that. Paths to a fixed description cross each other and their velocities cancel; paths to the nearest one are short. As the uniform density does
+not know descriptions either, the flow so learned still begins there and ends at the crystals (minibatch optimal transport, Tong et al. 2024, over
+the symmetries of one crystal instead of over a batch; Song et al. 2023 and Klein et al. 2023 for molecules).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from autoperi.geometry.equivalents import descriptions
+from autoperi.geometry.freedom import STRAINS, Freedom, Orbit
+from autoperi.geometry.wyckoff import LETTERS
+
+FAR = 1e9
+
+
+@dataclass(frozen=True, eq=False)
+class Equivalents:
+    """All descriptions of B crystals whose letters are those of the first one.
+
+    Attributes:
+        shifts: origin shifts of each crystal, ``[B]``, orbits: how many orbits it has, ``[B]``.
+        kind: element and position of each orbit, one number, first as given, ``[Σ O]``, then under each shift, ``[Σ shifts·O]``.
+        shifted: as ``kind``, under each shift of each crystal.
+        choices: representatives of each orbit under each shift, ``[Σ shifts·O]``.
+        parameters: s of each of them, ``[Σ choices, 3]``.
+    """
+
+    shifts: Tensor
+    orbits: Tensor
+    kind: Tensor
+    shifted: Tensor
+    choices: Tensor
+    parameters: Tensor
+
+    def __len__(self) -> int:
+        return len(self.shifts)
+
+    def take(self, rows: Tensor) -> list[Choices]:
+        """The descriptions of the crystals of ``rows``, one object a crystal."""
+        first_orbit = torch.cumsum(self.orbits, 0) - self.orbits
+        n_rows = self.shifts * self.orbits
+        first_row = torch.cumsum(n_rows, 0) - n_rows
+        ends = torch.cumsum(self.choices, 0)
+        found = []
+        for b in rows.tolist():
+            o, s, start, first = int(self.orbits[b]), int(self.shifts[b]), int(first_orbit[b]), int(first_row[b])
+            counts = self.choices[first : first + s * o].numpy()
+            begin = int(ends[first] - self.choices[first])
+            values = self.parameters[begin : begin + int(counts.sum())].numpy()
+            padded = np.full((s * o, int(counts.max()), 3), np.nan)
+            padded[np.arange(padded.shape[1])[None] < counts[:, None]] = values
+            kind = self.kind[start : start + o].numpy()
+            found.append(Choices(kind, self.shifted[first : first + s * o].numpy().reshape(s, o), padded.reshape(s, o, -1, 3)))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """The descriptions of one crystal of O orbits under S shifts, with up to R representatives an orbit.
+
+    Attributes:
+        kind: ``[O]``; shifted: ``[S, O]``.
+        parameters: ``[S, O, R, 3]``, NaN beyond an orbit's own.
+    """
+
+    kind: np.ndarray
+    shifted: np.ndarray
+    parameters: np.ndarray
+
+    def nearest(self, start: np.ndarray, metric: np.ndarray) -> np.ndarray:
+        """Parameters ``[O, 3]`` of the description nearest to ``start`` ``[O, 3]``; ``metric`` ``[O, 3, 3]`` measures each orbit's step."""
+        d = self.parameters[:, None] - start[None, :, None, None]  # [S, slot, orbit, R, 3]
+        d = d - np.floor(d + 0.5)
+        square = np.einsum("sijra,iab,sijrb->sijr", d, metric, d, optimize=True)
+        best = np.where(np.isnan(square), np.inf, square).argmin(-1)
+        cost = np.take_along_axis(square, best[..., None], -1)[..., 0]
+        cost = np.where(self.shifted[:, None, :] == self.kind[None, :, None], cost, FAR)
+        found, least = self.parameters[0, :, 0], np.inf
+        for s in range(len(cost)):
+            slots, orbits = linear_sum_assignment(cost[s])
+            total = cost[s, slots, orbits].sum()
+            if total < least - 1e-9:
+                least, found = total, self.parameters[s, orbits, best[s, slots, orbits]]
+        return found
+
+
+def equivalents(groups: Sequence[int], orbits: Sequence[Sequence[Orbit]]) -> Equivalents:
+    """The descriptions of crystals given by their orbits."""
+    shifts, kinds, shifted, choices, parameters = [], [], [], [], []
+    for number, members in zip(groups, orbits, strict=True):
+        letters = [LETTERS.index(o.position.letter) for o in members]
+        own = [_kind(o.element, k) for o, k in zip(members, letters, strict=True)]
+        kinds += own
+        count = 0
+        for description in descriptions(number):
+            new = [_kind(o.element, description.letters[k]) for o, k in zip(members, letters, strict=True)]
+            if Counter(new) != Counter(own):
+                continue
+            count += 1
+            shifted += new
+            for o, k in zip(members, letters, strict=True):
+                a, b = description.maps[k]
+                s = np.unique(np.round((a @ o.parameters + b) % 1.0, 6) % 1.0, axis=0)
+                choices.append(len(s))
+                parameters.append(s)
+        shifts.append(count)
+    return Equivalents(
+        torch.tensor(shifts),
+        torch.tensor([len(o) for o in orbits]),
+        torch.tensor(kinds, dtype=torch.int32),
+        torch.tensor(shifted, dtype=torch.int32),
+        torch.tensor(choices),
+        torch.as_tensor(np.concatenate(parameters), dtype=torch.float32),
+    )
+
+
+def _kind(element: int, letter: int) -> int:
+    return element * len(LETTERS) + letter
+
+
+def nearest_ends(choices: Sequence[Choices], freedom: Freedom, start: Tensor, end: Tensor, *, rows: Tensor | None = None) -> Tensor:
+    """``end`` ``[B, D]`` with each crystal's positions in the description nearest to ``start`` ``[B, D]``; the crystals stay the same.
+
+    Args:
+        choices: of each crystal.
+        freedom: the crystals.
+        start, end: coordinates.
+        rows: which crystals, ``[B]`` bool; None is all.
+    """
+    out = end.detach().clone().cpu()
+    begin = start.detach().cpu().double().numpy()
+    # how far an orbit's atoms go in Å² of the reference cell, all of them together
+    maps = torch.einsum("nij,nic->njc", freedom.maps.double(), freedom.reference.double()[freedom.crystal][freedom.orbit])
+    metric = torch.zeros(len(freedom.free), 3, 3, dtype=torch.float64, device=maps.device)
+    metric = metric.index_add(0, freedom.orbit, maps @ maps.transpose(1, 2)).cpu().numpy()
+    counts = torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()
+    chosen = [True] * len(choices) if rows is None else rows.tolist()
+    first = 0
+    for b, (own, count) in enumerate(zip(choices, counts, strict=True)):
+        if chosen[b]:
+            columns = slice(STRAINS, STRAINS + 3 * count)
+            found = own.nearest(begin[b, columns].reshape(count, 3), metric[first : first + count])
+            out[b, columns] = torch.as_tensor(found.reshape(-1)).to(out)
+        first += count
+    return out.to(end.device)

@@ -123,8 +123,8 @@ def run(
     done: list[Finished] = []
     random = False
     while len(done) < request.n:
-        # a candidate seldom fails: reading just what is missing wastes nothing; small chunks first, so that Ctrl-C soon keeps something
-        chunk = list(islice(stream, min(batch_size, request.n - len(done), tally.tried + 4)))
+        # a candidate seldom fails: reading just what is missing wastes nothing
+        chunk = list(islice(stream, min(batch_size, request.n - len(done))))
         if not chunk and not done and not random and request.formula is not None:
             # no prototype suits these elements: what is left to try are random crystals
             random, stream = True, islice((p for p in source if p is None or p.origin == "random"), RANDOM_TRIES)

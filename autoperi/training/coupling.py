@@ -82,7 +82,7 @@ class Choices:
         """Parameters ``[O, 3]`` of the description nearest to ``start`` ``[O, 3]``; ``metric`` ``[O, 3, 3]`` measures each orbit's step."""
         d = self.parameters[:, None] - start[None, :, None, None]  # [S, slot, orbit, R, 3]
         d = d - np.floor(d + 0.5)
-        square = np.einsum("sijra,iab,sijrb->sijr", d, metric, d, optimize=True)
+        square: np.ndarray = np.einsum("sijra,iab,sijrb->sijr", d, metric, d, optimize=True)
         best = np.where(np.isnan(square), np.inf, square).argmin(-1)
         cost = np.take_along_axis(square, best[..., None], -1)[..., 0]
         cost = np.where(self.shifted[:, None, :] == self.kind[None, :, None], cost, FAR)
@@ -142,8 +142,8 @@ def nearest_ends(choices: Sequence[Choices], freedom: Freedom, start: Tensor, en
     begin = start.detach().cpu().double().numpy()
     # how far an orbit's atoms go in Å² of the reference cell, all of them together
     maps = torch.einsum("nij,nic->njc", freedom.maps.double(), freedom.reference.double()[freedom.crystal][freedom.orbit])
-    metric = torch.zeros(len(freedom.free), 3, 3, dtype=torch.float64, device=maps.device)
-    metric = metric.index_add(0, freedom.orbit, maps @ maps.transpose(1, 2)).cpu().numpy()
+    total = torch.zeros(len(freedom.free), 3, 3, dtype=torch.float64, device=maps.device)
+    metric = total.index_add(0, freedom.orbit, maps @ maps.transpose(1, 2)).cpu().numpy()
     counts = torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()
     chosen = [True] * len(choices) if rows is None else rows.tolist()
     first = 0

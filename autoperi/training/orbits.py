@@ -20,7 +20,6 @@ from autoperi.prior.learn import additive_volumes
 from autoperi.training.coupling import Choices, Equivalents, equivalents
 from autoperi.units import MAX_ATOMIC_NUMBER
 
-
 PARTS: dict[str, type[Any]] = {"freedom": Freedom, "equivalents": Equivalents}
 """Fields of :class:`OrbitCrystals` that are tensors in a class of their own."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -46,17 +47,21 @@ class Equivalents:
     def __len__(self) -> int:
         return len(self.shifts)
 
+    @cached_property
+    def _starts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where each crystal's orbits begin, where its rows of shifts and orbits do, and where each row's choices do."""
+        lengths = (self.orbits, self.shifts * self.orbits, self.choices)
+        orbits, rows, choices = (torch.cumsum(n, 0) - n for n in lengths)
+        return orbits, rows, choices
+
     def take(self, rows: Tensor) -> list[Choices]:
         """The descriptions of the crystals of ``rows``, one object a crystal."""
-        first_orbit = torch.cumsum(self.orbits, 0) - self.orbits
-        n_rows = self.shifts * self.orbits
-        first_row = torch.cumsum(n_rows, 0) - n_rows
-        ends = torch.cumsum(self.choices, 0)
+        first_orbit, first_row, first_choice = self._starts
         found = []
         for b in rows.tolist():
             o, s, start, first = int(self.orbits[b]), int(self.shifts[b]), int(first_orbit[b]), int(first_row[b])
             counts = self.choices[first : first + s * o].numpy()
-            begin = int(ends[first] - self.choices[first])
+            begin = int(first_choice[first])
             values = self.parameters[begin : begin + int(counts.sum())].numpy()
             padded = np.full((s * o, int(counts.max()), 3), np.nan)
             padded[np.arange(padded.shape[1])[None] < counts[:, None]] = values

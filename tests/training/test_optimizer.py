@@ -10,7 +10,7 @@ from torch import nn
 
 from autoperi.errors import RequestError
 from autoperi.models.properties import FormationEnergy
-from autoperi.training.optimizer import Joined, muon
+from autoperi.training.optimizer import Joined, Muon, muon, orthogonal
 from autoperi.training.tasks import FormationEnergyTask
 
 
@@ -77,7 +77,25 @@ def test_unknown_optimiser_is_refused():
         FormationEnergyTask(FormationEnergy(channels=8, layers=1), total_steps=1, optimizer="sgd")
 
 
-def test_an_older_torch_is_named(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(RequestError, match=r"torch 2\.9 or newer"):
-        muon(network(), learning_rate=1e-2, weight_decay=0.0)
+def test_the_step_is_that_of_torch():
+    """But for the bfloat16 that torch goes through; wide, high and square matrices, with weight decay."""
+    reference = torch.optim.Muon
+    torch.manual_seed(0)
+    ours = [nn.Parameter(0.1 * torch.randn(shape)) for shape in ((16, 16), (16, 16), (8, 24), (24, 8))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    first = Muon(ours, lr=2e-2, weight_decay=1e-2)
+    second = reference(theirs, lr=2e-2, weight_decay=1e-2, adjust_lr_fn="match_rms_adamw")
+    for _ in range(10):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        first.step()
+        second.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert float((a - b).abs().max()) < 0.02 * float((a - a.mean()).abs().max())
+
+
+def test_orthogonal_up_to_the_iteration():
+    values = torch.linalg.svdvals(orthogonal(torch.randn(3, 12, 20, generator=torch.Generator().manual_seed(0))))
+    assert float(values.min()) > 0.6
+    assert float(values.max()) < 1.3

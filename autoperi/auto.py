@@ -23,6 +23,7 @@ from autoperi.hub.serialize import Bundle, save_bundle
 from autoperi.processes.lattice import BATCH, LatticeRelaxation, relax_cells
 from autoperi.progress import progress_bar
 from autoperi.random import check_seed
+from autoperi.ranking import ranked
 from autoperi.relaxing import relax_positions
 from autoperi.request import GenerationRequest, check_steps, make_request
 from autoperi.returning import is_series, like_container, with_geometry
@@ -189,7 +190,7 @@ class AutoPeri:
             batch_size: candidates relaxed together, or ``"auto"``; never changes a result.
             strict: raise where fewer than ``n`` crystals can be had; False returns those with a warning.
             progress: show a bar; None shows it on a terminal.
-            callback: called with each crystal as it is finished, before ranking.
+            callback: called with each crystal as it is finished, before ranking; with ``rank="energy"`` more are finished than returned.
             as_ase: return ASE ``Atoms``.
 
         Returns:
@@ -222,10 +223,11 @@ class AutoPeri:
                     f"model {self.bundle.name!r} predicts no {', '.join(lacking)}; drop it from target, or load a model that does"
                 )
             request = replace(request, n=pool_size(request.n))
+        pool = self._parts.generator.pool.size(request)
         tally = generation.Tally()
         finished: list[generation.Finished] = []
         give = structure_to_atoms if as_ase else (lambda s: s)
-        with progress_bar(request.n, enabled=progress, description="generating") as bar:
+        with progress_bar(pool, enabled=progress, description="generating") as bar:
 
             def one(item: generation.Finished) -> None:
                 finished.append(item)
@@ -234,13 +236,14 @@ class AutoPeri:
                     callback(give(self._structures([item], request)[0]))
 
             try:
-                generation.run(request, self._parts.generator, batch_size=size, on_finished=one, tally=tally)
+                generation.run(request, self._parts.generator, pool=pool, batch_size=size, on_finished=one, tally=tally)
             except KeyboardInterrupt:
-                done = self._structures(generation.ranked(finished, request.rank), request)
-                raise GenerationInterrupted([give(s) for s in done], request.n) from None
+                done = self._structures(ranked(finished, request.rank)[:wanted], request)
+                raise GenerationInterrupted([give(s) for s in done], wanted) from None
         if len(finished) < wanted:
             _too_few(replace(request, n=wanted), tally, strict=strict, asked=composition)
-        made = self._structures(generation.ranked(finished, request.rank), request)
+        best = ranked(finished, request.rank)
+        made = self._structures(best if request.target else best[:wanted], request)
         return [give(s) for s in (self._nearest(made, dict(request.target), wanted) if request.target else made)]
 
     def _nearest(self, made: list[Structure], target: dict[str, float], n: int) -> list[Structure]:

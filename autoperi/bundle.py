@@ -30,6 +30,7 @@ from autoperi.prior.library import FIELDS, PrototypeLibrary
 from autoperi.prior.mixture import Mixture
 from autoperi.prior.propose import Proposer
 from autoperi.prior.ranker import Ranker
+from autoperi.ranking import Pool
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"empnn": lattice_network, "formation_energy": FormationEnergy}
 COMPONENTS = (*NETWORKS, "prior")
@@ -47,9 +48,12 @@ DEFAULTS: dict[str, float] = {
     "potential_temperature": 0.03,
     "orbits_share": 0.4,
     "orbits_novelty": 0.01,
-    "near_steps": 5,
-    "noise_steps": 10,
-    "noise_draws": 2,
+    "near_steps": 2,
+    "noise_steps": 8,
+    "noise_draws": 4,
+    "anneal": 5.0,
+    "pool_least": 0,
+    "pool_share": 1.0,
     "known_weight": 0.25,
 }
 """Settings of a model whose config says nothing of them."""
@@ -65,6 +69,9 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "near_steps": (0, 100, True),
     "noise_steps": (1, 100, True),
     "noise_draws": (1, 64, True),
+    "anneal": (0, 100, False),
+    "pool_least": (0, 10_000, True),
+    "pool_share": (1, 100, False),
 }
 """Least and largest value of each setting, and whether it is a whole number."""
 
@@ -130,6 +137,7 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
         potential=potential,
         potential_temperature=settings["potential_temperature"],
         device=device,
+        pool=Pool(int(settings["pool_least"]), settings["pool_share"]),
     )
     relaxer = empnn if dtype == torch.float64 else network_of("empnn", bundle.components["empnn"]).to(device=device, dtype=dtype)
     assert isinstance(relaxer, Empnn | LatticeRelaxer)
@@ -143,7 +151,8 @@ def _decoder(bundle: Bundle, potential: Potential | None, settings: dict[str, fl
         return None
     network = network_of("flow", bundle.components["flow"]).to(device=device, dtype=torch.float64)
     assert isinstance(network, AutoPeriGnn)
-    return Decoder(network, potential, int(settings["near_steps"]), int(settings["noise_steps"]), int(settings["noise_draws"]))
+    steps, draws = (int(settings["near_steps"]), int(settings["noise_steps"])), int(settings["noise_draws"])
+    return Decoder(network, potential, *steps, draws, settings["anneal"])
 
 
 def _properties(bundle: Bundle, energy: FormationEnergy, device: torch.device) -> PropertyHeads | None:

@@ -40,8 +40,9 @@ class Decoder:
         network: in float64.
         potential: picks among draws, where it knows the elements; else the draw whose atoms keep the farthest apart.
         near_steps: Euler steps from a prototype's candidate; 0 leaves it as it is.
-        noise_steps: midpoint steps from noise.
+        noise_steps: Euler steps from noise.
         draws: from noise, of each.
+        anneal: of :func:`~autoperi.processes.flow.integrate`, from noise and near a start.
     """
 
     network: AutoPeriGnn
@@ -49,6 +50,7 @@ class Decoder:
     near_steps: int
     noise_steps: int
     draws: int
+    anneal: float = 0.0
 
     def __call__(self, proposals: Sequence[Proposal], seed: int) -> list[Proposal]:
         """The same proposals with the geometry that the flow gives them; each depends on itself, ``seed`` and its index alone."""
@@ -74,7 +76,7 @@ class Decoder:
         start = freedom.coordinates(torch.as_tensor(np.stack([p.lattice for p in proposals])), s)
         freedom, start = freedom.to(device=self._device), start.to(self._device)
         still = torch.zeros_like(start)
-        y = self.network.sample(freedom, still, centre=start, steps=self.near_steps, method="euler", apart=RATIO)
+        y = self.network.sample(freedom, still, centre=start, steps=self.near_steps, method="euler", apart=RATIO, anneal=self.anneal)
         ratios = minimum_distance_ratios(freedom.crystals(y))
         moved = _placed(proposals, freedom, y)
         # where atoms could not be kept apart the flow has lost its way, and the prototype is the better guess
@@ -88,7 +90,8 @@ class Decoder:
             generators = [torch_generator(seed, p.index, k % self.draws) for k, p in enumerate(part)]
             noise = crystal_noise(freedom, generators).to(self._device)
             freedom = freedom.to(device=self._device)
-            y = torch.round(self.network.sample(freedom, noise, steps=self.noise_steps, apart=RATIO), decimals=DIGITS)
+            drawn = self.network.sample(freedom, noise, steps=self.noise_steps, method="euler", apart=RATIO, anneal=self.anneal)
+            y = torch.round(drawn, decimals=DIGITS)
             crystals = freedom.crystals(y)
             worth = torch.nan_to_num(minimum_distance_ratios(crystals), nan=0.0)
             if self.potential is not None and bool(self.potential.seen[crystals.atomic_numbers].all()):

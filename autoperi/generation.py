@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -24,6 +24,7 @@ from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import MIN_DISTANCE_RATIO, minimum_distance_ratios
 from autoperi.prior.mixture import Mixture
 from autoperi.processes.lattice import relax_cells
+from autoperi.ranking import Pool, log_p
 from autoperi.request import GenerationRequest
 
 SYMPREC = 0.01
@@ -32,8 +33,6 @@ DIGITS = 6
 """Decimals kept of lattices (Å) and energies (eV/atom): far above float64 noise, so batches cannot change a result."""
 RANDOM_TRIES = 300
 """Candidates beyond the prototypes that are tried where no prototype passed."""
-RANDOM_LOG_P = -12.0
-"""Log-probability that ranking gives crystals of random orbits, which have none of their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +49,7 @@ class Generator:
         potential: ranks the candidates of a composition instead, if the model has one and it knows the elements.
         potential_temperature: eV/atom of its energy that weigh as much as one nat.
         device: of the networks.
+        pool: how many candidates are finished for those that are returned.
     """
 
     mixture: Mixture
@@ -61,6 +61,7 @@ class Generator:
     potential: Potential | None
     potential_temperature: float
     device: torch.device
+    pool: Pool = field(default_factory=Pool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,11 @@ class Finished:
     space_group: int
     rank_score: float
 
+    @property
+    def volume(self) -> float:
+        """Of the cell, Å³."""
+        return float(abs(np.linalg.det(self.lattice)))
+
 
 @dataclass
 class Tally:
@@ -102,29 +108,35 @@ def run(
     request: GenerationRequest,
     model: Generator,
     *,
+    pool: int | None = None,
     batch_size: int = DEFAULT_BATCH,
     on_finished: Callable[[Finished], None] | None = None,
     tally: Tally | None = None,
 ) -> list[Finished]:
-    """The first ``request.n`` candidates of the stream that pass, in stream order.
+    """The first candidates of the stream that pass, in stream order: ``pool`` of them, of which random ones count among the first ``request.n`` alone.
 
     Stops early, with fewer, where the stream ends or ``10 n + 200`` candidates were tried.
 
     Args:
         request: a checked request.
         model: the wired parts.
+        pool: candidates wanted for ranking, at least ``request.n``; None is that number itself.
         batch_size: candidates relaxed together; changes speed, never results.
         on_finished: called with each crystal as it passes.
         tally: filled with counts.
     """
     tally = tally if tally is not None else Tally()
     source = proposals(request, model.mixture)
-    stream = islice(source, 10 * request.n + 200)
+    most = max(request.n, pool or 0)
+    stream: Iterator[Proposal | None] = islice(source, 10 * most + 200)
     done: list[Finished] = []
     random = False
-    while len(done) < request.n:
+    while len(done) < most:
         # a candidate seldom fails: reading just what is missing wastes nothing
-        chunk = list(islice(stream, min(batch_size, request.n - len(done))))
+        chunk = list(islice(stream, min(batch_size, most - len(done))))
+        if len(done) >= request.n and any(p is None or p.origin == "random" for p in chunk):
+            chunk = [p for p in chunk if p is not None and p.origin != "random"]
+            stream = iter(())  # after the first random crystal the others are random too
         if not chunk and not done and not random and request.formula is not None:
             # no prototype suits these elements: what is left to try are random crystals
             random, stream = True, islice((p for p in source if p is None or p.origin == "random"), RANDOM_TRIES)
@@ -134,24 +146,13 @@ def run(
         tally.tried += len(chunk)
         tally.nothing += sum(p is None for p in chunk)
         for finished in _finish([p for p in chunk if p is not None], request, model, tally):
+            if len(done) >= request.n and finished.proposal.origin == "random":
+                return done
             done.append(finished)
             tally.accepted += 1
             if on_finished is not None:
                 on_finished(finished)
     return done
-
-
-def ranked(finished: list[Finished], rank: str) -> list[Finished]:
-    """Best first: by energy and probability, by probability alone, or in stream order."""
-    if rank == "none":
-        return finished
-    if rank == "probability":
-        return sorted(finished, key=lambda f: (-_log_p(f.proposal), f.proposal.index))
-    return sorted(finished, key=lambda f: (f.rank_score, f.proposal.index))
-
-
-def _log_p(proposal: Proposal) -> float:
-    return RANDOM_LOG_P if proposal.log_p is None else proposal.log_p
 
 
 def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator, tally: Tally) -> Iterator[Finished]:
@@ -192,7 +193,7 @@ def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator,
         potential = None if ranking is None else round(float(ranking[k]), DIGITS)
         # summed in one place, so that ranking is one number: nats
         nats = energy / model.temperature if potential is None else potential / model.potential_temperature
-        score = round(nats - _log_p(p), DIGITS) if math.isfinite(nats) else math.inf
+        score = round(nats - log_p(p), DIGITS) if math.isfinite(nats) else math.inf
         yield Finished(p, exact[k], energy, potential, round(float(ratios[k]), 4), number, score)
 
 

@@ -1,6 +1,6 @@
 """Crystal structure prediction: composition and number of atoms given, k ranked candidates, matched with the truth.
 
-Candidates are generated in this process and matched in several. Besides the rates that every paper prints, METRe compares each candidate
+Candidates are generated and matched in several processes. Besides the rates that every paper prints, METRe compares each candidate
 with every test crystal of the same composition (OMatG).
 """
 
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoperi.convert import to_arrays
 from autoperi.errors import DataError, RequestError, StructureError
+from autoperi.evaluation.asking import Asked, generate_all
 from autoperi.evaluation.common import decimals, facts, load
 from autoperi.evaluation.csp_series import csp_headline, csp_match, csp_series
 from autoperi.geometry.spacegroup import parse_space_group
@@ -38,7 +37,6 @@ from autoperi.metrics.match import (
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, check_processes
 from autoperi.metrics.smact import StateSet, check_states, smact_validity
-from autoperi.progress import progress_bar
 from autoperi.request import make_request
 
 if TYPE_CHECKING:
@@ -81,7 +79,7 @@ def evaluate_csp(
         predictions: judge another model's crystals instead: a file (``.json``, ``.extxyz``, ``.parquet``) whose every crystal has the number
             of its row in the table, from 0, as its property ``row``; those of one row are taken in the order of the file, best first.
         oxidation_states: list of the SMACT filter; see :func:`~autoperi.metrics.smact.smact_validity`.
-        processes: that match; the result is the same for any number. None for all cores.
+        processes: that generate and match; the result is the same for any number. None for all cores.
         progress: show bars; None shows them on a terminal.
 
     Returns:
@@ -106,22 +104,24 @@ def evaluate_csp(
     truths = table[rows].structures()
     started = time.perf_counter()
     given, generating, weight = 0, 0.0, None
+    candidates: Sequence[Sequence[Arrays | Failure]]
     if predictions is not None:
         file = Path(predictions)
         candidates = _read_predictions(file, rows, len(table), k)
         model = {"model": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     else:
         assert peri is not None
-        model, weight, candidates = peri.provenance(), peri.known_weight if known else 0.0, []
-        with progress_bar(len(truths), enabled=progress, description="generating") as bar, peri.using(known_weight=weight):
-            for row, truth in zip(rows, truths, strict=True):
-                group = _true_group(table, row, truth) if space_group else None
-                given += group is not None
-                clock = time.perf_counter()
-                found = _candidates(peri, truth, group, k, seed, steps, rank)
-                generating += time.perf_counter() - clock
-                candidates.append([to_arrays(c) for c in found])  # a tenth of the memory of structures
-                bar.update()
+        model, weight = peri.provenance(), peri.known_weight if known else 0.0
+        asked = [
+            Asked({e.Z: int(c) for e, c in truth.composition.items()}, len(truth), _true_group(table, row, truth) if space_group else None)
+            for row, truth in zip(rows, truths, strict=True)
+        ]
+        given = sum(a.space_group is not None for a in asked)
+        clock = time.perf_counter()
+        candidates = generate_all(
+            peri, asked, n=k, seed=seed, steps=steps, rank=rank, known_weight=weight, processes=processes, progress=progress
+        )
+        generating = time.perf_counter() - clock
     made = sum(map(len, candidates))
     matched = _match(candidates, arrays_of(truths), k, oxidation_states, processes, progress)
     results = matched["results"]
@@ -258,22 +258,3 @@ def _true_group(table: Any, row: int, truth: Any) -> int | None:
         return analyse(truth.lattice.matrix, truth.frac_coords, numbers, symprec=SYMPREC).number
     except StructureError:
         return None
-
-
-def _candidates(peri: AutoPeri, truth: Any, group: int | None, k: int, seed: int, steps: int | None, rank: str) -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer than k is counted, not warned of
-        try:
-            return peri.generate(
-                truth.composition,
-                n=k,
-                num_atoms=len(truth),
-                space_group=group,
-                seed=seed,
-                steps=steps,
-                rank=rank,
-                strict=False,
-                progress=False,
-            )
-        except RequestError:
-            return []  # counted as no_candidate

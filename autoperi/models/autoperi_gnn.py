@@ -172,6 +172,7 @@ class AutoPeriGnn(nn.Module):
         steps: int = 20,
         method: str = "midpoint",
         apart: float = 0.0,
+        anneal: float = 0.0,
     ) -> Tensor:
         """Coordinates ``[B, D]`` of crystals drawn from the flow; none depends on those beside it.
 
@@ -184,16 +185,17 @@ class AutoPeriGnn(nn.Module):
             steps, method: of :func:`~autoperi.processes.flow.integrate`.
             apart: part of the sum of covalent radii that no two atoms come nearer than, from the base density's draw to the end
                 (:func:`~autoperi.processes.apart.keep_apart`); 0 lets them.
+            anneal: of :func:`~autoperi.processes.flow.integrate`: coordinates, not strains, are faster towards the end; 0 follows the flow.
         """
         base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
         field, begin = self._field(freedom, centre, z), base.draw(noise)
         if not apart:
-            return integrate(field, begin, base.space, steps=steps, method=method)
+            return integrate(field, begin, base.space, steps=steps, method=method, anneal=anneal)
 
         def allowed(y: Tensor) -> Tensor:
             return keep_apart(freedom, y, ratio=apart)[0]
 
-        return integrate(field, allowed(begin), base.space, steps=steps, method=method, after=allowed)
+        return integrate(field, allowed(begin), base.space, steps=steps, method=method, after=allowed, anneal=anneal)
 
     def log_likelihood(
         self,

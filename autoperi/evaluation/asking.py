@@ -1,0 +1,132 @@
+"""Many requests to ``generate``, answered by several processes: each loads the model once, and no answer depends on who gives it."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoperi.convert import to_arrays
+from autoperi.errors import AutoPeriError, RequestError
+from autoperi.metrics.parallel import Failure, check_processes, parallel_map
+
+if TYPE_CHECKING:
+    from autoperi.auto import AutoPeri
+    from autoperi.metrics.pairs import Arrays
+
+FEW = 8
+"""Requests below which loading the model in other processes takes longer than answering."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: atoms of each element in the cell, by atomic number, how many atoms that is, and a space group or None."""
+
+    content: Mapping[int, int]
+    num_atoms: int
+    space_group: int | None = None
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Answers requests in whichever process it finds itself.
+
+    Attributes:
+        model: directory of the model.
+        options: of ``generate``.
+        known_weight: of :meth:`AutoPeri.using`.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    known_weight: float
+
+    def __call__(self, asked: Asked) -> list[Arrays]:
+        return answer(_loaded(self.model), asked, self.options, self.known_weight)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: str) -> AutoPeri:
+    import torch
+
+    from autoperi.auto import AutoPeri
+
+    torch.set_num_threads(1)
+    return AutoPeri.from_pretrained(model, device="cpu", local_files_only=True)
+
+
+def answer(peri: AutoPeri, asked: Asked, options: Mapping[str, Any], known_weight: float) -> list[Arrays]:
+    """Crystals of one request, fewer than asked for where there are no more, none where it cannot be honoured."""
+    from ase.data import chemical_symbols
+
+    with warnings.catch_warnings(), peri.using(known_weight=known_weight):
+        warnings.simplefilter("ignore")  # fewer than n is counted, not warned of
+        try:
+            composition = {chemical_symbols[z]: c for z, c in asked.content.items()}
+            found = peri.generate(
+                composition, num_atoms=asked.num_atoms, space_group=asked.space_group, strict=False, progress=False, **options
+            )
+        except RequestError:
+            return []
+    return [to_arrays(crystal) for crystal in found]  # a tenth of the memory of structures
+
+
+def generate_all(
+    peri: AutoPeri,
+    asked: Sequence[Asked],
+    *,
+    n: int,
+    seed: int,
+    steps: int | None = None,
+    rank: str = "energy",
+    known_weight: float = 0.0,
+    processes: int | None = None,
+    progress: bool | None = None,
+) -> list[list[Arrays]]:
+    """The crystals of each request, best first.
+
+    Args:
+        peri: the model.
+        asked: requests.
+        n, seed, steps, rank: as in :meth:`AutoPeri.generate`.
+        known_weight: as in :meth:`AutoPeri.using`.
+        processes: None for all cores; with 1, with few requests or with a GPU this process answers them all. Others load the model from its
+            directory: what was changed in ``peri`` itself, they do not know.
+        progress: show a bar; None shows it on a terminal.
+
+    Raises:
+        AutoPeriError: a request failed for another reason than that it cannot be honoured.
+    """
+    options = {"n": n, "seed": seed, "steps": steps, "rank": rank}
+    workers = check_processes(processes) if len(asked) >= FEW and peri.device.type == "cpu" else 1
+    with ExitStack() as stack:
+        if workers == 1:
+            function: Any = _Here(peri, options, known_weight)
+        else:
+            model = peri.bundle.source
+            if not Path(model or "-").is_dir():
+                model = stack.enter_context(tempfile.TemporaryDirectory())
+                peri.save_pretrained(model)
+            function = _Answer(model, options, known_weight)
+        found = parallel_map(function, asked, processes=workers, progress=progress, description="generating")
+    for one, result in zip(asked, found, strict=True):
+        if isinstance(result, Failure):
+            raise AutoPeriError(f"generation of {dict(one.content)} failed: {result.reason}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Here:
+    """As :class:`_Answer`, with a model that is loaded already."""
+
+    peri: AutoPeri
+    options: Mapping[str, Any]
+    known_weight: float
+
+    def __call__(self, asked: Asked) -> list[Arrays]:
+        return answer(self.peri, asked, self.options, self.known_weight)

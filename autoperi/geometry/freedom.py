@@ -10,9 +10,9 @@ onto free parameters removes rounding, and the translations that a polar group l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -85,17 +85,17 @@ class Freedom:
         starts = torch.cumsum(counts, 0) - counts
         return _ranges(starts[rows], counts[rows]), counts[rows]
 
-    @property
+    @cached_property
     def width(self) -> int:
         """D."""
         return STRAINS + 3 * (int(self.place.max()) + 1 if len(self.place) else 0)
 
-    @property
+    @cached_property
     def space(self) -> Space:
         """Which coordinates there are, and which are circular."""
         present = torch.zeros(len(self), self.width, dtype=torch.bool, device=self.n_atoms.device)
         present[:, :STRAINS] = self.strains.flatten(2).abs().sum(-1) > 0
-        present.view(-1)[self._columns()] = self.free.reshape(-1)
+        present.view(-1)[self._columns] = self.free.reshape(-1)
         circular = torch.zeros_like(present)
         circular[:, STRAINS:] = True
         return Space(present, circular)
@@ -103,7 +103,7 @@ class Freedom:
     def crystals(self, y: Tensor) -> CrystalBatch:
         """The crystals with coordinates ``[B, D]``; differentiable."""
         strain = torch.einsum("bk,bkij->bij", y[:, :STRAINS], self.strains)
-        s = y.reshape(-1)[self._columns()].view(-1, 3)
+        s = y.reshape(-1)[self._columns].view(-1, 3)
         fractional = torch.einsum("nij,nj->ni", self.maps, s.index_select(0, self.orbit)) + self.offsets
         return CrystalBatch(self.reference @ symmetric_exp(strain), wrap(fractional), self.atomic_numbers, self.n_atoms)
 
@@ -113,7 +113,7 @@ class Freedom:
         stretch = inverse @ lattice @ lattice.transpose(1, 2) @ inverse.transpose(1, 2)
         strain = 0.5 * symmetric_log(0.5 * (stretch + stretch.transpose(1, 2)))
         y = lattice.new_zeros(len(self), self.width)
-        y.view(-1)[self._columns()] = wrap(parameters * self.free).reshape(-1)
+        y.view(-1)[self._columns] = wrap(parameters * self.free).reshape(-1)
         y[:, :STRAINS] = torch.einsum("bij,bkij->bk", strain, self.strains)
         return y
 
@@ -124,28 +124,34 @@ class Freedom:
         moves = displacements - torch.einsum("bij,bj->bi", self.polar, mean).index_select(0, b)
         pulled = torch.einsum("nij,ni->nj", self.maps, moves)
         total = displacements.new_zeros(len(self.free), 3).index_add(0, self.orbit, pulled)
-        rate = torch.einsum("oij,oj->oi", self._inverse_gram(), total) * self.free
+        rate = torch.einsum("oij,oj->oi", self._inverse_gram, total) * self.free
         out = strain_rate.new_zeros(len(self), self.width)
         strain = torch.einsum("bij,bkij->bk", strain_rate, self.strains)
-        padded = out.view(-1).index_put((self._columns(),), rate.reshape(-1)).view(len(self), -1)
+        padded = out.view(-1).index_put((self._columns,), rate.reshape(-1)).view(len(self), -1)
         return torch.cat([strain, padded[:, STRAINS:]], 1)
 
     def displacements(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
         """dS/dt ``[B, 3, 3]`` and the atoms' dx/dt, fractional, ``[N, 3]``, of a velocity ``[B, D]``; :meth:`velocity` goes back."""
         strain = torch.einsum("bk,bkij->bij", velocity[:, :STRAINS], self.strains)
-        s = velocity.reshape(-1)[self._columns()].view(-1, 3)
+        s = velocity.reshape(-1)[self._columns].view(-1, 3)
         return strain, torch.einsum("nij,nj->ni", self.maps, s.index_select(0, self.orbit))
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Freedom:
         """The same with real numbers of ``dtype``, on ``device``."""
-        changed = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in vars(self).items()}
+        changed = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in self._given()}
         return Freedom(**changed)
 
+    def _given(self) -> Iterator[tuple[str, Tensor]]:
+        """The fields; what is remembered beside them belongs to this object alone."""
+        return ((f.name, getattr(self, f.name)) for f in fields(self))
+
+    @cached_property
     def _columns(self) -> Tensor:
         """Flat places of s in ``[B, D]``, ``[3·O]``."""
         start = self.crystal * self.width + STRAINS + 3 * self.place
         return (start.unsqueeze(1) + torch.arange(3, device=start.device)).reshape(-1)
 
+    @cached_property
     def _inverse_gram(self) -> Tensor:
         gram = torch.einsum("nki,nkj->nij", self.maps, self.maps)
         total = gram.new_zeros(len(self.free), 3, 3).index_add(0, self.orbit, gram)

@@ -130,17 +130,30 @@ class AutoPeri:
         """Probability that ``generate`` gives to crystals known at exactly the requested composition, where there are any."""
         return self._parts.proposer.known_weight
 
+    @property
+    def denovo_known(self) -> float:
+        """Share of the crystals without a composition that may be known ones; of the others none is."""
+        return self._parts.proposer.denovo_known
+
     @contextmanager
-    def using(self, *, known_weight: float) -> Iterator[None]:
-        """Another :attr:`known_weight` within a ``with`` block; 0 predicts as if every known polymorph were ruled out."""
-        if not isinstance(known_weight, (int, float)) or not 0 <= known_weight <= 1:
-            raise RequestError(f"known_weight={known_weight!r} is not a probability; give a number from 0 to 1")
+    def using(self, *, known_weight: float | None = None, denovo_known: float | None = None) -> Iterator[None]:
+        """Another :attr:`known_weight` or :attr:`denovo_known` within a ``with`` block; with ``known_weight=0`` every known polymorph is ruled out.
+
+        Raises:
+            RequestError: not a number from 0 to 1.
+        """
         proposer = self._parts.proposer
-        before, proposer.known_weight = proposer.known_weight, known_weight
+        before = {"known_weight": proposer.known_weight, "denovo_known": proposer.denovo_known}
+        given = {k: v for k, v in {"known_weight": known_weight, "denovo_known": denovo_known}.items() if v is not None}
+        for name, value in given.items():
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise RequestError(f"{name}={value!r} is not a probability; give a number from 0 to 1")
+            setattr(proposer, name, value)
         try:
             yield
         finally:
-            proposer.known_weight = before
+            for name, value in before.items():
+                setattr(proposer, name, value)
 
     # --- generate --------------------------------------------------------------------------------------------------
 
@@ -153,6 +166,7 @@ class AutoPeri:
         num_atoms: int | tuple[int, int] | None = None,
         chemical_system: str | Iterable[str] | None = None,
         exclude_elements: Iterable[str] = (),
+        num_elements: int | tuple[int, int] | None = None,
         target: Mapping[str, float] | None = None,
         like: Any = None,
         model: str | None = None,
@@ -178,6 +192,7 @@ class AutoPeri:
             num_atoms: atoms in the primitive cell, a number or a (smallest, largest) pair.
             chemical_system: ``"Li-Fe-O"``: exactly these elements (de novo).
             exclude_elements: elements that must not occur (de novo).
+            num_elements: distinct elements, a number or a (fewest, most) pair (de novo).
             target: such as ``{"band_gap": 1.5}``, of ``formation_energy, band_gap, bulk_modulus, shear_modulus, last_phonon_peak`` in the
                 units of :meth:`score`: ten times as many candidates are made, and those with the nearest predictions returned, which
                 ``["target"]`` of the provenance tells.
@@ -209,6 +224,7 @@ class AutoPeri:
             num_atoms=num_atoms,
             chemical_system=chemical_system,
             exclude_elements=exclude_elements,
+            num_elements=num_elements,
             target=target,
             like=like,
             rank=rank,

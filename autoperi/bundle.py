@@ -26,7 +26,7 @@ from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.models.property_heads import PropertyHeads, encoder_fingerprint
-from autoperi.prior.library import FIELDS, PrototypeLibrary
+from autoperi.prior.library import FIELDS, OPTIONAL_FIELDS, PrototypeLibrary
 from autoperi.prior.mixture import Mixture
 from autoperi.prior.propose import Proposer
 from autoperi.prior.ranker import Ranker
@@ -55,6 +55,8 @@ DEFAULTS: dict[str, float] = {
     "pool_least": 0,
     "pool_share": 1.0,
     "known_weight": 0.25,
+    "denovo_temperature": 0.2,
+    "denovo_known": 0.0,
 }
 """Settings of a model whose config says nothing of them."""
 
@@ -64,6 +66,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "energy_temperature": (1e-6, math.inf, False),
     "potential_temperature": (1e-6, math.inf, False),
     "known_weight": (0, 1, False),
+    "denovo_temperature": (0.01, 10, False),
+    "denovo_known": (0, 1, False),
     "orbits_share": (0, 1, False),
     "orbits_novelty": (0, 1, False),
     "near_steps": (0, 100, True),
@@ -121,7 +125,7 @@ def parts_of(bundle: Bundle, *, device: torch.device, dtype: torch.dtype) -> Par
     assert isinstance(energy, FormationEnergy)
     prior = bundle.components["prior"]
     settings = _settings(bundle)
-    proposer = proposer_of(prior, known_weight=settings["known_weight"])
+    proposer = proposer_of(prior, **{name: settings[name] for name in ("known_weight", "denovo_temperature", "denovo_known")})
     potential = potential_of(bundle).to(device=device, dtype=torch.float64) if "potential" in bundle.components else None
     decoder, orbits = _decoder(bundle, potential, settings, device), None
     if decoder is not None:  # orbits without a geometry are no crystals
@@ -235,8 +239,8 @@ def load_baseline(name: str, name_or_path: str | os.PathLike[str]) -> nn.Module:
     return network_of(name, bundle.components[name])
 
 
-def proposer_of(component: Component, *, known_weight: float = 0.0) -> Proposer:
-    """The prior from its component."""
+def proposer_of(component: Component, **settings: float) -> Proposer:
+    """The prior from its component, with settings of :class:`~autoperi.prior.propose.Proposer`."""
     try:
         with torch.random.fork_rng(devices=[]):
             ranker = Ranker(**component.config)
@@ -246,7 +250,7 @@ def proposer_of(component: Component, *, known_weight: float = 0.0) -> Proposer:
         ) from None
     tensors = component.tensors
     load_state(ranker, {k.removeprefix("ranker."): v for k, v in tensors.items() if k.startswith("ranker.")}, source="component 'prior'")
-    return Proposer(PrototypeLibrary({k: tensors[k] for k in FIELDS if k in tensors}), ranker, known_weight=known_weight)
+    return Proposer(PrototypeLibrary({k: tensors[k] for k in (*FIELDS, *OPTIONAL_FIELDS) if k in tensors}), ranker, **settings)
 
 
 def network_component(network: Any) -> Component:
@@ -256,5 +260,5 @@ def network_component(network: Any) -> Component:
 
 def prior_component(library: PrototypeLibrary, ranker: Ranker) -> Component:
     """A learned prior as a component."""
-    tensors = {k: library.tensors[k] for k in FIELDS}
+    tensors = {k: library.tensors[k] for k in (*FIELDS, *OPTIONAL_FIELDS) if k in library.tensors}
     return Component(config=dict(ranker.config), tensors=tensors | {f"ranker.{k}": v for k, v in state_of(ranker).items()})

@@ -3,7 +3,7 @@
 Position ``index`` of the stream depends on the request and ``(seed, index)`` alone. For a composition it holds, first,
 distinct prototypes, and orbits of the orbit network that no prototype has, by probability; then the prototypes that match
 one already given; then, endlessly, crystals with random orbits and coordinates in the requested (or a random likely) space
-group. Without a composition it is a sequence of independent draws.
+group. Without a composition it is a sequence of draws that do not repeat one another.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from autoperi.prior.mixture import NEW_ATOMS, Mixture, NewOrbits
 from autoperi.prior.propose import Candidate, Proposer
 from autoperi.prior.wyckoff_sampler import sample_crystal
 from autoperi.random import numpy_generator
-from autoperi.request import GenerationRequest
+from autoperi.request import MAX_ATOMS, GenerationRequest
 from autoperi.template import Template, cell_of, fillings
 
 DISTINCT = 512
 """Distinct answers looked at per cell size. Fixed, so that the stream does not depend on how much of it is read."""
-DRAWS = 50
-"""Draws of a de novo sample before its index is given up."""
+EMPTY = 50
+"""Indices in a row that yield nothing, after which a stream without a composition ends: a narrow request has only so many crystals."""
 RANDOM_ATTEMPTS = 60
 UNLIKELY = 4.0
 """Nats below the likeliest cell size from which the orbit network is not asked."""
@@ -183,29 +183,30 @@ def _random(request: GenerationRequest, proposer: Proposer, groups: list[tuple[i
 
 
 def _de_novo(request: GenerationRequest, proposer: Proposer) -> Iterator[Proposal | None]:
-    from autoperi.metrics.smact import smact_validity
-
+    low, high = request.num_elements or (1, request.max_atoms)
     draws = DeNovo(
         proposer,
-        Constraints(request.min_atoms, request.max_atoms, request.space_group, request.chemical_system, request.exclude_elements),
+        Constraints(
+            request.min_atoms,
+            request.max_atoms,
+            request.space_group,
+            request.chemical_system,
+            request.exclude_elements,
+            low,
+            high,
+            sized=(request.min_atoms, request.max_atoms) != (1, MAX_ATOMS),
+        ),
+        request.seed,
     )
     if not draws:
         limits = [f"{request.min_atoms} to {request.max_atoms} atoms"]
         limits += [f"space group {request.space_group}"] if request.space_group is not None else []
         limits += [f"{len(request.chemical_system)} elements"] if request.chemical_system is not None else []
+        limits += [f"{low} to {high} elements"] if request.num_elements is not None else []
         limits += [f"{len(request.exclude_elements)} elements excluded"] if request.exclude_elements else []
         raise RequestError(f"no structure type of the model has {', '.join(limits)}; loosen one of them, or give a composition")
-    index = 0
-    while True:
-        generator = numpy_generator(request.seed, index)
-        for _ in range(DRAWS):
-            candidate = draws.draw(generator)
-            if candidate is None:
-                continue
-            counts = dict(zip(candidate.elements, proposer.library.counts[candidate.prototype], strict=True))
-            if smact_validity(counts, oxidation_states="pymatgen-all").valid is not False:  # unknown is not invalid
-                yield _from_candidate(proposer, candidate, index, candidate.log_p, "de novo")
-                break
-        else:
-            yield None
-        index += 1
+    index = empty = 0
+    while empty < EMPTY:
+        candidate = draws.draw(index)
+        yield None if candidate is None else _from_candidate(proposer, candidate, index, candidate.log_p, "de novo")
+        index, empty = index + 1, empty + 1 if candidate is None else 0

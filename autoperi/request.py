@@ -44,6 +44,7 @@ class GenerationRequest:
         min_atoms, max_atoms: of the cell.
         chemical_system: elements that must all be there and nothing else, or None (de novo only).
         exclude_elements: elements that must not be there.
+        num_elements: fewest and most distinct elements, or None.
         rank: one of :data:`RANKINGS`.
         steps: lattice-relaxation passes, or None for the model's default.
         like: the crystal to be imitated, or None.
@@ -63,6 +64,7 @@ class GenerationRequest:
     steps: int | None
     like: Template | None = None
     target: tuple[tuple[str, float], ...] = ()
+    num_elements: tuple[int, int] | None = None
 
     @property
     def atoms_per_unit(self) -> int:
@@ -78,6 +80,7 @@ def make_request(
     num_atoms: int | tuple[int, int] | None = None,
     chemical_system: str | Iterable[str] | None = None,
     exclude_elements: Iterable[str] = (),
+    num_elements: int | tuple[int, int] | None = None,
     target: Mapping[str, float] | None = None,
     like: Any = None,
     rank: str = "energy",
@@ -104,13 +107,18 @@ def make_request(
         both = ", ".join(sorted(_symbol(z) for z in system & excluded))
         raise RequestError(f"{both} is both in chemical_system and in exclude_elements; drop it from one of them")
     formula = None if composition is None else parse_formula(composition)
+    elements = _elements_range(num_elements)
+    if elements is not None:
+        _check_elements(elements, num_elements, formula, composition, system)
     units: tuple[int, ...] = ()
     if formula is not None:
         units = _units(formula, composition, group, low, high, system, excluded, num_atoms)
     template = None
     if like is not None:
         template, units = _template(like, formula, composition, group, units)
-    return GenerationRequest(n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps, template, wanted)
+    return GenerationRequest(
+        n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps, template, wanted, elements
+    )
 
 
 def _template(
@@ -251,13 +259,29 @@ def _positive(value: Any, name: str, most: int) -> int:
 
 
 def _atoms_range(num_atoms: Any) -> tuple[int, int]:
-    if num_atoms is None:
-        return 1, MAX_ATOMS
-    pair = tuple(num_atoms) if isinstance(num_atoms, (tuple, list)) else (num_atoms, num_atoms)
+    return (1, MAX_ATOMS) if num_atoms is None else _range(num_atoms, "num_atoms", MAX_REQUESTED_ATOMS)
+
+
+def _range(value: Any, name: str, most: int) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, int) for v in pair) or pair[0] > pair[1]:
-        raise RequestError(f"num_atoms={num_atoms!r} is not a size or an ascending (smallest, largest) pair")
-    low, high = (_positive(v, "num_atoms", MAX_REQUESTED_ATOMS) for v in pair)
+        raise RequestError(f"{name}={value!r} is not a size or an ascending (smallest, largest) pair")
+    low, high = (_positive(v, name, most) for v in pair)
     return low, high
+
+
+def _elements_range(num_elements: Any) -> tuple[int, int] | None:
+    return None if num_elements is None else _range(num_elements, "num_elements", MAX_ATOMIC_NUMBER)
+
+
+def _check_elements(
+    wanted: tuple[int, int], given: Any, formula: tuple[tuple[int, int], ...] | None, composition: Any, system: frozenset[int] | None
+) -> None:
+    """Refuse a composition or a chemical system of another number of elements."""
+    for name, elements in (("composition", formula), ("chemical_system", system)):
+        if elements is not None and not wanted[0] <= len(elements) <= wanted[1]:
+            said = f"composition={composition!s}" if name == "composition" else name
+            raise RequestError(f"num_elements={given!r} excludes {said}, which has {len(elements)}; drop one of the two")
 
 
 def _units(

@@ -26,7 +26,7 @@ from autoperi.models.empnn import Empnn
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
-from autoperi.prior.library import FIELDS, PrototypeLibrary
+from autoperi.prior.library import FIELDS, OPTIONAL_FIELDS, PrototypeLibrary
 from autoperi.prior.ranker import Ranker
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 
@@ -45,6 +45,8 @@ SETTINGS = {
     "near_steps": 5,
     "noise_steps": 10,
     "noise_draws": 2,
+    "denovo_temperature": 0.2,
+    "denovo_known": 0.0,
 }
 
 FACTS: dict[str, Any] = {
@@ -62,8 +64,8 @@ FACTS: dict[str, Any] = {
         "and smaller sets). The prior is learned from all of them, the formation energy from the 26,462 with at most 40 atoms, "
         "the lattice relaxer from the 19,381 with at most 20, 4,000 perovskites of Perov-5 and 6,011 crystals of "
         "Carbon-24. Formation energies joined from another Materials Project release "
-        "(19 %) weigh 0.3. The prior holds no ids; of each crystal it keeps which elements filled the slots of its prototype and the "
-        "logarithm of its volume over the additive one; a prototype with one member keeps the shape and free coordinates "
+        "(19 %) weigh 0.3. The prior holds no ids; of each crystal it keeps which elements filled the slots of its prototype, the "
+        "logarithm of its volume over the additive one, and whether it is of MP-20 (8,747 are, which draws without a composition follow); a prototype with one member keeps the shape and free coordinates "
         "of that structure type, rounded to 1e-4. Property heads: band gaps of the same crystals, moduli of 3,294 crystals and phonon peaks of "
         "1,004, by a split of ids. Orbit network: all 28,645. Flow: the 21,565 with at most 24 atoms in the primitive cell. "
         "The potential: 40,630 perturbed crystals (from the training crystals of up to 20 atoms, and from candidates of "
@@ -179,7 +181,7 @@ def _prior(paths: list[Path]) -> Component:
         return load_bundle(paths[0]).components["prior"]
     tensors, ranker = load_file(paths[0]), Ranker()
     ranker.load_state_dict(load_file(paths[1]))
-    return prior_component(PrototypeLibrary({k: tensors[k] for k in FIELDS}), ranker)
+    return prior_component(PrototypeLibrary({k: tensors[k] for k in (*FIELDS, *OPTIONAL_FIELDS) if k in tensors}), ranker)
 
 
 def _told(summary: dict[str, Any]) -> str:

@@ -72,6 +72,27 @@ def test_de_novo_honours_elements(base: AutoPeri) -> None:
         assert not {"O", "F"} & {e.symbol for e in s.composition}
 
 
+def test_number_of_elements(base: AutoPeri) -> None:
+    assert {len(s.composition) for s in base.generate(n=6, num_elements=2, seed=0)} == {2}
+    assert {len(s.composition) for s in base.generate(n=6, num_elements=(4, 5), num_atoms=(20, 40), seed=0)} <= {4, 5}
+    for request, word in (({"num_elements": 0}, "num_elements=0"), ({"num_elements": (3, 2)}, "ascending"), ({"num_elements": 100}, "loosen")):
+        with pytest.raises(RequestError, match=word):
+            base.generate(**request)
+    with pytest.raises(RequestError, match="num_elements=3 excludes composition=NaCl, which has 2"):
+        base.generate("NaCl", num_elements=3)
+    with pytest.raises(RequestError, match="num_elements=2 excludes chemical_system"):
+        base.generate(chemical_system="Li-Fe-O", num_elements=2)
+
+
+def test_de_novo_gives_nothing_twice_and_ends_where_nothing_is_left(base: AutoPeri) -> None:
+    with pytest.warns(AutoPeriWarning, match="crystals of any composition"):
+        found = base.generate(n=200, chemical_system="Na-Cl", num_atoms=2, steps=0, seed=0, strict=False)
+    assert 2 <= len(found) < 60
+    assert len({(s.properties["autoperi"]["space_group"], round(s.volume, 3), tuple(np.round(s.frac_coords.ravel(), 3))) for s in found}) == len(
+        found
+    )
+
+
 def test_no_atoms_overlap(base: AutoPeri) -> None:
     for s in base.generate(n=10, seed=5) + base.generate("Fe2O3", n=10, seed=5):
         assert s.properties["autoperi"]["min_distance_ratio"] >= 0.55
@@ -355,6 +376,11 @@ def test_known_weight(base: AutoPeri) -> None:
         assert base.known_weight == 0.0
     assert base.known_weight == before
     with pytest.raises(RequestError, match="known_weight=2"), base.using(known_weight=2):
+        pass
+    with base.using(denovo_known=1.0):
+        assert (base.known_weight, base.denovo_known) == (before, 1.0)
+    assert base.denovo_known == 0.0
+    with pytest.raises(RequestError, match="denovo_known=-1"), base.using(denovo_known=-1):
         pass
 
 

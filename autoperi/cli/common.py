@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoperi.errors import DataError
+from autoperi.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -58,6 +59,21 @@ def whole(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def number_range(text: str | None, name: str) -> int | tuple[int, int] | None:
+    """``"8"`` or ``"4-20"`` as a number or a pair, None as it is.
+
+    Raises:
+        RequestError: neither; ``name`` says of what.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(?:(-?\d+)|(\d+)\s*[-:,]\s*(\d+))\s*", text)
+    if not found:
+        raise RequestError(f"{name}={text!r} is not a size or a range; write 8, or 4-20")
+    one, low, high = found.groups()
+    return int(one) if one is not None else (int(low), int(high))
 
 
 def batch_size(text: str) -> int | str:

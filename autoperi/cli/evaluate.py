@@ -107,6 +107,9 @@ def _properties(task: argparse.ArgumentParser) -> None:
 def _generation(task: argparse.ArgumentParser) -> None:
     task.add_argument("--crystals", metavar="PATH", help="judge these crystals (a file or folder of any generator) instead of generating")
     task.add_argument("-n", type=common.whole, help="crystals to generate, or to draw from --crystals (default: 1000; all that are given)")
+    task.add_argument(
+        "--num-elements", metavar="N_or_RANGE", help="distinct elements of the crystals that are generated, e.g. 1-3 (default: any)"
+    )
     task.add_argument("--table", metavar="FILE.csv", help="write every crystal's verdicts and reasons")
     task.add_argument("--train", metavar="FILE", help="the generator's training set, for novelty")
     task.add_argument("--cutoffs", default="mp20", choices=["mp20", "carbon", "perovskite"], help="of coverage (default: mp20)")
@@ -320,6 +323,7 @@ def _run_generation(args: argparse.Namespace) -> dict[str, Any]:
         args.data,
         crystals=args.crystals,
         n=args.n,
+        num_elements=common.number_range(args.num_elements, "num_elements"),
         train=args.train,
         entries=args.entries,
         calculator=args.calculator,

@@ -56,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--num-atoms", metavar="N_or_RANGE", help="atoms in the primitive cell, e.g. 8 or 4-20")
     parser.add_argument("--chemical-system", metavar="ELEMENTS", help="exactly these elements, e.g. Li-Fe-O")
     parser.add_argument("--exclude", default="", metavar="ELEMENTS", help="elements that must not occur, e.g. Pb,Cd")
+    parser.add_argument("--num-elements", metavar="N_or_RANGE", help="distinct elements, e.g. 3 or 2-4, of crystals without a composition")
     parser.add_argument("--like", metavar="FILE", help="a crystal whose space group and orbits are filled with the composition's elements")
     parser.add_argument(
         "--target", action="append", default=[], metavar="NAME=VALUE", help="a property to come near to, e.g. band_gap=1.5; may be repeated"
@@ -76,9 +77,10 @@ def run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         "n": args.n,
         "space_group": args.space_group,
-        "num_atoms": atoms_range(args.num_atoms),
+        "num_atoms": common.number_range(args.num_atoms, "num_atoms"),
         "chemical_system": args.chemical_system,
         "exclude_elements": args.exclude,
+        "num_elements": common.number_range(args.num_elements, "num_elements"),
         "target": targets_of(args.target),
         "like": None if args.like is None else common.read_input(args.like)[0],
         "rank": args.rank,
@@ -124,21 +126,6 @@ def run(args: argparse.Namespace) -> int:
             written = f"those are in {where}" if where else "the others are lost"
             common.note(f"interrupted after {len(crystals)} of {request.n} crystals; " + (written if crystals else "nothing was written"))
     return 130 if interrupted else 0
-
-
-def atoms_range(text: str | None) -> int | tuple[int, int] | None:
-    """``"8"`` or ``"4-20"`` as ``num_atoms``.
-
-    Raises:
-        RequestError: neither.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(?:(-?\d+)|(\d+)\s*[-:,]\s*(\d+))\s*", text)
-    if not found:
-        raise RequestError(f"num_atoms={text!r} is not a size or a range; write 8, or 4-20")
-    one, low, high = found.groups()
-    return int(one) if one is not None else (int(low), int(high))
 
 
 def row_of(crystal: Structure, rank: int) -> dict[str, Any]:
@@ -196,6 +183,7 @@ def describe(request: GenerationRequest, composition: str | None) -> dict[str, A
         "num_atoms": [request.min_atoms, request.max_atoms],
         "chemical_system": None if request.chemical_system is None else symbols(request.chemical_system),
         "exclude_elements": symbols(request.exclude_elements),
+        "num_elements": None if request.num_elements is None else list(request.num_elements),
         "like": None if request.like is None else {"space_group": request.like.number, "atoms": request.like.n_atoms},
         "target": dict(request.target) or None,
         "rank": request.rank,

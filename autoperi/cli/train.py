@@ -36,7 +36,7 @@ GENERATORS = {"autoperi-gnn": "flow", "orbits": "orbits"}
 """What the command calls the parts of AutoPeri-GNN, and what a model calls them."""
 NETWORKS = ("empnn", "formation_energy", *GENERATORS, *BASELINES)
 DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0, "model_config": {}}
-PRIOR_DEFAULTS: dict[str, Any] = {"model": "prior", "epochs": 12, "seed": 0}
+PRIOR_DEFAULTS: dict[str, Any] = {"model": "prior", "epochs": 12, "seed": 0, "reference": None}
 NETWORK_OPTIONS = ("val", "batch_size", "learning_rate", "channels", "layers", "label")
 
 
@@ -66,6 +66,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--layers", type=common.whole, metavar="N", help="depth of the network (default: that of the base model)")
     parser.add_argument("--max-atoms", type=common.whole, metavar="N", help="leave out larger crystals")
     parser.add_argument("--label", metavar="COLUMN", help="column of the formation energy in eV/atom (default: formation_energy_per_atom)")
+    parser.add_argument(
+        "--reference",
+        metavar="COLUMN=VALUE,…",
+        help="prior: the rows whose distribution `generate` follows without a composition, e.g. source=mine (default: all)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in DIR, or begin it; its settings need not be repeated")
     parser.add_argument(
         "--base", default=common.DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"the rest of the model (default: {common.DEFAULT_MODEL})"
@@ -141,6 +146,8 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, option) is not None:
                 raise RequestError(f"--{option.replace('_', '-')} {getattr(args, option)} does not apply to the prior; leave it out")
         return
+    if args.reference is not None:
+        raise RequestError(f"--reference {args.reference} is for the prior, not for {args.component}; leave it out")
     if args.component in GENERATORS and args.label is not None:
         raise RequestError(f"--label {args.label} does not apply to {args.component}, which learns from crystals alone; leave it out")
     if args.val is None:
@@ -212,22 +219,23 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any] | None]:
 
 def _prior(args: argparse.Namespace) -> tuple[Component, dict[str, Any]]:
     """Train ``prior``."""
+    import numpy as np
+
     from autoperi.io import read_table
     from autoperi.progress import progress_bar
     from autoperi.training.prepare import run_settings
-    from autoperi.training.prior import train_prior
+    from autoperi.training.prior import reference_weights, train_prior
 
     directory = Path(args.out) / "checkpoints"
-    given = {"model": "prior", "epochs": args.epochs, "seed": args.seed}
+    given = {"model": "prior", "epochs": args.epochs, "seed": args.seed, "reference": args.reference}
     settings = run_settings(given, PRIOR_DEFAULTS, directory=directory, resume=args.resume)
     table = read_table(args.data)
-    crystals = [
-        c
-        for c in zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True)
-        if args.max_atoms is None or len(c[2]) <= args.max_atoms
-    ]
-    if not crystals:
+    if args.max_atoms is not None:
+        table = table[np.array([len(numbers) <= args.max_atoms for numbers in table.atomic_numbers])]
+    if not len(table):
         raise RequestError(f"--max-atoms {args.max_atoms} leaves no crystal of {args.data}; allow more")
+    crystals = list(zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True))
+    weights = None if settings["reference"] is None else reference_weights(table, settings["reference"])
     progress = common.progress_of(args)
 
     def track(items: Any, description: str) -> Any:
@@ -241,7 +249,15 @@ def _prior(args: argparse.Namespace) -> tuple[Component, dict[str, Any]]:
             common.note(", ".join(f"{key} {common.format_number(value)}" for key, value in row.items()))
 
     component, summary = train_prior(
-        crystals, epochs=settings["epochs"], seed=settings["seed"], directory=directory, resume=args.resume, track=track, report=report
+        crystals,
+        epochs=settings["epochs"],
+        weights=weights,
+        reference=settings["reference"],
+        seed=settings["seed"],
+        directory=directory,
+        resume=args.resume,
+        track=track,
+        report=report,
     )
     return component, {"settings": settings, "summary": summary}
 
@@ -253,6 +269,6 @@ def _command(args: argparse.Namespace, settings: dict[str, Any]) -> str:
     words += ["--out", Path(args.out).resolve().name, "--base", args.base if args.base == common.DEFAULT_MODEL else Path(args.base).name]
     for key in ("epochs", "batch_size", "learning_rate", "seed"):
         words += [f"--{key.replace('_', '-')}", str(settings[key])] if key in settings else []
-    for key in ("channels", "layers", "max_atoms", "label"):
+    for key in ("channels", "layers", "max_atoms", "label", "reference"):
         words += [f"--{key.replace('_', '-')}", str(getattr(args, key))] if getattr(args, key) is not None else []
     return shlex.join(words)

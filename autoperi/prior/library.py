@@ -41,11 +41,14 @@ FIELDS = (
     "match_permutation",  # [P] int16: index into tie_permutations: slot s of b is slot p[s] of a
     "element_volume",  # [119] float32: additive volume of each element, Å³
 )
+OPTIONAL_FIELDS = (
+    "member_weight",
+)  # [M] uint8: how much of the reference of draws without a composition a member is; 1 where it is not stored
 
 
 @dataclass(frozen=True, eq=False)
 class PrototypeLibrary:
-    """Tensors of all prototypes, see :data:`FIELDS`."""
+    """Tensors of all prototypes, see :data:`FIELDS` and :data:`OPTIONAL_FIELDS`."""
 
     tensors: dict[str, Tensor]
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -55,12 +58,19 @@ class PrototypeLibrary:
         if missing:
             raise WeightsError(f"the prototype prior lacks {', '.join(missing)}; use weights written by this version of AutoPeri")
         self._arrays.update({name: self.tensors[name].numpy() for name in FIELDS})
+        weight = self.tensors.get("member_weight")
+        members = len(self._arrays["member_volume"])
+        if weight is not None and (weight.shape != (members,) or weight.dtype != torch.uint8):
+            raise WeightsError(
+                f"member_weight of the prototype prior is no uint8 for each of {members} members; use weights that AutoPeri wrote"
+            )
+        self._arrays["member_weight"] = np.ones(members, np.uint8) if weight is None else weight.numpy()
 
     def __len__(self) -> int:
         return len(self._arrays["space_group"])
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array of :data:`FIELDS`."""
+        """An array of :data:`FIELDS` or :data:`OPTIONAL_FIELDS`."""
         return self._arrays[name]
 
     @cached_property

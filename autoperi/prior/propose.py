@@ -48,10 +48,21 @@ class Proposer:
         known_weight: probability given to the crystals that the library does know at exactly this composition, where there
             are any: p = (1 - w) p_new + w p_known. A user who asks for LiFePO4 wants olivine first; a test on crystals
             that were held out sets it to 0.
+        denovo_temperature: T of draws without a composition, in units of the element distance (:mod:`autoperi.prior.denovo`).
+        denovo_known: share of those draws that may be known crystals.
     """
 
-    def __init__(self, library: PrototypeLibrary, ranker: Ranker, *, known_weight: float = 0.0) -> None:
+    def __init__(
+        self,
+        library: PrototypeLibrary,
+        ranker: Ranker,
+        *,
+        known_weight: float = 0.0,
+        denovo_temperature: float = 0.2,
+        denovo_known: float = 0.0,
+    ) -> None:
         self.known_weight = known_weight
+        self.denovo_temperature, self.denovo_known = denovo_temperature, denovo_known
         # float64, and probabilities rounded below: the order of near ties must not depend on threads
         self.library, self.ranker = library, ranker.double().eval()
         self._bucket = lru_cache(maxsize=256)(lambda counts: make_bucket(library, counts))

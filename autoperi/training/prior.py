@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save
 
 from autoperi.bundle import prior_component
-from autoperi.errors import DataError, WeightsError
+from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.hub.serialize import Component
-from autoperi.io import write_atomically
+from autoperi.io import CrystalTable, write_atomically
 from autoperi.prior.chemistry import element_descriptors
 from autoperi.prior.learn import Crystal, learn_library
-from autoperi.prior.library import FIELDS, PrototypeLibrary
+from autoperi.prior.library import FIELDS, OPTIONAL_FIELDS, PrototypeLibrary
 from autoperi.prior.ranker import train_ranker
 from autoperi.training.prepare import SETTINGS_FILE
 
@@ -30,6 +30,8 @@ def train_prior(
     *,
     epochs: int,
     directory: str | Path,
+    weights: np.ndarray | None = None,
+    reference: str | None = None,
     seed: int = 0,
     resume: bool = False,
     track: Callable[[Iterable, str], Iterable] | None = None,
@@ -41,6 +43,8 @@ def train_prior(
         crystals: to learn from.
         epochs: of the ranker.
         directory: where the library and ``training.json`` go as soon as they are there.
+        weights: how much of the reference of draws without a composition each crystal is, uint8, see :func:`reference_weights`; None for alike.
+        reference: what made the weights, for the record.
         seed: of the ranker's start and order.
         resume: take the library from ``directory``, if it is there: learning it is most of the work.
         track: wraps loops to show progress, ``track(items, description)``.
@@ -56,12 +60,14 @@ def train_prior(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    settings = {"model": "prior", "epochs": epochs, "seed": seed, "crystals": len(crystals)}
+    settings = {"model": "prior", "epochs": epochs, "seed": seed, "crystals": len(crystals), "reference": reference}
     stored = directory / LIBRARY_FILE
     if resume and stored.exists():
         library, owner = _load(stored, len(crystals))
     else:
-        library, owner, _ = learn_library(crystals, **({"track": track} if track is not None else {}))
+        library, owner, origin = learn_library(crystals, **({"track": track} if track is not None else {}))
+        if weights is not None:
+            library = PrototypeLibrary({**library.tensors, "member_weight": torch.as_tensor(weights[origin])})
         tensors = {**library.tensors, "owner": torch.as_tensor(owner), "crystals": torch.tensor(len(crystals))}
         write_atomically(stored, save({name: value.contiguous() for name, value in tensors.items()}))
     write_atomically(directory / SETTINGS_FILE, json.dumps(settings, indent=1))
@@ -99,4 +105,21 @@ def _load(path: Path, n: int) -> tuple[PrototypeLibrary, np.ndarray]:
         raise WeightsError(
             f"{path} was learned from {crystals} crystals, not from {n}; give the same data to resume, or choose another directory"
         )
-    return PrototypeLibrary({name: tensors[name] for name in FIELDS if name in tensors}), owner
+    return PrototypeLibrary({name: tensors[name] for name in (*FIELDS, *OPTIONAL_FIELDS) if name in tensors}), owner
+
+
+def reference_weights(table: CrystalTable, reference: str) -> np.ndarray:
+    """1 for the rows that ``"COLUMN=VALUE,VALUE"`` names, 0 for the others, ``[n]`` uint8.
+
+    Raises:
+        RequestError: no such column, or no row with such a value.
+    """
+    column, equals, values = reference.partition("=")
+    if not equals or column not in table.labels:
+        raise RequestError(
+            f"--reference {reference} names no column; give COLUMN=VALUE,VALUE with one of {', '.join(map(str, table.labels)) or 'none'}"
+        )
+    found = table.labels[column].astype(str).isin(values.split(",")).to_numpy()
+    if not found.any():
+        raise RequestError(f"--reference {reference} names no row; give values of column {column!r}")
+    return found.astype(np.uint8)

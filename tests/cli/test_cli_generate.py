@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from pymatgen.core import Composition
 
 from autoperi import generation
 from autoperi.io import read_crystals
@@ -82,6 +83,9 @@ def test_de_novo(cli, tiny_dir):
     )
     assert rows[0]["origin"] == "de novo"
     assert rows[0]["formula"] == "NaCl"
+    ran = cli("generate", "--num-elements", "1-1", "-n", 2, "--seed", 0, "--model", tiny_dir, "--json", *FAST).done().json
+    assert ran["request"]["num_elements"] == [1, 1]
+    assert all(len(Composition(row["formula"])) == 1 for row in ran["rows"])
 
 
 def test_a_space_group_holds(cli, tiny_dir):
@@ -104,6 +108,8 @@ def test_a_space_group_holds(cli, tiny_dir):
         (["NaCl", "--num-atoms", "-4"], ["num_atoms=-4"]),
         (["NaCl", "--num-atoms", "20-4"], ["num_atoms=(20, 4)"]),
         (["NaCl", "--num-atoms", "many"], ["num_atoms='many'", "4-20"]),
+        (["NaCl", "--num-elements", "3"], ["num_elements=3", "NaCl", "drop one"]),
+        (["NaCl", "--num-elements", "many"], ["num_elements='many'"]),
         (["NaCl", "--space-group", "231"], ["231", "230"]),
         (["NaCl", "--space-group", "0"], ["0", "230"]),
         (["NaCl", "--space-group", "Fm-4m"], ["'Fm-4m'", "Fm-3m"]),

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -168,6 +169,19 @@ def test_prior(cli, data, tiny_dir, tmp_path, monkeypatch):
     cli("train", "prior", *common, "--out", tmp_path / "x", "--max-atoms", 1).refused("--max-atoms 1")
 
 
+def test_prior_with_a_reference(cli, data, tiny_dir, tmp_path):
+    table = pd.read_parquet(data / "train.parquet")
+    table["source"] = ["mine" if k % 3 == 0 else "theirs" for k in range(len(table))]
+    table.to_parquet(tmp_path / "with_source.parquet")
+    common = ["--data", tmp_path / "with_source.parquet", "--base", tiny_dir, "--quiet", "--epochs", 1]
+    cli("train", "prior", *common, "--out", tmp_path / "a", "--reference", "source=mine").done()
+    weight = load_bundle(tmp_path / "a" / "model").components["prior"].tensors["member_weight"]
+    assert int(weight.sum()) == int((table["source"] == "mine").sum())
+    cli("train", "prior", *common, "--out", tmp_path / "a", "--resume", "--reference", "source=theirs").refused("reference")
+    cli("train", "prior", *common, "--out", tmp_path / "b", "--reference", "nothing=mine").refused("COLUMN=VALUE", "source")
+    cli("train", "prior", *common, "--out", tmp_path / "b", "--reference", "source=yours").refused("source=yours", "no row")
+
+
 def test_interrupting(cli, options, tmp_path, monkeypatch):
     import signal
 
@@ -211,6 +225,7 @@ def test_without_lightning(cli, options, tmp_path, monkeypatch, nothing_left):
         ("formation_energy", ["--label", "beauty"], ["'beauty'", "formation_energy_per_atom"]),
         ("formation_energy", ["--label", "label_origin"], ["'label_origin'", "numbers"]),
         ("prior", [], ["--val", "does not apply"]),
+        ("empnn", ["--reference", "a=b"], ["--reference a=b", "prior"]),
     ],
 )
 def test_refused(cli, options, tmp_path, nothing_left, component, more, words):

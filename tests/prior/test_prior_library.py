@@ -12,7 +12,6 @@ from pymatgen.core import Lattice, Structure
 from autoperi.geometry.symmetry import analyse
 from autoperi.metrics.match import matcher
 from autoperi.prior.chemistry import DESCRIPTORS, element_descriptors
-from autoperi.prior.denovo import Constraints, DeNovo
 from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.learn import additive_volumes, learn_library
 from autoperi.prior.library import PrototypeLibrary
@@ -209,35 +208,18 @@ def test_locate_gives_the_probability_of_a_known_type_and_none_of_an_unknown(pro
     assert log_probability(proposer, *lonely) is None
 
 
-def test_de_novo_draws_satisfy_their_constraints(proposer: Proposer) -> None:
-    draws = DeNovo(proposer, Constraints(1, 6, None, None, frozenset({8})))
-    generator = np.random.default_rng(0)
-    for _ in range(40):
-        c = draws.draw(generator)
-        assert c is not None
-        assert 8 not in c.elements
-        assert len(set(c.elements)) == len(c.elements)
-        assert c.log_p < 0
-    pair = DeNovo(proposer, Constraints(1, 60, 225, frozenset({11, 17})))
-    drawn = [pair.draw(generator) for _ in range(20)]
-    assert all(c is not None and set(c.elements) == {11, 17} for c in drawn)
-    assert not DeNovo(proposer, Constraints(1, 60, 62))
-
-
-def test_de_novo_probability_is_normalised(proposer: Proposer) -> None:
-    allowed = frozenset({11, 19, 17})
-    draws = DeNovo(proposer, Constraints(2, 2, 225))
-    draws.allowed = np.array(sorted(allowed))
-    with torch.no_grad():
-        distance = proposer.ranker.element_distance().double().numpy()
-    draws.kernel = np.exp(-distance / 0.12)[:, draws.allowed]
-    v = int(draws.prototypes[0])
-    total = sum(math.exp(draws.log_probability(v, (a, b))) for a in allowed for b in allowed if a != b)
-    assert total == pytest.approx(1, abs=1e-6)
-
-
 def test_a_library_without_a_field_is_refused(learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray]) -> None:
     tensors = dict(learned[0].tensors)
     del tensors["shape"]
     with pytest.raises(ValueError, match="shape"):
         PrototypeLibrary(tensors)
+
+
+def test_weights_of_members_are_optional_and_checked(learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray]) -> None:
+    tensors = {k: v for k, v in learned[0].tensors.items() if k != "member_weight"}
+    assert PrototypeLibrary(tensors)["member_weight"].tolist() == [1] * len(CRYSTALS)
+    weight = torch.arange(len(CRYSTALS), dtype=torch.uint8)
+    assert PrototypeLibrary({**tensors, "member_weight": weight})["member_weight"].tolist() == weight.tolist()
+    for wrong in (weight[1:], weight.float()):
+        with pytest.raises(ValueError, match="member_weight"):
+            PrototypeLibrary({**tensors, "member_weight": wrong})

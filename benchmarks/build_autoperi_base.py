@@ -42,11 +42,14 @@ SETTINGS = {
     "known_weight": 0.25,
     "orbits_share": 0.4,
     "orbits_novelty": 0.01,
-    "near_steps": 5,
-    "noise_steps": 10,
+    "near_steps": 2,
+    "noise_steps": 6,
     "noise_draws": 2,
     "denovo_temperature": 0.2,
     "denovo_known": 0.0,
+    "anneal": 5.0,
+    "pool_least": 20,
+    "pool_share": 1.0,
 }
 
 FACTS: dict[str, Any] = {

@@ -48,7 +48,7 @@ SETTINGS = {
     "denovo_temperature": 0.2,
     "denovo_known": 0.0,
     "anneal": 5.0,
-    "pool_least": 20,
+    "pool_least": 10,
     "pool_share": 1.0,
 }
 

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterable
 
 SPLITS = ("train", "val", "test")
+HELD_OUT = 0.2
+"""Share of :func:`held_out`."""
 
 
 def fold_of(identifier: str, *, folds: int = 10) -> int:
@@ -21,3 +23,8 @@ def split_of(identifier: str) -> str:
 def splits_of(identifiers: Iterable[object]) -> list[str]:
     """:func:`split_of` of each id."""
     return [split_of(str(identifier)) for identifier in identifiers]
+
+
+def held_out(identifiers: Iterable[object]) -> list[bool]:
+    """Which rows a training that is given no validation data sets aside: fold 0 of five, about 20 % (seed 0, 3.3), the test rows among them."""
+    return [fold_of(str(identifier), folds=round(1 / HELD_OUT)) == 0 for identifier in identifiers]

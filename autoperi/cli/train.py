@@ -22,14 +22,15 @@ EXAMPLE = """examples:
   autoperi train formation_energy --data crystals.parquet --val val.parquet --out run/ --epochs 20
   autoperi train empnn --data crystals.parquet --val val.parquet --out run/ --resume
   autoperi train prior --data crystals.parquet --out prior/
-  autoperi train autoperi-gnn --data crystals.parquet --val val.parquet --out gnn/ --max-atoms 24
+  autoperi train autoperi-gnn --data crystals.parquet --out gnn/ --max-atoms 24
+  autoperi train autoperi-gnn --data crystals.parquet --out gnn/ --max-atoms 24 --energy-weight 0.1 --devices 4
   autoperi generate NaCl --model run/model
 
 After each epoch run/checkpoints/last.ckpt holds all that --resume needs; run/model is what from_pretrained reads: the base
-model with the trained component in place of its own. autoperi-gnn is the flow that gives candidates their geometry; orbits the
-network that says which element takes which Wyckoff positions. All but prior need `pip install "autoperi[train]"`. cgcnn and
-crystal_transformer are baselines for the formation energy and models by themselves: autoperi.models.cgcnn.load_cgcnn and
-autoperi.models.crystal_transformer.load_crystal_transformer read run/model."""
+model with the trained component in place of its own. autoperi-gnn is the flow that gives candidates their geometry; without --val
+it holds out a fifth of the crystals by their ids. orbits is the network that says which element takes which Wyckoff positions.
+All but prior need `pip install "autoperi[train]"`. cgcnn and crystal_transformer are baselines for the formation energy and models
+by themselves: autoperi.models.cgcnn.load_cgcnn and autoperi.models.crystal_transformer.load_crystal_transformer read run/model."""
 
 BASELINES = ("cgcnn", "crystal_transformer")
 GENERATORS = {"autoperi-gnn": "flow", "orbits": "orbits"}
@@ -37,7 +38,16 @@ GENERATORS = {"autoperi-gnn": "flow", "orbits": "orbits"}
 NETWORKS = ("empnn", "formation_energy", *GENERATORS, *BASELINES)
 DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0, "model_config": {}}
 PRIOR_DEFAULTS: dict[str, Any] = {"model": "prior", "epochs": 12, "seed": 0, "reference": None}
-NETWORK_OPTIONS = ("val", "batch_size", "learning_rate", "channels", "layers", "label")
+NETWORK_OPTIONS = ("val", "batch_size", "learning_rate", "channels", "layers", "label", "devices")
+FLOW_OPTIONS: dict[str, str] = {
+    "energy_weight": "energy above that of the true crystal, by the base model's potential (default: 0, off)",
+    "symmetry_weight": "distance from the images under the space group's operations (default: 0, off)",
+    "reconstruction_weight": "difference of neighbours' distances where the latent vector is given (default: 0, off)",
+    "adversarial_weight": "what a discriminator says, trained along (default: 0, off)",
+    "kl_weight": "divergence of the latent vector from a standard normal one (default: 0.001)",
+    "near_share": "part of the paths that start near the crystal instead of from noise (default: 0.5)",
+}
+"""Options of ``autoperi-gnn`` alone that take a number: losses' weights and a share."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -56,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
         help="empnn, formation_energy, prior, autoperi-gnn, orbits, or a baseline: cgcnn, crystal_transformer",
     )
     parser.add_argument("--data", required=True, metavar="FILE", help="crystals to train on: .parquet, .csv, .json, .extxyz or a folder")
-    parser.add_argument("--val", metavar="FILE", help="crystals to validate on (needed for all but prior)")
+    parser.add_argument("--val", metavar="FILE", help="crystals to validate on (needed for all but prior and autoperi-gnn)")
     parser.add_argument("--out", required=True, metavar="DIR", help="DIR/checkpoints and DIR/model are written")
     parser.add_argument("--epochs", type=common.whole, metavar="N", help="passes over the data (default: 20; prior: 12)")
     parser.add_argument("--batch-size", type=common.whole, metavar="N", help="crystals per step (default: 64)")
@@ -76,6 +86,15 @@ def add_parser(subparsers: Any) -> None:
         "--base", default=common.DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"the rest of the model (default: {common.DEFAULT_MODEL})"
     )
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--devices", type=common.whole, metavar="N", help="GPUs, or processes on a CPU, that train together (default: 1)")
+    flow = parser.add_argument_group("losses and paths of autoperi-gnn")
+    for name, words in FLOW_OPTIONS.items():
+        flow.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=words)
+    flow.add_argument(
+        "--ends",
+        choices=("nearest", "random", "given"),
+        help="description of the crystal that a path ends at: nearest to its start, random, or that of the data (default: nearest)",
+    )
     common.add_output(parser)
     parser.set_defaults(func=run)
 
@@ -95,10 +114,16 @@ def run(args: argparse.Namespace) -> int:
     check_base(base, component_name)
     try:
         component, facts = _prior(args) if args.component == "prior" else _network(args, base, device)
+        if not _first_process(args):
+            return 0
     except KeyboardInterrupt:
         common.note(f"interrupted; go on with the same command and --resume, finished epochs are in {Path(args.out) / 'checkpoints'}")
         return 130
-    facts |= {"name": Path(args.out).resolve().name, "data": Path(args.data).name, "validation": Path(args.val).name if args.val else ""}
+    data = Path(args.data).name
+    validation = Path(args.val).name if args.val else ""
+    if args.component == "autoperi-gnn" and not args.val:
+        data, validation = f"80 % of {data}", f"20 % of {data}, by its ids"
+    facts |= {"name": Path(args.out).resolve().name, "data": data, "validation": validation}
     facts["command"] = _command(args, facts["settings"])
     directory = Path(args.out) / "model"
     with common.uninterrupted():
@@ -133,7 +158,7 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         RequestError: naming the option.
     """
-    for option in ("epochs", "batch_size", "channels", "layers", "max_atoms"):
+    for option in ("epochs", "batch_size", "channels", "layers", "max_atoms", "devices"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise RequestError(f"--{option.replace('_', '-')} {value} is not positive; give at least 1")
@@ -141,6 +166,7 @@ def _check(args: argparse.Namespace) -> None:
         raise RequestError(f"--learning-rate {args.learning_rate} is not a positive number; give one such as 0.002")
     if args.seed is not None and args.seed < 0:
         raise RequestError(f"--seed {args.seed} is negative; give 0 or more")
+    _check_flow(args)
     if args.component == "prior":
         for option in NETWORK_OPTIONS:
             if getattr(args, option) is not None:
@@ -150,10 +176,49 @@ def _check(args: argparse.Namespace) -> None:
         raise RequestError(f"--reference {args.reference} is for the prior, not for {args.component}; leave it out")
     if args.component in GENERATORS and args.label is not None:
         raise RequestError(f"--label {args.label} does not apply to {args.component}, which learns from crystals alone; leave it out")
-    if args.val is None:
+    if args.val is None and args.component != "autoperi-gnn":
         raise RequestError(f"--val is missing; give crystals to validate {args.component} on, which are not in --data")
     if importlib.util.find_spec("lightning") is None:
         raise AutoPeriError(f'training {args.component} needs Lightning, which is not installed; run `pip install "autoperi[train]"`')
+
+
+def _check_flow(args: argparse.Namespace) -> None:
+    """Refuse values of :data:`FLOW_OPTIONS` that make no run, and all of them for another component."""
+    for option in (*FLOW_OPTIONS, "ends"):
+        value, name = getattr(args, option), f"--{option.replace('_', '-')}"
+        if value is None:
+            continue
+        if args.component != "autoperi-gnn":
+            raise RequestError(f"{name} {value} does not apply to {args.component}; leave it out")
+        if option == "near_share" and not 0 <= value <= 1:
+            raise RequestError(f"{name} {value} is not a share; give a number from 0 to 1")
+        if option in FLOW_OPTIONS and not 0 <= value < math.inf:
+            raise RequestError(f"{name} {value} is not a weight; give 0 or more")
+
+
+def _first_process(args: argparse.Namespace) -> bool:
+    """Whether this process writes and prints: of several that train together, the first."""
+    if args.component == "prior":
+        return True
+    from autoperi.training.run import first_process
+
+    return first_process()
+
+
+def _task_config(args: argparse.Namespace, base: Bundle) -> dict[str, Any] | None:
+    """What was said of losses and paths.
+
+    Raises:
+        RequestError: an energy is wanted and the base model has no potential.
+    """
+    said = {option: getattr(args, option) for option in (*FLOW_OPTIONS, "ends") if getattr(args, option) is not None}
+    if said.get("energy_weight"):
+        if "potential" not in base.components:
+            raise RequestError(
+                f"--energy-weight {args.energy_weight} needs a potential, and model {base.name!r} has none; give another --base"
+            )
+        said["potential"] = args.base
+    return said or None
 
 
 def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Component, dict[str, Any]]:
@@ -170,9 +235,19 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
     # a base model's lattice network may be a relaxer of several passes, whose training is another
     model = {"flow": "autoperi_gnn", "orbits": "orbit_network"}.get(name, own.get("kind", name))
     given |= {"model": model, "model_config": {**own, **shape} if shape else None}
+    if args.component == "autoperi-gnn":
+        from autoperi.splits import HELD_OUT
+        from autoperi.training.autoperi_gnn import TASK_DEFAULTS
+
+        defaults |= {"task_config": TASK_DEFAULTS, "held_out": 0.0}
+        given |= {"task_config": _task_config(args, base), "held_out": 0.0 if args.val else HELD_OUT}
+    _check_devices(args, device)
     settings = run_settings(given, {**defaults, "model": model}, directory=directory, resume=args.resume)
     data, val, initial = _data(args)
-    from autoperi.training.run import TrainingConfig, train
+    from autoperi.training.run import TrainingConfig, first_process, train
+
+    if settings.get("held_out") and first_process() and not args.quiet:
+        common.note(f"no --val: {len(val)} of {len(data) + len(val)} crystals are held out to validate on, by sha256 of their ids")
 
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -185,6 +260,7 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
             directory=directory,
             resume=args.resume,
             device="gpu" if device == "cuda" else "cpu",
+            devices=args.devices or 1,
             progress=sys.stdout.isatty() and not args.quiet and not args.json,
             initial=initial,
         )
@@ -196,13 +272,29 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
     return network_component(network), {"settings": settings, "summary": summary}
 
 
+def _check_devices(args: argparse.Namespace, device: str) -> None:
+    """Refuse more GPUs than there are.
+
+    Raises:
+        RequestError: saying how many there are.
+    """
+    if device == "cuda" and args.devices is not None:
+        import torch
+
+        if args.devices > torch.cuda.device_count():
+            raise RequestError(f"--devices {args.devices} is more than the {torch.cuda.device_count()} GPUs of this machine; give fewer")
+
+
 def _data(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any] | None]:
     """Crystals to train and to validate on, as the component wants them, and tensors that its network starts with."""
     if args.component == "autoperi-gnn":
-        from autoperi.training.orbits import orbit_table
+        from autoperi.training.orbits import orbit_table, split_orbit_table
 
-        crystals, _ = orbit_table(args.data, max_atoms=args.max_atoms)
-        val, _ = orbit_table(args.val, max_atoms=args.max_atoms, element_volume=crystals.element_volume)
+        if args.val is None:
+            crystals, val = split_orbit_table(args.data, max_atoms=args.max_atoms)
+        else:
+            crystals, _ = orbit_table(args.data, max_atoms=args.max_atoms)
+            val, _ = orbit_table(args.val, max_atoms=args.max_atoms, element_volume=crystals.element_volume)
         return crystals, val, {"element_volume": crystals.element_volume.float()}
     if args.component == "orbits":
         from autoperi.models.orbit_network import tables
@@ -269,6 +361,6 @@ def _command(args: argparse.Namespace, settings: dict[str, Any]) -> str:
     words += ["--out", Path(args.out).resolve().name, "--base", args.base if args.base == common.DEFAULT_MODEL else Path(args.base).name]
     for key in ("epochs", "batch_size", "learning_rate", "seed"):
         words += [f"--{key.replace('_', '-')}", str(settings[key])] if key in settings else []
-    for key in ("channels", "layers", "max_atoms", "label", "reference"):
+    for key in ("channels", "layers", "max_atoms", "label", "reference", "devices", *FLOW_OPTIONS, "ends"):
         words += [f"--{key.replace('_', '-')}", str(getattr(args, key))] if getattr(args, key) is not None else []
     return shlex.join(words)

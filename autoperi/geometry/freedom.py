@@ -100,11 +100,17 @@ class Freedom:
         circular[:, STRAINS:] = True
         return Space(present, circular)
 
-    def crystals(self, y: Tensor) -> CrystalBatch:
-        """The crystals with coordinates ``[B, D]``; differentiable."""
-        strain = torch.einsum("bk,bkij->bij", y[:, :STRAINS], self.strains)
-        s = y.reshape(-1)[self._columns].view(-1, 3)
-        fractional = torch.einsum("nij,nj->ni", self.maps, s.index_select(0, self.orbit)) + self.offsets
+    def crystals(self, y: Tensor, *, strain: Tensor | None = None, moves: Tensor | None = None) -> CrystalBatch:
+        """The crystals with coordinates ``[B, D]``; differentiable.
+
+        Args:
+            y: coordinates.
+            strain, moves: strains ``[B, 3, 3]`` and fractional displacements of atoms ``[N, 3]`` added to them, free of the group or not.
+        """
+        own, fractional = self.displacements(y)
+        fractional = fractional + self.offsets
+        strain = own if strain is None else own + strain
+        fractional = fractional if moves is None else fractional + moves
         return CrystalBatch(self.reference @ symmetric_exp(strain), wrap(fractional), self.atomic_numbers, self.n_atoms)
 
     def coordinates(self, lattice: Tensor, parameters: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class AutoPeriGnn(nn.Module):
 
     def encode(self, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | crystal), each ``[B, latent]``."""
-        output = self.encoder(batch.replace(lattice=batch.lattice / self._unit(batch)))
+        output = self.encoder(batch.replace(lattice=batch.lattice / self.unit(batch)))
         pooled = sum_per_crystal(output.scalars, batch) / batch.n_atoms.to(output.scalars.dtype).unsqueeze(-1)
         mean, log_variance = self.posterior(pooled).chunk(2, -1)
         return mean, log_variance.clamp(-8.0, 4.0)
@@ -135,17 +135,30 @@ class AutoPeriGnn(nn.Module):
     def velocity(
         self, y: Tensor, t: Tensor, freedom: Freedom, *, near: Tensor, z: Tensor | None = None, given: Tensor | None = None
     ) -> Tensor:
-        """The field v(y, t), ``[B, D]``.
+        """The field v(y, t), ``[B, D]``: :meth:`rates` of the crystals with coordinates y, on their free parameters.
 
         Args:
-            y: coordinates, ``[B, D]``; t: times, ``[B]``.
-            freedom: what they are coordinates of.
+            y: coordinates, ``[B, D]``.
+            t, freedom, near, z, given: as in :meth:`rates`.
+        """
+        return freedom.velocity(*self.rates(freedom.crystals(y), t, freedom, near=near, z=z, given=given))
+
+    def rates(
+        self, crystals: CrystalBatch, t: Tensor, freedom: Freedom, *, near: Tensor, z: Tensor | None = None, given: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the network says of crystals before any projection: dS/dt ``[B, 3, 3]`` and the atoms' dx/dt, fractional, ``[N, 3]``.
+
+        Of a crystal that obeys its group these obey it too, to rounding; of another they do not.
+
+        Args:
+            crystals: with the atoms of ``freedom``.
+            t: times, ``[B]``.
+            freedom: whose reference cells say how large the crystals are.
             near: whether each flow starts near a proposal, ``[B]``.
             z: latent vectors, ``[B, latent]``, or None where no crystal has one.
             given: which crystals see their z, ``[B]``; None is all of them.
         """
-        dtype = self.backbone.embedding.weight.dtype
-        crystals = freedom.crystals(y)
+        dtype, real = self.backbone.embedding.weight.dtype, crystals.lattice.dtype
         unit = self._reference_unit(freedom)
         scaled = crystals.replace(lattice=(crystals.lattice / unit[:, None, None]).to(dtype), frac_coords=crystals.frac_coords.to(dtype))
         phase = t.to(dtype).unsqueeze(1) * self.frequencies.to(dtype)
@@ -159,7 +172,7 @@ class AutoPeriGnn(nn.Module):
         moves, strain = self.field_head(output, scaled)
         inverse = torch.linalg.inv(scaled.lattice).index_select(0, scaled.batch)
         fractional = torch.einsum("ni,nij->nj", moves, inverse)
-        return freedom.velocity(strain.to(y.dtype), fractional.to(y.dtype))
+        return strain.to(real), fractional.to(real)
 
     def sample(
         self,
@@ -251,7 +264,8 @@ class AutoPeriGnn(nn.Module):
 
         return field
 
-    def _unit(self, batch: CrystalBatch) -> Tensor:
+    def unit(self, batch: CrystalBatch) -> Tensor:
+        """Length in Å that the networks read as one: the cube root of the additive volume over :data:`NATURAL` an atom, ``[B, 1, 1]``."""
         volume = self.additive_volume(batch.atomic_numbers, batch.batch, len(batch)).to(batch.lattice.dtype)
         return (volume / (NATURAL * batch.n_atoms)).pow(1 / 3)[:, None, None]
 

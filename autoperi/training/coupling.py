@@ -1,15 +1,16 @@
-"""Which description of a crystal a flow's path should end at: the one nearest to where it starts.
+"""Which description of a crystal a flow's path should end at: the one nearest to where it starts, or any.
 
 Orbits of one element on one position may be exchanged, each orbit has several representatives, and the origin may be shifted; the network sees none of
 that. Paths to a fixed description cross each other and their velocities cancel; paths to the nearest one are short. As the uniform density does
 not know descriptions either, the flow so learned still begins there and ends at the crystals (minibatch optimal transport, Tong et al. 2024, over
-the symmetries of one crystal instead of over a batch; Song et al. 2023 and Klein et al. 2023 for molecules).
+the symmetries of one crystal instead of over a batch; Song et al. 2023 and Klein et al. 2023 for molecules). Random descriptions are what augmentation
+by operations of the space group and shifts of the origin means here: the network itself is invariant under them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,6 +100,15 @@ class Choices:
                 least, found = total, self.parameters[s, orbits, best[s, slots, orbits]]
         return found
 
+    def random(self, rng: np.random.Generator) -> np.ndarray:
+        """Parameters ``[O, 3]`` of a description drawn uniformly: a shift, an exchange of like orbits, a representative of each."""
+        s = int(rng.integers(len(self.shifted)))
+        orbits = np.empty(len(self.kind), dtype=np.int64)
+        for kind in np.unique(self.kind):
+            orbits[self.kind == kind] = rng.permutation(np.nonzero(self.shifted[s] == kind)[0])
+        counts = (~np.isnan(self.parameters[s, orbits, :, 0])).sum(1)
+        return self.parameters[s, orbits, rng.integers(counts)]
+
 
 def equivalents(groups: Sequence[int], orbits: Sequence[Sequence[Orbit]]) -> Equivalents:
     """The descriptions of crystals given by their orbits."""
@@ -143,19 +153,39 @@ def nearest_ends(choices: Sequence[Choices], freedom: Freedom, start: Tensor, en
         start, end: coordinates.
         rows: which crystals, ``[B]`` bool; None is all.
     """
-    out = end.detach().clone().cpu()
     begin = start.detach().cpu().double().numpy()
     # how far an orbit's atoms go in Å² of the reference cell, all of them together
     maps = torch.einsum("nij,nic->njc", freedom.maps.double(), freedom.reference.double()[freedom.crystal][freedom.orbit])
     total = torch.zeros(len(freedom.free), 3, 3, dtype=torch.float64, device=maps.device)
     metric = total.index_add(0, freedom.orbit, maps @ maps.transpose(1, 2)).cpu().numpy()
-    counts = torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()
     chosen = [True] * len(choices) if rows is None else rows.tolist()
+
+    def nearest(b: int, columns: slice, orbits: slice) -> np.ndarray | None:
+        return choices[b].nearest(begin[b, columns].reshape(-1, 3), metric[orbits]) if chosen[b] else None
+
+    return _described(freedom, end, nearest)
+
+
+def random_ends(choices: Sequence[Choices], freedom: Freedom, end: Tensor, rng: np.random.Generator) -> Tensor:
+    """``end`` ``[B, D]`` with each crystal's positions in a description drawn at random; the crystals stay the same.
+
+    Args:
+        choices: of each crystal.
+        freedom: the crystals.
+        end: coordinates.
+        rng: draws for one crystal after the other.
+    """
+    return _described(freedom, end, lambda b, columns, orbits: choices[b].random(rng))  # noqa: ARG005
+
+
+def _described(freedom: Freedom, end: Tensor, parameters: Callable[[int, slice, slice], np.ndarray | None]) -> Tensor:
+    """``end`` with the ``parameters`` ``[O, 3]`` of each crystal, asked for by its number, its columns and its orbits; None leaves it as it is."""
+    out = end.detach().clone().cpu()
     first = 0
-    for b, (own, count) in enumerate(zip(choices, counts, strict=True)):
-        if chosen[b]:
-            columns = slice(STRAINS, STRAINS + 3 * count)
-            found = own.nearest(begin[b, columns].reshape(count, 3), metric[first : first + count])
+    for b, count in enumerate(torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()):
+        columns = slice(STRAINS, STRAINS + 3 * count)
+        found = parameters(b, columns, slice(first, first + count))
+        if found is not None:
             out[b, columns] = torch.as_tensor(found.reshape(-1)).to(out)
         first += count
     return out.to(end.device)

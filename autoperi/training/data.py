@@ -101,6 +101,9 @@ class Batches:
     keeps padding small and batches random. The width of a crystal is its number of atoms unless :func:`widths` of its
     neighbour table, which is what the backbone pads, are given. Beside the labels, ``row`` says which rows of the data a
     batch holds.
+
+    Of several ``processes`` that train together, that of ``rank`` takes every ``processes``-th batch of the epoch; so that all take equally many, the
+    first batches come again at the end where the number does not divide.
     """
 
     data: Rows
@@ -110,9 +113,19 @@ class Batches:
     pool: int = 16
     epoch: int = 0
     width: Tensor | None = None
+    rank: int = 0
+    processes: int = 1
 
     def __len__(self) -> int:
+        return -(-self._in_all // self.processes)
+
+    @property
+    def _in_all(self) -> int:
         return -(-len(self.data) // self.batch_size)
+
+    def share(self, rank: int, processes: int) -> None:
+        """Be one of several ``processes``, that of ``rank``."""
+        self.rank, self.processes = rank, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the epoch that comes next (Lightning itself calls this for samplers only)."""
@@ -131,8 +144,8 @@ class Batches:
             chunks = [chunks[int(i)] for i in torch.randperm(len(chunks), generator=generator)]
         else:
             chunks = list(order.split(self.batch_size))
-        for chosen in chunks:
-            yield self.data.take(chosen)
+        for k in range(len(self)):
+            yield self.data.take(chunks[(k * self.processes + self.rank) % len(chunks)])
 
 
 def widths(crystals: CrystalBatch, cutoff: float, *, chunk: int = 256) -> Tensor:

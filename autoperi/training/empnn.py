@@ -146,7 +146,7 @@ class RelaxerTask(CrystalTask):
         crystals, _ = batch
         model = self.average.module
         assert isinstance(model, LatticeRelaxer)
-        noise = torch.randn(len(crystals), 6, generator=torch_generator(self.seed, 2**31, batch_idx)).to(crystals.lattice)
+        noise = torch.randn(len(crystals), 6, generator=torch_generator(self.seed, 2**31, self.place(batch_idx))).to(crystals.lattice)
         truth = crystals.lattice
         with torch.no_grad():
             for sigma, word in ((0.1, "0.1"), (0.01, "0.01"), (0.0, "0")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from autoperi.prior.learn import additive_volumes
 from autoperi.training.coupling import Choices, Equivalents, equivalents
 from autoperi.units import MAX_ATOMIC_NUMBER
 
+if TYPE_CHECKING:
+    from autoperi.io import CrystalTable
 PARTS: dict[str, type[Any]] = {"freedom": Freedom, "equivalents": Equivalents}
 """Fields of :class:`OrbitCrystals` that are tensors in a class of their own."""
 
@@ -59,7 +61,10 @@ class OrbitCrystals:
         freedom = self.freedom[rows]
         orbits, _ = self.freedom.orbits_of(rows)
         y = freedom.coordinates(self.lattice[rows], self.parameters[orbits])
-        return OrbitBatch(freedom, y, self.equivalents.take(rows)), {"row": rows, **{k: v[rows] for k, v in self.labels.items()}}
+        return OrbitBatch(freedom, y, self.equivalents.take(rows), self.group[rows]), {
+            "row": rows,
+            **{k: v[rows] for k, v in self.labels.items()},
+        }
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
@@ -89,18 +94,19 @@ class OrbitCrystals:
 
 @dataclass(frozen=True, eq=False)
 class OrbitBatch:
-    """B crystals: their freedom, their coordinates ``[B, D]``, and their other descriptions."""
+    """B crystals: their freedom, their coordinates ``[B, D]``, their other descriptions, and their space-group numbers ``[B]``."""
 
     freedom: Freedom
     y: Tensor
     choices: list[Choices]
+    group: Tensor
 
     def __len__(self) -> int:
         return len(self.freedom)
 
     def to(self, *, device: torch.device | str) -> OrbitBatch:
         """The same on a device."""
-        return OrbitBatch(self.freedom.to(device=device), self.y.to(device), self.choices)
+        return OrbitBatch(self.freedom.to(device=device), self.y.to(device), self.choices, self.group)
 
 
 def orbit_table(path: str | Path, *, max_atoms: int | None = None, element_volume: Tensor | None = None) -> tuple[OrbitCrystals, list[int]]:
@@ -111,12 +117,32 @@ def orbit_table(path: str | Path, *, max_atoms: int | None = None, element_volum
     """
     from autoperi.io import read_table
 
+    return _of_table(read_table(path), str(path), max_atoms, element_volume)
+
+
+def split_orbit_table(path: str | Path, *, max_atoms: int | None = None) -> tuple[OrbitCrystals, OrbitCrystals]:
+    """The crystals of a file to train and to validate on, 80 to 20, by their ids (:func:`autoperi.splits.held_out`).
+
+    Raises:
+        DataError: as :func:`orbit_table`, or a file so small that either part is empty.
+    """
+    from autoperi.io import read_table
+    from autoperi.splits import held_out
+
     table = read_table(path)
+    aside = np.array(held_out(table.ids), dtype=bool)
+    if aside.all() or not aside.any():
+        raise DataError(f"{path} has too few crystals to set some aside by their ids; give crystals to validate on")
+    data, _ = _of_table(table[~aside], str(path), max_atoms, None)
+    return data, _of_table(table[aside], str(path), max_atoms, data.element_volume)[0]
+
+
+def _of_table(table: CrystalTable, source: str, max_atoms: int | None, element_volume: Tensor | None) -> tuple[OrbitCrystals, list[int]]:
     crystals = [
         c for c in zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True) if max_atoms is None or len(c[2]) <= max_atoms
     ]
     if not crystals:
-        raise DataError(f"{path} has no crystal of at most {max_atoms} atoms; allow more, or give other data")
+        raise DataError(f"{source} has no crystal of at most {max_atoms} atoms; allow more, or give other data")
     return orbit_crystals(crystals, element_volume=element_volume)
 
 

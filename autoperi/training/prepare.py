@@ -74,7 +74,7 @@ def tensor_crystals(
 
 
 def run_settings(given: Mapping[str, Any], defaults: Mapping[str, Any], *, directory: str | Path, resume: bool) -> dict[str, Any]:
-    """The settings of a run: those given, else those of the run that is resumed, else the defaults.
+    """The settings of a run: those given, else those of the run that is resumed, else the defaults; settings that are mappings entry by entry.
 
     Args:
         given: settings, None where nothing was said.
@@ -91,10 +91,10 @@ def run_settings(given: Mapping[str, Any], defaults: Mapping[str, Any], *, direc
     if not resume:
         if any((folder / name).exists() for name in PROGRESS_FILES):
             raise DataError(f"{folder} holds an earlier run; go on with it (--resume), or choose another directory")
-        return {**defaults, **said}
+        return _merged(defaults, said)
     record = folder / SETTINGS_FILE
     if not record.exists():
-        return {**defaults, **said}
+        return _merged(defaults, said)
     try:
         stored = json.loads(record.read_text(encoding="utf-8"))
         kept = {key: stored[key] for key in defaults if key in stored}
@@ -105,7 +105,11 @@ def run_settings(given: Mapping[str, Any], defaults: Mapping[str, Any], *, direc
             raise RequestError(
                 f"{key}={value!r} differs from {old!r} of the run in {folder}; resume with its own settings, or choose another directory"
             )
-    return {**defaults, **kept, **said}
+    return _merged({**defaults, **kept}, said)
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    return {**old, **{k: {**(old.get(k) or {}), **v} if isinstance(v, Mapping) else v for k, v in new.items()}}
 
 
 def _changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

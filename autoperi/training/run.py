@@ -14,6 +14,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
 
 from autoperi.errors import RequestError
 from autoperi.models.autoperi_gnn import AutoPeriGnn
@@ -52,7 +53,11 @@ TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides a training run; ``warmup`` is that of the task where it is None, and ``task_config`` holds its other options."""
+    """Everything that decides a training run.
+
+    ``warmup`` is that of the task where it is None, and ``task_config`` holds its other options. ``held_out`` is for the record: the share of the data
+    that was set aside for validation (:func:`autoperi.splits.held_out`), 0 where validation data were given.
+    """
 
     model: str
     epochs: int
@@ -65,6 +70,7 @@ class TrainingConfig:
     seed: int = 0
     model_config: dict[str, Any] = field(default_factory=dict)
     task_config: dict[str, Any] = field(default_factory=dict)
+    held_out: float = 0.0
 
 
 LAST = "last.ckpt"
@@ -77,6 +83,8 @@ class _Record(Callback):
         self.path, self.checkpoint, self.start = directory / "history.jsonl", directory / LAST, time.perf_counter()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+        if not trainer.is_global_zero:
+            return
         # rows of epochs that the checkpoint does not hold, or of an earlier run, would be told twice
         rows = self.path.read_text().splitlines() if self.path.exists() else []
         self.path.write_text("".join(f"{row}\n" for row in rows if json.loads(row)["epoch"] < trainer.current_epoch))
@@ -89,17 +97,22 @@ class _Record(Callback):
             "seconds": round(time.perf_counter() - self.start, 1),
             **metrics,
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        # explicit, because Lightning's ModelCheckpoint with save_top_k=0 writes nothing before the run ends
+        if trainer.is_global_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        # in every process, of which one writes; explicit, because Lightning's ModelCheckpoint with save_top_k=0 writes nothing before the run ends
         trainer.save_checkpoint(self.checkpoint)
 
 
 class _Order(Callback):
-    """Tells the batches which epoch comes: Lightning would do so for the sampler of a DataLoader, and for nothing else."""
+    """Tells the batches which epoch comes and whose they are: Lightning would do so for the sampler of a DataLoader, and for nothing else."""
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
+    def __init__(self, batches: Batches, val: Batches) -> None:
+        self.batches, self.val = batches, val
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:  # noqa: ARG002
+        for batches in (self.batches, self.val):
+            batches.share(trainer.global_rank, trainer.world_size)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
         self.batches.set_epoch(trainer.current_epoch)
@@ -116,10 +129,16 @@ def train(
     directory: str | Path,
     resume: bool = False,
     device: str = "auto",
+    devices: int = 1,
     progress: bool = False,
     initial: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Train ``config.model``, with a checkpoint each epoch in ``directory``.
+
+    On several ``devices`` the gradient is the mean over their batches (Lightning's DDP): a step sees ``devices`` times ``config.batch_size`` crystals. There is a
+    process a device, and Lightning makes the others by starting the same command again: a script that calls this must be runnable from its
+    beginning, and what it does afterwards happens in each of them but where it asks :func:`first_process`. Which batch goes where depends on the seed
+    and the number of devices alone; the first process keeps the record and the checkpoints.
 
     Args:
         config: the run.
@@ -127,15 +146,22 @@ def train(
         directory: where checkpoints, ``history.jsonl`` and ``training.json`` go.
         resume: go on from ``last.ckpt`` there, if there is one.
         device: a Lightning accelerator: ``auto``, ``cpu``, ``gpu``.
+        devices: how many of them; on ``cpu``, processes.
         progress: show Lightning's bar.
         initial: tensors to begin with, those of another model's encoder for one; what they do not name is drawn with the seed.
 
     Returns:
         The averaged model, and what the card should say of the run.
+
+    Raises:
+        RequestError: ``devices`` is not positive, or ``initial`` holds tensors of another network.
     """
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise RequestError(f"devices={devices!r} is not a positive whole number; give at least 1")
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "training.json").write_text(json.dumps(asdict(config), indent=1))
+    if first_process():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "training.json").write_text(json.dumps(asdict(config), indent=1))
     network, task_type = TASKS[config.model]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # inside the fork: the caller's generator is untouched
@@ -151,7 +177,8 @@ def train(
     if isinstance(backbone, Backbone) and isinstance(train_data, TensorCrystals):
         seen = model.scaled(train_data.crystals) if isinstance(model, LatticeRelaxer) else train_data.crystals
         width = widths(seen, backbone.cutoff)
-    batches = Batches(train_data, config.batch_size, seed=config.seed, width=width)
+    batches = Batches(train_data, config.batch_size, seed=config.seed, width=width, processes=devices)
+    val = Batches(val_data, config.batch_size, shuffle=False)
     task = task_type(
         model,
         total_steps=config.epochs * len(batches),
@@ -167,12 +194,15 @@ def train(
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        warnings.filterwarnings("ignore", message="find_unused_parameters")
         trainer = lightning.Trainer(
             max_epochs=config.epochs,
             accelerator=device,
-            devices=1,  # batches are not shared out among several
+            devices=devices,
+            # a loss that counts for no crystal of a batch leaves parameters without a gradient
+            strategy="auto" if devices == 1 else "ddp_find_unused_parameters_true",
             plugins=[SafetensorsCheckpointIO()],
-            callbacks=[_Order(batches), _Record(directory)],
+            callbacks=[_Order(batches, val), _Record(directory)],
             enable_checkpointing=False,
             default_root_dir=directory,
             gradient_clip_val=5.0,
@@ -185,7 +215,7 @@ def train(
         trainer.fit(
             task,
             train_dataloaders=batches,
-            val_dataloaders=Batches(val_data, config.batch_size, shuffle=False),
+            val_dataloaders=val,
             ckpt_path=str(last) if resume and last.exists() else None,
         )
     history = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
@@ -193,8 +223,14 @@ def train(
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
         "crystals": len(train_data),
+        **({"devices": devices} if devices > 1 else {}),
         "seconds_last_run": round(time.perf_counter() - started, 1),
         "threads": torch.get_num_threads(),
         "final": history[-1] if history else {},
     }
-    return task.average.module, summary
+    return task.average.module.requires_grad_(True), summary
+
+
+def first_process() -> bool:
+    """Whether this is the only process of a training, or the first of several: the one to write and to print."""
+    return int(rank_zero_only.rank) == 0

@@ -52,7 +52,7 @@ class CrystalTask(lightning.LightningModule):
             raise RequestError(f"optimizer {optimizer!r} is not known; choose adamw or muon")
         self.optimizer_name = optimizer
         self.model = model
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)).requires_grad_(False)
         self.total_steps, self.learning_rate, self.weight_decay, self.warmup, self.seed = (
             total_steps,
             learning_rate,
@@ -61,12 +61,22 @@ class CrystalTask(lightning.LightningModule):
             seed,
         )
 
+    @property
+    def learning(self) -> nn.Module:
+        """What the optimiser moves: the network, and with it any that only the training needs."""
+        return self.model
+
+    @property
+    def processes(self) -> int:
+        """Processes that train together, one a device."""
+        return 1 if self._trainer is None else self.trainer.world_size
+
     def configure_optimizers(self) -> Any:  # noqa: D102
         optimizer: torch.optim.Optimizer
         if self.optimizer_name == "muon":
-            optimizer = muon(self.model, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+            optimizer = muon(self.learning, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         else:
-            optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+            optimizer = torch.optim.AdamW(self.learning.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
         def scale(step: int) -> float:
             if step < self.warmup:
@@ -85,9 +95,20 @@ class CrystalTask(lightning.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002, D102
         return batch[0].to(device=device), {k: v.to(device) for k, v in batch[1].items()}
 
+    def place(self, batch_idx: int) -> int:
+        """Place in the epoch, over all processes, of this one's batch."""
+        return batch_idx if self.processes == 1 else batch_idx * self.processes + self.global_rank
+
     def generator(self, batch_idx: int, epoch: int) -> torch.Generator:
-        """Noise of one batch: depends on seed, epoch and batch alone."""
-        return torch_generator(self.seed, epoch, batch_idx)
+        """Noise of one batch: depends on seed, epoch and the batch's place alone."""
+        return torch_generator(self.seed, epoch, self.place(batch_idx))
+
+    def log(self, name: str, value: Any, **options: Any) -> None:
+        """As Lightning's, a mean over all processes where there are several."""
+        if self.processes > 1:
+            # weighted by crystals; whole numbers would be rounded when they are averaged
+            options |= {"sync_dist": True, "batch_size": float(options["batch_size"])}
+        super().log(name, value, **options)
 
 
 def weighted_error(predicted: Tensor, labels: dict[str, Tensor]) -> Tensor:
@@ -216,7 +237,7 @@ class EmpnnTask(CrystalTask):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
         crystals, _ = batch
         sigma = torch.full((len(crystals),), 0.1).to(crystals.lattice)
-        noisy, _ = deform(crystals, sigma, 0 * sigma, torch_generator(self.seed, 2**31, batch_idx))
+        noisy, _ = deform(crystals, sigma, 0 * sigma, torch_generator(self.seed, 2**31, self.place(batch_idx)))
         true = lengths_angles(crystals.lattice)
         before = lengths_angles(noisy.lattice)
         after = lengths_angles(noisy.lattice @ symmetric_exp(self.average(noisy)))

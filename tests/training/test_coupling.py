@@ -86,8 +86,8 @@ def test_the_loss_of_coupled_paths_is_smaller_for_a_network_at_rest(chosen):
     for p in model.field_head.parameters():
         torch.nn.init.zeros_(p)
     errors = []
-    for coupled in (False, True):
-        task = AutoPeriGnnTask(model, total_steps=1, near_share=0.0, coupled=coupled)
+    for ends in ("given", "nearest"):
+        task = AutoPeriGnnTask(model, total_steps=1, near_share=0.0, ends=ends)
         found = task.losses(model, chosen, torch.Generator().manual_seed(0))
         errors.append(float(found["error"].detach().mean()))
     assert errors[1] < 0.9 * errors[0]

@@ -1,6 +1,6 @@
 """Numbers, tables and figures of the documentation from the JSON of benchmarks/results, after something was measured again.
 
-python benchmarks/refresh_docs.py            # rewrites README.md, docs/*.md and docs/images/solids.png
+python benchmarks/refresh_docs.py            # rewrites README.md, docs/*.md, docs/images/solids.png and docs/images/steps_curve.png
 python benchmarks/refresh_docs.py --check    # changes nothing; exit code 1 where something is stale
 
 Two kinds of places are kept: the first number in the second cell of a table row that names ``benchmarks/results/FILE.json`` and a key
@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-FIGURE = ROOT / "docs" / "images" / "solids.png"
+FIGURE, STEPS_FIGURE = (ROOT / "docs" / "images" / name for name in ("solids.png", "steps_curve.png"))
 ROW = re.compile(r"`benchmarks/results/([\w.-]+\.json)`: `([\w. ]+)`")
 NUMBER = re.compile(r"([−-]?)(\d[\d,]*)(?:\.(\d+))?")
 TABLE = re.compile(r"(<!-- table (\w+): [^\n]* -->\n)(?:(?!<!--).)*(<!-- end of table -->)", re.DOTALL)
@@ -29,6 +29,11 @@ TABLE = re.compile(r"(<!-- table (\w+): [^\n]* -->\n)(?:(?!<!--).)*(<!-- end of 
 def results(name: str) -> Any:
     """The JSON of a measurement."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def optional(name: str) -> Any:
+    """The JSON of a measurement, None where it has not been made."""
+    return results(name) if (RESULTS / name).exists() else None
 
 
 def refreshed(text: str) -> str:
@@ -119,6 +124,11 @@ def flow_table(name: str, file: str) -> str:
     return runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "tables.py"))[f"{name}_table"](results(file))
 
 
+def published(name: str) -> str:
+    """Published match rates beside ours."""
+    return runpy.run_path(str(ROOT / "benchmarks" / "published.py"))[f"{name}_table"](optional)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "solids": solids_table,
     "nve": nve_table,
@@ -132,6 +142,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "crysgnn": lambda: property_table("crysgnn"),
     "flow": lambda: flow_table("flow", "autoperi_gnn_mp_val.json"),
     "ranking": lambda: flow_table("ranking", "choose_ranking_mp_val.json"),
+    "latent": lambda: flow_table("latent", "latent_map.json"),
+    "latent_ends": lambda: flow_table("latent_ends", "latent_map.json"),
+    "steps": lambda: flow_table("steps", "steps_curve_mp_val.json"),
+    "published": lambda: published("published"),
+    "perov_carbon": lambda: published("perov_carbon"),
     "label_origin": lambda: property_table("label_origin"),
 }
 
@@ -150,6 +165,8 @@ def main() -> None:
                 page.write_text(new, encoding="utf-8")
     if not args.check:
         runpy.run_path(str(ROOT / "benchmarks" / "potential" / "solids.py"))["draw"](results("solids.json"), FIGURE)
+        figures = runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "figures.py"))
+        figures["draw_steps_curve"](results("steps_curve_mp_val.json"), STEPS_FIGURE)
     print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
     raise SystemExit(1 if args.check and stale else 0)
 

@@ -103,7 +103,7 @@ def evaluate_csp(
     table, rows = load(path, limit, seed)
     truths = table[rows].structures()
     started = time.perf_counter()
-    given, generating, weight = 0, 0.0, None
+    given, fresh, generating, weight = 0, 0, 0.0, None
     candidates: Sequence[Sequence[Arrays | Failure]]
     if predictions is not None:
         file = Path(predictions)
@@ -117,11 +117,23 @@ def evaluate_csp(
             for row, truth in zip(rows, truths, strict=True)
         ]
         given = sum(a.space_group is not None for a in asked)
+        keys = [(tuple(sorted(a.content.items())), a.space_group) for a in asked]
+        distinct = dict(zip(keys, asked, strict=True))  # who asks for the same thing gets the same answer
         clock = time.perf_counter()
-        candidates = generate_all(
-            peri, asked, n=k, seed=seed, steps=steps, rank=rank, known_weight=weight, processes=processes, progress=progress
+        found = generate_all(
+            peri,
+            list(distinct.values()),
+            n=k,
+            seed=seed,
+            steps=steps,
+            rank=rank,
+            known_weight=weight,
+            processes=processes,
+            progress=progress,
         )
         generating = time.perf_counter() - clock
+        answers = dict(zip(distinct, found, strict=True))
+        candidates, fresh = [answers[key] for key in keys], sum(map(len, found))
     made = sum(map(len, candidates))
     matched = _match(candidates, arrays_of(truths), k, oxidation_states, processes, progress)
     results = matched["results"]
@@ -167,7 +179,7 @@ def evaluate_csp(
         "given_up": matched["given_up"],
         "seconds": decimals(time.perf_counter() - started, 1),
         "seconds_generating": decimals(generating, 1),
-        "crystals_per_second": decimals(made / generating, 2) if generating else None,
+        "crystals_per_second": decimals(fresh / generating, 2) if generating else None,
         "space_group_given": given,
         "matcher": {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL},
         "known_weight": weight,
@@ -185,34 +197,33 @@ def _match(
     processes: int | None,
     progress: bool | None,
 ) -> dict[str, Any]:
-    """Every candidate against its own truth, and against every other of the same composition (METRe); each pair is compared once."""
-    flat = [c for row in candidates for c in row]
-    place = [(row, rank) for row, made in enumerate(candidates) for rank in range(len(made))]
-    first = np.cumsum([0, *map(len, candidates)])
-    solid = reject_flat(flat)
-    own = [(i, row) for i, (row, _) in enumerate(place)]
-    others = [(i, j) for i, j in same_composition(solid, reject_flat(truths)) if place[i][0] != j]
+    """Every candidate against its own truth, and against every other of the same composition (METRe); each pair is compared once, and equal candidates
+    of several rows are one."""
+    flat, place = _distinct(candidates)
+    first_rank: dict[int, int] = {}
+    for row in place:
+        for rank, i in enumerate(row):
+            first_rank[i] = min(rank, first_rank.get(i, rank))
+    solid, solid_truths = reject_flat(flat), reject_flat(truths)
+    pairs = list(dict.fromkeys([*((i, j) for j, row in enumerate(place) for i in row), *same_composition(solid, solid_truths)]))
     limits = {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}
-    pairs = own + others
     found = compare_pairs(flat, truths, pairs, tolerances=limits, processes=processes, progress=progress)
-    rms = [r if isinstance(r, float) else None for r in found]
+    rms = {pair: r if isinstance(r, float) else None for pair, r in zip(pairs, found, strict=True)}
     # METRe looks at no flat cell, the match rate of CDVAE and DiffCSP at every cell.
-    across = [
-        (i, j, r)
-        for (i, j), r in zip(pairs, rms, strict=True)
-        if r is not None and not isinstance(solid[i], Failure) and not isinstance(truths[j], Failure)
-    ]
+    across: list[list[tuple[int, int, float]]] = [[] for _ in range(k)]
+    for (i, j), r in rms.items():
+        if r is not None and not isinstance(solid[i], Failure) and not isinstance(solid_truths[j], Failure):
+            across[first_rank[i]].append((i, j, r))
     best: list[float | None] = [None] * len(truths)
     per_k = []
     for rank in range(k):
-        for i, j, r in across:
-            if place[i][1] == rank:
-                best[j] = smaller(best[j], r)
+        for _, j, r in across[rank]:
+            best[j] = smaller(best[j], r)
         named = metre_names(summarise(best))
         per_k.append({"metre": named["metre"], "crmse": named["crmse"]})
         if rank == 0:
             of_all = named
-    leading = [(i, j, r) for i, j, r in across if place[i][1] == 0]
+    leading = across[0]
     valid_candidate = verdicts(solid, {i for i, _, _ in leading}, oxidation_states)
     valid_truth = verdicts(truths, {j for _, j, _ in leading}, oxidation_states)
     best_valid: list[float | None] = [None] * len(truths)
@@ -220,12 +231,29 @@ def _match(
         if valid_candidate[i] is True and valid_truth[j] is True:
             best_valid[j] = smaller(best_valid[j], r)
     return {
-        "results": [rms[first[row] : first[row + 1]] for row in range(len(candidates))],
+        "results": [[rms[i, j] for i in row] for j, row in enumerate(place)],
         "metre": {"all": of_all, "valid": metre_names(summarise(best_valid))},
         "metre_per_k": per_k,
-        "unreadable": failures(flat),
+        "unreadable": sum(isinstance(flat[i], Failure) for row in place for i in row),
         "given_up": failures(found) - sum(isinstance(flat[i], Failure) for i, _ in pairs),
     }
+
+
+def _distinct(candidates: Sequence[Sequence[Arrays | Failure]]) -> tuple[list[Arrays | Failure], list[list[int]]]:
+    """Candidates without repetitions, and for each row where its own are among them."""
+    flat: list[Arrays | Failure] = []
+    seen: dict[Any, int] = {}
+    place = []
+    for row in candidates:
+        own = []
+        for c in row:
+            key = id(c) if isinstance(c, Failure) else tuple(np.asarray(a).tobytes() for a in c)
+            if key not in seen:
+                seen[key] = len(flat)
+                flat.append(c)
+            own.append(seen[key])
+        place.append(own)
+    return flat, place
 
 
 def _read_predictions(path: Path, rows: Sequence[int], n: int, k: int) -> list[list[Arrays | Failure]]:

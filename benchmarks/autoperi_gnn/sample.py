@@ -1,9 +1,10 @@
 """What the flow of AutoPeri-GNN does with space group and orbits given: match rate and RMSE of held-out crystals.
 
 Four rows: from noise alone; from noise through the latent vector of the crystal itself (reconstruction); near a start that is the crystal with its lattice
-strained and its free coordinates moved; and that start itself.
+strained and its free coordinates moved; and that start itself. ``--anneal`` repeats them with faster coordinates towards the end.
 
-    python benchmarks/autoperi_gnn/sample.py --weights .train/gnn/run/autoperi_gnn.safetensors --data .train/gnn/val.safetensors --limit 300 --steps 5 10 20
+    python benchmarks/autoperi_gnn/sample.py --data .train/gnn/val.safetensors --limit 300 --steps 5 10 20
+    python benchmarks/autoperi_gnn/sample.py --data .train/gnn/val.safetensors --rows noise --anneal 0 2 5 10 --method euler
 """
 
 from __future__ import annotations
@@ -11,75 +12,104 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from flow_weights import load_flow
+from torch import Tensor
 
 from autoperi.convert import to_structures
 from autoperi.models.autoperi_gnn import NEAR, AutoPeriGnn, crystal_noise
+from autoperi.processes.flow import METHODS
 from autoperi.random import torch_generator
 from autoperi.training.orbits import OrbitCrystals
 
 BATCH = 64
+ROWS = ("noise", "latent", "near", "start")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, type=Path)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--limit", type=int, default=300)
+    parser.add_argument(
+        "--weights", type=Path, help="autoperi_gnn.safetensors of a run, or a model directory; the bundled model's by default"
+    )
+    parser.add_argument("--data", required=True, help="tensors of train.py prepare")
+    parser.add_argument("--limit", type=int, default=300, help="crystals, drawn with the seed; 0 is all of them")
     parser.add_argument("--steps", type=int, nargs="+", default=[20])
+    parser.add_argument("--method", choices=METHODS, default="midpoint")
+    parser.add_argument("--anneal", type=float, nargs="+", default=[0.0], help="slopes of velocity annealing; 0 follows the flow")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    config = json.loads((args.weights.parent / "training.json").read_text())["model_config"]
-    model = AutoPeriGnn(**config)
-    model.load_state_dict(load_file(args.weights))
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", message=".*electronegativity.*")
+    model, sha256 = load_flow(args.weights)
     data = OrbitCrystals.load(args.data)
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(args.seed))[: args.limit].sort().values
-    result = {
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(args.seed))[: args.limit or None].sort().values
+    result: dict[str, Any] = {
         "crystals": len(rows),
+        "mean_atoms": round(float(data.n_atoms[rows].double().mean()), 1),
         "seed": args.seed,
-        "steps": {str(steps): evaluate(model.eval(), data, rows, steps, args.seed) for steps in args.steps},
+        "method": args.method,
+        "flow_sha256": sha256,
+        "threads": torch.get_num_threads(),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        args.out.write_text(text)
+    for slope in args.anneal:
+        found = {str(s): evaluate(model, data, rows, steps=s, slope=slope, args=args) for s in args.steps}
+        if slope:
+            result.setdefault("annealed", {})[f"{slope:g}"] = found
+        else:
+            result["steps"] = found
+        if args.out:  # what is there survives an interruption
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
 
 
-def evaluate(model: AutoPeriGnn, data: OrbitCrystals, rows: torch.Tensor, steps: int, seed: int) -> dict[str, dict[str, float]]:
-    found: dict[str, list] = {"noise": [], "latent": [], "near": [], "start": []}
-    truth, seconds = [], 0.0
+def evaluate(
+    model: AutoPeriGnn, data: OrbitCrystals, rows: Tensor, *, steps: int, slope: float, args: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Match rate and RMSE by row, and the speed of the first row that samples."""
+    how: dict[str, Any] = {"steps": steps, "method": args.method, "anneal": slope}
+    found: dict[str, list] = {name: [] for name in args.rows}
+    truth: list = []
+    seconds = 0.0
     for part in rows.split(BATCH):
         batch, _ = data.take(part)
         freedom, y = batch.freedom.to(dtype=torch.float32), batch.y.float()
-        noise, moved = (crystal_noise(freedom, [torch_generator(seed, kind, int(row)) for row in part]).float() for kind in (0, 1))
+        noise, moved = (crystal_noise(freedom, [torch_generator(args.seed, kind, int(row)) for row in part]).float() for kind in (0, 1))
         with torch.no_grad():
-            z, _ = model.encode(freedom.crystals(y))
             begin = model.base(freedom, y, NEAR).draw(moved)
-            started = time.perf_counter()
-            drawn = {"noise": model.sample(freedom, noise, steps=steps)}
-            seconds += time.perf_counter() - started
-            drawn["latent"] = model.sample(freedom, noise, z=z, steps=steps)
-            # the start is the density's own draw: with no noise added the flow begins there
-            drawn["near"] = model.sample(freedom, 0 * noise, centre=begin, steps=steps)
-            drawn["start"] = begin
-        for name, at in drawn.items():
-            found[name] += to_structures(freedom.crystals(at))
+            # near: the start is the density's own draw, with no noise added the flow begins there
+            options = {"noise": {}, "latent": {"z": model.encode(freedom.crystals(y))[0]}, "near": {"centre": begin}}
+            for name in args.rows:
+                started = time.perf_counter()
+                still = 0 * noise if name == "near" else noise
+                at = begin if name == "start" else model.sample(freedom, still, **options[name], **how)
+                seconds += time.perf_counter() - started if name == args.rows[0] else 0.0
+                found[name] += to_structures(freedom.crystals(at))
         truth += to_structures(freedom.crystals(y))
     return {name: matched(truth, made) for name, made in found.items()} | {"speed": {"crystals_per_second": round(len(rows) / seconds, 2)}}
 
 
 def matched(truth: list, made: list) -> dict[str, float]:
+    """Share of crystals that match, its standard error, and the mean RMSE of those."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
     matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
     rms = [matcher.get_rms_dist(a, b) for a, b in zip(truth, made, strict=True)]
     hits = [r[0] for r in rms if r is not None]
-    return {"match_rate": round(len(hits) / len(rms), 4), "rmse": round(float(np.mean(hits)), 4) if hits else float("nan")}
+    rate = len(hits) / len(rms)
+    return {
+        "match_rate": round(rate, 4),
+        "standard_error": round((rate * (1 - rate) / len(rms)) ** 0.5, 4),
+        "rmse": round(float(np.mean(hits)), 4) if hits else float("nan"),
+    }
 
 
 if __name__ == "__main__":

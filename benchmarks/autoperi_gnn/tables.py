@@ -23,6 +23,22 @@ def flow_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def steps_table(found: dict[str, Any]) -> str:
+    """Match rate and RMSE from noise by solver and number of network calls, from ``results/steps_curve_mp_val.json``."""
+    words = {"midpoint": "midpoint", "euler": "Euler", "annealed_5": "Euler, annealed by 5", "annealed_20": "Euler, annealed by 20"}
+    calls = list(found["series"]["euler"])
+    head = ["match rate, RMSE", *(f"{c} network calls" for c in calls)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, label in words.items():
+        by = found["series"][name]
+        cells = [f"{100 * by[c]['match_rate']:.1f} %, {by[c]['rmse']:.3f}" for c in calls]
+        lines.append("| " + " | ".join([label, *cells]) + " |")
+    error = max(point["standard_error"] for by in found["series"].values() for point in by.values())
+    return "\n".join(
+        [*lines, "", f"{found['crystals']:,} crystals; the standard error of a match rate is at most {100 * error:.1f} points."]
+    )
+
+
 def ranking_table(found: dict[str, Any]) -> str:
     """Match rates by what ranks, with prototypes as they are and refined by the flow, from ``results/choose_ranking_mp_val.json``."""
     lines = ["| prototypes | ranked by | match at 1 | at 5 | at 20 | RMSE |", "|" + "---|" * 6]
@@ -36,3 +52,56 @@ def ranking_table(found: dict[str, Any]) -> str:
             rates = [f"{100 * row[key]:.1f} %" for key in ("match_at_1", "match_at_5", "match_at_20")]
             lines.append("| " + " | ".join([words, name, *rates, f"{row['rmse']:.4f}"]) + " |")
     return "\n".join(lines)
+
+
+def latent_table(found: dict[str, Any]) -> str:
+    """What can be read from z and from the composition, cross-validated, from ``results/latent_map.json``."""
+    system, energy = found["crystal_system"], found["formation_energy"]
+    head = [
+        "read from",
+        "crystal system, linear",
+        "10 nearest",
+        "formation energy: MAE linear, eV/atom",
+        "R²",
+        "MAE 10 nearest, eV/atom",
+        "R²",
+    ]
+    nothing = [f"{100 * system['majority']:.1f} %", f"{100 * system['majority']:.1f} %", f"{energy['mean_mae_eV']:.3f}", "0"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines.append("| " + " | ".join(["nothing (most common system, mean energy)", *nothing, *nothing[2:]]) + " |")
+    for key, words in (("z", "z"), ("composition", "composition"), ("z_and_composition", "both")):
+        cells = [f"{100 * system[key][how]:.1f} %" for how in ("linear", "nearest")]
+        for how in ("linear", "nearest"):
+            cells += [f"{energy[key][how]['mae_eV']:.3f}", f"{energy[key][how]['r2']:.2f}".replace("-", "−")]
+        lines.append("| " + " | ".join([words, *cells]) + " |")
+    share = ", ".join(f"{100 * v:.0f}" for v in found["variance_by_component"][:4])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{found['crystals']:,} crystals. KL from the standard normal: {found['kl_nats']:.1f} nats over {found['dimensions']} dimensions, "
+            f"{min(found['kl_nats_by_dimension']):.2f} to {max(found['kl_nats_by_dimension']):.2f} each; {found['active_dimensions']} of them vary between "
+            f"crystals (variance of the means above 0.01). The means lie near a space of {found['effective_dimensions']:.1f} dimensions "
+            f"(participation ratio); their principal components hold {share} … % of the variance, the map {100 * found['variance_in_map']:.0f} %.",
+        ]
+    )
+
+
+def latent_ends_table(found: dict[str, Any]) -> str:
+    """The crystals at the ends of the map's axes, from ``results/latent_map.json``."""
+    words = {"all": "all", "first_low": "left", "first_high": "right", "second_low": "bottom", "second_high": "top"}
+    head = [
+        "tenth of the crystals",
+        "most common space groups",
+        "cubic",
+        "atoms",
+        "volume over additive volume",
+        "formation energy, eV/atom",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for key, name in words.items():
+        row = found["ends"][key]
+        groups = ", ".join(f"{symbol} {100 * share:.0f} %" for symbol, share in row["space_groups"].items())
+        energy = f"{row['formation_energy_eV']:.2f}".replace("-", "−")
+        lines.append(f"| {name} | {groups} | {100 * row['cubic']:.0f} % | {row['atoms']:.0f} | {row['volume_ratio']:.2f} | {energy} |")
+    return "\n".join([*lines, "", "Medians, where no share is given."])

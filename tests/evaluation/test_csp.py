@@ -10,7 +10,9 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from autoperi import AutoPeri
+from autoperi.convert import to_arrays
 from autoperi.errors import DataError, RequestError
+from autoperi.evaluation import csp
 from autoperi.evaluation.csp import _true_group, evaluate_csp
 from autoperi.io import write_crystals
 from autoperi.metrics.match import matcher
@@ -188,3 +190,31 @@ def _none(peri: AutoPeri, crystals: list[Structure]) -> set[int]:
         except RequestError:
             out.add(i)
     return out
+
+
+def test_equal_candidates_of_several_rows_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = table([rock_salt(), rock_salt(5.7), caesium_chloride()], tmp_path / "truth.json")
+    file = predictions([(row, c) for row in range(3) for c in (rock_salt(), caesium_chloride())], tmp_path / "made.json")
+    compared: list[int] = []
+    compare = csp.compare_pairs
+    monkeypatch.setattr(csp, "compare_pairs", lambda *a, **k: compared.append(len(a[2])) or compare(*a, **k))
+    result = evaluate_csp(None, truth, k=2, predictions=file, processes=1, progress=False)
+    assert compared == [2 * 3]
+    assert (result["candidates"], result["match_at_1"], result["match_at_k"]) == (6, 0.6667, 1.0)
+    assert [point["metre"]["count"] for point in result["per_k"]] == [2, 3]
+
+
+def test_rows_that_ask_the_same_share_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = table([rock_salt(), rock_salt(5.7), caesium_chloride(), odd()], tmp_path / "truth.json")
+    asked: list[int] = []
+
+    def answers(_: object, requests: list, **__: object) -> list:
+        asked.append(len(requests))
+        return [[to_arrays(rock_salt())] for _ in requests]
+
+    monkeypatch.setattr(csp, "generate_all", answers)
+    peri = SimpleNamespace(provenance=lambda: {"model": "m", "sha256": "0"}, known_weight=0.0)
+    result = evaluate_csp(peri, truth, k=1, processes=1, progress=False)  # type: ignore[arg-type]
+    assert asked == [3]  # Na4Cl4 twice, NaCl, NaCl2
+    assert result["candidates"] == 4
+    assert result["match_at"]["1"] == 0.5

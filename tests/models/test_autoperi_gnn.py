@@ -175,3 +175,21 @@ def test_starting_near_a_crystal_gives_another_density():
     near = network.log_likelihood(freedom, y, centre=y, steps=2)
     far = network.log_likelihood(freedom, y, steps=2)
     assert float(near.nats[0]) > float(far.nats[0]) + 3
+
+
+def test_annealed_samples_move_coordinates_alone_and_depend_on_no_batchmates():
+    network = model()
+    freedom, y = freedom_and_start()
+    noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain, quick = (network.sample(freedom, noise, steps=1, method="euler", anneal=a) for a in (0.0, 5.0))
+    torch.testing.assert_close(plain, quick)  # there is no sooner in one step
+    plain, quick = (network.sample(freedom, noise, steps=4, method="euler", anneal=a) for a in (0.0, 5.0))
+    free = freedom.space.present[:, STRAINS:].any(1)
+    assert bool((plain != quick)[free].any())
+    torch.testing.assert_close(plain[~free], quick[~free])
+    for k, crystal in enumerate(CRYSTALS):
+        alone, _ = freedom_and_start((crystal,))
+        own = network.sample(alone, noise[k : k + 1, : alone.width], steps=4, method="euler", anneal=5.0)
+        torch.testing.assert_close(own[0], quick[k, : alone.width], atol=1e-9, rtol=0)
+        info = analyse(*(x.numpy() for x in alone.crystals(own).unbatch()[0]), symprec=1e-6)
+        assert info.number == crystal[0]

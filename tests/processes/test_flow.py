@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -178,3 +179,35 @@ def test_bad_arguments():
         integrate(circle_field, y, space(1, [True]), steps=3, method="heun")
     with pytest.raises(ValueError, match="positive"):
         integrate(circle_field, y, space(1, [True]), steps=0)
+
+
+def straight(end: torch.Tensor, s: Space):
+    """The field of paths that all end at one point."""
+    return lambda y, t: s.difference(y, end) / (1 - t).unsqueeze(1).clamp(min=1e-9)
+
+
+@pytest.mark.parametrize("method", ["euler", "midpoint"])
+@pytest.mark.parametrize("anneal", [0.5, 3.0, 40.0])
+def test_annealed_coordinates_arrive_sooner_and_no_step_goes_too_far(method, anneal):
+    s = space(3, [True, True, False])
+    generator = torch.Generator().manual_seed(0)
+    start, end = (torch.rand(3, 3, generator=generator, dtype=F64) for _ in range(2))
+    field, plain, quick = straight(end, s), [], []
+    integrate(field, start, s, steps=6, method=method, after=lambda y: plain.append(y) or y)
+    integrate(field, start, s, steps=6, method=method, after=lambda y: quick.append(y) or y, anneal=anneal)
+    left = [s.difference(y, end) for y in (start, *quick)]
+    for before, after in itertools.pairwise(left):
+        assert bool((after.abs() <= before.abs() + 1e-12).all())
+        assert bool((after * before >= -1e-12).all()), "past the end"
+    for slow, fast in zip(plain, quick, strict=True):
+        torch.testing.assert_close(fast[:, 2], slow[:, 2])  # a line
+        assert bool((s.difference(fast, end)[:, :2].abs() <= s.difference(slow, end)[:, :2].abs() + 1e-12).all())
+    if method == "euler":
+        torch.testing.assert_close(s.difference(quick[-1], end), torch.zeros_like(end), atol=1e-9, rtol=0)
+
+
+def test_annealing_that_makes_no_sense_is_refused():
+    y = torch.zeros(1, 1, dtype=F64)
+    for options in ({"anneal": -1.0}, {"anneal": math.nan}, {"anneal": 1.0, "backwards": True}):
+        with pytest.raises(ValueError, match="anneal"):
+            integrate(line_field, y, space(1, [True]), steps=2, **options)

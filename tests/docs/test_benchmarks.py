@@ -1,0 +1,89 @@
+"""What the benchmark scripts do with their numbers: tables beside published ones, dealing of candidates, probes of the latent space."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+ROOT = Path(__file__).resolve().parents[2]
+GNN = ROOT / "benchmarks" / "autoperi_gnn"
+
+
+def results(name: str) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def latent_map(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.syspath_prepend(str(GNN))
+    return runpy.run_path(str(GNN / "latent_map.py"))
+
+
+@pytest.mark.parametrize(("name", "source"), [("steps_curve", "steps_curve_mp_val.json"), ("latent_map", "latent_map.json")])
+def test_figures_are_drawn_from_the_results_and_small(name: str, source: str) -> None:
+    image = pytest.importorskip("PIL.Image")
+    figures = runpy.run_path(str(GNN / "figures.py"))
+    figure = ROOT / "docs" / "images" / f"{name}.png"
+    with image.open(figure) as drawn:
+        assert drawn.info["results"] == figures["fingerprint"](results(source))
+    assert figure.stat().st_size < 300_000
+
+
+def test_tables_beside_published_numbers_wait_for_ours() -> None:
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "published.py"))
+    for name in ("published_table", "perov_carbon_table"):
+        text = tables[name](lambda _: None)
+        assert "not measured yet" in text
+        columns = {line.count("|") for line in text.split("\n") if line.startswith("|")}
+        assert columns == {8}
+    point = {f"{key}{suffix}": {"value": 0.5} for key in ("match_rate", "rmse") for suffix in ("", "_filtered")}
+    found = {"n": 4702, "per_k": [point, point], "match_at_1": 0.5, "match_at_k": 0.9, "rmse": 0.1, "metre_dealt": 0.25}
+    text = tables["published_table"](lambda name: found if "csp" in name else None)
+    assert text.count("| **AutoPeri** | 50.0 | 0.500 | 50.0 |") == 2
+    text = tables["perov_carbon_table"](lambda _: found | {"n": 2030})
+    assert "official, 2,030 of 3,785" in text
+    assert "| **AutoPeri** | 50.0 | 0.100 | 90.0 | unfiltered | official, 2,030 |" in text
+    assert text.count("dealt: 25.0 %") == 2
+
+
+def test_candidates_are_dealt_and_repeated() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "perov_carbon.py"))
+    one, two = (Structure(Lattice.cubic(a), ["C"] * n, np.linspace(0, 0.9, 3 * n).reshape(n, 3)) for a, n in ((3, 2), (4, 4)))
+    one.properties = {"log_likelihood": -1.0, "potential_energy_per_atom_eV": -9.0}
+    two.properties = {"log_likelihood": -0.5, "potential_energy_per_atom_eV": -8.0}
+    request, half = ((6, 4),), ((6, 2),)
+    sizes = {4: {4: 0.5, 2: 0.5}}
+    made = {request: [two], half: [one]}
+    by_p = script["merged"](request, made, sizes, float("inf"))
+    assert [len(s) for s in by_p] == [4, 4]
+    assert [round(s.lattice.c) for s in by_p] == [4, 3]
+    assert [round(s.lattice.c) for s in script["merged"](request, made, sizes, 0.5)] == [3, 4]
+    lists = {request: by_p, half: [one]}
+    asked = [request, half, request, request]
+    assert [len(own) for own in script["ranked"](asked, lists, 20)] == [2, 1, 2, 2]
+    assert script["dealt"](asked, lists) == [[by_p[0]], [one], [by_p[1]], []]
+
+
+def test_probes_find_what_is_there(latent_map: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    systems = rng.integers(0, 7, 400)
+    energy = rng.normal(size=400)
+    mean = np.stack([systems, energy, 0.01 * rng.normal(size=400)], 1) + 0.01 * rng.normal(size=(400, 3))
+    fractions = np.eye(119)[rng.integers(1, 5, 400)]
+    _, found = latent_map["summary"](mean, np.full(mean.shape, -4.0), fractions, systems, energy)
+    assert found["formation_energy"]["z"]["linear"]["r2"] > 0.99
+    assert found["crystal_system"]["z"]["nearest"] > 0.6
+    assert found["crystal_system"]["composition"]["linear"] < 0.4
+    assert found["active_dimensions"] == 2
+    assert found["variance_in_map"] > 0.99
+    assert found["kl_nats"] == pytest.approx(float((0.5 * (mean**2 + np.exp(-4) - 1 + 4)).mean(0).sum()), abs=1e-3)
+    # nothing there, nothing found
+    _, nothing = latent_map["summary"](rng.normal(size=mean.shape), np.zeros(mean.shape), fractions, systems, energy)
+    assert nothing["formation_energy"]["z"]["linear"]["r2"] < 0.1
+    assert nothing["crystal_system"]["z"]["linear"] < nothing["crystal_system"]["majority"] + 0.1

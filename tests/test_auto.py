@@ -75,7 +75,11 @@ def test_de_novo_honours_elements(base: AutoPeri) -> None:
 def test_number_of_elements(base: AutoPeri) -> None:
     assert {len(s.composition) for s in base.generate(n=6, num_elements=2, seed=0)} == {2}
     assert {len(s.composition) for s in base.generate(n=6, num_elements=(4, 5), num_atoms=(20, 40), seed=0)} <= {4, 5}
-    for request, word in (({"num_elements": 0}, "num_elements=0"), ({"num_elements": (3, 2)}, "ascending"), ({"num_elements": 100}, "loosen")):
+    for request, word in (
+        ({"num_elements": 0}, "num_elements=0"),
+        ({"num_elements": (3, 2)}, "ascending"),
+        ({"num_elements": 100}, "loosen"),
+    ):
         with pytest.raises(RequestError, match=word):
             base.generate(**request)
     with pytest.raises(RequestError, match="num_elements=3 excludes composition=NaCl, which has 2"):
@@ -88,9 +92,9 @@ def test_de_novo_gives_nothing_twice_and_ends_where_nothing_is_left(base: AutoPe
     with pytest.warns(AutoPeriWarning, match="crystals of any composition"):
         found = base.generate(n=200, chemical_system="Na-Cl", num_atoms=2, steps=0, seed=0, strict=False)
     assert 2 <= len(found) < 60
-    assert len({(s.properties["autoperi"]["space_group"], round(s.volume, 3), tuple(np.round(s.frac_coords.ravel(), 3))) for s in found}) == len(
-        found
-    )
+    assert len(
+        {(s.properties["autoperi"]["space_group"], round(s.volume, 3), tuple(np.round(s.frac_coords.ravel(), 3))) for s in found}
+    ) == len(found)
 
 
 def test_no_atoms_overlap(base: AutoPeri) -> None:

@@ -36,3 +36,17 @@ def ranking_table(found: dict[str, Any]) -> str:
             rates = [f"{100 * row[key]:.1f} %" for key in ("match_at_1", "match_at_5", "match_at_20")]
             lines.append("| " + " | ".join([words, name, *rates, f"{row['rmse']:.4f}"]) + " |")
     return "\n".join(lines)
+
+
+def losses_table(found: dict[str, Any]) -> str:
+    """Errors, losses and match rates by what a training minimises, from ``results/autoperi_gnn_losses_mp_val.json``."""
+    lines = [
+        "| trained on | error from noise | near | L_energy | L_sym | L_recon | L_KL | match from noise | near | s |",
+        "|" + "---|" * 10,
+    ]
+    for name, row in found["rows"].items():
+        cells = [f"{row['errors'][key]:.3f}" for key in ("noise", "near")]
+        cells += [f"{row['errors'][key]:.4f}" for key in ("energy", "symmetry", "reconstruction", "kl")]
+        cells += [f"{100 * row[key]['match_rate']:.0f} %, {row[key]['rmse']:.3f}" for key in ("noise", "near")]
+        lines.append("| " + " | ".join([name, *cells, f"{row['seconds']:.0f}"]) + " |")
+    return "\n".join(lines)

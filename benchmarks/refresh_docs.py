@@ -38,8 +38,13 @@ def optional(name: str) -> Any:
 
 def refreshed(text: str) -> str:
     """A page with the numbers and tables of the results as they are now."""
-    text = TABLE.sub(lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}", text)
+    text = TABLE.sub(_table, text)
     return "\n".join(_row(line) if ROW.search(line) else line for line in text.split("\n"))
+
+
+def _table(match: re.Match[str]) -> str:
+    made = TABLES[match[2]]()
+    return match[0] if made is None else f"{match[1]}\n{made}\n\n{match[3]}"
 
 
 def _row(line: str) -> str:
@@ -119,8 +124,10 @@ def property_table(name: str) -> str:
     return runpy.run_path(str(ROOT / "benchmarks" / "property_tables.py"))[f"{name}_table"](results)
 
 
-def flow_table(name: str, file: str) -> str:
-    """AutoPeri-GNN's flow, and the parts of ``generate``."""
+def flow_table(name: str, file: str, *, optional: bool = False) -> str | None:
+    """AutoPeri-GNN's flow, and the parts of ``generate``; None where a measurement that is ``optional`` is not there."""
+    if optional and not (RESULTS / file).exists():
+        return None
     return runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "tables.py"))[f"{name}_table"](results(file))
 
 
@@ -129,7 +136,7 @@ def published(name: str) -> str:
     return runpy.run_path(str(ROOT / "benchmarks" / "published.py"))[f"{name}_table"](optional)
 
 
-TABLES: dict[str, Callable[[], str]] = {
+TABLES: dict[str, Callable[[], str | None]] = {
     "solids": solids_table,
     "nve": nve_table,
     "calculator": calculator_table,
@@ -141,6 +148,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "baselines": lambda: property_table("baselines"),
     "crysgnn": lambda: property_table("crysgnn"),
     "flow": lambda: flow_table("flow", "autoperi_gnn_mp_val.json"),
+    "flow_losses": lambda: flow_table("losses", "autoperi_gnn_losses_mp_val.json", optional=True),
     "ranking": lambda: flow_table("ranking", "choose_ranking_mp_val.json"),
     "latent": lambda: flow_table("latent", "latent_map.json"),
     "latent_ends": lambda: flow_table("latent_ends", "latent_map.json"),

@@ -105,3 +105,17 @@ def latent_ends_table(found: dict[str, Any]) -> str:
         energy = f"{row['formation_energy_eV']:.2f}".replace("-", "−")
         lines.append(f"| {name} | {groups} | {100 * row['cubic']:.0f} % | {row['atoms']:.0f} | {row['volume_ratio']:.2f} | {energy} |")
     return "\n".join([*lines, "", "Medians, where no share is given."])
+
+
+def losses_table(found: dict[str, Any]) -> str:
+    """Errors, losses and match rates by what a training minimises, from ``results/autoperi_gnn_losses_mp_val.json``."""
+    lines = [
+        "| trained on | error from noise | near | L_energy | L_sym | L_recon | L_KL | match from noise | near | s |",
+        "|" + "---|" * 10,
+    ]
+    for name, row in found["rows"].items():
+        cells = [f"{row['errors'][key]:.3f}" for key in ("noise", "near")]
+        cells += [f"{row['errors'][key]:.4f}" for key in ("energy", "symmetry", "reconstruction", "kl")]
+        cells += [f"{100 * row[key]['match_rate']:.0f} %, {row[key]['rmse']:.3f}" for key in ("noise", "near")]
+        lines.append("| " + " | ".join([name, *cells, f"{row['seconds']:.0f}"]) + " |")
+    return "\n".join(lines)

@@ -16,8 +16,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from autoperi.training.autoperi_gnn import ENDS, TASK_DEFAULTS
 from autoperi.training.orbits import OrbitCrystals
-from autoperi.training.run import TrainingConfig, train
+from autoperi.training.run import TrainingConfig, first_process, train
+
+OPTIONS = [name for name, value in TASK_DEFAULTS.items() if isinstance(value, float)]
+"""Weights and shares of the task, each an option of ``train``."""
 
 
 def main() -> None:
@@ -36,8 +40,11 @@ def main() -> None:
     two.add_argument("--layers", type=int, default=4)
     two.add_argument("--channels", type=int, default=64)
     two.add_argument("--initial", type=Path, help="weights to go on from, such as the bundled flow.safetensors")
-    two.add_argument("--near-share", type=float, default=0.5, help="part of the paths that start near the crystal")
-    two.add_argument("--uncoupled", action="store_true", help="paths from noise end at the description that the data have, not the nearest")
+    for name in OPTIONS:
+        two.add_argument(f"--{name.replace('_', '-')}", type=float, default=TASK_DEFAULTS[name])
+    two.add_argument("--ends", choices=ENDS, default=TASK_DEFAULTS["ends"], help="description of the crystal that a path ends at")
+    two.add_argument("--potential", default=TASK_DEFAULTS["potential"], help="model whose potential --energy-weight takes")
+    two.add_argument("--devices", type=int, default=1)
     two.add_argument("--threads", type=int, default=1)
     two.add_argument("--device", default="auto")
     two.add_argument("--resume", action="store_true")
@@ -68,12 +75,21 @@ def run(args: argparse.Namespace) -> None:
         args.learning_rate,
         optimizer="muon",
         model_config={"layers": args.layers, "channels": args.channels},
-        task_config={"near_share": args.near_share, "coupled": not args.uncoupled},
+        task_config={name: getattr(args, name) for name in (*OPTIONS, "ends", "potential")},
     )
     initial = (load_file(args.initial) if args.initial else {}) | {"element_volume": data.element_volume.float()}
     model, summary = train(
-        config, train_data=data, val_data=val, directory=args.out, resume=args.resume, device=args.device, initial=initial
+        config,
+        train_data=data,
+        val_data=val,
+        directory=args.out,
+        resume=args.resume,
+        device=args.device,
+        devices=args.devices,
+        initial=initial,
     )
+    if not first_process():
+        return
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(args.out / "autoperi_gnn.safetensors"))
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(summary))

@@ -49,7 +49,7 @@ def test_losses_paths_and_the_held_out_fifth(cli, options, table, tmp_path):
     assert aside > 0
     assert f"{aside} of 12 crystals are held out" in ran.err
     assert ran.json["summary"]["crystals"] == 12 - aside
-    assert {"val_noise", "val_symmetry", "val_reconstruction", "train_discriminator"} & set(ran.json["summary"]["final"])
+    assert {"val_symmetry", "val_reconstruction", "train_discriminator"} <= set(ran.json["summary"]["final"])
     record = json.loads((run / "checkpoints" / "training.json").read_text())
     assert record["held_out"] == 0.2
     assert {k: record["task_config"][k] for k in ("symmetry_weight", "ends", "energy_weight", "near_share")} == {
@@ -95,9 +95,8 @@ def test_refused(cli, table, tiny_dir, tmp_path, nothing_left, component, more, 
 
 def test_too_few_to_hold_some_out(cli, tiny_dir, tmp_path):
     crystals = tiny_crystals()[:2]
-    for crystal, name in zip(crystals, ("x-0", "x-1"), strict=True):
+    for crystal, name in zip(crystals, [f"x-{k}" for k in range(9) if fold_of(f"x-{k}", folds=5)], strict=False):
         crystal.properties["material_id"] = name
-    assert held_out(["x-0", "x-1"]) in ([False, False], [True, True])
     write_crystals(crystals, tmp_path / "two.parquet")
     ran = cli("train", "autoperi-gnn", "--data", tmp_path / "two.parquet", "--base", tiny_dir, "--device", "cpu", "--out", tmp_path / "run")
     ran.refused("two.parquet", "too few crystals")

@@ -158,7 +158,9 @@ def candidates(
         for m in sizes.get(n, {n: 1.0}):
             if n % m == 0 and all(count % (n // m) == 0 for _, count in request):
                 own = tuple((z, count * m // n) for z, count in request)
-                cells[own] = max(cells.get(own, 0), args.k, rows)
+                bucket = peri._parts.proposer.bucket(tuple(sorted(count for _, count in own)))
+                if bucket is not None:  # beyond its candidates there are random crystals alone
+                    cells[own] = min(max(cells.get(own, 0), args.k, rows), bucket.n_candidates)
     key = json.dumps([peri.provenance()["sha256"], args.k, args.seed, sorted(cells.items())])
     store = folder / f"candidates_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     store.mkdir(parents=True, exist_ok=True)

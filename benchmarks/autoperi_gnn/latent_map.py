@@ -58,7 +58,8 @@ def main() -> None:
     sizes = np.array([len(table.atomic_numbers[k]) for k in rows])
     volume = np.abs(np.linalg.det(np.stack([table.lattice[k] for k in rows])))
     expected = sizes * (fractions @ model.element_volume.double().numpy())
-    facts = {"atoms": sizes, "volume_ratio": volume / expected, "formation_energy_eV": energy}
+    kl = divergence(mean, log_variance).sum(1)
+    facts = {"atoms": sizes, "volume_ratio": volume / expected, "formation_energy_eV": energy, "kl_nats": kl}
     result["ends"] = ends(points, groups, facts)
     result = {"task": "latent_map", "data": Path(args.data).name, "flow_sha256": sha256, **result}
     args.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -101,7 +102,7 @@ def summary(
     for axis in axes[:2]:  # a sign that another machine finds, too
         axis *= np.sign(axis[np.abs(axis).argmax()])
     variance = singular**2 / max((singular**2).sum(), 1e-300)
-    kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0)
+    kl = divergence(mean, log_variance).mean(0)
     fold = np.random.default_rng(0).permutation(len(mean)) % FOLDS
     features = {
         "z": scaled(mean),
@@ -144,6 +145,11 @@ def summary(
         for k in range(2)
     }
     return points, result
+
+
+def divergence(mean: np.ndarray, log_variance: np.ndarray) -> np.ndarray:
+    """KL of q(z | crystal) from the standard normal in nats, by crystal and dimension."""
+    return 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance)
 
 
 def ends(points: np.ndarray, groups: np.ndarray, facts: dict[str, np.ndarray]) -> dict[str, Any]:

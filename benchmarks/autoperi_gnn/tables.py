@@ -95,7 +95,7 @@ def latent_ends_table(found: dict[str, Any]) -> str:
         "most common space groups",
         "cubic",
         "atoms",
-        "volume over additive volume",
+        "KL, nats",
         "formation energy, eV/atom",
     ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -103,7 +103,7 @@ def latent_ends_table(found: dict[str, Any]) -> str:
         row = found["ends"][key]
         groups = ", ".join(f"{symbol} {100 * share:.0f} %" for symbol, share in row["space_groups"].items())
         energy = f"{row['formation_energy_eV']:.2f}".replace("-", "−")
-        lines.append(f"| {name} | {groups} | {100 * row['cubic']:.0f} % | {row['atoms']:.0f} | {row['volume_ratio']:.2f} | {energy} |")
+        lines.append(f"| {name} | {groups} | {100 * row['cubic']:.0f} % | {row['atoms']:.0f} | {row['kl_nats']:.1f} | {energy} |")
     return "\n".join([*lines, "", "Medians, where no share is given."])
 
 

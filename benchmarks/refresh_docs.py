@@ -124,11 +124,10 @@ def property_table(name: str) -> str:
     return runpy.run_path(str(ROOT / "benchmarks" / "property_tables.py"))[f"{name}_table"](results)
 
 
-def flow_table(name: str, file: str, *, optional: bool = False) -> str | None:
-    """AutoPeri-GNN's flow, and the parts of ``generate``; None where a measurement that is ``optional`` is not there."""
-    if optional and not (RESULTS / file).exists():
-        return None
-    return runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "tables.py"))[f"{name}_table"](results(file))
+def flow_table(name: str, file: str) -> str | None:
+    """AutoPeri-GNN's flow, and the parts of ``generate``; None where the measurement has not been made."""
+    found = optional(file)
+    return None if found is None else runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "tables.py"))[f"{name}_table"](found)
 
 
 def published(name: str) -> str:
@@ -148,7 +147,7 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "baselines": lambda: property_table("baselines"),
     "crysgnn": lambda: property_table("crysgnn"),
     "flow": lambda: flow_table("flow", "autoperi_gnn_mp_val.json"),
-    "flow_losses": lambda: flow_table("losses", "autoperi_gnn_losses_mp_val.json", optional=True),
+    "flow_losses": lambda: flow_table("losses", "autoperi_gnn_losses_mp_val.json",
     "ranking": lambda: flow_table("ranking", "choose_ranking_mp_val.json"),
     "latent": lambda: flow_table("latent", "latent_map.json"),
     "latent_ends": lambda: flow_table("latent_ends", "latent_map.json"),

@@ -85,3 +85,17 @@ def test_the_energy_is_conserved() -> None:
         assert 240 < run["mean_temperature_K"] < 360
         assert run["drift_meV_per_atom"] < 1
         assert run["max_excursion_meV_per_atom"] < 1
+
+
+def test_a_table_that_is_not_measured_yet_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = REFRESH["refreshed"].__globals__
+    text = "<!-- table flow_losses: python x.py -->\n\nNot measured yet.\n\n<!-- end of table -->"
+    monkeypatch.setitem(names, "RESULTS", tmp_path)
+    assert REFRESH["refreshed"](text) == text
+    errors = dict.fromkeys(("noise", "near", "energy", "symmetry", "reconstruction", "kl"), 0.25)
+    matched = {"match_rate": 0.5, "rmse": 0.125}
+    rows = {"nearest description": {"errors": errors, "noise": matched, "near": matched, "seconds": 61.2}}
+    (tmp_path / "autoperi_gnn_losses_mp_val.json").write_text(json.dumps({"rows": rows}))
+    made = REFRESH["refreshed"](text)
+    assert "| nearest description | 0.250 | 0.250 | 0.2500 | 0.2500 | 0.2500 | 0.2500 | 50 %, 0.125 | 50 %, 0.125 | 61 |" in made
+    assert "Not measured" not in made

@@ -153,22 +153,24 @@ def main() -> int:
     found = old["rows"] if all(old.get(key) == value for key, value in head.items()) else {}
     data, val = OrbitCrystals.load(args.data), OrbitCrystals.load(args.val)
     measured = chosen(val, min(budget.crystals, len(val)), budget.seed)
+    asked = argparse.Namespace(method="midpoint", rows=["noise", "latent", "near", "start"], seed=budget.seed)
     for name, options in ROWS.items():
         if found.get(name, {}).get("options") == options or (args.only and not name.startswith(tuple(args.only))):
             continue
         started = time.perf_counter()
         told = options | ({"potential": args.potential} if options.get("energy_weight") else {})
         model, seconds = trained(told, budget, data, val, args.runs / "".join(c if c.isalnum() else "_" for c in name))
-        made = evaluate(model.eval(), val, measured.rows[: budget.matched].sort().values, budget.flow_steps, budget.seed)
+        rows = measured.rows[: budget.matched].sort().values
+        made = evaluate(model.eval(), val, rows, steps=budget.flow_steps, slope=0.0, args=asked)
         found[name] = {
             "options": options,
             "seconds": seconds,
             "errors": errors(model, measured, args.potential),
             **{key: made[key] for key in ("noise", "latent", "near", "start")},
         }
-        rows = {key: found[key] for key in ROWS if key in found}  # in their order, whatever was run first
+        ordered = {key: found[key] for key in ROWS if key in found}  # in their order, whatever was run first
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(head | {"rows": rows}, indent=1) + "\n")
+        args.out.write_text(json.dumps(head | {"rows": ordered}, indent=1) + "\n")
         print(name, found[name], f"{time.perf_counter() - started:.0f} s", flush=True)
     return 0
 

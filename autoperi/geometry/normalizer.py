@@ -8,12 +8,14 @@ permutations is taken.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autoperi.geometry.normalizer_table import TABLE
 from autoperi.geometry.spacegroup import FloatArray, IntArray, check_number, space_group
 from autoperi.geometry.wyckoff import GENERIC, LETTERS, locate, wyckoff_positions
 
@@ -35,22 +37,36 @@ def letter_permutations(number: int) -> tuple[tuple[int, ...], ...]:
     Raises:
         RequestError: ``number`` is not in 1..230.
     """
-    positions = wyckoff_positions(check_number(number))
-    group = space_group(number)
-    identity = tuple(range(len(positions)))
-    if len(positions) == 1:
-        return (identity,)
-    generators: set[tuple[int, ...]] = set()
-    for linear in _linear_parts(group):
-        for shift in _shifts(group, linear):
-            generators.add(_image(number, linear, shift))
-    generators.discard(identity)
+    identity = tuple(range(len(wyckoff_positions(check_number(number)))))
+    return closure(identity, _table().get(number, ()))
+
+
+def closure(identity: tuple[int, ...], generators: Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """The group of permutations that ``generators`` make, identity first."""
+    chosen = sorted(generators)
     found, front = {identity}, [identity]
     while front:
-        fresh = {tuple(g[k] for k in p) for p in front for g in generators} - found
+        fresh = {tuple(g[k] for k in p) for p in front for g in chosen} - found
         found |= fresh
         front = sorted(fresh)
     return (identity, *sorted(found - {identity}))
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[int, tuple[tuple[int, ...], ...]]:
+    table: dict[int, tuple[tuple[int, ...], ...]] = {}
+    for word in TABLE.split():
+        if word.isdigit():
+            table[int(word)] = ()
+        else:
+            table[max(table)] += (tuple(LETTERS.index(letter) for letter in word),)
+    return table
+
+
+def search(number: int) -> set[tuple[int, ...]]:
+    """Permutations by every linear part and origin shift of the normaliser: what the table was made from; up to seconds a group."""
+    group = space_group(number)
+    return {_image(number, linear, shift) for linear in _linear_parts(group) for shift in _shifts(group, linear)}
 
 
 def _image(number: int, linear: IntArray, shift: FloatArray) -> tuple[int, ...]:

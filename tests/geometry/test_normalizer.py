@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoperi.errors import RequestError
-from autoperi.geometry.normalizer import letter_permutations
+from autoperi.geometry.normalizer import closure, letter_permutations, search
 from autoperi.geometry.wyckoff import LETTERS, wyckoff_positions
 
 ORDERS = {1: 1, 2: 1344, 14: 8, 47: 48, 62: 2, 139: 2, 194: 2, 216: 8, 221: 2, 225: 2, 227: 2}
@@ -28,6 +28,12 @@ def test_they_are_a_group_of_permutations_that_keep_size_and_freedom(number: int
             assert (positions[k].multiplicity, positions[k].dof) == (positions[image].multiplicity, positions[image].dof)
         for q in found[:50]:
             assert tuple(p[k] for k in q) in found
+
+
+@pytest.mark.parametrize("number", [1, 2, 5, 12, 14, 31, 47, 62, 88, 123, 139, 146, 166, 180, 194, 198, 216, 221, 225, 227, 230])
+def test_the_table_is_what_the_search_finds(number: int) -> None:
+    identity = tuple(range(len(wyckoff_positions(number))))
+    assert closure(identity, search(number)) == letter_permutations(number)
 
 
 def test_rock_salt_has_two_descriptions_and_a_diamond_too() -> None:

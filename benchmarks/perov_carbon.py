@@ -131,7 +131,9 @@ def assemble(args: argparse.Namespace, folder: Path, settings: dict[str, float])
 
 
 def primitive_sizes(args: argparse.Namespace, folder: Path) -> dict[int, dict[int, float]]:
-    """p(atoms of the primitive cell | atoms of the listed one), from the training split."""
+    """p(atoms of the primitive cell | atoms of the listed one), from the training split; nothing for Perov-5, whose cells are all primitive."""
+    if args.dataset == "perov5":
+        return {}
     stored = folder / "primitive_sizes.json"
     if not stored.exists():
         table = read_table(args.data_dir / f"{args.dataset}_train.parquet")

@@ -91,6 +91,13 @@ def perov_carbon_table(optional: Callable[[str], Any]) -> str:
         lines += [*(published(row, f"official, {size}") for row in rows), ""]
         if found is not None:
             lines += [f"METRe of one candidate for each of the {found['n']:,} crystals, dealt: {100 * found['metre_dealt']:.1f} %.", ""]
+            parts = found["match_at_1_by_composition"]
+            if parts["new"]["rows"]:
+                words = [f"{100 * parts[key]['match_at_1']:.1f} % of {parts[key]['rows']:,}" for key in ("in_training", "new")]
+                lines += [
+                    f"Match at 1 of compositions that the training split has, as another crystal: {words[0]}; of new ones: {words[1]}.",
+                    "",
+                ]
     return "\n".join(lines).strip()
 
 

@@ -21,6 +21,8 @@ CUTOFF = 2.0
 CENTRES = np.linspace(0.45, 1.95, 21)
 WIDTH = 0.09
 MAX_PERMUTATIONS = 720
+BLOCK = 256
+"""Rows of a table of distances that are worked out together, so that temporaries stay small."""
 
 
 def slot_order(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
@@ -88,3 +90,24 @@ def distances(one: np.ndarray, many: np.ndarray, counts: Sequence[int]) -> tuple
         d = np.sqrt((weight * (many - one[np.ix_(p, p)]) ** 2).sum((1, 2, 3)))
         which[d < best], best = k, np.minimum(d, best)
     return best, which
+
+
+def all_distances(many: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`distances` of each of M fingerprints to all of them, by matrix products: for thousands of crystals of many interchangeable slots.
+
+    Returns:
+        Distances ``[M, M]`` and indices ``[M, M]``; where renumberings are as good as each other to 1e-5 it is the first of them.
+    """
+    n = len(many)
+    weight = np.sqrt(np.asarray(counts, float) / sum(counts) / len(CENTRES))[:, None, None]
+    flat = (weight * many).reshape(n, -1)  # in float64: squares of distances are small differences of large numbers
+    square = (flat**2).sum(1)
+    best, which = np.full((n, n), np.inf), np.zeros((n, n), np.int16)
+    for k, p in enumerate(tie_permutations(counts)):
+        own = (weight * many[:, p][:, :, p]).reshape(n, -1)
+        for rows in np.split(np.arange(n), range(BLOCK, n, BLOCK)):
+            found = square[rows, None] + square - 2 * own[rows] @ flat.T
+            better = found < best[rows] - 1e-10
+            best[rows] = np.where(better, found, best[rows])
+            which[rows] = np.where(better, k, which[rows])
+    return np.sqrt(np.clip(best, 0, None)), which

@@ -23,7 +23,7 @@ from autoperi.errors import StructureError
 from autoperi.geometry.lattice import from_log_metric, to_log_metric
 from autoperi.geometry.spacegroup import space_group
 from autoperi.geometry.symmetry import SYMPREC, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
-from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
+from autoperi.prior.fingerprint import all_distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -83,9 +83,7 @@ def cluster(standards: Sequence[Standard], prints: Sequence[np.ndarray], *, radi
     for (number, counts), index in sorted(buckets.items()):
         table, n = np.stack([prints[k] for k in index]), len(index)
         permutations = tie_permutations(counts)
-        apart, which = np.zeros((n, n)), np.zeros((n, n), int)
-        for a in range(n):
-            apart[a], which[a] = distances(table[a], table, counts)
+        apart, which = all_distances(table, counts)
         near, free = apart < radius, np.ones(n, bool)
         while free.any():
             crowd = (near & free).sum(1) * free

@@ -44,12 +44,13 @@ def test_tables_beside_published_numbers_wait_for_ours() -> None:
         assert columns == {8}
     point = {f"{key}{suffix}": {"value": 0.5} for key in ("match_rate", "rmse") for suffix in ("", "_filtered")}
     found = {"n": 4702, "per_k": [point, point], "match_at_1": 0.5, "match_at_k": 0.9, "rmse": 0.1, "metre_dealt": 0.25}
+    found["match_at_1_by_composition"] = {"in_training": {"rows": 9, "match_at_1": 0.7}, "new": {"rows": 8, "match_at_1": 0.5}}
     text = tables["published_table"](lambda name: found if "csp" in name else None)
     assert text.count("| **AutoPeri** | 50.0 | 0.500 | 50.0 |") == 2
     text = tables["perov_carbon_table"](lambda _: found | {"n": 2030})
     assert "official, 2,030 of 3,785" in text
     assert "| **AutoPeri** | 50.0 | 0.100 | 90.0 | unfiltered | official, 2,030 |" in text
-    assert text.count("dealt: 25.0 %") == 2
+    assert text.count("dealt: 25.0 %") == text.count("70.0 % of 9; of new ones: 50.0 % of 8") == 2
 
 
 def test_candidates_are_dealt_and_repeated() -> None:
@@ -65,6 +66,10 @@ def test_candidates_are_dealt_and_repeated() -> None:
     assert [round(s.lattice.c) for s in by_p] == [4, 3]
     assert [round(s.lattice.c) for s in script["merged"](request, made, sizes, 0.5)] == [3, 4]
     lists = {request: by_p, half: [one]}
+    assert script["by_composition"]([[one], [], [two]], [one, one, one], [True, True, False], 1) == {
+        "in_training": {"rows": 2, "match_at_1": 0.5},
+        "new": {"rows": 1, "match_at_1": 0.0},
+    }
     asked = [request, half, request, request]
     assert [len(own) for own in script["ranked"](asked, lists, 20)] == [2, 1, 2, 2]
     assert script["dealt"](asked, lists) == [[by_p[0]], [one], [by_p[1]], []]

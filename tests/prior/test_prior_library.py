@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 from autoperi.geometry.symmetry import analyse
 from autoperi.metrics.match import matcher
 from autoperi.prior.chemistry import DESCRIPTORS, element_descriptors
-from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
+from autoperi.prior.fingerprint import BLOCK, CENTRES, all_distances, distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.learn import additive_volumes, learn_library
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.prior.locate import log_probability
@@ -88,6 +88,19 @@ def test_fingerprint_distance_finds_the_renumbering() -> None:
     apart, which = distances(one, two[None], counts)
     assert apart[0] < 1e-5
     assert tie_permutations(counts)[which[0]] == (1, 0, 2)
+
+
+@pytest.mark.parametrize("counts", [(6,), (1, 1, 3), (2, 2, 2)])
+def test_all_distances_are_those_of_each(counts: tuple[int, ...]) -> None:
+    n, s = BLOCK + 7, len(counts)
+    table = np.random.default_rng(0).random((n, s, s, len(CENTRES))).astype(np.float32)
+    table[5] = table[3][np.ix_(tie_permutations(counts)[-1], tie_permutations(counts)[-1])]
+    apart, which = all_distances(table, counts)
+    for a in (0, 3, 5, n - 1):
+        d, p = distances(table[a], table, counts)
+        np.testing.assert_allclose(apart[a], d, atol=1e-6)
+        assert (which[a] == p).all()
+    assert apart[3, 5] < 1e-6
 
 
 def test_clusters_are_structure_types(learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray]) -> None:

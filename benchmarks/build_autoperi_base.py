@@ -87,13 +87,13 @@ FACTS: dict[str, Any] = {
         "Perov-5: Castelli et al., Energy Environ. Sci. 5, 5814 and 9034 (2012). Carbon-24: Pickard, AIRSS data for carbon at 10 GPa (2020), CC-BY-4.0.",
     ],
     "limits": [
-        "Structure types: mostly those seen among the training crystals; orbits that none of them has (`origin: orbits`) get about half of "
+        "Structure types: mostly those seen among the training crystals; orbits that none of them has (`origin: orbits`) get three in five of "
         "their geometries right. Where nothing fits the counts and space group, crystals with random orbits and coordinates are given and "
         "marked `random`; they are seldom good.",
         "Free coordinates are those of a flow learned from relaxed crystals; no forces are followed.",
         "The lattice relaxer gives cells as PBE has them at 0 K, and carbon's as at 10 GPa; it leaves a cell where it is that differs by less than it can know.",
         "Elements are poorly predicted (diamond silicon 0.17, copper 0.10 eV/atom instead of 0), and the composition alone explains most of the formation energy.",
-        "Match at 20 was to be 94 % and is 91.8 %; nearest-template lookup reaches 91.2 % on the same rows.",
+        "Match at 20 was to be 94 % and is 91.7 %; nearest-template lookup reaches 91.2 % on the same rows.",
         "Formation energies are of PBE(+U) as Materials Project corrects it, trained on relaxed crystals; for strained or wrong crystals they are too low.",
         "The probabilities answer 'which crystal not yet known'; crystals known at exactly the composition are given a quarter of the probability (`known_weight`).",
         "Uncertainties are calibrated on validation crystals so that two standard deviations hold 95 %; tails are heavy, and some wide-gap "

@@ -31,7 +31,7 @@ DISTINCT = 512
 """Distinct answers looked at per cell size. Fixed, so that the stream does not depend on how much of it is read."""
 EMPTY = 50
 """Indices in a row that yield nothing, after which a stream without a composition ends: a narrow request has only so many crystals."""
-RANDOM_ATTEMPTS = 60
+RANDOM_ATTEMPTS = 20
 UNLIKELY = 4.0
 """Nats below the likeliest cell size from which the orbit network is not asked."""
 SIZES = 4

@@ -33,6 +33,8 @@ DIGITS = 6
 """Decimals kept of lattices (Å) and energies (eV/atom): far above float64 noise, so batches cannot change a result."""
 RANDOM_TRIES = 300
 """Candidates beyond the prototypes that are tried where no prototype passed."""
+HOPELESS = 25
+"""Indices in a row that yield no candidate at all, each after many attempts, after which nothing more is tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,7 @@ def run(
 ) -> list[Finished]:
     """The first candidates of the stream that pass, in stream order: ``pool`` of them, of which random ones count among the first ``request.n`` alone.
 
-    Stops early, with fewer, where the stream ends or ``10 n + 200`` candidates were tried.
+    Stops early, with fewer, where the stream ends, yields nothing :data:`HOPELESS` times in a row, or ``10 n + 200`` candidates were tried.
 
     Args:
         request: a checked request.
@@ -130,8 +132,8 @@ def run(
     most = max(request.n, pool or 0)
     stream: Iterator[Proposal | None] = islice(source, 10 * most + 200)
     done: list[Finished] = []
-    random = False
-    while len(done) < most:
+    random, misses = False, 0
+    while len(done) < most and misses < HOPELESS:
         # a candidate seldom fails: reading just what is missing wastes nothing
         chunk = list(islice(stream, min(batch_size, most - len(done))))
         if len(done) >= request.n and any(p is None or p.origin == "random" for p in chunk):
@@ -143,6 +145,11 @@ def run(
             continue
         if not chunk:
             break
+        for k, p in enumerate(chunk):
+            misses = misses + 1 if p is None else 0
+            if misses == HOPELESS:
+                chunk = chunk[: k + 1]  # what comes after it in this chunk came by chance
+                break
         tally.tried += len(chunk)
         tally.nothing += sum(p is None for p in chunk)
         for finished in _finish([p for p in chunk if p is not None], request, model, tally):

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from autoperi import AutoPeri
+from autoperi import AutoPeri, generation
 from autoperi.candidates import Proposal
-from autoperi.generation import Finished, run
+from autoperi.generation import Finished, Tally, run
 from autoperi.geometry.spacegroup import space_group
 from autoperi.ranking import Pool, ranked
 from autoperi.request import make_request
@@ -73,3 +73,18 @@ def test_random_crystals_fill_up_what_is_wanted_and_no_pool():
         assert [f.proposal.index for f in found[:2]] == [f.proposal.index for f in alone]
         assert all(f.proposal.origin != "random" for f in found[2:])
         assert len(found) == max(2, len(known))
+
+
+def test_hopeless_requests_end_soon_and_the_same_at_any_batch_size(monkeypatch):
+    monkeypatch.setattr(generation, "HOPELESS", 2)
+    peri = AutoPeri.from_pretrained()
+    # fixed positions alone, whose crystals always have more symmetry than was asked for
+    request = make_request("GaYAg", n=3, space_group=210, num_atoms=12, seed=0)
+    tallies = []
+    for size in (1, 64):
+        tally = Tally()
+        assert run(request, peri._parts.generator, batch_size=size, tally=tally) == []
+        tallies.append(tally)
+    assert tallies[0] == tallies[1]
+    assert tallies[0].nothing >= 2
+    assert tallies[0].tried < 60

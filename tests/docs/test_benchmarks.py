@@ -66,7 +66,8 @@ def test_candidates_are_dealt_and_repeated() -> None:
     assert [round(s.lattice.c) for s in by_p] == [4, 3]
     assert [round(s.lattice.c) for s in script["merged"](request, made, sizes, 0.5)] == [3, 4]
     lists = {request: by_p, half: [one]}
-    assert script["by_composition"]([[one], [], [two]], [one, one, one], [True, True, False], 1) == {
+    oxygen = Structure(one.lattice, ["O", "O"], one.frac_coords)
+    assert script["by_composition"]([[one], [], [two]], [one, one, oxygen], [True, True, False], 1) == {
         "in_training": {"rows": 2, "match_at_1": 0.5},
         "new": {"rows": 1, "match_at_1": 0.0},
     }

@@ -254,13 +254,18 @@ class AutoPeri:
             try:
                 generation.run(request, self._parts.generator, pool=pool, batch_size=size, on_finished=one, tally=tally)
             except KeyboardInterrupt:
-                done = self._structures(ranked(finished, request.rank)[:wanted], request)
-                raise GenerationInterrupted([give(s) for s in done], wanted) from None
+                done = [give(s) for s in self._chosen(finished, request, wanted)]
+                raise GenerationInterrupted(done, wanted) from None
         if len(finished) < wanted:
             _too_few(replace(request, n=wanted), tally, strict=strict, asked=composition)
-        best = ranked(finished, request.rank)
-        made = self._structures(best if request.target else best[:wanted], request)
-        return [give(s) for s in (self._nearest(made, dict(request.target), wanted) if request.target else made)]
+        return [give(s) for s in self._chosen(finished, request, wanted)]
+
+    def _chosen(self, finished: Sequence[generation.Finished], request: GenerationRequest, n: int) -> list[Structure]:
+        """The best ``n`` of what is finished, or those nearest to the target."""
+        best = ranked(list(finished), request.rank)
+        if not request.target:
+            return self._structures(best[:n], request)
+        return self._nearest(self._structures(best, request), dict(request.target), n)
 
     def _nearest(self, made: list[Structure], target: dict[str, float], n: int) -> list[Structure]:
         if not made:
@@ -484,7 +489,7 @@ class AutoPeri:
 
 def _too_few(request: GenerationRequest, tally: generation.Tally, *, strict: bool, asked: Any) -> None:
     why = f"{tally.tried} candidates tried, {tally.too_close} with atoms too close, {tally.wrong_group} of another space group, "
-    why += f"{tally.smaller_cell} of a smaller cell"
+    why += f"{tally.smaller_cell} of a smaller cell, {tally.nothing} for which nothing could be built"
     message = f"only {tally.accepted} of {request.n} crystals of {asked if asked is not None else 'any composition'} could be made ({why})"
     if strict:
         raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")

@@ -79,7 +79,8 @@ def evaluate_csp(
         predictions: judge another model's crystals instead: a file (``.json``, ``.extxyz``, ``.parquet``) whose every crystal has the number
             of its row in the table, from 0, as its property ``row``; those of one row are taken in the order of the file, best first.
         oxidation_states: list of the SMACT filter; see :func:`~autoperi.metrics.smact.smact_validity`.
-        processes: that generate and match; the result is the same for any number. None for all cores.
+        processes: that generate and match; the result is the same for any number. None for all cores. Several load the model from its directory: a model
+            that was changed in memory needs 1.
         progress: show bars; None shows them on a terminal.
 
     Returns:

@@ -27,6 +27,8 @@ MIN_FAMILIARITY = 3
 """Members an element must have anywhere in the library before it may be drawn."""
 MEMBERS, DRAWS = 6, 40
 """Members that an index tries, and draws around each."""
+OTHERS = 0.02
+"""What a member that is none of the reference counts where a request restricts the types."""
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -66,13 +68,13 @@ class DeNovo:
         self.proposer, self.library, self.constraints, self.seed = proposer, proposer.library, constraints, seed
         library = self.library
         self.owner = np.repeat(np.arange(len(library)), np.diff(library["member_start"]))
-        self.rows = np.nonzero(self._fitting()[self.owner])[0]
-        self.weights = self._weights()
-        self._steps = np.cumsum(self.weights)
         familiar = np.bincount(library["member_elements"].ravel(), minlength=MAX_ATOMIC_NUMBER + 1) >= MIN_FAMILIARITY
         familiar[0] = False
         allowed: Collection[int] = constraints.elements if constraints.elements is not None else np.nonzero(familiar)[0].tolist()
         self.allowed = np.array(sorted(set(allowed) - constraints.excluded), int)
+        self.rows = np.nonzero(self._fitting()[self.owner])[0]
+        self.weights = self._weights()
+        self._steps = np.cumsum(self.weights)
         with torch.no_grad():
             self._distance = proposer.ranker.element_distance().double().numpy()
         near = np.exp(-self._distance / proposer.denovo_temperature)
@@ -90,6 +92,7 @@ class DeNovo:
         n_atoms = np.array([sum(counts) for counts in library.counts])
         n_slots = np.array([len(counts) for counts in library.counts])
         fits = (n_atoms >= c.min_atoms) & (n_atoms <= c.max_atoms) & (n_slots >= c.min_elements) & (n_slots <= c.max_elements)
+        fits &= n_slots <= len(self.allowed)
         if c.space_group is not None:
             fits &= library["space_group"] == c.space_group
         if c.elements is not None:
@@ -97,11 +100,16 @@ class DeNovo:
         return fits
 
     def _weights(self) -> np.ndarray:
-        """Probability of each member of ``rows``: its weight; 1 at sizes beyond the reference if sizes were asked for, and where the reference has none."""
+        """Probability of each member of ``rows``: its weight; 1 at sizes beyond the reference if sizes were asked for, and where the reference has none.
+
+        Where types were restricted each of the others counts a little too: one member of the reference must not hide dozens that are none.
+        """
         weight = self.library["member_weight"].astype(float)
         if self.constraints.sized and weight.any():
             n_atoms = np.array([sum(counts) for counts in self.library.counts])[self.owner]
             weight = np.where(n_atoms > n_atoms[weight > 0].max(), weight.max(), weight)
+        if len(self.rows) < len(self.owner):
+            weight = weight + OTHERS * weight.max()
         weight = weight[self.rows]
         if not weight.any():
             weight = np.ones(len(self.rows))
@@ -113,6 +121,9 @@ class DeNovo:
         count = np.bincount(elements.ravel(), minlength=MAX_ATOMIC_NUMBER + 1).astype(float)
         count = count * 1e-3 + np.bincount(elements.ravel(), np.repeat(weight, elements.shape[1]), MAX_ATOMIC_NUMBER + 1)
         count[0] = 0.0
+        if self.constraints.elements is not None:  # asked for by name, an element that no member has is drawn like a rare one
+            named = list(self.constraints.elements)
+            count[named] = np.maximum(count[named], 1e-3)
         return np.asarray(count / count.sum())
 
     def member(self, index: int) -> int:

@@ -174,3 +174,32 @@ def test_weights_of_members_survive_saving_and_may_be_missing(library: Prototype
     assert proposer_of(component, denovo_known=0.5).library["member_weight"].tolist() == weight.tolist()
     del component.tensors["member_weight"]
     assert proposer_of(component).library["member_weight"].tolist() == [1] * len(weight)
+
+
+def test_narrow_requests_of_the_bundled_model_are_met():
+    """Few elements: prototypes with more slots than that cannot be filled, and are not tried."""
+    from autoperi import AutoPeri
+    from autoperi.errors import RequestError
+    from autoperi.request import element_list
+
+    peri = AutoPeri.from_pretrained()
+    from ase.data import chemical_symbols
+
+    others = [s for s in chemical_symbols[1:119] if s not in ("Na", "Cl")]
+    assert element_list(others, "exclude_elements")
+    found = peri.generate(n=4, exclude_elements=others, space_group=225, seed=0, progress=False)
+    assert all({e.symbol for e in s.composition} <= {"Na", "Cl"} for s in found)
+    assert {e.symbol for s in peri.generate(n=2, chemical_system="Po-O", seed=0, progress=False) for e in s.composition} == {"Po", "O"}
+    with pytest.raises(RequestError, match="no structure type"):
+        peri.generate(n=1, exclude_elements=others, num_elements=3, seed=0, progress=False)
+
+
+def test_rare_groups_keep_their_variety():
+    """One member of the reference does not hide the dozens that are none."""
+    from autoperi import AutoPeri
+    from autoperi.prior.denovo import Constraints, DeNovo
+
+    proposer = AutoPeri.from_pretrained()._parts.proposer
+    draws = DeNovo(proposer, Constraints(1, 60, space_group=142), seed=0)
+    found = [draws.draw(k) for k in range(20)]
+    assert len({c.prototype for c in found if c is not None}) > 5

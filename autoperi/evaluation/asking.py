@@ -7,20 +7,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoperi.convert import to_arrays
 from autoperi.errors import AutoPeriError, RequestError
-from autoperi.metrics.parallel import Failure, check_processes, parallel_map
+from autoperi.metrics.parallel import INLINE, Failure, check_processes, parallel_map
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
     from autoperi.metrics.pairs import Arrays
-
-FEW = 8
-"""Requests below which loading the model in other processes takes longer than answering."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +27,6 @@ class Asked:
     content: Mapping[int, int]
     num_atoms: int
     space_group: int | None = None
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Answers requests in whichever process it finds itself.
-
-    Attributes:
-        model: directory of the model.
-        options: of ``generate``.
-        known_weight: of :meth:`AutoPeri.using`.
-    """
-
-    model: str
-    options: Mapping[str, Any]
-    known_weight: float
-
-    def __call__(self, asked: Asked) -> list[Arrays]:
-        return answer(_loaded(self.model), asked, self.options, self.known_weight)
 
 
 @lru_cache(maxsize=1)
@@ -60,7 +39,7 @@ def _loaded(model: str) -> AutoPeri:
     return AutoPeri.from_pretrained(model, device="cpu", local_files_only=True)
 
 
-def answer(peri: AutoPeri, asked: Asked, options: Mapping[str, Any], known_weight: float) -> list[Arrays]:
+def answer(asked: Asked, *, peri: AutoPeri, options: Mapping[str, Any], known_weight: float) -> list[Arrays]:
     """Crystals of one request, fewer than asked for where there are no more, none where it cannot be honoured."""
     from ase.data import chemical_symbols
 
@@ -74,6 +53,11 @@ def answer(peri: AutoPeri, asked: Asked, options: Mapping[str, Any], known_weigh
         except RequestError:
             return []
     return [to_arrays(crystal) for crystal in found]  # a tenth of the memory of structures
+
+
+def _answer_elsewhere(asked: Asked, *, model: str, options: Mapping[str, Any], known_weight: float) -> list[Arrays]:
+    """As :func:`answer`, in whichever process this is, with the model of a directory."""
+    return answer(asked, peri=_loaded(model), options=options, known_weight=known_weight)
 
 
 def generate_all(
@@ -103,30 +87,18 @@ def generate_all(
         AutoPeriError: a request failed for another reason than that it cannot be honoured.
     """
     options = {"n": n, "seed": seed, "steps": steps, "rank": rank}
-    workers = check_processes(processes) if len(asked) >= FEW and peri.device.type == "cpu" else 1
+    workers = check_processes(processes) if len(asked) >= INLINE and peri.device.type == "cpu" else 1
     with ExitStack() as stack:
         if workers == 1:
-            function: Any = _Here(peri, options, known_weight)
+            function = partial(answer, peri=peri, options=options, known_weight=known_weight)
         else:
             model = peri.bundle.source
             if not Path(model or "-").is_dir():
                 model = stack.enter_context(tempfile.TemporaryDirectory())
                 peri.save_pretrained(model)
-            function = _Answer(model, options, known_weight)
+            function = partial(_answer_elsewhere, model=model, options=options, known_weight=known_weight)
         found = parallel_map(function, asked, processes=workers, progress=progress, description="generating")
     for one, result in zip(asked, found, strict=True):
         if isinstance(result, Failure):
             raise AutoPeriError(f"generation of {dict(one.content)} failed: {result.reason}")
     return found
-
-
-@dataclass(frozen=True)
-class _Here:
-    """As :class:`_Answer`, with a model that is loaded already."""
-
-    peri: AutoPeri
-    options: Mapping[str, Any]
-    known_weight: float
-
-    def __call__(self, asked: Asked) -> list[Arrays]:
-        return answer(self.peri, asked, self.options, self.known_weight)

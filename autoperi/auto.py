@@ -16,17 +16,17 @@ import torch
 from autoperi import generation
 from autoperi._version import __version__
 from autoperi.bundle import Parts, parts_of
-from autoperi.convert import arrays_to_structures, as_list, structure_to_atoms, to_arrays, to_batch
-from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, StructureError, WeightsError
-from autoperi.geometry.symmetry import analyse, symmetrize_lattice
+from autoperi.convert import arrays_to_structures, as_list, structure_to_atoms
+from autoperi.device import check_device, check_dtype
+from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, WeightsError
 from autoperi.hub.serialize import Bundle, save_bundle
-from autoperi.processes.lattice import BATCH, LatticeRelaxation, relax_cells
+from autoperi.processes.lattice import BATCH
 from autoperi.progress import progress_bar
 from autoperi.random import check_seed
 from autoperi.ranking import ranked
-from autoperi.relaxing import relax_positions
+from autoperi.relaxing import relax_lattices, relax_positions
 from autoperi.request import GenerationRequest, check_steps, make_request
-from autoperi.returning import is_series, like_container, with_geometry
+from autoperi.returning import is_series
 from autoperi.targets import nearest, pool_size
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class AutoPeri:
     def __init__(self, bundle: Bundle, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> None:
         self.bundle = bundle
         self.device = check_device(device)
-        self._parts: Parts = parts_of(bundle, device=self.device, dtype=_dtype(dtype))
+        self._parts: Parts = parts_of(bundle, device=self.device, dtype=check_dtype(dtype))
 
     # --- models ----------------------------------------------------------------------------------------------------
 
@@ -257,7 +257,10 @@ class AutoPeri:
                 done = [give(s) for s in self._chosen(finished, request, wanted)]
                 raise GenerationInterrupted(done, wanted) from None
         if len(finished) < wanted:
-            _too_few(replace(request, n=wanted), tally, strict=strict, asked=composition)
+            message = tally.too_few(wanted, composition)
+            if strict:
+                raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")
+            warnings.warn(message, AutoPeriWarning, stacklevel=2)
         return [give(s) for s in self._chosen(finished, request, wanted)]
 
     def _chosen(self, finished: Sequence[generation.Finished], request: GenerationRequest, n: int) -> list[Structure]:
@@ -278,23 +281,10 @@ class AutoPeri:
 
     def _structures(self, finished: Sequence[generation.Finished], request: GenerationRequest) -> list[Structure]:
         common = self.provenance() | {"seed": request.seed}
-        notes = [
-            {
-                "autoperi": common
-                | {
-                    "index": f.proposal.index,
-                    "origin": f.proposal.origin,
-                    "log_likelihood": f.proposal.log_p,
-                    "formation_energy_per_atom_eV": f.energy,
-                    **({} if f.potential_energy is None else {"potential_energy_per_atom_eV": f.potential_energy}),
-                    "rank_score": f.rank_score,
-                    "space_group": f.space_group,
-                    "min_distance_ratio": f.distance_ratio,
-                }
-            }
-            for f in finished
-        ]
-        return arrays_to_structures([(f.lattice, f.proposal.frac_coords, f.proposal.numbers) for f in finished], properties=notes)
+        return arrays_to_structures(
+            [(f.lattice, f.proposal.frac_coords, f.proposal.numbers) for f in finished],
+            properties=[{"autoperi": common | f.note()} for f in finished],
+        )
 
     # --- relax -----------------------------------------------------------------------------------------------------
 
@@ -350,40 +340,18 @@ class AutoPeri:
             )
         passes = check_steps(steps)
         passes = self._parts.relax_steps if passes is None else passes
-        crystals = as_list(structures)
-        if not crystals:
-            return like_container(structures, [])
-        size = BATCH if batch_size == "auto" else _batch_size(batch_size)
-        batch = to_batch(crystals, dtype=self._parts.dtype).to(device=self.device)
-        with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar, torch.no_grad():
-            found = relax_cells(self._parts.empnn, batch, passes=passes, batch_size=size, on_rest=bar.update)
-        out = [self._relaxed(crystal, found, k, fix_symmetry) for k, crystal in enumerate(crystals)]
-        return like_container(structures, out)
-
-    def _relaxed(self, crystal: Any, found: LatticeRelaxation, k: int, fix_symmetry: bool) -> Any:
-        old, coords, numbers = to_arrays(crystal)
-        status, reason = found.status[k], {}
-        new = np.round(found.crystals.lattice[k].double().cpu().numpy(), generation.DIGITS + 3) + 0.0
-        if status in {"exploded", "collapsed", "nan"}:
-            new = old
-        elif fix_symmetry:
-            try:
-                new = symmetrize_lattice(new, analyse(old, coords, numbers, symprec=generation.SYMPREC).rotations)
-            except StructureError as error:
-                status, new, reason = "failed", old, {"reason": f"fix_symmetry=True: {error}"}
-        note = self.provenance() | {
-            "status": status,
-            **reason,
-            "passes": int(found.passes[k]),
-            "last_strain": round(float(found.strain[k].abs().max()), 6),
-            "volume_ratio": round(float(abs(np.linalg.det(new)) / abs(np.linalg.det(old))), 6),
-        }
-        if found.expected_error is not None and found.confidence is not None and bool(torch.isfinite(found.expected_error[k])):
-            note |= {
-                "expected_error": round(float(found.expected_error[k]), 5),
-                "confidence": round(float(found.confidence[k]), 4),
-            }
-        return with_geometry(crystal, None if new is old else new, relaxation=note)
+        return relax_lattices(
+            structures,
+            network=self._parts.empnn,
+            device=self.device,
+            dtype=self._parts.dtype,
+            passes=passes,
+            fix_symmetry=fix_symmetry,
+            symprec=generation.SYMPREC,
+            batch_size=BATCH if batch_size == "auto" else _batch_size(batch_size),
+            provenance=self.provenance(),
+            progress=progress,
+        )
 
     # --- score -----------------------------------------------------------------------------------------------------
 
@@ -487,48 +455,12 @@ class AutoPeri:
         return AutoPeriCalculator(self.bundle, **{"device": self.device, **options})
 
 
-def _too_few(request: GenerationRequest, tally: generation.Tally, *, strict: bool, asked: Any) -> None:
-    why = f"{tally.tried} candidates tried, {tally.too_close} with atoms too close, {tally.wrong_group} of another space group, "
-    why += f"{tally.smaller_cell} of a smaller cell, {tally.nothing} for which nothing could be built"
-    message = f"only {tally.accepted} of {request.n} crystals of {asked if asked is not None else 'any composition'} could be made ({why})"
-    if strict:
-        raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")
-    warnings.warn(message, AutoPeriWarning, stacklevel=3)
-
-
 def _batch_size(value: int | str) -> int:
     if value == "auto":
         return generation.DEFAULT_BATCH
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RequestError(f"batch_size={value!r} is not a positive number; give one, or 'auto'")
     return value
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """The torch device that ``"auto"``, ``"cpu"``, ``"cuda"`` or a device means.
-
-    Raises:
-        RequestError: not a CPU or CUDA device, or one that this machine lacks.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = torch.device("meta")
-    if found.type not in ("cpu", "cuda"):
-        raise RequestError(f"device={str(device)!r} is not one that AutoPeri runs on; use 'auto', 'cpu' or 'cuda'")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise RequestError(
-            f"device={str(device)!r} is not in this machine, where torch sees {torch.cuda.device_count()} CUDA devices; use 'auto' or 'cpu'"
-        )
-    return found
-
-
-def _dtype(dtype: torch.dtype | None) -> torch.dtype:
-    if dtype not in (None, torch.float32, torch.float64):
-        raise RequestError(f"dtype={dtype!r} is not supported; use torch.float32 or torch.float64")
-    return torch.float64 if dtype is None else dtype
 
 
 __all__ = ["AutoPeri", "AutoPeriError"]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,14 @@ from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import MIN_DISTANCE_RATIO, minimum_distance_ratios
 from autoperi.prior.mixture import Mixture
-from autoperi.processes.lattice import relax_cells
+from autoperi.processes.lattice import LATTICE_DIGITS, relax_cells
 from autoperi.ranking import Pool, log_p
 from autoperi.request import GenerationRequest
 
 SYMPREC = 0.01
 DEFAULT_BATCH = 32
 DIGITS = 6
-"""Decimals kept of lattices (Å) and energies (eV/atom): far above float64 noise, so batches cannot change a result."""
+"""Decimals kept of energies (eV/atom): far above float64 noise, so batches cannot change a result."""
 RANDOM_TRIES = 300
 """Candidates beyond the prototypes that are tried where no prototype passed."""
 HOPELESS = 25
@@ -93,6 +94,19 @@ class Finished:
         """Of the cell, Å³."""
         return float(abs(np.linalg.det(self.lattice)))
 
+    def note(self) -> dict[str, Any]:
+        """What the provenance of the crystal says of it."""
+        return {
+            "index": self.proposal.index,
+            "origin": self.proposal.origin,
+            "log_likelihood": self.proposal.log_p,
+            "formation_energy_per_atom_eV": self.energy,
+            **({} if self.potential_energy is None else {"potential_energy_per_atom_eV": self.potential_energy}),
+            "rank_score": self.rank_score,
+            "space_group": self.space_group,
+            "min_distance_ratio": self.distance_ratio,
+        }
+
 
 @dataclass
 class Tally:
@@ -104,6 +118,15 @@ class Tally:
     smaller_cell: int = 0
     nothing: int = 0
     accepted: int = 0
+
+    def too_few(self, wanted: int, composition: Any) -> str:
+        """That fewer than ``wanted`` crystals of ``composition`` (None: any) passed, and why."""
+        asked = "any composition" if composition is None else composition
+        return (
+            f"only {self.accepted} of {wanted} crystals of {asked} could be made ({self.tried} candidates tried, {self.too_close} with atoms "
+            f"too close, {self.wrong_group} of another space group, {self.smaller_cell} of a smaller cell, {self.nothing} for which nothing "
+            "could be built)"
+        )
 
 
 def run(
@@ -175,7 +198,7 @@ def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator,
         lattices = batch.lattice.cpu().numpy()
         # an equivariant field keeps the symmetry up to rounding; the projection removes the rounding
         exact = np.stack([symmetrize_lattice(lattice, p.group.rotations) for lattice, p in zip(lattices, chunk, strict=True)])
-        exact = np.round(exact, DIGITS + 3) + 0.0  # no negative zeros: they would differ between batches
+        exact = np.round(exact, LATTICE_DIGITS) + 0.0  # no negative zeros: they would differ between batches
         batch = batch.replace(lattice=torch.as_tensor(exact).to(batch.lattice))
         ratios = minimum_distance_ratios(batch).cpu().numpy()
         close = ratios < MIN_DISTANCE_RATIO

@@ -149,6 +149,8 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "flow": lambda: flow_table("flow", "autoperi_gnn_mp_val.json"),
     "flow_losses": lambda: flow_table("losses", "autoperi_gnn_losses_mp_val.json"),
     "ranking": lambda: flow_table("ranking", "choose_ranking_mp_val.json"),
+    "ablation": lambda: flow_table("ablation", "autoperi_gnn_ablation_mp_val.json"),
+    "condition_costs": lambda: flow_table("condition_costs", "condition_costs.json"),
     "latent": lambda: flow_table("latent", "latent_map.json"),
     "latent_ends": lambda: flow_table("latent_ends", "latent_map.json"),
     "steps": lambda: flow_table("steps", "steps_curve_mp_val.json"),

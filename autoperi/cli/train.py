@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, export, print."""
     _check(args)
     common.check_writable(Path(args.out) / "model", folder=True)
-    from autoperi.auto import check_device
+    from autoperi.device import check_device
     from autoperi.hub.download import load_pretrained
     from autoperi.training.export import check_base, export
 

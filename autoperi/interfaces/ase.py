@@ -66,7 +66,7 @@ class AutoPeriCalculator(Calculator):
         skin: float = 0.5,
         **unknown: Any,
     ) -> None:
-        from autoperi.auto import check_device
+        from autoperi.device import check_device
 
         if unknown:
             raise RequestError(f"options {sorted(unknown)} are not known to {type(self).__name__}; it takes model, device, dtype, skin")

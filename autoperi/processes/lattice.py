@@ -13,6 +13,8 @@ from autoperi.crystal import CrystalBatch
 from autoperi.geometry.lattice import from_lengths_angles, metric, niggli_reduce, symmetric_exp, symmetric_log
 from autoperi.models.lattice_relaxer import LatticeRelaxer, length_error
 
+LATTICE_DIGITS = 9
+"""Decimals kept of relaxed lattices (Å): far above float64 noise, so batches cannot change a result."""
 CONVERGED = 1e-2
 """Largest entry of A (a strain) below which a crystal counts as converged."""
 STILL = 6e-3

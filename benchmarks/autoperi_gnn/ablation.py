@@ -63,9 +63,10 @@ def rows() -> dict[str, tuple[Any, dict[str, Any]]]:
             lambda peri: object.__setattr__(peri._parts.generator, "potential", None),
             {},
         ),
-        "ranked by probability alone": (nothing, {"rank": "probability"}),
+        "not ranked: in order of probability": (nothing, {"rank": "none"}),
         "no lattice relaxation": (nothing, {"steps": 0}),
         "no prior: orbits of the network, from noise": (alone, {}),
+        "the space group is given": (nothing, {"space_group": True}),
     }
 
 

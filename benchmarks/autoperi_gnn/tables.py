@@ -54,6 +54,29 @@ def ranking_table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ablation_table(found: dict[str, Any]) -> str:
+    """CSP with parts of ``generate`` switched off, from ``results/autoperi_gnn_ablation_mp_val.json``."""
+    lines = ["| | match at 1 | at 5 | at 20 | RMSE | without a candidate | candidates/s |", "|" + "---|" * 7]
+    for name, row in found["rows"].items():
+        rates = [f"{100 * row[key]:.1f} %" for key in ("match_at_1", "match_at_5", "match_at_k")]
+        rest = [f"{row['rmse']:.3f}", str(row["no_candidate"]), f"{row['crystals_per_second']:.1f}"]
+        lines.append("| " + " | ".join([name, *rates, *rest]) + " |")
+    whole = found["rows"]["as it is"]["match_at_1"]
+    error = 100 * (whole * (1 - whole) / found["limit"]) ** 0.5
+    said = f"{found['limit']:,} crystals; the standard error of a match at 1 is about {error:.1f} points, less between rows, which ask the same."
+    return "\n".join([*lines, "", said])
+
+
+def condition_costs_table(found: dict[str, Any]) -> str:
+    """Speed of ``generate`` by what is asked of it, from ``results/condition_costs.json``."""
+    n = found["parameters"]["n"]
+    lines = [f"| asked for | crystals/s | requests | all {n} crystals | none | refused beforehand |", "|" + "---|" * 6]
+    for name, row in found["rows"].items():
+        cells = [f"{row['crystals_per_second']:.1f}", *(str(row[key]) for key in ("requests", "full", "none", "refused"))]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
 def latent_table(found: dict[str, Any]) -> str:
     """What can be read from z and from the composition, cross-validated, from ``results/latent_map.json``."""
     system, energy = found["crystal_system"], found["formation_energy"]

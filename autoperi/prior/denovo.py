@@ -132,7 +132,10 @@ class DeNovo:
         Positions u + index·φ modulo 1, φ the golden ratio, u drawn from the seed, in the order of the library, which is that of space groups and counts:
         any stretch of a request holds every kind of crystal in proportion, with less scatter than independent draws.
         """
-        place = (self._offset + index * GOLDEN) % 1.0
+        return self._row((self._offset + index * GOLDEN) % 1.0)
+
+    def _row(self, place: float) -> int:
+        """The member whose stretch of the summed weights holds ``place``, from 0 to 1."""
         return int(self.rows[min(int(np.searchsorted(self._steps, place, side="right")), len(self.rows) - 1)])
 
     def draw(self, index: int) -> Candidate | None:
@@ -144,11 +147,8 @@ class DeNovo:
         known = bool(generator.random() < self.proposer.denovo_known)
         row, last = self.member(index), None
         for _ in range(MEMBERS):
-            v, member = (
-                int(self.owner[row]),
-                self.library.members(int(self.owner[row]))[row - int(self.library["member_start"][self.owner[row]])],
-            )
-            counts = self.library.counts[v]
+            v = int(self.owner[row])
+            member, counts = self.library.members(v)[row - int(self.library["member_start"][v])], self.library.counts[v]
             least = plausibility(member.tolist(), counts)
             for _ in range(DRAWS):
                 elements = self._around(member, generator)
@@ -160,7 +160,7 @@ class DeNovo:
                 if known or not any(self.is_known(*s) for s in same):
                     return self._give(v, elements)
                 last = last or (v, elements)
-            row = int(self.rows[min(int(np.searchsorted(self._steps, generator.random(), side="right")), len(self.rows) - 1)])
+            row = self._row(generator.random())
         # a narrow request may leave nothing but known crystals
         return None if last is None else self._give(*last)
 

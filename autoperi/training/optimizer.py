@@ -86,12 +86,12 @@ class Muon(Optimizer):
         mu, rate = group["momentum"], group["lr"]
         directions = []
         for p in members:
-            gradient = torch.zeros_like(p) if p.grad is None else p.grad
+            assert p.grad is not None  # step() left the others out
             state = self.state[p]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(p)
-            buffer = state["momentum_buffer"].lerp_(gradient, 1 - mu)
-            directions.append(gradient.lerp(buffer, mu))
+            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - mu)
+            directions.append(p.grad.lerp(buffer, mu))
         for p, direction in zip(members, orthogonal(torch.stack(directions)), strict=True):
             p.mul_(1 - rate * group["weight_decay"])
             p.add_(direction, alpha=-0.2 * rate * max(p.shape) ** 0.5)

@@ -1,15 +1,20 @@
-"""The flow of a model, for the scripts beside this file."""
+"""The flow of a model and the crystals it is tried on, for the scripts beside this file."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from autoperi.hub.serialize import load_bundle
 from autoperi.models.autoperi_gnn import AutoPeriGnn
+from autoperi.training.orbits import OrbitCrystals
 
 BUNDLED = Path(__file__).resolve().parents[2] / "autoperi" / "weights" / "autoperi-base"
 
@@ -33,3 +38,24 @@ def load_flow(weights: Path | None = None) -> tuple[AutoPeriGnn, str]:
     model = AutoPeriGnn(**options)
     model.load_state_dict(load_file(weights))
     return model.eval(), hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What :func:`tried_on` reads."""
+    parser.add_argument(
+        "--weights", type=Path, help="autoperi_gnn.safetensors of a run, or a model directory; the bundled model's by default"
+    )
+    parser.add_argument("--data", required=True, help="tensors of train.py prepare")
+    parser.add_argument("--limit", type=int, default=300, help="crystals, drawn with the seed; 0 is all of them")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+
+
+def tried_on(args: argparse.Namespace) -> tuple[AutoPeriGnn, str, OrbitCrystals, Tensor]:
+    """The network, the sha256 of its file, the crystals, and the rows of them that were asked for."""
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", message=".*electronegativity.*")
+    model, sha256 = load_flow(args.weights)
+    data = OrbitCrystals.load(args.data)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(args.seed))
+    return model, sha256, data, order[: args.limit or None].sort().values

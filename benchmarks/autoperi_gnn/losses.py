@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from sample import ROWS as SAMPLED
 from sample import evaluate
 from torch import Tensor
 
@@ -153,7 +154,6 @@ def main() -> int:
     found = old["rows"] if all(old.get(key) == value for key, value in head.items()) else {}
     data, val = OrbitCrystals.load(args.data), OrbitCrystals.load(args.val)
     measured = chosen(val, min(budget.crystals, len(val)), budget.seed)
-    asked = argparse.Namespace(method="midpoint", rows=["noise", "latent", "near", "start"], seed=budget.seed)
     for name, options in ROWS.items():
         if found.get(name, {}).get("options") == options or (args.only and not name.startswith(tuple(args.only))):
             continue
@@ -161,12 +161,12 @@ def main() -> int:
         told = options | ({"potential": args.potential} if options.get("energy_weight") else {})
         model, seconds = trained(told, budget, data, val, args.runs / "".join(c if c.isalnum() else "_" for c in name))
         rows = measured.rows[: budget.matched].sort().values
-        made = evaluate(model.eval(), val, rows, steps=budget.flow_steps, slope=0.0, args=asked)
+        made = evaluate(model.eval(), val, rows, names=SAMPLED, seed=budget.seed, steps=budget.flow_steps, method="midpoint")
         found[name] = {
             "options": options,
             "seconds": seconds,
             "errors": errors(model, measured, args.potential),
-            **{key: made[key] for key in ("noise", "latent", "near", "start")},
+            **{key: made[key] for key in SAMPLED},
         }
         ordered = {key: found[key] for key in ROWS if key in found}  # in their order, whatever was run first
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from flow_weights import load_flow
+from flow_weights import add_options, tried_on
 from torch import Tensor
 
 from autoperi.convert import to_structures
@@ -33,25 +33,14 @@ ROWS = ("noise", "latent", "near", "start")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--weights", type=Path, help="autoperi_gnn.safetensors of a run, or a model directory; the bundled model's by default"
-    )
-    parser.add_argument("--data", required=True, help="tensors of train.py prepare")
-    parser.add_argument("--limit", type=int, default=300, help="crystals, drawn with the seed; 0 is all of them")
+    add_options(parser)
     parser.add_argument("--steps", type=int, nargs="+", default=[20])
     parser.add_argument("--method", choices=METHODS, default="midpoint")
     parser.add_argument("--anneal", type=float, nargs="+", default=[0.0], help="slopes of velocity annealing; 0 follows the flow")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    warnings.filterwarnings("ignore", message=".*electronegativity.*")
-    model, sha256 = load_flow(args.weights)
-    data = OrbitCrystals.load(args.data)
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(args.seed))[: args.limit or None].sort().values
+    model, sha256, data, rows = tried_on(args)
     result: dict[str, Any] = {
         "crystals": len(rows),
         "mean_atoms": round(float(data.n_atoms[rows].double().mean()), 1),
@@ -61,7 +50,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
     }
     for slope in args.anneal:
-        found = {str(s): evaluate(model, data, rows, steps=s, slope=slope, args=args) for s in args.steps}
+        how = {"method": args.method, "anneal": slope}
+        found = {str(s): evaluate(model, data, rows, names=args.rows, seed=args.seed, steps=s, **how) for s in args.steps}
         if slope:
             result.setdefault("annealed", {})[f"{slope:g}"] = found
         else:
@@ -72,26 +62,25 @@ def main() -> None:
 
 
 def evaluate(
-    model: AutoPeriGnn, data: OrbitCrystals, rows: Tensor, *, steps: int, slope: float, args: argparse.Namespace
+    model: AutoPeriGnn, data: OrbitCrystals, rows: Tensor, *, names: Sequence[str], seed: int, **how: Any
 ) -> dict[str, dict[str, float]]:
-    """Match rate and RMSE by row, and the speed of the first row that samples."""
-    how: dict[str, Any] = {"steps": steps, "method": args.method, "anneal": slope}
-    found: dict[str, list] = {name: [] for name in args.rows}
+    """Match rate and RMSE by name of :data:`ROWS`, sampled as ``how`` says, and the speed of the first that is named."""
+    found: dict[str, list] = {name: [] for name in names}
     truth: list = []
     seconds = 0.0
     for part in rows.split(BATCH):
         batch, _ = data.take(part)
         freedom, y = batch.freedom.to(dtype=torch.float32), batch.y.float()
-        noise, moved = (crystal_noise(freedom, [torch_generator(args.seed, kind, int(row)) for row in part]).float() for kind in (0, 1))
+        noise, moved = (crystal_noise(freedom, [torch_generator(seed, kind, int(row)) for row in part]).float() for kind in (0, 1))
         with torch.no_grad():
             begin = model.base(freedom, y, NEAR).draw(moved)
             # near: the start is the density's own draw, with no noise added the flow begins there
             options = {"noise": {}, "latent": {"z": model.encode(freedom.crystals(y))[0]}, "near": {"centre": begin}}
-            for name in args.rows:
+            for name in names:
                 started = time.perf_counter()
                 still = 0 * noise if name == "near" else noise
                 at = begin if name == "start" else model.sample(freedom, still, **options[name], **how)
-                seconds += time.perf_counter() - started if name == args.rows[0] else 0.0
+                seconds += time.perf_counter() - started if name == names[0] else 0.0
                 found[name] += to_structures(freedom.crystals(at))
         truth += to_structures(freedom.crystals(y))
     return {name: matched(truth, made) for name, made in found.items()} | {"speed": {"crystals_per_second": round(len(rows) / seconds, 2)}}

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from figures import draw_steps_curve
-from flow_weights import load_flow
+from flow_weights import add_options, tried_on
 from sample import evaluate
-
-from autoperi.training.orbits import OrbitCrystals
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, FIGURE = ROOT / "benchmarks" / "results" / "steps_curve_mp_val.json", ROOT / "docs" / "images" / "steps_curve.png"
@@ -34,21 +30,11 @@ SERIES: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--weights", type=Path, help="autoperi_gnn.safetensors of a run, or a model directory; the bundled model's by default"
-    )
-    parser.add_argument("--data", required=True, help="tensors of train.py prepare")
-    parser.add_argument("--limit", type=int, default=300, help="crystals, drawn with the seed; 0 is all of them")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    add_options(parser)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--figure", type=Path, default=FIGURE)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    warnings.filterwarnings("ignore", message=".*electronegativity.*")
-    model, sha256 = load_flow(args.weights)
-    data = OrbitCrystals.load(args.data)
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(args.seed))[: args.limit or None].sort().values
+    model, sha256, data, rows = tried_on(args)
     about = {"task": "steps_curve", "crystals": len(rows), "seed": args.seed, "flow_sha256": sha256}
     result = json.loads(args.out.read_text()) if args.out.exists() else {}
     if {k: result.get(k) for k in about} != about:
@@ -56,8 +42,8 @@ def main() -> None:
     for calls in CALLS:
         for name, how in SERIES.items():
             if str(calls) not in result["series"][name]:
-                args.method, args.rows = how["method"], ["noise"]
-                found = evaluate(model, data, rows, steps=calls // how["calls"], slope=how["slope"], args=args)
+                solver = {"method": how["method"], "anneal": how["slope"], "steps": calls // how["calls"]}
+                found = evaluate(model, data, rows, names=("noise",), seed=args.seed, **solver)
                 result["series"][name][str(calls)] = found["noise"] | found["speed"]
                 args.out.write_text(json.dumps(result, indent=1) + "\n")
     draw_steps_curve(result, args.figure)

@@ -147,6 +147,7 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "baselines": lambda: property_table("baselines"),
     "crysgnn": lambda: property_table("crysgnn"),
     "flow": lambda: flow_table("flow", "autoperi_gnn_mp_val.json"),
+    "reconstruction": lambda: flow_table("reconstruction", "autoperi_gnn_reconstruct_mp_val.json"),
     "flow_losses": lambda: flow_table("losses", "autoperi_gnn_losses_mp_val.json"),
     "ranking": lambda: flow_table("ranking", "choose_ranking_mp_val.json"),
     "ablation": lambda: flow_table("ablation", "autoperi_gnn_ablation_mp_val.json"),

@@ -210,6 +210,23 @@ class AutoPeriGnn(nn.Module):
 
         return integrate(field, allowed(begin), base.space, steps=steps, method=method, after=allowed, anneal=anneal)
 
+    def reconstruct(self, freedom: Freedom, z: Tensor, noise: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
+        """Crystals from their latent vectors: of K draws through z the one that the encoder reads as nearest to z.
+
+        Args:
+            freedom: what is free.
+            z: latent vectors, ``[B, latent]``, such as means of :meth:`encode`.
+            noise: standard normal, ``[K, B, D]``, each of :func:`crystal_noise`.
+            **how: as in :meth:`sample`.
+
+        Returns:
+            Coordinates ``[B, D]``, and the squared distance of their latent mean from z, ``[B]``.
+        """
+        draws = torch.stack([self.sample(freedom, own, z=z, **how) for own in noise])
+        means = torch.stack([self.encode(freedom.crystals(y))[0] for y in draws])
+        distance, chosen = (means - z).square().sum(-1).min(0)
+        return draws[chosen, torch.arange(len(z), device=z.device)], distance
+
     def log_likelihood(
         self,
         freedom: Freedom,

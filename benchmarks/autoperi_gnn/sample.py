@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from flow_weights import add_options, tried_on
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from torch import Tensor
 
 from autoperi.convert import to_structures
+from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
 from autoperi.models.autoperi_gnn import NEAR, AutoPeriGnn, crystal_noise
 from autoperi.processes.flow import METHODS
 from autoperi.random import torch_generator
@@ -88,11 +90,19 @@ def evaluate(
 
 def matched(truth: list, made: list) -> dict[str, float]:
     """Share of crystals that match, its standard error, and the mean RMSE of those."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
+    return rates(rms_distances(truth, made))
 
-    matcher = StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
-    rms = [matcher.get_rms_dist(a, b) for a, b in zip(truth, made, strict=True)]
-    hits = [r[0] for r in rms if r is not None]
+
+def rms_distances(truth: list, made: list) -> list[float | None]:
+    """RMSE of each pair over (V/N)^(1/3), None where it does not match."""
+    matcher = StructureMatcher(ltol=LTOL, stol=STOL, angle_tol=ANGLE_TOL)
+    found = [matcher.get_rms_dist(a, b) for a, b in zip(truth, made, strict=True)]
+    return [None if pair is None else float(pair[0]) for pair in found]
+
+
+def rates(rms: list[float | None]) -> dict[str, float]:
+    """Share of pairs that match, its standard error, and the mean RMSE of those."""
+    hits = [r for r in rms if r is not None]
     rate = len(hits) / len(rms)
     return {
         "match_rate": round(rate, 4),

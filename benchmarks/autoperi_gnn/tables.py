@@ -18,9 +18,26 @@ def flow_table(found: dict[str, Any]) -> str:
     head = ["match rate, RMSE", *(f"{s} steps" for s in steps)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key, words in ROWS.items():
-        cells = [f"{100 * found['steps'][s][key]['match_rate']:.1f} %, {found['steps'][s][key]['rmse']:.3f}" for s in steps]
+        cells = [_both(found["steps"][s][key]) for s in steps]
         lines.append("| " + " | ".join([words, *cells]) + " |")
     return "\n".join(lines)
+
+
+def reconstruction_table(found: dict[str, Any]) -> str:
+    """Match rate and RMSE of crystals drawn through their own z, by number of draws, from ``results/autoperi_gnn_reconstruct_mp_val.json``."""
+    draws = list(found["draws"])
+    words = {"nearest": "the draw that the encoder reads as nearest to z", "best": "the best draw, chosen by knowing the crystal"}
+    head = ["match rate, RMSE", *(f"{k} draw{'s' if k != '1' else ''}" for k in draws)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    without = found["without"]
+    lines.append("| " + " | ".join(["without z", _both(without), *[""] * (len(draws) - 1)]) + " |")
+    lines += ["| " + " | ".join([label, *(_both(found["draws"][k][name]) for k in draws)]) + " |" for name, label in words.items()]
+    error = 100 * max(row["standard_error"] for by in found["draws"].values() for row in by.values())
+    return "\n".join([*lines, "", f"{found['crystals']:,} crystals; the standard error of a match rate is at most {error:.1f} points."])
+
+
+def _both(row: dict[str, float]) -> str:
+    return f"{100 * row['match_rate']:.1f} %, {row['rmse']:.3f}"
 
 
 def steps_table(found: dict[str, Any]) -> str:
@@ -31,7 +48,7 @@ def steps_table(found: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, label in words.items():
         by = found["series"][name]
-        cells = [f"{100 * by[c]['match_rate']:.1f} %, {by[c]['rmse']:.3f}" for c in calls]
+        cells = [_both(by[c]) for c in calls]
         lines.append("| " + " | ".join([label, *cells]) + " |")
     error = max(point["standard_error"] for by in found["series"].values() for point in by.values())
     return "\n".join(

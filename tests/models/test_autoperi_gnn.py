@@ -193,3 +193,22 @@ def test_annealed_samples_move_coordinates_alone_and_depend_on_no_batchmates():
         torch.testing.assert_close(own[0], quick[k, : alone.width], atol=1e-9, rtol=0)
         info = analyse(*(x.numpy() for x in alone.crystals(own).unbatch()[0]), symprec=1e-6)
         assert info.number == crystal[0]
+
+
+def test_of_several_draws_the_one_nearest_to_z_is_the_reconstruction():
+    network = model()
+    freedom, y = freedom_and_start()
+    how = {"steps": 2, "method": "euler"}
+    noise = torch.stack([crystal_noise(freedom, [torch_generator(k, b) for b in range(len(CRYSTALS))]) for k in range(4)])
+    with torch.no_grad():
+        z, _ = network.encode(freedom.crystals(y))
+        each = [network.reconstruct(freedom, z, own.unsqueeze(0), **how) for own in noise]
+        found, distance = network.reconstruct(freedom, z, noise, **how)
+        torch.testing.assert_close(each[0][0], network.sample(freedom, noise[0], z=z, **how))
+        apart = torch.stack([d for _, d in each])
+        torch.testing.assert_close(distance, apart.min(0).values)
+        for b, k in enumerate(apart.argmin(0).tolist()):
+            torch.testing.assert_close(found[b], each[k][0][b])
+        torch.testing.assert_close((network.encode(freedom.crystals(found))[0] - z).square().sum(1), distance)
+        # whatever the order of the draws
+        torch.testing.assert_close(network.reconstruct(freedom, z, noise.flip(0), **how)[0], found)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from autoperi import generation
+from autoperi import finishing, generation
 from autoperi._version import __version__
 from autoperi.bundle import Parts, parts_of
 from autoperi.convert import arrays_to_structures, as_list, structure_to_atoms
@@ -171,6 +171,7 @@ class AutoPeri:
         like: Any = None,
         model: str | None = None,
         steps: int | None = None,
+        finish: int = 0,
         rank: str = "energy",
         seed: int | None = None,
         batch_size: int | str = "auto",
@@ -200,12 +201,15 @@ class AutoPeri:
                 keeps numbers of atoms, likeliest first.
             model: only ``"prior"`` so far.
             steps: lattice-relaxation passes; 0 leaves the cells that the flow gave.
+            finish: steps of positions and cell with the potential, inside the space group, for the crystals that are returned
+                (``relax_lattice(positions=True, fix_symmetry=True)``). Neither their choice nor their order changes, and energies of the
+                provenance but those of its ``relaxation`` are those before. Where it would break what was asked for, or fails, a crystal stays as it was.
             rank: ``"energy"`` (energy of the potential and log-probability), ``"probability"`` or ``"none"`` (stream order).
             seed: of all randomness; None draws one, which the provenance records.
             batch_size: candidates relaxed together, or ``"auto"``; never changes a result.
             strict: raise where fewer than ``n`` crystals can be had; False returns those with a warning.
             progress: show a bar; None shows it on a terminal.
-            callback: called with each crystal as it is finished, before ranking; with ``rank="energy"`` more are finished than returned.
+            callback: called with each crystal as it passes the checks, before ranking and ``finish``; with ``rank="energy"`` more are finished than returned.
             as_ase: return ASE ``Atoms``.
 
         Returns:
@@ -213,6 +217,7 @@ class AutoPeri:
 
         Raises:
             RequestError: the request cannot be honoured; before any work where that can be known.
+            WeightsError: ``finish`` with a model that has no potential.
             GenerationInterrupted: Ctrl-C; ``.finished`` holds the crystals that were done, ranked.
         """
         if model is not None and model not in MODELS:
@@ -229,8 +234,13 @@ class AutoPeri:
             like=like,
             rank=rank,
             steps=steps,
+            finish=finish,
             seed=seed,
         )
+        if finish and self._parts.generator.potential is None:
+            raise WeightsError(
+                f"model {self.bundle.name!r} has no potential, which finish={finish} needs; leave it out, or use 'autoperi-base'"
+            )
         size, wanted = _batch_size(batch_size), request.n
         if request.target:
             lacking = [name for name, _ in request.target if name not in self.score_properties]
@@ -261,7 +271,18 @@ class AutoPeri:
             if strict:
                 raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")
             warnings.warn(message, AutoPeriWarning, stacklevel=2)
-        return [give(s) for s in self._chosen(finished, request, wanted)]
+        best = self._chosen(finished, request, wanted)
+        if finish:
+            try:
+                best = finishing.finished(best, partial(self._finish, request, size, progress), wanted=wanted, symprec=generation.SYMPREC)
+            except GenerationInterrupted as stop:
+                raise GenerationInterrupted([give(s) for s in stop.finished], wanted) from None
+        return [give(s) for s in best]
+
+    def _finish(self, request: GenerationRequest, batch_size: int, progress: bool | None, made: list[Structure]) -> list[Structure]:
+        options: dict[str, Any] = {"steps": request.finish, "batch_size": batch_size, "progress": progress}
+        relaxed: list[Structure] = self.relax_lattice(made, positions=True, fix_symmetry=True, **options)
+        return relaxed
 
     def _chosen(self, finished: Sequence[generation.Finished], request: GenerationRequest, n: int) -> list[Structure]:
         """The best ``n`` of what is finished, or those nearest to the target."""

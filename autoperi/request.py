@@ -28,6 +28,7 @@ MAX_ATOMS = 60
 """Largest primitive cell that is proposed where ``num_atoms`` says nothing: the largest the prior was trained on."""
 MAX_REQUESTED_ATOMS = 1000
 MAX_SAMPLES = 1_000_000
+MAX_FINISH = 10_000
 RANKINGS = ("energy", "probability", "none")
 
 
@@ -47,6 +48,7 @@ class GenerationRequest:
         num_elements: fewest and most distinct elements, or None.
         rank: one of :data:`RANKINGS`.
         steps: lattice-relaxation passes, or None for the model's default.
+        finish: steps with the potential after that.
         like: the crystal to be imitated, or None.
         target: names of properties and what they should be.
     """
@@ -65,6 +67,7 @@ class GenerationRequest:
     like: Template | None = None
     target: tuple[tuple[str, float], ...] = ()
     num_elements: tuple[int, int] | None = None
+    finish: int = 0
 
     @property
     def atoms_per_unit(self) -> int:
@@ -85,6 +88,7 @@ def make_request(
     like: Any = None,
     rank: str = "energy",
     steps: int | None = None,
+    finish: int = 0,
     seed: int | None = None,
 ) -> GenerationRequest:
     """Check everything that can be checked without a model.
@@ -96,6 +100,8 @@ def make_request(
     if rank not in RANKINGS:
         raise RequestError(f"rank={rank!r} is not known; choose one of {', '.join(RANKINGS)}")
     check_steps(steps)
+    if isinstance(finish, bool) or not isinstance(finish, int) or not 0 <= finish <= MAX_FINISH:
+        raise RequestError(f"finish={finish!r} is not a number of steps; give an integer from 0 to {MAX_FINISH}")
     wanted = () if target is None else tuple(check_target(target).items())
     group = None if space_group is None else parse_space_group(space_group)
     low, high = _atoms_range(num_atoms)
@@ -117,7 +123,7 @@ def make_request(
     if like is not None:
         template, units = _template(like, formula, composition, group, units)
     return GenerationRequest(
-        n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps, template, wanted, elements
+        n, check_seed(seed), formula, units, group, low, high, system, excluded, rank, steps, template, wanted, elements, finish
     )
 
 

@@ -63,6 +63,9 @@ def _csp(task: argparse.ArgumentParser) -> None:
     task.add_argument("--known", action="store_true", help="keep the default weight of crystals the prior knows at the same composition")
     task.add_argument("--rank", default="energy", help="energy, probability or none (default: energy)")
     task.add_argument(
+        "--finish", type=common.whole, default=0, metavar="N", help="steps with the potential for each candidate (default: 0)"
+    )
+    task.add_argument(
         "--predictions", metavar="FILE", help="judge another model's crystals, each with its row of the table as property 'row'"
     )
     _steps(task)
@@ -279,6 +282,7 @@ def _run_csp(args: argparse.Namespace) -> dict[str, Any]:
         space_group=args.space_group,
         known=args.known,
         steps=args.steps,
+        finish=args.finish,
         rank=args.rank,
         predictions=args.predictions,
         processes=args.processes,

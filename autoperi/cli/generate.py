@@ -62,6 +62,9 @@ def add_parser(subparsers: Any) -> None:
         "--target", action="append", default=[], metavar="NAME=VALUE", help="a property to come near to, e.g. band_gap=1.5; may be repeated"
     )
     parser.add_argument("--steps", type=common.whole, metavar="K", help="lattice-relaxation passes, 0 to 20 (default: the model's)")
+    parser.add_argument(
+        "--finish", type=common.whole, default=0, metavar="N", help="steps of positions and cell with the potential (default: 0)"
+    )
     parser.add_argument("--rank", default="energy", metavar="BY", help="energy, probability or none (default: energy)")
     parser.add_argument("--seed", type=common.whole, metavar="S", help="of all randomness (default: a fresh one, which is printed)")
     parser.add_argument("--no-strict", action="store_true", help="accept fewer crystals than asked for, with a warning")
@@ -85,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
         "like": None if args.like is None else common.read_input(args.like)[0],
         "rank": args.rank,
         "steps": args.steps,
+        "finish": args.finish,
     }
     request = make_request(args.composition, **options, seed=args.seed)
     folder = common.check_crystal_output(args.out, n=request.n) if args.out is not None else False
@@ -188,6 +192,7 @@ def describe(request: GenerationRequest, composition: str | None) -> dict[str, A
         "target": dict(request.target) or None,
         "rank": request.rank,
         "steps": request.steps,
+        "finish": request.finish,
     }
 
 

@@ -67,6 +67,7 @@ def generate_all(
     n: int,
     seed: int,
     steps: int | None = None,
+    finish: int = 0,
     rank: str = "energy",
     known_weight: float = 0.0,
     processes: int | None = None,
@@ -77,7 +78,7 @@ def generate_all(
     Args:
         peri: the model.
         asked: requests.
-        n, seed, steps, rank: as in :meth:`AutoPeri.generate`.
+        n, seed, steps, finish, rank: as in :meth:`AutoPeri.generate`.
         known_weight: as in :meth:`AutoPeri.using`.
         processes: None for all cores; with 1, with few requests or with a GPU this process answers them all. Others load the model from its
             directory: what was changed in ``peri`` itself, they do not know.
@@ -86,7 +87,7 @@ def generate_all(
     Raises:
         AutoPeriError: a request failed for another reason than that it cannot be honoured.
     """
-    options = {"n": n, "seed": seed, "steps": steps, "rank": rank}
+    options = {"n": n, "seed": seed, "steps": steps, "finish": finish, "rank": rank}
     workers = check_processes(processes) if len(asked) >= INLINE and peri.device.type == "cpu" else 1
     with ExitStack() as stack:
         if workers == 1:

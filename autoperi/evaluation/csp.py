@@ -57,6 +57,7 @@ def evaluate_csp(
     space_group: bool = False,
     known: bool = False,
     steps: int | None = None,
+    finish: int = 0,
     rank: str = "energy",
     predictions: str | Path | None = None,
     oxidation_states: StateSet = SMACT_LIST,
@@ -75,7 +76,7 @@ def evaluate_csp(
             0.1 Å where it holds neither.
         known: keep the model's default weight of crystals that the prior knows at exactly the test composition. By default
             it is 0, because no test crystal is in the training set: those are other polymorphs.
-        steps, rank: as in :meth:`AutoPeri.generate`.
+        steps, finish, rank: as in :meth:`AutoPeri.generate`.
         predictions: judge another model's crystals instead: a file (``.json``, ``.extxyz``, ``.parquet``) whose every crystal has the number
             of its row in the table, from 0, as its property ``row``; those of one row are taken in the order of the file, best first.
         oxidation_states: list of the SMACT filter; see :func:`~autoperi.metrics.smact.smact_validity`.
@@ -96,7 +97,9 @@ def evaluate_csp(
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise RequestError(f"k={k!r} is not a number of candidates; give at least 1")
     k = int(k)
-    make_request(None, n=k, seed=seed, steps=steps, rank=rank)  # a bad option is an error, not a composition without candidates
+    make_request(
+        None, n=k, seed=seed, steps=steps, finish=finish, rank=rank
+    )  # a bad option is an error, not a composition without candidates
     check_states(oxidation_states)
     check_processes(processes)
     if (peri is None) == (predictions is None):
@@ -127,6 +130,7 @@ def evaluate_csp(
             n=k,
             seed=seed,
             steps=steps,
+            finish=finish,
             rank=rank,
             known_weight=weight,
             processes=processes,
@@ -152,6 +156,7 @@ def evaluate_csp(
         "space_group": space_group,
         "known": known,
         "steps": steps,
+        "finish": finish,
         "rank": rank,
         "predictions": None if predictions is None else Path(predictions).name,
         "oxidation_states": oxidation_states,

@@ -65,6 +65,7 @@ def rows() -> dict[str, tuple[Any, dict[str, Any]]]:
         ),
         "not ranked: in order of probability": (nothing, {"rank": "none"}),
         "no lattice relaxation": (nothing, {"steps": 0}),
+        "finished by 20 steps with the potential": (nothing, {"finish": 20}),
         "no prior: orbits of the network, from noise": (alone, {}),
         "the space group is given": (nothing, {"space_group": True}),
     }

@@ -113,6 +113,7 @@ def test_match_series_and_parameters(tmp_path: Path) -> None:
         "space_group": False,
         "known": False,
         "steps": None,
+        "finish": 0,
         "rank": "energy",
         "predictions": "made.json",
         "oxidation_states": "pymatgen-icsd",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from autoperi.progress import progress_bar
 from autoperi.random import check_seed
 from autoperi.ranking import ranked
 from autoperi.relaxing import relax_lattices, relax_positions
-from autoperi.request import GenerationRequest, check_steps, make_request
+from autoperi.request import GenerationRequest, check_steps, make_request, whole_number
 from autoperi.returning import is_series
 from autoperi.targets import nearest, pool_size
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from autoperi.interfaces.ase import AutoPeriCalculator
-
-MODELS = ("prior",)
 
 
 class AutoPeri:
@@ -199,7 +198,8 @@ class AutoPeri:
                 ``["target"]`` of the provenance tells.
             like: a ``Structure`` or ``Atoms``: its space group and orbits, with the elements of ``composition`` on its places in every way that
                 keeps numbers of atoms, likeliest first.
-            model: only ``"prior"`` so far.
+            model: of what ``generate`` is made of, one part alone: ``"autoperi-gnn"``, orbits of the network with geometries from noise
+                (up to 24 atoms, needs a composition), or ``"prior"``, structure types as they are. None is all of it.
             steps: lattice-relaxation passes; 0 leaves the cells that the flow gave.
             finish: steps of positions and cell with the potential, inside the space group, for the crystals that are returned
                 (``relax_lattice(positions=True, fix_symmetry=True)``). Neither their choice nor their order changes, and energies of the
@@ -217,11 +217,10 @@ class AutoPeri:
 
         Raises:
             RequestError: the request cannot be honoured; before any work where that can be known.
-            WeightsError: ``finish`` with a model that has no potential.
+            WeightsError: ``finish`` with a model that has no potential, ``model="autoperi-gnn"`` with one that has no flow.
             GenerationInterrupted: Ctrl-C; ``.finished`` holds the crystals that were done, ranked.
         """
-        if model is not None and model not in MODELS:
-            raise RequestError(f"model={model!r} is not a generator of {self.bundle.name}; choose from {', '.join(MODELS)}")
+        generator = self._generator(model, composition)
         request = make_request(
             composition,
             n=n,
@@ -237,10 +236,12 @@ class AutoPeri:
             finish=finish,
             seed=seed,
         )
-        if finish and self._parts.generator.potential is None:
+        if request.finish and generator.potential is None:
             raise WeightsError(
                 f"model {self.bundle.name!r} has no potential, which finish={finish} needs; leave it out, or use 'autoperi-base'"
             )
+        if callback is not None and not callable(callback):
+            raise RequestError(f"callback={callback!r} cannot be called; give a function of one crystal")
         size, wanted = _batch_size(batch_size), request.n
         if request.target:
             lacking = [name for name, _ in request.target if name not in self.score_properties]
@@ -249,7 +250,7 @@ class AutoPeri:
                     f"model {self.bundle.name!r} predicts no {', '.join(lacking)}; drop it from target, or load a model that does"
                 )
             request = replace(request, n=pool_size(request.n))
-        pool = self._parts.generator.pool.size(request)
+        pool = generator.pool.size(request)
         tally = generation.Tally()
         finished: list[generation.Finished] = []
         give = structure_to_atoms if as_ase else (lambda s: s)
@@ -262,7 +263,7 @@ class AutoPeri:
                     callback(give(self._structures([item], request)[0]))
 
             try:
-                generation.run(request, self._parts.generator, pool=pool, batch_size=size, on_finished=one, tally=tally)
+                generation.run(request, generator, pool=pool, batch_size=size, on_finished=one, tally=tally)
             except KeyboardInterrupt:
                 done = [give(s) for s in self._chosen(finished, request, wanted)]
                 raise GenerationInterrupted(done, wanted) from None
@@ -272,12 +273,28 @@ class AutoPeri:
                 raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")
             warnings.warn(message, AutoPeriWarning, stacklevel=2)
         best = self._chosen(finished, request, wanted)
-        if finish:
+        if request.finish:
             try:
                 best = finishing.finished(best, partial(self._finish, request, size, progress), wanted=wanted, symprec=generation.SYMPREC)
             except GenerationInterrupted as stop:
                 raise GenerationInterrupted([give(s) for s in stop.finished], wanted) from None
         return [give(s) for s in best]
+
+    def _generator(self, name: str | None, composition: Any) -> generation.Generator:
+        """The part that ``model=`` names."""
+        whole = self._parts.generator
+        if name is None:
+            return whole
+        if name not in generation.GENERATORS:
+            raise RequestError(f"model={name!r} is not a generator of {self.bundle.name}; choose from {', '.join(generation.GENERATORS)}")
+        if name == "autoperi-gnn":
+            if composition is None:
+                raise RequestError("model='autoperi-gnn' draws no compositions; give one, or leave model out")
+            if whole.decoder is None or whole.mixture.network is None:
+                raise WeightsError(
+                    f"model {self.bundle.name!r} has no flow and no orbit network; use a complete model such as 'autoperi-base'"
+                )
+        return whole.alone(name)
 
     def _finish(self, request: GenerationRequest, batch_size: int, progress: bool | None, made: list[Structure]) -> list[Structure]:
         options: dict[str, Any] = {"steps": request.finish, "batch_size": batch_size, "progress": progress}
@@ -423,19 +440,20 @@ class AutoPeri:
         return table
 
     def log_likelihood(
-        self, structures: Any, *, steps: int = 10, probes: int = 8, seed: int = 0, progress: bool | None = None
+        self, structures: Any, *, tolerance: float = 1e-4, probes: int = 8, seed: int = 0, progress: bool | None = None
     ) -> pd.DataFrame:
         """How likely AutoPeri-GNN finds crystals, one row each, indexed like the input.
 
         ``log_p_orbits`` is ln p(space group, orbits, placement | composition and cell size) of the orbit network, ``log_density`` the log density of
-        the crystal's free parameters under the flow from noise: strains of its standard primitive cell, and turns of its free coordinates. Both in nats;
-        ``bits_per_parameter`` is the density's negative logarithm in bits per free parameter. ``standard_error`` is 0 where the divergence was
-        exact, that is up to 24 free parameters.
+        the crystal's free parameters under the flow from noise: strains of its standard primitive cell, and turns of its free coordinates, as they are in
+        one of its descriptions (it has as many as its orbits have representatives and can be exchanged). Both in nats;
+        ``bits_per_parameter`` is the density's negative logarithm in bits per free parameter; of a polar group these hold the origin too. ``standard_error`` is 0
+        where the divergence was exact, that is up to 48 free parameters. Space groups are those found at symprec 0.1 Å.
 
         Args:
             structures: one ``Structure`` or ``Atoms``, a sequence of them, or a pandas Series of them.
-            steps: fourth-order steps of the integration.
-            probes: of Hutchinson's estimate, at least 2; its error falls with their root.
+            tolerance: nats that one step of the integration may be wrong by; steps are as short as that needs.
+            probes: of Hutchinson's estimate, at least 2; its error, often ten nats with eight of them, falls with their root.
             seed: of the probes.
             progress: show a bar; None shows it on a terminal.
 
@@ -448,13 +466,19 @@ class AutoPeri:
         generator = self._parts.generator
         if generator.decoder is None or generator.mixture.network is None:
             raise WeightsError(f"model {self.bundle.name!r} has no flow and no orbit network; use a complete model such as 'autoperi-base'")
-        for name, value, least in (("steps", steps, 1), ("probes", probes, 2)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise RequestError(f"{name}={value!r} is not a whole number of at least {least}; give one")
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 1e-8 <= tolerance <= 1:
+            raise RequestError(f"tolerance={tolerance!r} is not a number of nats from 1e-8 to 1; give one")
+        probes = whole_number(probes, "probes", least=2)
         crystals = as_list(structures)
         with progress_bar(len(crystals), enabled=progress, description="log-likelihoods") as bar:
             table = log_likelihoods(
-                generator.decoder.network, generator.mixture.network, crystals, steps=steps, probes=probes, seed=check_seed(seed), bar=bar
+                generator.decoder.network,
+                generator.mixture.network,
+                crystals,
+                tolerance=float(tolerance),
+                probes=probes,
+                seed=check_seed(seed),
+                bar=bar,
             )
         if is_series(structures):
             table.index = structures.index
@@ -479,9 +503,10 @@ class AutoPeri:
 def _batch_size(value: int | str) -> int:
     if value == "auto":
         return generation.DEFAULT_BATCH
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RequestError(f"batch_size={value!r} is not a positive number; give one, or 'auto'")
-    return value
+    try:
+        return whole_number(value, "batch_size")
+    except RequestError:
+        raise RequestError(f"batch_size={value!r} is not a positive number; give one, or 'auto'") from None
 
 
 __all__ = ["AutoPeri", "AutoPeriError"]

@@ -141,7 +141,7 @@ def _for_composition(request: GenerationRequest, mixture: Mixture) -> Iterator[P
         index += 1
     variants: list[tuple[float, int, Candidate]] = []
     for k, log_size in sizes.items():
-        found = proposer.candidates(elements, [k * c for c in base], limit=DISTINCT, space_group=request.space_group, distinct=False)
+        found = mixture.variants(elements, [k * c for c in base], limit=DISTINCT, space_group=request.space_group)
         variants += [(round(log_size + c.log_p, 9), k, c) for c in found if (c.prototype, c.elements) not in given]
     variants.sort(key=lambda a: (-a[0], a[1]))
     for log_p, _, candidate in variants:

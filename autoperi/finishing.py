@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -62,9 +62,7 @@ def _broken(before: Structure, after: Structure, ratio: float, symprec: float) -
     """What of the promises ``after`` breaks; nothing if it keeps them."""
     if ratio < MIN_DISTANCE_RATIO:
         return "atoms came too close"
-    group: Any = before.properties["autoperi"]["space_group"]
-    if not group:
-        return ""
+    group = before.properties["autoperi"]["space_group"]
     try:
         found = analyse(*to_arrays(after), symprec=symprec)
     except StructureError:

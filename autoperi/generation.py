@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -23,11 +23,13 @@ from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.models.potential import Potential
 from autoperi.models.properties import FormationEnergy
 from autoperi.physics.distance import MIN_DISTANCE_RATIO, minimum_distance_ratios
-from autoperi.prior.mixture import Mixture
+from autoperi.prior.mixture import Mixture, NetworkAlone
 from autoperi.processes.lattice import LATTICE_DIGITS, relax_cells
 from autoperi.ranking import Pool, log_p
 from autoperi.request import GenerationRequest
 
+GENERATORS = ("autoperi-gnn", "prior")
+"""Parts that may generate alone: orbit network and flow from noise, or the structure types of the prior as they are."""
 SYMPREC = 0.01
 DEFAULT_BATCH = 32
 DIGITS = 6
@@ -65,6 +67,15 @@ class Generator:
     potential_temperature: float
     device: torch.device
     pool: Pool = field(default_factory=Pool)
+
+    def alone(self, name: str | None) -> Generator:
+        """The generator with one of :data:`GENERATORS` alone; all of it for None."""
+        if name is None:
+            return self
+        proposer, network = self.mixture.proposer, self.mixture.network
+        if name == "prior":
+            return replace(self, mixture=Mixture(proposer, None, share=0.0, novelty=0.0), decoder=None)
+        return replace(self, mixture=NetworkAlone(proposer, network, share=1.0, novelty=1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +228,7 @@ def _finish(chunk: list[Proposal], request: GenerationRequest, model: Generator,
         if 0 < atoms < len(p.numbers):
             tally.smaller_cell += 1  # it is a crystal of another number of atoms
             continue
-        if request.space_group is not None and number != request.space_group:
+        if not number or (request.space_group is not None and number != request.space_group):
             tally.wrong_group += 1
             continue
         potential = None if ranking is None else round(float(ranking[k]), DIGITS)

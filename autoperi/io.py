@@ -278,9 +278,18 @@ def _format(path: Path) -> str | None:
     return "poscar" if kind is None and path.name.upper().startswith(("POSCAR", "CONTCAR")) else kind
 
 
-def _known_format(path: Path) -> str:
+def check_exists(path: Path) -> None:
+    """Refuse a path that leads nowhere.
+
+    Raises:
+        DataError: naming it.
+    """
     if not path.exists():
         raise DataError(f"{path} does not exist; check the path")
+
+
+def _known_format(path: Path) -> str:
+    check_exists(path)
     kind = _format(path)
     if kind is None:
         raise DataError(f"{path} has the suffix {path.suffix!r}; crystals are read from {', '.join(READABLE)}, POSCAR or a folder")

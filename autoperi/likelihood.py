@@ -25,7 +25,7 @@ BATCH = 16
 
 
 def log_likelihoods(
-    flow: AutoPeriGnn, orbits: OrbitNetwork, structures: Sequence[Any], *, steps: int, probes: int, seed: int, bar: Any
+    flow: AutoPeriGnn, orbits: OrbitNetwork, structures: Sequence[Any], *, tolerance: float, probes: int, seed: int, bar: Any
 ) -> pd.DataFrame:
     """One row a crystal, see :meth:`autoperi.AutoPeri.log_likelihood`."""
     import pandas as pd
@@ -50,8 +50,8 @@ def log_likelihoods(
         part = readable[start : start + BATCH]
         freedom, s = freedom_at_volume([info.number for _, info, _ in part], [own for _, _, own in part], volume)
         y = freedom.coordinates(torch.as_tensor(np.stack([primitive_lattice(info) for _, info, _ in part])), s)
-        draws = [crystal_noise(freedom, [torch_generator(seed, k, probe) for k, _, _ in part]).sign() for probe in range(probes)]
-        density = flow.log_likelihood(freedom.to(device=device), y.to(device), steps=steps, probes=torch.stack(draws).to(device))
+        draws = [crystal_noise(freedom, [torch_generator(seed, probe) for _ in part]).sign() for probe in range(probes)]
+        density = flow.log_likelihood(freedom.to(device=device), y.to(device), tolerance=tolerance, probes=torch.stack(draws).to(device))
         for j, (k, _, _) in enumerate(part):
             free = int(density.dimensions[j])
             rows[k] |= {

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from autoperi.errors import RequestError
@@ -96,12 +97,11 @@ def make_request(
     Raises:
         RequestError: naming the value and the remedy.
     """
-    n = _positive(n, "n", MAX_SAMPLES)
+    n = whole_number(n, "n", most=MAX_SAMPLES)
     if rank not in RANKINGS:
         raise RequestError(f"rank={rank!r} is not known; choose one of {', '.join(RANKINGS)}")
-    check_steps(steps)
-    if isinstance(finish, bool) or not isinstance(finish, int) or not 0 <= finish <= MAX_FINISH:
-        raise RequestError(f"finish={finish!r} is not a number of steps; give an integer from 0 to {MAX_FINISH}")
+    steps = check_steps(steps)
+    finish = whole_number(finish, "finish", least=0, most=MAX_FINISH)
     wanted = () if target is None else tuple(check_target(target).items())
     group = None if space_group is None else parse_space_group(space_group)
     low, high = _atoms_range(num_atoms)
@@ -150,9 +150,12 @@ def check_steps(steps: Any) -> int | None:
     Raises:
         RequestError: it is neither.
     """
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= 20):
-        raise RequestError(f"steps={steps!r} is not a number of relaxation passes; give an integer from 0 to 20, or None")
-    return steps
+    if steps is None:
+        return None
+    try:
+        return whole_number(steps, "steps", least=0, most=20)
+    except RequestError:
+        raise RequestError(f"steps={steps!r} is not a number of relaxation passes; give an integer from 0 to 20, or None") from None
 
 
 def parse_formula(composition: Any) -> tuple[tuple[int, int], ...]:
@@ -177,7 +180,10 @@ def parse_formula(composition: Any) -> tuple[tuple[int, int], ...]:
     ratios: dict[int, Fraction] = {}
     for symbol, amount in amounts.items():
         z = element_number(re.sub(r"\d*[+-]$", "", str(symbol)))
-        value = float(amount)
+        try:
+            value = float(amount)
+        except (TypeError, ValueError):
+            raise RequestError(f"composition={composition!r} has {amount!r} of {symbol}; amounts must be positive numbers") from None
         if not math.isfinite(value) or value <= 0:
             raise RequestError(f"composition={composition!r} has {amount} of {symbol}; amounts must be positive")
         ratios[z] = ratios.get(z, Fraction(0)) + Fraction(value).limit_denominator(100)
@@ -258,10 +264,17 @@ def _symbol(z: int) -> str:
     return chemical_symbols[z]
 
 
-def _positive(value: Any, name: str, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise RequestError(f"{name}={value!r} is not a whole number from 1 to {most}; ask for at least one, and no more than that")
-    return value
+def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = None) -> int:
+    """``value`` as an int; NumPy's whole numbers are whole numbers.
+
+    Raises:
+        RequestError: it is none, or out of range.
+    """
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else least - 1
+    if number < least or (most is not None and number > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise RequestError(f"{name}={value!r} is not a whole number {limits}; give one")
+    return number
 
 
 def _atoms_range(num_atoms: Any) -> tuple[int, int]:
@@ -270,9 +283,9 @@ def _atoms_range(num_atoms: Any) -> tuple[int, int]:
 
 def _range(value: Any, name: str, most: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int) for v in pair) or pair[0] > pair[1]:
+    if len(pair) != 2 or not all(isinstance(v, Integral) for v in pair) or pair[0] > pair[1]:
         raise RequestError(f"{name}={value!r} is not a size or an ascending (smallest, largest) pair")
-    low, high = (_positive(v, name, most) for v in pair)
+    low, high = (whole_number(v, name, most=most) for v in pair)
     return low, high
 
 
@@ -311,6 +324,10 @@ def _units(
     size = sum(c for _, c in formula)
     units = tuple(k for k in range(1, high // size + 1) if low <= k * size <= high)
     if not units:
+        if size > MAX_REQUESTED_ATOMS:
+            raise RequestError(
+                f"composition={composition!s} has {size} atoms per formula unit; a cell may have up to {MAX_REQUESTED_ATOMS}"
+            )
         if num_atoms is None:
             raise RequestError(
                 f"composition={composition!s} has {size} atoms per formula unit, more than the default limit of {MAX_ATOMS}; pass num_atoms={size}"

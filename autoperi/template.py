@@ -19,6 +19,8 @@ from autoperi.geometry.spacegroup import FloatArray
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.prior.orbit_grammar import canonical, element_order
 
+SYMPRECS = (0.01, 0.001, 0.03, 0.1)
+"""Tolerances in Å at which a template is read: that of ``score`` first, so that a small distortion is kept."""
 MOST = 512
 """Ways to put elements on the places of others that are looked at."""
 
@@ -51,7 +53,7 @@ def template_of(crystal: Any) -> Template:
     Raises:
         RequestError: it cannot be read as orbits of a space group. StructureError: it cannot be read at all.
     """
-    found = read_orbits(*to_arrays(crystal))
+    found = read_orbits(*to_arrays(crystal), symprecs=SYMPRECS)
     if found is None:
         raise RequestError("like is a crystal whose atoms lie on no Wyckoff positions of a space group; atoms may be on top of one another")
     info, orbits = found

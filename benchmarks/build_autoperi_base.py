@@ -90,7 +90,7 @@ FACTS: dict[str, Any] = {
         "Structure types: mostly those seen among the training crystals; orbits that none of them has (`origin: orbits`) get three in five of "
         "their geometries right. Where nothing fits the counts and space group, crystals with random orbits and coordinates are given and "
         "marked `random`; they are seldom good.",
-        "Free coordinates are those of a flow learned from relaxed crystals; no forces are followed.",
+        "Free coordinates are those of a flow learned from relaxed crystals; forces are followed on request alone (`finish`).",
         "The lattice relaxer gives cells as PBE has them at 0 K, and carbon's as at 10 GPa; it leaves a cell where it is that differs by less than it can know.",
         "Elements are poorly predicted (diamond silicon 0.17, copper 0.10 eV/atom instead of 0), and the composition alone explains most of the formation energy.",
         "Match at 20 was to be 94 % and is 91.7 %; nearest-template lookup reaches 91.2 % on the same rows.",

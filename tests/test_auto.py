@@ -15,7 +15,7 @@ from ase.build import bulk
 from pymatgen.core import Composition, Lattice, Structure
 
 from autoperi import AutoPeri
-from autoperi.errors import AutoPeriWarning, GenerationInterrupted, RequestError, StructureError
+from autoperi.errors import AutoPeriWarning, GenerationInterrupted, RequestError, StructureError, WeightsError
 from autoperi.geometry.symmetry import analyse
 from autoperi.hub.serialize import Bundle
 
@@ -398,3 +398,49 @@ def test_list_pretrained() -> None:
     table = AutoPeri.list_pretrained()
     assert "autoperi-base" in table["name"].tolist()
     assert table.loc[table["name"] == "autoperi-base", "licence"].item() == "CC-BY-4.0"
+
+
+# --- generate: one part alone -----------------------------------------------------------------------------------------------------
+
+
+def test_the_prior_alone_gives_structure_types_as_they_are(base: AutoPeri) -> None:
+    found = base.generate("SrTiO3", n=4, num_atoms=5, seed=0, model="prior", rank="none", steps=0)
+    assert {s.properties["autoperi"]["origin"] for s in found} <= {"prototype", "prototype variant"}
+    again = base.generate("SrTiO3", n=4, num_atoms=5, seed=1, model="prior", rank="none", steps=0)
+    for one, other in zip(found, again, strict=True):  # nothing is drawn
+        assert np.array_equal(one.lattice.matrix, other.lattice.matrix)
+
+
+def test_the_flow_alone_owes_nothing_to_prototypes(base: AutoPeri) -> None:
+    found = base.generate("SrTiO3", n=3, num_atoms=5, seed=0, model="autoperi-gnn", strict=False)
+    assert {s.properties["autoperi"]["origin"] for s in found} <= {"orbits", "random"}
+    assert "orbits" in {s.properties["autoperi"]["origin"] for s in found}
+    assert all(s.composition.reduced_formula == "SrTiO3" for s in found)
+
+
+def test_parts_that_cannot_be_alone(base: AutoPeri, tiny: AutoPeri) -> None:
+    with pytest.raises(RequestError, match="not a generator"):
+        base.generate("NaCl", model="crystal-ball")
+    with pytest.raises(RequestError, match="draws no compositions"):
+        base.generate(model="autoperi-gnn")
+    with pytest.raises(WeightsError, match="no flow"):
+        tiny.generate("NaCl", model="autoperi-gnn")
+
+
+def test_numbers_of_numpy_are_numbers(tiny: AutoPeri) -> None:
+    found = tiny.generate("NaCl", n=np.int64(1), num_atoms=np.int64(2), steps=np.int32(0), batch_size=np.int64(4), seed=np.int64(3))
+    assert signature(found) == signature(tiny.generate("NaCl", n=1, num_atoms=2, steps=0, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("composition", "options", "words"),
+    [
+        ({"Na": "x", "Cl": 1}, {}, "'x' of Na"),
+        ({"Na": None, "Cl": 1}, {}, "None of Na"),
+        ({"Na": 1e12, "Cl": 1}, {}, "up to 1000"),
+        ("NaCl", {"callback": 3}, "callback=3 cannot be called"),
+    ],
+)
+def test_odd_values_are_refused_before_any_work(tiny: AutoPeri, composition, options: dict, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        tiny.generate(composition, **options)

@@ -61,6 +61,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--target", action="append", default=[], metavar="NAME=VALUE", help="a property to come near to, e.g. band_gap=1.5; may be repeated"
     )
+    parser.add_argument(
+        "--generator", metavar="PART", help="one part of the model alone: autoperi-gnn (no prototypes, from noise) or prior"
+    )
     parser.add_argument("--steps", type=common.whole, metavar="K", help="lattice-relaxation passes, 0 to 20 (default: the model's)")
     parser.add_argument(
         "--finish", type=common.whole, default=0, metavar="N", help="steps of positions and cell with the potential (default: 0)"
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         crystals = peri.generate(
             args.composition,
             **options,
+            model=args.generator,
             seed=request.seed,
             batch_size=args.batch_size,
             strict=not args.no_strict,
@@ -108,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     with common.uninterrupted():
         rows = [row_of(crystal, rank) for rank, crystal in enumerate(crystals, start=1)]
         summary: dict[str, Any] = {
-            "request": describe(request, args.composition),
+            "request": describe(request, args.composition) | {"generator": args.generator},
             "provenance": peri.provenance(),
             "finished": len(crystals),
             "interrupted": interrupted,

@@ -104,6 +104,10 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     common.check_writable(Path(args.out) / "model", folder=True)
     from autoperi.device import check_device
+    from autoperi.io import check_exists
+
+    for table in filter(None, (args.data, args.val)):
+        check_exists(Path(table))
     from autoperi.hub.download import load_pretrained
     from autoperi.training.export import check_base, export
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,9 +38,11 @@ def orbits_of(info: SymmetryInfo) -> list[Orbit]:
     return found
 
 
-def read_orbits(lattice: FloatArray, frac_coords: FloatArray, numbers: IntArray) -> tuple[SymmetryInfo, list[Orbit]] | None:
-    """Symmetry and orbits of a crystal at the loosest of :data:`SYMPREC` that keeps its atoms; None where none of them does."""
-    for symprec in SYMPREC:
+def read_orbits(
+    lattice: FloatArray, frac_coords: FloatArray, numbers: IntArray, *, symprecs: Sequence[float] = SYMPREC
+) -> tuple[SymmetryInfo, list[Orbit]] | None:
+    """Symmetry and orbits of a crystal at the first of ``symprecs`` (Å) that keeps its atoms; None where none of them does."""
+    for symprec in symprecs:
         try:
             info = analyse(lattice, frac_coords, numbers, symprec=symprec)
             return info, orbits_of(info)

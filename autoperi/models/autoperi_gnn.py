@@ -220,11 +220,17 @@ class AutoPeriGnn(nn.Module):
             **how: as in :meth:`sample`.
 
         Returns:
-            Coordinates ``[B, D]``, and the squared distance of their latent mean from z, ``[B]``.
+            Coordinates ``[B, D]``, and the squared distance of their latent mean from z, ``[B]``; infinite where no draw gave a crystal.
+
+        Raises:
+            RequestError: noise of other dimensions, or no draw.
         """
-        draws = torch.stack([self.sample(freedom, own, z=z, **how) for own in noise])
-        means = torch.stack([self.encode(freedom.crystals(y))[0] for y in draws])
-        distance, chosen = (means - z).square().sum(-1).min(0)
+        if noise.ndim != 3 or not len(noise):
+            raise RequestError(f"noise has the shape {tuple(noise.shape)}; give draws, crystals, coordinates, and at least one draw")
+        with torch.no_grad():
+            draws = torch.stack([self.sample(freedom, own, z=z, **how) for own in noise])
+            means = torch.stack([self.encode(freedom.crystals(y))[0] for y in draws])
+        distance, chosen = (means - z).square().sum(-1).nan_to_num(nan=float("inf")).min(0)
         return draws[chosen, torch.arange(len(z), device=z.device)], distance
 
     def log_likelihood(
@@ -235,7 +241,8 @@ class AutoPeriGnn(nn.Module):
         centre: Tensor | None = None,
         start: Start | None = None,
         z: Tensor | None = None,
-        steps: int = 10,
+        steps: int | None = None,
+        tolerance: float = 1e-2,
         probes: Tensor | None = None,
     ) -> LogLikelihood:
         """Log densities of crystals over their free parameters: strain coordinates and turns.
@@ -245,7 +252,8 @@ class AutoPeriGnn(nn.Module):
         Args:
             freedom, centre, start, z: as in :meth:`sample`.
             y: coordinates, ``[B, D]``.
-            steps: of the fourth-order integration.
+            steps: equal steps of fourth order, all crystals together; None adapts them, crystal by crystal.
+            tolerance: of adapted steps, in nats.
             probes: ±1, ``[K, B, D]``, such as signs of :func:`crystal_noise`; needed where the density is estimated.
 
         Returns:
@@ -260,14 +268,21 @@ class AutoPeriGnn(nn.Module):
         if bool(many.any()) and probes is None:
             raise RequestError(f"a crystal has more than {EXACT_DIMENSIONS} free parameters; give probes for the estimate of its density")
         nats, error, begin = y.new_zeros(len(y)), y.new_zeros(len(y)), torch.zeros_like(y)
-        for rows in (torch.nonzero(~many).squeeze(1), torch.nonzero(many).squeeze(1)):
+        kinds = (torch.nonzero(~many).squeeze(1), torch.nonzero(many).squeeze(1))
+        for rows in (part for kind in kinds for part in (kind.split(1) if steps is None else [kind])):
             if not len(rows):
                 continue
             part, exact = freedom[rows], not bool(many[rows[0]])
             own = Base(base.space[rows], base.mean[rows], base.scale[rows])
             field = self._field(part, None if centre is None else centre[rows], None if z is None else z[rows], width=y.shape[1])
             noise = None if exact or probes is None else probes[:, rows]
-            found = log_likelihood(field, own, y[rows], steps=steps, exact=exact, noise=noise)
+            copies = None
+            if exact and len(rows) == 1:  # a pass over copies takes hardly longer than one over the crystal
+                again = rows.expand(int(base.space.dimensions[rows[0]]))
+                copies = self._field(
+                    freedom[again], None if centre is None else centre[again], None if z is None else z[again], width=y.shape[1]
+                )
+            found = log_likelihood(field, own, y[rows], copies=copies, steps=steps, tolerance=tolerance, exact=exact, noise=noise)
             nats[rows], error[rows], begin[rows] = found.nats, found.standard_error, found.start
         return LogLikelihood(nats, error, base.space.dimensions, begin)
 

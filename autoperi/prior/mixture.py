@@ -25,6 +25,8 @@ HEARD = 32
 """Answers of the prior that the network is asked about."""
 NEW, NEW_ATOMS = 20, 24
 """Answers of the network that are looked at, and the largest primitive cell of one: the largest that the flow was trained on."""
+ALONE = 64
+"""Answers of the network where it is asked alone."""
 
 
 class NewOrbits(NamedTuple):
@@ -91,6 +93,10 @@ class Mixture:
         mixed += [a._replace(log_p=round(math.log(self.novelty / total) + a.log_p, 9)) for a in new]
         return sorted(mixed, key=lambda a: -a.log_p)
 
+    def variants(self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None) -> list[Candidate]:
+        """Answers of the prior with those that match one another, likeliest first."""
+        return self.proposer.candidates(elements, counts, limit=limit, space_group=space_group, distinct=False)
+
     def _sentence(self, candidate: Candidate) -> tuple[int, Sentence]:
         library = self.proposer.library
         number = int(library["space_group"][candidate.prototype])
@@ -98,6 +104,23 @@ class Mixture:
         for slot, letter in library.letters(candidate.prototype):
             letters.setdefault(candidate.elements[slot], []).append(letter)
         return number, canonical(number, letters)[1]
+
+
+class NetworkAlone(Mixture):
+    """Orbits of the network without any prototype; the prior has a say in cell sizes and volumes alone."""
+
+    def answers(  # noqa: D102
+        self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None, asked: bool = True
+    ) -> list[Candidate | NewOrbits]:
+        assert self.network is not None
+        order, content = element_order(elements), {int(z): int(c) for z, c in zip(elements, counts, strict=True)}
+        if not asked or sum(content.values()) > NEW_ATOMS:
+            return []
+        found = self.network.likeliest(order, [content[z] for z in order], limit=min(limit, ALONE), space_group=space_group)
+        return [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in found]
+
+    def variants(self, *_: object, **__: object) -> list[Candidate]:  # noqa: D102
+        return []
 
 
 def _with(candidate: Candidate, p: float) -> Candidate:

@@ -18,21 +18,8 @@ import torch
 from autoperi import AutoPeri
 from autoperi.evaluation.common import facts
 from autoperi.evaluation.csp import evaluate_csp
-from autoperi.prior.mixture import Mixture, NewOrbits
-from autoperi.prior.orbit_grammar import element_order
 
 KEYS = ("match_at_1", "match_at_5", "match_at_k", "rmse", "candidates", "no_candidate", "crystals_per_second")
-
-
-class NetworkAlone(Mixture):
-    """Orbits of the network with geometries from noise: no prototype of any crystal."""
-
-    def answers(self, elements: Any, counts: Any, *, limit: int, space_group: int | None = None, asked: bool = True) -> list[Any]:  # noqa: ARG002
-        assert self.network is not None
-        content = dict(zip(map(int, elements), map(int, counts), strict=True))
-        order = element_order(list(content))
-        found = self.network.likeliest(order, [content[z] for z in order], limit=40, space_group=space_group)
-        return [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in found]
 
 
 def rows() -> dict[str, tuple[Any, dict[str, Any]]]:
@@ -50,9 +37,7 @@ def rows() -> dict[str, tuple[Any, dict[str, Any]]]:
             setattr(peri._parts.generator.mixture, name, value)
 
     def alone(peri: AutoPeri) -> None:
-        generator = peri._parts.generator
-        old = generator.mixture
-        object.__setattr__(generator, "mixture", NetworkAlone(old.proposer, old.network, share=1.0, novelty=1.0))
+        object.__setattr__(peri._parts, "generator", peri._parts.generator.alone("autoperi-gnn"))
 
     return {
         "as it is": (nothing, {}),

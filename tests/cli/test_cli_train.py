@@ -219,6 +219,7 @@ def test_without_lightning(cli, options, tmp_path, monkeypatch, nothing_left):
         ("empnn", ["--max-atoms", "0"], ["--max-atoms 0"]),
         ("empnn", ["--max-atoms", "1"], ["train.parquet", "1 atoms"]),
         ("empnn", ["--data", "missing.parquet"], ["missing.parquet", "does not exist"]),
+        ("empnn", ["--data", "missing.parquet", "--base", "elsewhere"], ["missing.parquet"]),  # before any network is built
         ("empnn", ["--base", "missing"], ["missing"]),
         ("empnn", ["--out", "/proc/nowhere"], ["/proc/nowhere"]),
         ("empnn", ["--device", "abacus"], ["'abacus'"]),

@@ -82,6 +82,23 @@ def test_a_linear_field_gives_the_normal_it_must():
     torch.testing.assert_close(found.bits_per_dimension, -truth / math.log(2), atol=1e-5, rtol=0)
 
 
+def test_adapted_steps_give_the_density_of_many_equal_ones():
+    y = torch.tensor([[0.3, 0.8], [0.9, 0.1]], dtype=F64)
+    for s, field in ((space(2, [True, True]), circle_field), (space(2, [False, False]), line_field)):
+        base = Base(s, torch.full_like(y, 0.5), torch.full_like(y, 0.3))
+        fine = log_likelihood(field, base, y, steps=100)
+        for k in range(2):
+            one = Base(s[torch.tensor([k])], base.mean[k : k + 1], base.scale[k : k + 1])
+            found = log_likelihood(field, one, y[k : k + 1], tolerance=1e-6)
+            torch.testing.assert_close(found.nats, fine.nats[k : k + 1], atol=1e-5, rtol=0)
+            torch.testing.assert_close(found.start, fine.start[k : k + 1], atol=1e-6, rtol=0)
+            # a pass over copies is the same divergence
+            again = log_likelihood(field, one, y[k : k + 1], tolerance=1e-6, copies=field)
+            torch.testing.assert_close(again.nats, found.nats, atol=1e-9, rtol=0)
+        with_probes = log_likelihood(field, base, y, tolerance=1e-6, exact=False, noise=torch.ones(2, 2, 2, dtype=F64))
+        assert with_probes.standard_error.tolist() == [0.0, 0.0]  # the same probe twice
+
+
 def test_hutchinson_agrees_within_its_standard_error():
     generator = torch.Generator().manual_seed(0)
     y = torch.rand(40, 6, generator=generator, dtype=F64)

@@ -82,7 +82,8 @@ def main() -> int:
         change(peri)
         report = evaluate_csp(peri, args.table, limit=args.limit, seed=0, processes=1, progress=False, **options)
         found[name] = {key: report[key] for key in KEYS}
-        args.out.write_text(json.dumps(head | {"rows": found}, indent=1) + "\n")
+        ordered = {key: found[key] for key in rows() if key in found}  # in their order, whatever was run first
+        args.out.write_text(json.dumps(head | {"rows": ordered}, indent=1) + "\n")
         print(name, found[name], flush=True)
     return 0
 

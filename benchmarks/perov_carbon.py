@@ -10,13 +10,13 @@ done is kept in --run: the prior, and candidates by the hundred, so that an inte
 
 Each test crystal of N atoms gets k candidates of N atoms. A sixth of Carbon-24 repeats a smaller primitive cell, hence cells of N/2, N/3, … atoms are
 candidates as well, as often as in the training split, and are repeated to N atoms. Ranking is by probability: in Perov-5 and Carbon-24 crystals are not
-what is stable (most perovskites lie far above the hull, and carbon is at 10 GPa and any of many minima), so an energy may not say which is in the data.
-That is an assumption; ``--temperature`` tries the other way.
+what is stable (most perovskites lie far above the hull, and carbon is at 10 GPa and any of many minima). On 200 crystals of the validation split of Perov-5
+an energy made the order worse (``--temperature``; docs/evaluate.md).
 
 ``match_at_*`` is that of ranked lists: rows that ask the same have the same list. METRe asks how many test crystals any candidate of their composition
 matches, with one candidate a test crystal (k = 1): for ``metre_dealt`` the M rows that ask the same are dealt the first M candidates, one each.
-``match_at_1_by_composition``: the splits of Perov-5 are random, most of its test compositions are in training with A and B exchanged, and a prior that
-was trained by leaving crystals out may learn that such a composition is looked for a second time; these figures tell whether it does.
+``match_at_1_by_composition``: the splits of Perov-5 are random, and most of its test compositions are in training with A and B exchanged; these figures
+tell what that does.
 """
 
 from __future__ import annotations

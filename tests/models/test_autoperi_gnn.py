@@ -150,14 +150,14 @@ def test_encoder_is_invariant():
 
 def test_samples_and_likelihoods_of_a_mixed_batch_are_those_of_its_crystals():
     network = model()
-    chosen = ((225, "ab"), (1, "a" * 8), (62, "cca"))
+    chosen = ((225, "ab"), (1, "a" * 15), (62, "cca"))
     freedom, y = freedom_and_start(chosen)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(y.shape, generator=generator, dtype=torch.float64)
     probes = torch.randint(0, 2, (3, *y.shape), generator=generator).to(y) * 2 - 1
     drawn = network.sample(freedom, noise, steps=3)
     likelihood = network.log_likelihood(freedom, drawn, steps=2, probes=probes)
-    assert likelihood.dimensions.tolist() == [1, 30, 7]
+    assert likelihood.dimensions.tolist() == [1, 51, 7]
     assert (likelihood.standard_error > 0).tolist() == [False, True, False]
     for k, crystal in enumerate(chosen):
         alone, _ = freedom_and_start((crystal,))

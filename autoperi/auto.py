@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from autoperi.interfaces.ase import AutoPeriCalculator
+    from autoperi.models.autoperi_gnn import AutoPeriGnn
+    from autoperi.models.orbit_network import OrbitNetwork
 
 
 class AutoPeri:
@@ -290,11 +292,19 @@ class AutoPeri:
         if name == "autoperi-gnn":
             if composition is None:
                 raise RequestError("model='autoperi-gnn' draws no compositions; give one, or leave model out")
-            if whole.decoder is None or whole.mixture.network is None:
-                raise WeightsError(
-                    f"model {self.bundle.name!r} has no flow and no orbit network; use a complete model such as 'autoperi-base'"
-                )
+            self._flow_and_orbits()
         return whole.alone(name)
+
+    def _flow_and_orbits(self) -> tuple[AutoPeriGnn, OrbitNetwork]:
+        """The networks of AutoPeri-GNN.
+
+        Raises:
+            WeightsError: the model lacks one.
+        """
+        generator = self._parts.generator
+        if generator.decoder is None or generator.mixture.network is None:
+            raise WeightsError(f"model {self.bundle.name!r} has no flow and no orbit network; use a complete model such as 'autoperi-base'")
+        return generator.decoder.network, generator.mixture.network
 
     def _finish(self, request: GenerationRequest, batch_size: int, progress: bool | None, made: list[Structure]) -> list[Structure]:
         options: dict[str, Any] = {"steps": request.finish, "batch_size": batch_size, "progress": progress}
@@ -463,23 +473,13 @@ class AutoPeri:
         """
         from autoperi.likelihood import log_likelihoods
 
-        generator = self._parts.generator
-        if generator.decoder is None or generator.mixture.network is None:
-            raise WeightsError(f"model {self.bundle.name!r} has no flow and no orbit network; use a complete model such as 'autoperi-base'")
+        flow, orbits = self._flow_and_orbits()
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 1e-8 <= tolerance <= 1:
             raise RequestError(f"tolerance={tolerance!r} is not a number of nats from 1e-8 to 1; give one")
         probes = whole_number(probes, "probes", least=2)
         crystals = as_list(structures)
         with progress_bar(len(crystals), enabled=progress, description="log-likelihoods") as bar:
-            table = log_likelihoods(
-                generator.decoder.network,
-                generator.mixture.network,
-                crystals,
-                tolerance=float(tolerance),
-                probes=probes,
-                seed=check_seed(seed),
-                bar=bar,
-            )
+            table = log_likelihoods(flow, orbits, crystals, tolerance=float(tolerance), probes=probes, seed=check_seed(seed), bar=bar)
         if is_series(structures):
             table.index = structures.index
         return table
@@ -503,10 +503,7 @@ class AutoPeri:
 def _batch_size(value: int | str) -> int:
     if value == "auto":
         return generation.DEFAULT_BATCH
-    try:
-        return whole_number(value, "batch_size")
-    except RequestError:
-        raise RequestError(f"batch_size={value!r} is not a positive number; give one, or 'auto'") from None
+    return whole_number(value, "batch_size", refusal="is not a positive number; give one, or 'auto'")
 
 
 __all__ = ["AutoPeri", "AutoPeriError"]

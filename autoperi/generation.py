@@ -68,10 +68,8 @@ class Generator:
     device: torch.device
     pool: Pool = field(default_factory=Pool)
 
-    def alone(self, name: str | None) -> Generator:
-        """The generator with one of :data:`GENERATORS` alone; all of it for None."""
-        if name is None:
-            return self
+    def alone(self, name: str) -> Generator:
+        """The generator with one of :data:`GENERATORS` alone."""
         proposer, network = self.mixture.proposer, self.mixture.network
         if name == "prior":
             return replace(self, mixture=Mixture(proposer, None, share=0.0, novelty=0.0), decoder=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from autoperi.models.evaluate import MAX_EDGES, passes
 from autoperi.models.potential import Potential
 from autoperi.processes.fire import FireState, cell_force, fire_start, fire_step, largest_force
 from autoperi.progress import progress_bar
+from autoperi.request import whole_number
 from autoperi.returning import with_geometry
 from autoperi.units import RELAX_FMAX, RELAX_STEPS, SAME_PLACE_A
 
@@ -301,9 +301,7 @@ def check_fire_steps(steps: Any) -> int:
     Raises:
         RequestError: it is none.
     """
-    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
-        raise RequestError(f"steps={steps!r} is not a whole number of steps; give 0 or more")
-    return int(steps)
+    return whole_number(steps, "steps", least=0, refusal="is not a whole number of steps; give 0 or more")
 
 
 def refuse_constraints(crystals: Sequence[Any]) -> None:

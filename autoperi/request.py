@@ -152,10 +152,9 @@ def check_steps(steps: Any) -> int | None:
     """
     if steps is None:
         return None
-    try:
-        return whole_number(steps, "steps", least=0, most=20)
-    except RequestError:
-        raise RequestError(f"steps={steps!r} is not a number of relaxation passes; give an integer from 0 to 20, or None") from None
+    return whole_number(
+        steps, "steps", least=0, most=20, refusal="is not a number of relaxation passes; give an integer from 0 to 20, or None"
+    )
 
 
 def parse_formula(composition: Any) -> tuple[tuple[int, int], ...]:
@@ -264,16 +263,16 @@ def _symbol(z: int) -> str:
     return chemical_symbols[z]
 
 
-def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = None) -> int:
+def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = None, refusal: str = "") -> int:
     """``value`` as an int; NumPy's whole numbers are whole numbers.
 
     Raises:
-        RequestError: it is none, or out of range.
+        RequestError: it is none, or out of range; ``refusal`` is what the message says of it instead.
     """
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else least - 1
     if number < least or (most is not None and number > most):
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise RequestError(f"{name}={value!r} is not a whole number {limits}; give one")
+        raise RequestError(f"{name}={value!r} {refusal or f'is not a whole number {limits}; give one'}")
     return number
 
 

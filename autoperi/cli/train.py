@@ -104,13 +104,12 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     common.check_writable(Path(args.out) / "model", folder=True)
     from autoperi.device import check_device
+    from autoperi.hub.download import load_pretrained
     from autoperi.io import check_exists
+    from autoperi.training.export import check_base, export
 
     for table in filter(None, (args.data, args.val)):
         check_exists(Path(table))
-    from autoperi.hub.download import load_pretrained
-    from autoperi.training.export import check_base, export
-
     device = check_device(args.device).type
     alone = args.component in BASELINES
     base = load_pretrained(args.base)

@@ -37,7 +37,7 @@ from autoperi.metrics.match import (
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, check_processes
 from autoperi.metrics.smact import StateSet, check_states, smact_validity
-from autoperi.request import make_request
+from autoperi.request import make_request, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,12 +94,9 @@ def evaluate_csp(
         DataError: a table or predictions that cannot be read.
         RequestError: an option that cannot be honoured.
     """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise RequestError(f"k={k!r} is not a number of candidates; give at least 1")
-    k = int(k)
-    make_request(
-        None, n=k, seed=seed, steps=steps, finish=finish, rank=rank
-    )  # a bad option is an error, not a composition without candidates
+    k = whole_number(k, "k", refusal="is not a number of candidates; give at least 1")
+    # a bad option is an error, not a composition without candidates
+    make_request(None, n=k, seed=seed, steps=steps, finish=finish, rank=rank)
     check_states(oxidation_states)
     check_processes(processes)
     if (peri is None) == (predictions is None):

@@ -268,21 +268,21 @@ class AutoPeriGnn(nn.Module):
         if bool(many.any()) and probes is None:
             raise RequestError(f"a crystal has more than {EXACT_DIMENSIONS} free parameters; give probes for the estimate of its density")
         nats, error, begin = y.new_zeros(len(y)), y.new_zeros(len(y)), torch.zeros_like(y)
+
+        def field(rows: Tensor) -> Field:
+            return self._field(freedom[rows], None if centre is None else centre[rows], None if z is None else z[rows], width=y.shape[1])
+
         kinds = (torch.nonzero(~many).squeeze(1), torch.nonzero(many).squeeze(1))
         for rows in (part for kind in kinds for part in (kind.split(1) if steps is None else [kind])):
             if not len(rows):
                 continue
-            part, exact = freedom[rows], not bool(many[rows[0]])
+            exact = not bool(many[rows[0]])
             own = Base(base.space[rows], base.mean[rows], base.scale[rows])
-            field = self._field(part, None if centre is None else centre[rows], None if z is None else z[rows], width=y.shape[1])
             noise = None if exact or probes is None else probes[:, rows]
             copies = None
             if exact and len(rows) == 1:  # a pass over copies takes hardly longer than one over the crystal
-                again = rows.expand(int(base.space.dimensions[rows[0]]))
-                copies = self._field(
-                    freedom[again], None if centre is None else centre[again], None if z is None else z[again], width=y.shape[1]
-                )
-            found = log_likelihood(field, own, y[rows], copies=copies, steps=steps, tolerance=tolerance, exact=exact, noise=noise)
+                copies = field(rows.expand(int(base.space.dimensions[rows[0]])))
+            found = log_likelihood(field(rows), own, y[rows], copies=copies, steps=steps, tolerance=tolerance, exact=exact, noise=noise)
             nats[rows], error[rows], begin[rows] = found.nats, found.standard_error, found.start
         return LogLikelihood(nats, error, base.space.dimensions, begin)
 

@@ -14,7 +14,7 @@ some of them fail.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from autoperi.models.orbit_network import OrbitNetwork
@@ -81,11 +81,11 @@ class Mixture:
         for k, key in enumerate(heard):
             weights[k] += self.share * q[key] * p[k] / of_sentence[key]
         small = self.novelty > 0 and sum(in_order) <= NEW_ATOMS
-        likely = self.network.likeliest(order, in_order, limit=NEW, space_group=space_group) if small else []
-        groups = {a.group for a in likely}
+        likely = self._of_network(self.network, content, limit=NEW, space_group=space_group) if small else []
+        groups = {a.space_group for a in likely}
         unheard = {self._sentence(c) for c in found[HEARD:] if int(self.proposer.library["space_group"][c.prototype]) in groups}
         known_orbits = unheard.union(of_sentence)
-        new = [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in likely if (a.group, a.sentence) not in known_orbits]
+        new = [a for a in likely if (a.space_group, a.sentence) not in known_orbits]
         known = sum(q.values())
         novelty = self.novelty if small else 0.0
         total = (1 - self.share) * (1.0 if found else 0.0) + self.share * known + novelty * max(0.0, 1 - known)
@@ -96,6 +96,13 @@ class Mixture:
     def variants(self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None) -> list[Candidate]:
         """Answers of the prior with those that match one another, likeliest first."""
         return self.proposer.candidates(elements, counts, limit=limit, space_group=space_group, distinct=False)
+
+    @staticmethod
+    def _of_network(network: OrbitNetwork, content: Mapping[int, int], *, limit: int, space_group: int | None) -> list[NewOrbits]:
+        """The likeliest orbits by the network, whether a prototype has them or not, for ``content``: atoms of each element in the primitive cell."""
+        order = element_order(list(content))
+        found = network.likeliest(order, [content[z] for z in order], limit=limit, space_group=space_group)
+        return [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in found]
 
     def _sentence(self, candidate: Candidate) -> tuple[int, Sentence]:
         library = self.proposer.library
@@ -113,11 +120,10 @@ class NetworkAlone(Mixture):
         self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None, asked: bool = True
     ) -> list[Candidate | NewOrbits]:
         assert self.network is not None
-        order, content = element_order(elements), {int(z): int(c) for z, c in zip(elements, counts, strict=True)}
+        content = {int(z): int(c) for z, c in zip(elements, counts, strict=True)}
         if not asked or sum(content.values()) > NEW_ATOMS:
             return []
-        found = self.network.likeliest(order, [content[z] for z in order], limit=min(limit, ALONE), space_group=space_group)
-        return [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in found]
+        return list(self._of_network(self.network, content, limit=min(limit, ALONE), space_group=space_group))
 
     def variants(self, *_: object, **__: object) -> list[Candidate]:  # noqa: D102
         return []

@@ -184,7 +184,7 @@ def log_likelihood(
         return velocity.detach(), trace
 
     if steps is None:
-        start, integral = _adapted(augmented, y, space, tolerance)
+        start, integral = _adapted(augmented, y, space, tolerance, traces=1 if exact or noise is None else len(noise))
     else:
         start, found = _solve(augmented, y, space, steps=steps, method=method, backwards=True)
         assert found is not None
@@ -194,24 +194,24 @@ def log_likelihood(
     return LogLikelihood(nats, error, space.dimensions, start)
 
 
-def _adapted(slopes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], y: Tensor, space: Space, tolerance: float) -> tuple[Tensor, Tensor]:
-    """As :func:`_solve`, backwards, with steps as short as they must be."""
+def _adapted(
+    slopes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], y: Tensor, space: Space, tolerance: float, *, traces: int
+) -> tuple[Tensor, Tensor]:
+    """As :func:`_solve`, backwards, with steps as short as they must be; ``slopes`` gives ``traces`` of each row beside its velocity."""
     from scipy.integrate import solve_ivp
 
-    size, beside = y.numel(), torch.Size()
+    size = y.numel()
 
     def rates(t: float, state: np.ndarray) -> np.ndarray:
-        nonlocal beside
         at = space.wrap(torch.as_tensor(state[:size], dtype=y.dtype, device=y.device).reshape(y.shape))
         velocity, trace = slopes(at, torch.full((len(y),), t, dtype=y.dtype, device=y.device))
-        beside = trace.shape
         return torch.cat([velocity.flatten(), trace.flatten()]).double().cpu().numpy()
 
-    start = np.concatenate([y.flatten().double().cpu().numpy(), np.zeros(len(rates(1.0, y.flatten().double().cpu().numpy())) - size)])
+    start = np.concatenate([y.flatten().double().cpu().numpy(), np.zeros(traces * len(y))])
     allowed = np.where(np.arange(len(start)) < size, tolerance / 100, tolerance)
     end = solve_ivp(rates, (1.0, 0.0), start, method="RK45", rtol=1e-9, atol=allowed).y[:, -1]
     found = torch.as_tensor(end, dtype=y.dtype, device=y.device)
-    return space.wrap(found[:size].reshape(y.shape)), found[size:].reshape(beside)
+    return space.wrap(found[:size].reshape(y.shape)), found[size:].reshape(traces, len(y))
 
 
 def _trace(velocity: Tensor, leaf: Tensor, space: Space) -> Tensor:

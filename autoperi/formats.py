@@ -174,10 +174,14 @@ def extxyz_text(structures: list[Structure]) -> str:
 
 def _fits_comment(key: object, value: Any) -> bool:
     """Whether the comment line of extended XYZ gives ``value`` back as it is."""
+    from ase.calculators.calculator import all_properties
+
     if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z]\w*", key) or key in ("autoperi", _REST):
         return False
     if key.lower() in ("lattice", "pbc", "properties", "uid", "virial", "stress"):
         return key == "stress" and isinstance(value, np.ndarray) and value.shape == (6,)
+    if key in all_properties and key not in ("energy", "free_energy", "magmom"):
+        return False  # ASE's reader makes an array of floats of it, or fails where it is text
     if isinstance(value, str):  # a word that is neither a number nor a truth value
         return bool(re.fullmatch(r"[A-Za-z][\w./+-]*", value)) and not re.fullmatch(r"(?i)t|f|true|false|nan|inf|infinity", value)
     return isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)) and -(2**53) < float(value) < 2**53

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Element, Lattice, Species, Structure
 from pymatgen.core.structure_matcher import StructureMatcher
@@ -127,6 +127,8 @@ TREES = st.recursive(
         st.text(max_size=8) | st.sampled_from(["autoperi", "pbc", "stress", "uid", "energy", "magmom", "dipole"]), TREES, max_size=4
     )
 )
+@example(properties={"dipole": "A"})
+@example(properties={"dipole": 1.5, "charges": True, "energy": "low"})
 def test_any_properties_survive(tmp_path, kind, properties):
     old = Structure(Lattice.cubic(3), ["H"], [[0, 0, 0]], properties=properties)
     (new,) = read_crystals(*write_crystals(old, tmp_path / NAMES[kind]))

@@ -12,11 +12,11 @@ from autoperi.errors import AutoPeriError
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
-    from autoperi.crystal import CrystalBatch
+    from autoperi.data.crystal import CrystalBatch
 
 __all__ = ["AutoPeri", "AutoPeriError", "CrystalBatch", "__version__"]
 
-_LAZY = {"AutoPeri": "autoperi.auto", "CrystalBatch": "autoperi.crystal"}
+_LAZY = {"AutoPeri": "autoperi.auto", "CrystalBatch": "autoperi.data.crystal"}
 
 
 def __getattr__(name: str) -> object:

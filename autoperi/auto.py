@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from autoperi import finishing, generation
 from autoperi._version import __version__
-from autoperi.bundle import Parts, parts_of
-from autoperi.convert import arrays_to_structures, as_list, structure_to_atoms
-from autoperi.device import check_device, check_dtype
+from autoperi.data.containers import is_series
+from autoperi.data.convert import arrays_to_structures, as_list, structure_to_atoms
+from autoperi.data.random import check_seed
 from autoperi.errors import AutoPeriError, AutoPeriWarning, GenerationInterrupted, RequestError, WeightsError
-from autoperi.hub.serialize import Bundle, save_bundle
+from autoperi.hub.bundle import Bundle, save_bundle
+from autoperi.nn.device import check_device, check_dtype
+from autoperi.pipelines import finish as finishing
+from autoperi.pipelines import generation
+from autoperi.pipelines.bundle import Parts, parts_of
+from autoperi.pipelines.ranking import ranked
+from autoperi.pipelines.request import GenerationRequest, check_steps, make_request, whole_number
+from autoperi.pipelines.target import nearest, pool_size
 from autoperi.processes.lattice import BATCH
 from autoperi.progress import progress_bar
-from autoperi.random import check_seed
-from autoperi.ranking import ranked
-from autoperi.relaxing import relax_lattices, relax_positions
-from autoperi.request import GenerationRequest, check_steps, make_request, whole_number
-from autoperi.returning import is_series
-from autoperi.targets import nearest, pool_size
+from autoperi.relax.lattice import relax_lattices, relax_positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +48,9 @@ class AutoPeri:
     number of threads.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None
+    ) -> None:
         self.bundle = bundle
         self.device = check_device(device)
         self._parts: Parts = parts_of(bundle, device=self.device, dtype=check_dtype(dtype))
@@ -82,7 +85,9 @@ class AutoPeri:
         """
         from autoperi.hub.download import load_pretrained
 
-        bundle = load_pretrained(name_or_path, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        bundle = load_pretrained(
+            name_or_path, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only
+        )
         return cls(bundle, device=device, dtype=dtype)
 
     @staticmethod
@@ -90,7 +95,7 @@ class AutoPeri:
         """The bundled models, one row each: name, description, licence, status, size."""
         import pandas as pd
 
-        from autoperi.hub.registry import list_pretrained
+        from autoperi.hub.store import list_pretrained
 
         return pd.DataFrame([info.to_dict() for info in list_pretrained()])
 
@@ -102,7 +107,9 @@ class AutoPeri:
         """
         save_bundle(self.bundle, directory)
 
-    def push_to_hub(self, repo_id: str, *, token: str | bool | None = None, private: bool = False, revision: str | None = None) -> str:
+    def push_to_hub(
+        self, repo_id: str, *, token: str | bool | None = None, private: bool = False, revision: str | None = None
+    ) -> str:
         """Upload the model to a hub repository, made if need be; returns the URL of the commit.
 
         Raises:
@@ -118,7 +125,9 @@ class AutoPeri:
             return push(target, repo_id, token=token, private=private, revision=revision)
 
     def provenance(self) -> dict[str, Any]:
-        """What identifies this model: name, revision, sha256 of its config (which holds those of its weights), versions."""
+        """What identifies this model: name, revision, sha256 of its config (which holds those of its weights),
+        versions.
+        """
         return {
             "model": self.bundle.name,
             "revision": self.bundle.revision,
@@ -128,7 +137,9 @@ class AutoPeri:
 
     @property
     def known_weight(self) -> float:
-        """Probability that ``generate`` gives to crystals known at exactly the requested composition, where there are any."""
+        """Probability that ``generate`` gives to crystals known at exactly the requested composition, where there are
+        any.
+        """
         return self._parts.proposer.known_weight
 
     @property
@@ -138,7 +149,8 @@ class AutoPeri:
 
     @contextmanager
     def using(self, *, known_weight: float | None = None, denovo_known: float | None = None) -> Iterator[None]:
-        """Another :attr:`known_weight` or :attr:`denovo_known` within a ``with`` block; with ``known_weight=0`` every known polymorph is ruled out.
+        """Another :attr:`known_weight` or :attr:`denovo_known` within a ``with`` block; with ``known_weight=0`` every
+        known polymorph is ruled out.
 
         Raises:
             RequestError: not a number from 0 to 1.
@@ -183,9 +195,9 @@ class AutoPeri:
     ) -> list[Structure] | list[Atoms]:
         """Generate ``n`` crystals, best first.
 
-        Candidates come from the prototype prior and the orbit network in order of probability (distinct prototypes first), the flow moves
-        their free coordinates and cells, EMPNN relaxes the cells, atoms that come too close and space groups that are not the
-        one asked for are refused, and the rest is ranked.
+        Candidates come from the prototype prior and the orbit network in order of probability (distinct prototypes
+        first), the flow moves their free coordinates and cells, EMPNN relaxes the cells, atoms that come too close and
+        space groups that are not the one asked for are refused, and the rest is ranked.
 
         Args:
             composition: ``"LiFePO4"``, a pymatgen ``Composition``, or None to draw compositions too (de novo).
@@ -195,23 +207,27 @@ class AutoPeri:
             chemical_system: ``"Li-Fe-O"``: exactly these elements (de novo).
             exclude_elements: elements that must not occur (de novo).
             num_elements: distinct elements, a number or a (fewest, most) pair (de novo).
-            target: such as ``{"band_gap": 1.5}``, of ``formation_energy, band_gap, bulk_modulus, shear_modulus, last_phonon_peak`` in the
-                units of :meth:`score`: ten times as many candidates are made, and those with the nearest predictions returned, which
-                ``["target"]`` of the provenance tells.
-            like: a ``Structure`` or ``Atoms``: its space group and orbits, with the elements of ``composition`` on its places in every way that
-                keeps numbers of atoms, likeliest first.
-            model: of what ``generate`` is made of, one part alone: ``"autoperi-gnn"``, orbits of the network with geometries from noise
-                (up to 24 atoms, needs a composition), or ``"prior"``, structure types as they are. None is all of it.
+            target: such as ``{"band_gap": 1.5}``, of ``formation_energy, band_gap, bulk_modulus, shear_modulus,
+                last_phonon_peak`` in the units of :meth:`score`: ten times as many candidates are made, and those with
+                the nearest predictions returned, which ``["target"]`` of the provenance tells.
+            like: a ``Structure`` or ``Atoms``: its space group and orbits, with the elements of ``composition`` on its
+                places in every way that keeps numbers of atoms, likeliest first.
+            model: of what ``generate`` is made of, one part alone: ``"autoperi-gnn"``, orbits of the network with
+                geometries from noise (up to 24 atoms, needs a composition), or ``"prior"``, structure types as they
+                are. None is all of it.
             steps: lattice-relaxation passes; 0 leaves the cells that the flow gave.
-            finish: steps of positions and cell with the potential, inside the space group, for the crystals that are returned
-                (``relax_lattice(positions=True, fix_symmetry=True)``). Neither their choice nor their order changes, and energies of the
-                provenance but those of its ``relaxation`` are those before. Where it would break what was asked for, or fails, a crystal stays as it was.
-            rank: ``"energy"`` (energy of the potential and log-probability), ``"probability"`` or ``"none"`` (stream order).
+            finish: steps of positions and cell with the potential, inside the space group, for the crystals that are
+                returned (``relax_lattice(positions=True, fix_symmetry=True)``). Neither their choice nor their order
+                changes, and energies of the provenance but those of its ``relaxation`` are those before. Where it would
+                break what was asked for, or fails, a crystal stays as it was.
+            rank: ``"energy"`` (energy of the potential and log-probability), ``"probability"`` or ``"none"`` (stream
+                order).
             seed: of all randomness; None draws one, which the provenance records.
             batch_size: candidates relaxed together, or ``"auto"``; never changes a result.
             strict: raise where fewer than ``n`` crystals can be had; False returns those with a warning.
             progress: show a bar; None shows it on a terminal.
-            callback: called with each crystal as it passes the checks, before ranking and ``finish``; with ``rank="energy"`` more are finished than returned.
+            callback: called with each crystal as it passes the checks, before ranking and ``finish``; with
+                ``rank="energy"`` more are finished than returned.
             as_ase: return ASE ``Atoms``.
 
         Returns:
@@ -219,7 +235,8 @@ class AutoPeri:
 
         Raises:
             RequestError: the request cannot be honoured; before any work where that can be known.
-            WeightsError: ``finish`` with a model that has no potential, ``model="autoperi-gnn"`` with one that has no flow.
+            WeightsError: ``finish`` with a model that has no potential, ``model="autoperi-gnn"`` with one that has no
+            flow.
             GenerationInterrupted: Ctrl-C; ``.finished`` holds the crystals that were done, ranked.
         """
         generator = self._generator(model, composition)
@@ -240,7 +257,8 @@ class AutoPeri:
         )
         if request.finish and generator.potential is None:
             raise WeightsError(
-                f"model {self.bundle.name!r} has no potential, which finish={finish} needs; leave it out, or use 'autoperi-base'"
+                f"model {self.bundle.name!r} has no potential, which finish={finish} needs; leave it out, or use "
+                "'autoperi-base'"
             )
         if callback is not None and not callable(callback):
             raise RequestError(f"callback={callback!r} cannot be called; give a function of one crystal")
@@ -249,7 +267,8 @@ class AutoPeri:
             lacking = [name for name, _ in request.target if name not in self.score_properties]
             if lacking:
                 raise RequestError(
-                    f"model {self.bundle.name!r} predicts no {', '.join(lacking)}; drop it from target, or load a model that does"
+                    f"model {self.bundle.name!r} predicts no {', '.join(lacking)}; drop it from target, or load a "
+                    "model that does"
                 )
             request = replace(request, n=pool_size(request.n))
         pool = generator.pool.size(request)
@@ -272,12 +291,16 @@ class AutoPeri:
         if len(finished) < wanted:
             message = tally.too_few(wanted, composition)
             if strict:
-                raise RequestError(f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is")
+                raise RequestError(
+                    f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is"
+                )
             warnings.warn(message, AutoPeriWarning, stacklevel=2)
         best = self._chosen(finished, request, wanted)
         if request.finish:
             try:
-                best = finishing.finished(best, partial(self._finish, request, size, progress), wanted=wanted, symprec=generation.SYMPREC)
+                best = finishing.finished(
+                    best, partial(self._finish, request, size, progress), wanted=wanted, symprec=generation.SYMPREC
+                )
             except GenerationInterrupted as stop:
                 raise GenerationInterrupted([give(s) for s in stop.finished], wanted) from None
         return [give(s) for s in best]
@@ -288,7 +311,10 @@ class AutoPeri:
         if name is None:
             return whole
         if name not in generation.GENERATORS:
-            raise RequestError(f"model={name!r} is not a generator of {self.bundle.name}; choose from {', '.join(generation.GENERATORS)}")
+            raise RequestError(
+                f"model={name!r} is not a generator of {self.bundle.name}; choose from "
+                f"{', '.join(generation.GENERATORS)}"
+            )
         if name == "autoperi-gnn":
             if composition is None:
                 raise RequestError("model='autoperi-gnn' draws no compositions; give one, or leave model out")
@@ -303,10 +329,15 @@ class AutoPeri:
         """
         generator = self._parts.generator
         if generator.decoder is None or generator.mixture.network is None:
-            raise WeightsError(f"model {self.bundle.name!r} has no flow and no orbit network; use a complete model such as 'autoperi-base'")
+            raise WeightsError(
+                f"model {self.bundle.name!r} has no flow and no orbit network; use a complete model such as "
+                "'autoperi-base'"
+            )
         return generator.decoder.network, generator.mixture.network
 
-    def _finish(self, request: GenerationRequest, batch_size: int, progress: bool | None, made: list[Structure]) -> list[Structure]:
+    def _finish(
+        self, request: GenerationRequest, batch_size: int, progress: bool | None, made: list[Structure]
+    ) -> list[Structure]:
         options: dict[str, Any] = {"steps": request.finish, "batch_size": batch_size, "progress": progress}
         relaxed: list[Structure] = self.relax_lattice(made, positions=True, fix_symmetry=True, **options)
         return relaxed
@@ -347,28 +378,31 @@ class AutoPeri:
         batch_size: int | str = "auto",
         progress: bool | None = None,
     ) -> Any:
-        """Relax lattices by EMPNN: L' = L·exp(A), fractional coordinates unchanged; then positions and cell with the potential if asked.
+        """Relax lattices by EMPNN: L' = L·exp(A), fractional coordinates unchanged; then positions and cell with the
+        potential if asked.
 
         Args:
             structures: one ``Structure`` or ``Atoms``, or a sequence of them.
             steps: passes, by default the model's; with ``positions`` the most steps of FIRE after them, by default 500.
-            positions: after the lattice passes, relax positions and cell together with the model's potential (batched FIRE) until
-                forces and scaled stress are below 0.05 eV/Å.
-            fix_symmetry: project onto the space group found at symprec 0.01 Å: the lattice (an equivariant pass keeps it up to
-                rounding already; this removes the rounding), and with ``positions`` the forces and the stress.
+            positions: after the lattice passes, relax positions and cell together with the model's potential (batched
+                FIRE) until forces and scaled stress are below 0.05 eV/Å.
+            fix_symmetry: project onto the space group found at symprec 0.01 Å: the lattice (an equivariant pass keeps
+                it up to rounding already; this removes the rounding), and with ``positions`` the forces and the stress.
             seed: accepted for symmetry with ``generate``; relaxation draws nothing.
             batch_size: crystals per pass, or ``"auto"``.
             progress: show a bar; None shows it on a terminal.
 
         Returns:
-            The same kind and container, each with ``["autoperi"]["relaxation"]``: status (``converged``, ``max_steps``, ``isolated``,
-            ``exploded``, ``collapsed``, ``nan``, ``failed``), passes, last strain, volume change, expected relative error of the
-            lengths and the confidence that they are right within 2 %. A crystal whose status is one of the last four comes back as it
-            was given; ``failed`` has a ``reason``: no space group to keep. With ``positions`` also FIRE steps, energies, largest force,
-            and further reasons to have failed: elements the potential never saw, atoms at one place, runaways.
+            The same kind and container, each with ``["autoperi"]["relaxation"]``: status (``converged``, ``max_steps``,
+            ``isolated``, ``exploded``, ``collapsed``, ``nan``, ``failed``), passes, last strain, volume change,
+            expected relative error of the lengths and the confidence that they are right within 2 %. A crystal whose
+            status is one of the last four comes back as it was given; ``failed`` has a ``reason``: no space group to
+            keep. With ``positions`` also FIRE steps, energies, largest force, and further reasons to have failed:
+            elements the potential never saw, atoms at one place, runaways.
 
         Raises:
-            StructureError: a crystal that cannot be read; RequestError: an option that cannot be honoured, such as ``positions``
+            StructureError: a crystal that cannot be read; RequestError: an option that cannot be honoured, such as
+            ``positions``
                 with a model that has no potential.
         """
         check_seed(seed)
@@ -406,7 +440,7 @@ class AutoPeri:
     @property
     def score_properties(self) -> dict[str, tuple[str, ...]]:
         """What ``score`` can be asked for, and the columns that each brings with this model."""
-        from autoperi.scoring import columns_of
+        from autoperi.pipelines.score import columns_of
 
         return columns_of(self._parts.properties)
 
@@ -431,9 +465,10 @@ class AutoPeri:
             progress: show a bar; None shows it on a terminal.
 
         Raises:
-            StructureError: a crystal that cannot be read; RequestError: an unknown property, or one that the model lacks.
+            StructureError: a crystal that cannot be read; RequestError: an unknown property, or one that the model
+            lacks.
         """
-        from autoperi.scoring import score_table
+        from autoperi.pipelines.score import score_table
 
         table = score_table(
             as_list(structures),
@@ -455,23 +490,26 @@ class AutoPeri:
         """How likely AutoPeri-GNN finds crystals, one row each, indexed like the input.
 
         ``log_p_orbits`` is ln p(space group, orbits, placement | composition and cell size) of the orbit network, ``log_density`` the log density of
-        the crystal's free parameters under the flow from noise: strains of its standard primitive cell, and turns of its free coordinates, as they are in
-        one of its descriptions (it has as many as its orbits have representatives and can be exchanged). Both in nats;
-        ``bits_per_parameter`` is the density's negative logarithm in bits per free parameter; of a polar group these hold the origin too. ``standard_error`` is 0
-        where the divergence was exact, that is up to 48 free parameters. Space groups are those found at symprec 0.1 Å.
+        the crystal's free parameters under the flow from noise: strains of its standard primitive cell, and turns of
+        its free coordinates, as they are in one of its descriptions (it has as many as its orbits have representatives
+        and can be exchanged). Both in nats; ``bits_per_parameter`` is the density's negative logarithm in bits per free
+        parameter; of a polar group these hold the origin too. ``standard_error`` is 0 where the divergence was exact,
+        that is up to 48 free parameters. Space groups are those found at symprec 0.1 Å.
 
         Args:
             structures: one ``Structure`` or ``Atoms``, a sequence of them, or a pandas Series of them.
             tolerance: nats that one step of the integration may be wrong by; steps are as short as that needs.
-            probes: of Hutchinson's estimate, at least 2; its error, often ten nats with eight of them, falls with their root.
+            probes: of Hutchinson's estimate, at least 2; its error, often ten nats with eight of them, falls with their
+                root.
             seed: of the probes.
             progress: show a bar; None shows it on a terminal.
 
         Raises:
-            WeightsError: the model has no flow. StructureError: a crystal that cannot be read; one without orbits gets a ``reason`` instead.
+            WeightsError: the model has no flow. StructureError: a crystal that cannot be read; one without orbits gets
+            a ``reason`` instead.
             RequestError: a number that is not positive.
         """
-        from autoperi.likelihood import log_likelihoods
+        from autoperi.pipelines.likelihood import log_likelihoods
 
         flow, orbits = self._flow_and_orbits()
         if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 1e-8 <= tolerance <= 1:
@@ -479,7 +517,9 @@ class AutoPeri:
         probes = whole_number(probes, "probes", least=2)
         crystals = as_list(structures)
         with progress_bar(len(crystals), enabled=progress, description="log-likelihoods") as bar:
-            table = log_likelihoods(flow, orbits, crystals, tolerance=float(tolerance), probes=probes, seed=check_seed(seed), bar=bar)
+            table = log_likelihoods(
+                flow, orbits, crystals, tolerance=float(tolerance), probes=probes, seed=check_seed(seed), bar=bar
+            )
         if is_series(structures):
             table.index = structures.index
         return table

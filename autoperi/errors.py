@@ -34,7 +34,9 @@ class HubError(WeightsError):
 
 
 class AutoPeriWarning(UserWarning):
-    """What a user should know of a result that is not an error; the command line prints these warnings and no others."""
+    """What a user should know of a result that is not an error; the command line prints these warnings and no
+    others.
+    """
 
 
 class GenerationInterrupted(KeyboardInterrupt):

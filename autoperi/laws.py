@@ -1,8 +1,8 @@
 """The laws every model must pass, as functions that raise AssertionError: use them on a model of your own.
 
 A crystal has no preferred orientation, origin, order of atoms, lattice basis or choice of supercell. An invariant
-quantity (energy per atom) must not change under any of them, and a lattice field (EMPNN's exponent A) must turn with the
-crystal under O(3) and change under nothing else: Proposition 4 of Klipfel et al. 2023.
+quantity (energy per atom) must not change under any of them, and a lattice field (EMPNN's exponent A) must turn with
+the crystal under O(3) and change under nothing else: Proposition 4 of Klipfel et al. 2023.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.lattice import change_basis, random_unimodular, supercell
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -39,7 +39,10 @@ def translated(batch: CrystalBatch, generator: torch.Generator) -> CrystalBatch:
 def permuted(batch: CrystalBatch, generator: torch.Generator) -> CrystalBatch:
     """The same crystals with their atoms in another order."""
     order = torch.cat(
-        [torch.randperm(int(n), generator=generator) + int(start) for n, start in zip(batch.n_atoms, batch.offsets, strict=True)]
+        [
+            torch.randperm(int(n), generator=generator) + int(start)
+            for n, start in zip(batch.n_atoms, batch.offsets, strict=True)
+        ]
     )
     return CrystalBatch(batch.lattice, batch.frac_coords[order], batch.atomic_numbers[order], batch.n_atoms)
 
@@ -66,7 +69,9 @@ def check_invariant(model: Model, batch: CrystalBatch, *, seed: int = 0) -> None
 
 
 def check_lattice_field(model: Model, batch: CrystalBatch, *, seed: int = 0, symmetric: bool = True) -> None:
-    """A model ``[B, 3, 3]`` that gives A with A(R·crystal) = R A Rᵀ, symmetric unless told otherwise, and is invariant apart from that."""
+    """A model ``[B, 3, 3]`` that gives A with A(R·crystal) = R A Rᵀ, symmetric unless told otherwise, and is invariant
+    apart from that.
+    """
     generator = torch.Generator().manual_seed(seed)
     expected = model(batch)
     if symmetric:

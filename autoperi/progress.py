@@ -20,5 +20,10 @@ def progress_bar(total: int | None, *, enabled: bool | None, description: str, u
     from tqdm import tqdm
 
     if enabled is None:
-        enabled = sys.stderr.isatty() and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower() not in {"1", "true", "yes", "on"}
+        enabled = sys.stderr.isatty() and os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").lower() not in {
+            "1",
+            "true",
+            "yes",
+            "on",
+        }
     return tqdm(total=total, desc=description, unit=unit, disable=not enabled, leave=False)

@@ -1,4 +1,5 @@
-"""For the tests of AutoPeri and of packages that build on it: a few crystals, and a complete model that takes a second to make.
+"""For the tests of AutoPeri and of packages that build on it: a few crystals, and a complete model that takes a second
+to make.
 
 The model is small and untrained apart from its prior; it exercises every path and predicts nothing of value.
 """
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from autoperi.bundle import network_component, prior_component
-from autoperi.convert import to_arrays
-from autoperi.geometry.spacegroup import space_group
-from autoperi.geometry.symmetry import orbit
-from autoperi.hub.serialize import Bundle
+from autoperi.chemistry.descriptors import element_descriptors
+from autoperi.data.convert import to_arrays
+from autoperi.hub.bundle import Bundle
 from autoperi.models.empnn import Empnn
-from autoperi.models.properties import FormationEnergy
-from autoperi.prior.chemistry import element_descriptors
+from autoperi.models.formation_energy import FormationEnergy
+from autoperi.pipelines.bundle import network_component, prior_component
 from autoperi.prior.learn import learn_library
 from autoperi.prior.ranker import train_ranker
+from autoperi.symmetry.analysis import orbit
+from autoperi.symmetry.spacegroup import space_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,11 @@ _CUBIC: dict[str, tuple[int, list[tuple[float, float, float]], dict[tuple[str, .
         [(0, 0, 0), (0.5, 0.5, 0.5)],
         {("Na", "Cl"): 5.64, ("Li", "F"): 4.03, ("Mg", "O"): 4.21, ("K", "Br"): 6.60, ("Ca", "S"): 5.69},
     ),
-    "caesium chloride": (221, [(0, 0, 0), (0.5, 0.5, 0.5)], {("Cs", "Cl"): 4.12, ("Cs", "Br"): 4.29, ("Ni", "Al"): 2.88}),
+    "caesium chloride": (
+        221,
+        [(0, 0, 0), (0.5, 0.5, 0.5)],
+        {("Cs", "Cl"): 4.12, ("Cs", "Br"): 4.29, ("Ni", "Al"): 2.88},
+    ),
     "zinc blende": (216, [(0, 0, 0), (0.25, 0.25, 0.25)], {("Zn", "S"): 5.41, ("Ga", "As"): 5.65, ("Cu", "Cl"): 5.42}),
     "fluorite": (225, [(0, 0, 0), (0.25, 0.25, 0.25)], {("Ca", "F"): 5.46, ("Ce", "O"): 5.41, ("Ba", "F"): 6.20}),
     "perovskite": (
@@ -51,7 +56,9 @@ def tiny_crystals() -> list[Structure]:
     from pymatgen.core import Lattice
 
     crystals = [
-        _crystal(group, Lattice.cubic(a), elements, points) for group, points, members in _CUBIC.values() for elements, a in members.items()
+        _crystal(group, Lattice.cubic(a), elements, points)
+        for group, points, members in _CUBIC.values()
+        for elements, a in members.items()
     ]
     for elements, a, c, u in ((("Ti", "O"), 4.59, 2.96, 0.305), (("Sn", "O"), 4.74, 3.19, 0.307)):
         crystals.append(_crystal(136, Lattice.tetragonal(a, c), elements, [(0, 0, 0), (u, u, 0)]))
@@ -60,7 +67,9 @@ def tiny_crystals() -> list[Structure]:
     return crystals
 
 
-def _crystal(group: int, lattice: Lattice, elements: Sequence[str], points: Sequence[tuple[float, float, float]]) -> Structure:
+def _crystal(
+    group: int, lattice: Lattice, elements: Sequence[str], points: Sequence[tuple[float, float, float]]
+) -> Structure:
     from pymatgen.core import Structure
 
     images = [orbit(np.array(point, dtype=float), space_group(group))[0] for point in points]

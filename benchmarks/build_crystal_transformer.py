@@ -2,10 +2,10 @@
 
 usage: python benchmarks/build_crystal_transformer.py RUN TRAIN_RECORD VAL TEST
 
-RUN is a directory with ``last.ckpt``, ``training.json`` and ``history.jsonl`` (``OUT/checkpoints`` of ``autoperi train crystal_transformer``);
-TRAIN_RECORD is ``benchmarks/training/crystal_transformer.json``, whose ``summary`` says what the history cannot, and whose ``history`` is
-renewed. Of the two sets of weights in the checkpoint, the last and their running average, the better one on VAL is taken: after a
-short run the average still holds much of the beginning.
+RUN is a directory with ``last.ckpt``, ``training.json`` and ``history.jsonl`` (``OUT/checkpoints`` of ``autoperi train
+crystal_transformer``); TRAIN_RECORD is ``benchmarks/training/crystal_transformer.json``, whose ``summary`` says what
+the history cannot, and whose ``history`` is renewed. Of the two sets of weights in the checkpoint, the last and their
+running average, the better one on VAL is taken: after a short run the average still holds much of the beginning.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from build_cgcnn import RESULTS, ROOT, measure
 
-from autoperi.bundle import network_component
+from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.card import model_card
-from autoperi.hub.registry import update_registry
-from autoperi.hub.serialize import Bundle, save_bundle
+from autoperi.hub.store import update_registry
 from autoperi.models.crystal_transformer import BUNDLED, COMPONENT, CrystalTransformer, load_crystal_transformer
+from autoperi.pipelines.bundle import network_component
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.prepare import LABEL, training_crystals
 
@@ -31,7 +31,7 @@ COMMAND = "python benchmarks/build_crystal_transformer.py RUN benchmarks/trainin
 WEIGHTS = {"last": "model.", "average": "average.module."}
 USAGE = """import torch
 from autoperi.models.crystal_transformer import load_crystal_transformer
-from autoperi.convert import to_batch
+from autoperi.data.convert import to_batch
 
 model = load_crystal_transformer()  # float64, evaluation mode
 energy = model(to_batch(structures, dtype=torch.float64))  # eV/atom, [B]"""
@@ -47,22 +47,28 @@ FACTS: dict[str, Any] = {
         "It neither generates nor relaxes; `AutoPeri.from_pretrained` refuses it.",
     ],
     "data": (
-        "26,462 Materials Project crystals of up to 40 atoms, the same that trained cgcnn-formation-energy and the formation energy of "
+        "26,462 Materials Project crystals of up to 40 atoms, the same that trained cgcnn-formation-energy and the "
+        "formation energy of "
         "autoperi-base. Formation energies joined from another Materials Project release (19 %) weigh 0.3."
     ),
     "split": (
-        "Validated on mp_val (1,000 crystals of the MP-20 validation split), which decided one thing, whether the last weights or their running "
-        "average are kept; figures on mp20_test (4,702 of the 9,046 official MP-20 test crystals, nearly all with at most three elements). "
+        "Validated on mp_val (1,000 crystals of the MP-20 validation split), which decided one thing, whether the "
+        "last weights or their running "
+        "average are kept; figures on mp20_test (4,702 of the 9,046 official MP-20 test crystals, nearly all with at "
+        "most three elements). "
         "No crystal that matches a test crystal is in the training set."
     ),
     "citation": [
-        "Du et al., CTGNN: Crystal Transformer Graph Neural Network for Crystal Material Property Prediction, arXiv:2405.11502 (2024).",
+        "Du et al., CTGNN: Crystal Transformer Graph Neural Network for Crystal Material Property Prediction, "
+        "arXiv:2405.11502 (2024).",
         "Jain et al., The Materials Project, APL Materials 1, 011002 (2013) (data).",
     ],
     "limits": [
-        "Not CTGNN itself: its two transformers and its angles, with equations of our own (see autoperi/models/crystal_transformer.py), and small. "
+        "Not CTGNN itself: its two transformers and its angles, with equations of our own (see "
+        "autoperi/models/crystal_transformer.py), and small. "
         "Published errors of CTGNN are of other data.",
-        "One short run, nothing tuned: fewer epochs than cgcnn-formation-energy had, so its error says what this network reaches in that time, not what it can.",
+        "One short run, nothing tuned: fewer epochs than cgcnn-formation-energy had, so its error says what this "
+        "network reaches in that time, not what it can.",
         "Trained on relaxed crystals only, so energies of strained or wrong crystals are not to be trusted.",
         "Formation energies are of PBE(+U) as Materials Project corrects it. No magnetism, no disorder.",
     ],
@@ -85,24 +91,40 @@ def main() -> int:
         errors[name] = error_on(networks[name], args.val)
     kept = min(errors, key=lambda name: errors[name])
     record = json.loads(args.record.read_text())
-    record["summary"]["weights"] = f"{kept} (mp_val: {', '.join(f'{name} {value:.4f}' for name, value in errors.items())} eV/atom)"
+    record["summary"]["weights"] = (
+        f"{kept} (mp_val: {', '.join(f'{name} {value:.4f}' for name, value in errors.items())} eV/atom)"
+    )
     record["history"] = [json.loads(line) for line in (args.run / "history.jsonl").read_text().splitlines()]
     args.record.write_text(json.dumps(record, indent=1, ensure_ascii=True) + "\n")
-    told = "; ".join(f"`{v}`" if k == "command" else f"{k.replace('_', ' ')}: {v}" for k, v in record["summary"].items())
+    told = "; ".join(
+        f"`{v}`" if k == "command" else f"{k.replace('_', ' ')}: {v}" for k, v in record["summary"].items()
+    )
     bundle = Bundle(
-        BUNDLED, {COMPONENT: network_component(networks[kept])}, {"licence": FACTS["licence"], "description": FACTS["description"]}
+        BUNDLED,
+        {COMPONENT: network_component(networks[kept])},
+        {"licence": FACTS["licence"], "description": FACTS["description"]},
     )
     digest = save_bundle(bundle, TARGET)["config.json"]
-    results = {path.stem: measure(path, load_crystal_transformer(TARGET), COMPONENT, BUNDLED, digest) for path in (args.val, args.test)}
+    results = {
+        path.stem: measure(path, load_crystal_transformer(TARGET), COMPONENT, BUNDLED, digest)
+        for path in (args.val, args.test)
+    }
     for stem, result in results.items():
         (RESULTS / f"{COMPONENT}_{stem}.json").write_text(json.dumps(result) + "\n")
         print(json.dumps(result))
     metrics = [
-        {"name": key, "value": result[key], "unit": "eV/atom", "data": f"{result['data']}, n = {result['n']}", "command": COMMAND}
+        {
+            "name": key,
+            "value": result[key],
+            "unit": "eV/atom",
+            "data": f"{result['data']}, n = {result['n']}",
+            "command": COMMAND,
+        }
         for result in results.values()
         for key in ("mae_eV_per_atom", "median_error_eV_per_atom")
     ]
-    # Figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its name.
+    # Figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its
+    # name.
     bundle.card = model_card(FACTS | {"name": BUNDLED, "training": told, "metrics": metrics})
     save_bundle(bundle, TARGET)
     update_registry()

@@ -1,10 +1,11 @@
-"""CGCNN or the crystal transformer on the rows on which the property heads are trained and measured: baselines, whose weights are not kept.
+"""CGCNN or the crystal transformer on the rows on which the property heads are trained and measured: baselines, whose
+weights are not kept.
 
 usage: python benchmarks/cgcnn_properties.py DATA_DIR --property band_gap|k_vrh|g_vrh --epochs N --out RUN [--model crystal_transformer]
 
-The band gap is learned from mp_train and measured on mp20_test; moduli, as decimal logarithms, from the train part of mp_elastic (by
-autoperi.splits) and measured on its test part. Writes benchmarks/results/MODEL_PROPERTY.json; mp_val or the validation part is
-shown in the history only.
+The band gap is learned from mp_train and measured on mp20_test; moduli, as decimal logarithms, from the train part of
+mp_elastic (by autoperi.data.splits) and measured on its test part. Writes benchmarks/results/MODEL_PROPERTY.json;
+mp_val or the validation part is shown in the history only.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoperi.data.io import CrystalTable, read_table
+from autoperi.data.splits import splits_of
 from autoperi.evaluation.common import facts
-from autoperi.io import CrystalTable, read_table
 from autoperi.metrics.regression import regression
-from autoperi.splits import splits_of
 from autoperi.training.data import TensorCrystals
 from autoperi.training.run import TrainingConfig, train
 
@@ -41,7 +42,10 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     gap = args.property == "band_gap"
-    files = {part: args.data / f"{name}.parquet" for part, name in (("train", "mp_train"), ("val", "mp_val"), ("test", "mp20_test"))}
+    files = {
+        part: args.data / f"{name}.parquet"
+        for part, name in (("train", "mp_train"), ("val", "mp_val"), ("test", "mp20_test"))
+    }
     if not gap:
         files = dict.fromkeys(files, args.data / "mp_elastic.parquet")
     tables = {part: rows_of(path, args.property, None if gap else part) for part, path in files.items()}
@@ -82,7 +86,10 @@ def tensors(table: CrystalTable, label: str) -> TensorCrystals:
     values = values if label == "band_gap" else np.log10(values)
     return TensorCrystals(
         table.batch(dtype=torch.float32),
-        {"formation_energy_per_atom": torch.tensor(values, dtype=torch.float32), "label_weight": torch.ones(len(values))},
+        {
+            "formation_energy_per_atom": torch.tensor(values, dtype=torch.float32),
+            "label_weight": torch.ones(len(values)),
+        },
     )
 
 

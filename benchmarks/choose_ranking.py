@@ -1,9 +1,10 @@
 """Choose how ``generate`` ranks, and whether the flow refines prototypes first, on a validation table.
 
-usage: python benchmarks/choose_ranking.py VAL.parquet [--limit 500] [--model NAME_OR_DIR] [--near 0 5] [--out choices.json]
+usage: python benchmarks/choose_ranking.py VAL.parquet [--limit 500] [--model NAME_OR_DIR] [--near 0 5] [--out
+choices.json]
 
-For every composition 20 candidates are generated with each number of near steps and matched with the truth; match@1 and match@5 are then computed for the
-potential and for the formation energy at each temperature from the same candidates.
+For every composition 20 candidates are generated with each number of near steps and matched with the truth; match@1 and
+match@5 are then computed for the potential and for the formation energy at each temperature from the same candidates.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from autoperi import AutoPeri
-from autoperi.convert import to_arrays
+from autoperi.data.convert import to_arrays
 from autoperi.evaluation.common import load
 from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
 from autoperi.metrics.pairs import arrays_of, compare_pairs
@@ -57,10 +58,19 @@ def main() -> int:
     for near in args.near:
         object.__setattr__(generator, "decoder", dataclasses.replace(generator.decoder, near_steps=near))
         notes, made = [], []
-        with progress_bar(len(structures), enabled=None, description=f"{near} near steps") as bar, peri.using(known_weight=0.0):
+        with (
+            progress_bar(len(structures), enabled=None, description=f"{near} near steps") as bar,
+            peri.using(known_weight=0.0),
+        ):
             for truth in structures:
                 found = peri.generate(
-                    truth.composition, n=20, num_atoms=len(truth), seed=args.seed, rank="none", strict=False, progress=False
+                    truth.composition,
+                    n=20,
+                    num_atoms=len(truth),
+                    seed=args.seed,
+                    rank="none",
+                    strict=False,
+                    progress=False,
                 )
                 notes.append([s.properties["autoperi"] for s in found])
                 made.append([to_arrays(s) for s in found])
@@ -68,7 +78,11 @@ def main() -> int:
         pairs = [(i, k) for i, k in enumerate(k for k, m in enumerate(made) for _ in m)]
         flat = [c for m in made for c in m]
         rms = compare_pairs(
-            flat, arrays_of(structures), pairs, tolerances={"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}, processes=1
+            flat,
+            arrays_of(structures),
+            pairs,
+            tolerances={"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL},
+            processes=1,
         )
         first = np.cumsum([0, *map(len, made)])
         matched = [[r if isinstance(r, float) else None for r in rms[a:b]] for a, b in itertools.pairwise(first)]

@@ -1,14 +1,17 @@
-"""Does CrysGNN's recipe help our encoder? Pre-training without labels, then fine-tuning or distillation, beside training from scratch.
+"""Does CrysGNN's recipe help our encoder? Pre-training without labels, then fine-tuning or distillation, beside
+training from scratch.
 
 usage: python benchmarks/crysgnn.py DATA_DIR --out RUN [--seeds 0 1]
 
-The teacher (autoperi.training.pretraining.CrysGnn) learns from the structures of mp_train, wbm_sample, perov5_train and carbon24_train, without those that
-fold 0 or 1 of mp_elastic holds. Then, in equal steps each, from all training rows and from a tenth of them:
+The teacher (autoperi.training.pretraining.CrysGnn) learns from the structures of mp_train, wbm_sample, perov5_train and
+carbon24_train, without those that fold 0 or 1 of mp_elastic holds. Then, in equal steps each, from all training rows
+and from a tenth of them:
 
 * formation energy: mp_train rows whose label is of no other release, measured on mp_val;
-* log10 of the shear modulus: train part of mp_elastic (autoperi.splits), measured on its validation part.
+* log10 of the shear modulus: train part of mp_elastic (autoperi.data.splits), measured on its validation part.
 
-All networks are of one small size and all crystals of at most 20 atoms. Writes benchmarks/results/crysgnn_val.json. What is finished in RUN is not run again.
+All networks are of one small size and all crystals of at most 20 atoms. Writes benchmarks/results/crysgnn_val.json.
+What is finished in RUN is not run again.
 """
 
 from __future__ import annotations
@@ -24,12 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoperi.data.io import CrystalTable, read_table
+from autoperi.data.random import torch_generator
+from autoperi.data.splits import splits_of
 from autoperi.evaluation.common import facts
-from autoperi.io import CrystalTable, read_table
 from autoperi.metrics.distribution import space_groups
-from autoperi.models.properties import FormationEnergy
-from autoperi.random import torch_generator
-from autoperi.splits import splits_of
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.training.data import TensorCrystals
 from autoperi.training.prepare import LABEL, ORIGIN
 from autoperi.training.pretraining import CrysGnn, with_teacher
@@ -42,7 +45,12 @@ SETTINGS: dict[str, Any] = {"batch_size": 32, "learning_rate": 2e-3, "ema": 0.99
 UNLABELLED = {"mp_train": 10_000, "wbm_sample": 4_000, "perov5_train": 1_000, "carbon24_train": 1_000}
 """Crystals of each table, drawn with seed 0."""
 PRETRAINING_STEPS = 1500
-STEPS = {("formation_energy", 1.0): 900, ("formation_energy", 0.1): 450, ("shear_modulus", 1.0): 600, ("shear_modulus", 0.1): 300}
+STEPS = {
+    ("formation_energy", 1.0): 900,
+    ("formation_energy", 0.1): 450,
+    ("shear_modulus", 1.0): 600,
+    ("shear_modulus", 0.1): 300,
+}
 MODES = ("from scratch", "fine-tuned", "distilled")
 WARMUP = 50
 
@@ -64,14 +72,19 @@ def main() -> int:
             for seed in args.seeds:
                 for mode in MODES:
                     path = args.out / f"{target}_{share}_{mode.replace(' ', '_')}_{seed}.json"
-                    rows.append(finished(path, partial(one, args.out, teacher, target, data, val, share=share, mode=mode, seed=seed)))
+                    rows.append(
+                        finished(
+                            path, partial(one, args.out, teacher, target, data, val, share=share, mode=mode, seed=seed)
+                        )
+                    )
     result = {
         "task": "crysgnn",
         "question": "does pre-training help our encoder?",
         "units": {"formation_energy": "eV/atom", "shear_modulus": "log10 GPa"},
         "max_atoms": MAX_ATOMS,
         "model_config": SHAPE,
-        "settings": {k: v for k, v in SETTINGS.items() if k != "model_config"} | {"warmup": WARMUP, "distillation_delta": 0.1},
+        "settings": {k: v for k, v in SETTINGS.items() if k != "model_config"}
+        | {"warmup": WARMUP, "distillation_delta": 0.1},
         "pretraining": told,
         "rows": rows,
         "table": table(rows),
@@ -109,24 +122,37 @@ def pretrained(data: Path, out: Path) -> tuple[CrysGnn, dict[str, Any]]:
         counts[name] = len(rows)
     val = unlabelled(small(read_table(data / "mp_val.parquet")))
     joined = TensorCrystals(
-        type(val.crystals).cat([t.crystals for t in tables]), {"space_group": torch.cat([t.labels["space_group"] for t in tables])}
+        type(val.crystals).cat([t.crystals for t in tables]),
+        {"space_group": torch.cat([t.labels["space_group"] for t in tables])},
     )
     epochs = round(PRETRAINING_STEPS / -(-len(joined) // SETTINGS["batch_size"]))
     config = TrainingConfig("crysgnn", epochs, warmup=WARMUP, **SETTINGS)
-    network, summary = train(config, train_data=joined, val_data=val, directory=out / "teacher", resume=True, device="cpu")
+    network, summary = train(
+        config, train_data=joined, val_data=val, directory=out / "teacher", resume=True, device="cpu"
+    )
     assert isinstance(network, CrysGnn)
     kept = {k: round(v, 4) for k, v in summary["final"].items() if k.startswith("val_")}
     return network.eval(), {"crystals": counts, "epochs": epochs, "steps": summary["steps"], **kept}
 
 
 def one(
-    out: Path, teacher: CrysGnn, target: str, data: TensorCrystals, val: TensorCrystals, *, share: float, mode: str, seed: int
+    out: Path,
+    teacher: CrysGnn,
+    target: str,
+    data: TensorCrystals,
+    val: TensorCrystals,
+    *,
+    share: float,
+    mode: str,
+    seed: int,
 ) -> dict[str, Any]:
     """One training and its error."""
     if share < 1:
         data = chosen(data, torch.randperm(len(data), generator=torch_generator(seed, 1))[: round(share * len(data))])
     epochs = -(-STEPS[target, share] // -(-len(data) // SETTINGS["batch_size"]))
-    config = TrainingConfig("distilled" if mode == "distilled" else "formation_energy", epochs, warmup=WARMUP, seed=seed, **SETTINGS)
+    config = TrainingConfig(
+        "distilled" if mode == "distilled" else "formation_energy", epochs, warmup=WARMUP, seed=seed, **SETTINGS
+    )
     backbone = {k: v for k, v in teacher.state_dict().items() if k.startswith("backbone.")}
     network, summary = train(
         config,
@@ -177,7 +203,8 @@ def moduli(data: Path) -> tuple[TensorCrystals, TensorCrystals]:
 def labelled(table: CrystalTable, values: Any) -> TensorCrystals:
     """The values under the name that the tasks read."""
     return TensorCrystals(
-        table.batch(dtype=torch.float32), {LABEL: torch.tensor(values, dtype=torch.float32), "label_weight": torch.ones(len(values))}
+        table.batch(dtype=torch.float32),
+        {LABEL: torch.tensor(values, dtype=torch.float32), "label_weight": torch.ones(len(values))},
     )
 
 

@@ -2,14 +2,14 @@
 
 usage: python benchmarks/frechet_calibration.py TRAIN VAL TEST --out benchmarks/results/frechet_calibration.json
 
-* ladder: crystals of VAL against the same crystals with noise, which is 0 without noise and should rise with it: atoms moved by
-  N(0, σ) Å, or the cell strained by exp(A) with a symmetric A of entries N(0, σ).
-* size: the distance between two draws of real crystals as the draws grow: TEST against TEST (disjoint, one distribution) and
-  TRAIN against TEST (two).
-* floor: 1,000 of TRAIN against 1,000 of TEST. It holds whatever the two differ in by themselves: nearly all of mp20_test has at most
-  three elements, so that the same-set draws of TEST are the lower of the two floors. Sultanov's Table 1 gives for
-  "1,000 real structures" 0.012 (CrystalNN) and 0.044 (their CGCNN): theirs are MP-20 without monoclinic and triclinic crystals, and
-  another CGCNN, whose distances have another unit.
+* ladder: crystals of VAL against the same crystals with noise, which is 0 without noise and should rise with it: atoms
+  moved by N(0, σ) Å, or the cell strained by exp(A) with a symmetric A of entries N(0, σ).
+* size: the distance between two draws of real crystals as the draws grow: TEST against TEST (disjoint, one
+  distribution) and TRAIN against TEST (two).
+* floor: 1,000 of TRAIN against 1,000 of TEST. It holds whatever the two differ in by themselves: nearly all of
+  mp20_test has at most three elements, so that the same-set draws of TEST are the lower of the two floors. Sultanov's
+  Table 1 gives for "1,000 real structures" 0.012 (CrystalNN) and 0.044 (their CGCNN): theirs are MP-20 without
+  monoclinic and triclinic crystals, and another CGCNN, whose distances have another unit.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoperi.convert import to_structures
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_structures
+from autoperi.data.crystal import CrystalBatch
+from autoperi.data.io import CrystalTable, read_table
+from autoperi.data.random import numpy_generator, torch_generator
 from autoperi.evaluation.common import facts
 from autoperi.hub.download import load_pretrained
-from autoperi.io import CrystalTable, read_table
 from autoperi.metrics.features import extractor, learned_features
 from autoperi.metrics.fingerprints import structure_fingerprints
 from autoperi.metrics.frechet import frechet_quantity
 from autoperi.models.cgcnn import BUNDLED
-from autoperi.random import numpy_generator, torch_generator
-from autoperi.training.tasks import deform
+from autoperi.training.tasks.base import deform
 
 POSITION = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 STRAIN = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -51,24 +51,40 @@ def main() -> None:
     parser.add_argument("test", metavar="TEST")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--features", nargs="+", choices=FEATURES, default=list(FEATURES[:3]))
-    parser.add_argument("--ladder", type=int, default=500, metavar="N", help="crystals in the ladder of the networks (default: 500)")
-    parser.add_argument("--slow-ladder", type=int, default=200, metavar="N", help="the same for crystalnn and chgnet (default: 200)")
-    parser.add_argument("--slow-sizes", type=int, default=1000, metavar="N", help="largest draw for crystalnn and chgnet (default: 1000)")
+    parser.add_argument(
+        "--ladder", type=int, default=500, metavar="N", help="crystals in the ladder of the networks (default: 500)"
+    )
+    parser.add_argument(
+        "--slow-ladder", type=int, default=200, metavar="N", help="the same for crystalnn and chgnet (default: 200)"
+    )
+    parser.add_argument(
+        "--slow-sizes",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="largest draw for crystalnn and chgnet (default: 1000)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     tables = {name: read_table(getattr(args, name)) for name in ("train", "val", "test")}
     out: dict[str, Any] = {
         "task": "frechet_calibration",
         "seed": args.seed,
-        "data": {name: {"file": Path(getattr(args, name)).name, "crystals": len(table)} for name, table in tables.items()},
-        "facts": facts(args.test, {"model": BUNDLED, "sha256": load_pretrained(BUNDLED).sha256["config.json"]}, args.seed),
+        "data": {
+            name: {"file": Path(getattr(args, name)).name, "crystals": len(table)} for name, table in tables.items()
+        },
+        "facts": facts(
+            args.test, {"model": BUNDLED, "sha256": load_pretrained(BUNDLED).sha256["config.json"]}, args.seed
+        ),
         "features": {},
     }
     for name in args.features:
         start = time.perf_counter()
         slow = name in ("crystalnn", "chgnet")
         result = {
-            "definition": "mean CrystalNN fingerprint of the sites" if name == "crystalnn" else extractor(name).description,
+            "definition": "mean CrystalNN fingerprint of the sites"
+            if name == "crystalnn"
+            else extractor(name).description,
             "ladder": ladder(name, tables["val"], args.slow_ladder if slow else args.ladder, args.seed),
             **sizes(name, tables["train"], tables["test"], args.slow_sizes if slow else max(SIZES), args.seed),
         }
@@ -96,7 +112,9 @@ def ladder(name: str, table: CrystalTable, n: int, seed: int) -> dict[str, Any]:
             steps.append({"sigma": sigma, **frechet_quantity(vectors(name, to_structures(noisy)), reference)})
         values = [step["value"] for step in steps]
         found[kind] = steps
-        found[f"{kind}_monotone"] = all(a is not None and b is not None and a < b for a, b in itertools.pairwise(values))
+        found[f"{kind}_monotone"] = all(
+            a is not None and b is not None and a < b for a, b in itertools.pairwise(values)
+        )
     return found
 
 
@@ -128,7 +146,9 @@ def sizes(name: str, train: CrystalTable, test: CrystalTable, largest: int, seed
                     if left == "test"
                     else numpy_generator(seed, 4, size, draw).permutation(len(found["train"]))[:size]
                 )
-                values.append(frechet_quantity([found[left][k] for k in first], [found["test"][k] for k in order[:size]]))
+                values.append(
+                    frechet_quantity([found[left][k] for k in first], [found["test"][k] for k in order[:size]])
+                )
             numbers = [v["value"] for v in values]
             known = [v for v in numbers if v is not None]
             draws.append(

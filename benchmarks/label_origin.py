@@ -2,8 +2,8 @@
 
 usage: python benchmarks/label_origin.py DATA_DIR --out RUN [--seeds 0]
 
-Equal steps of the same small network on mp_train, crystals of at most 20 atoms as mp_val has them, whose labels are all of one release. Writes
-benchmarks/results/label_origin_mp_val.json. What is finished in RUN is not run again.
+Equal steps of the same small network on mp_train, crystals of at most 20 atoms as mp_val has them, whose labels are all
+of one release. Writes benchmarks/results/label_origin_mp_val.json. What is finished in RUN is not run again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def main() -> int:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.process_time()
-    data, val = (training_crystals(args.data / f"{name}.parquet", max_atoms=MAX_ATOMS) for name in ("mp_train", "mp_val"))
+    data, val = (
+        training_crystals(args.data / f"{name}.parquet", max_atoms=MAX_ATOMS) for name in ("mp_train", "mp_val")
+    )
     data = chosen(data, torch.isfinite(data.labels[LABEL]).nonzero().squeeze(-1))
     rows = []
     for seed in args.seeds:
@@ -62,7 +64,9 @@ def main() -> int:
     return 0
 
 
-def one(out: Path, data: TensorCrystals, val: TensorCrystals, name: str, weight: float | None, seed: int) -> dict[str, Any]:
+def one(
+    out: Path, data: TensorCrystals, val: TensorCrystals, name: str, weight: float | None, seed: int
+) -> dict[str, Any]:
     """One training and its error."""
     foreign = data.labels["label_weight"] < 1
     if weight is None:
@@ -71,7 +75,9 @@ def one(out: Path, data: TensorCrystals, val: TensorCrystals, name: str, weight:
         used = TensorCrystals(data.crystals, data.labels | {"label_weight": torch.where(foreign, weight, 1.0)})
     epochs = round(STEPS / -(-len(used) // SETTINGS["batch_size"]))
     config = TrainingConfig("formation_energy", epochs, seed=seed, **SETTINGS)
-    network, summary = train(config, train_data=used, val_data=val, directory=out / f"{name.replace(' ', '_')}_{seed}", device="cpu")
+    network, summary = train(
+        config, train_data=used, val_data=val, directory=out / f"{name.replace(' ', '_')}_{seed}", device="cpu"
+    )
     return {
         "labels": name,
         "seed": seed,

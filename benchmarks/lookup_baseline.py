@@ -1,10 +1,11 @@
 """A baseline without training for crystal structure prediction: nearest-template substitution.
 
-usage: python benchmarks/lookup_baseline.py TRAIN.parquet TEST.parquet [--limit 1000] [-k 20] [--seed 0] [--out lookup.json]
+usage: python benchmarks/lookup_baseline.py TRAIN.parquet TEST.parquet [--limit 1000] [-k 20] [--seed 0] [--out
+lookup.json]
 
-Templates are training crystals with the same counts of atoms; they are ordered by the summed distance of their elements to
-those asked for (Mendeleev number, electronegativity, row, group, radii), elements are exchanged, the cell is scaled to an
-additive volume, and the first k distinct candidates are matched with StructureMatcher(0.5, 0.3, 10), unfiltered.
+Templates are training crystals with the same counts of atoms; they are ordered by the summed distance of their elements
+to those asked for (Mendeleev number, electronegativity, row, group, radii), elements are exchanged, the cell is scaled
+to an additive volume, and the first k distinct candidates are matched with StructureMatcher(0.5, 0.3, 10), unfiltered.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
+from autoperi.data.io import read_table
 from autoperi.evaluation.common import sample_rows
-from autoperi.io import read_table
 from autoperi.metrics.match import matcher
 
 TEMPLATES = 400
@@ -33,7 +34,14 @@ def descriptors() -> np.ndarray:
     for z in range(1, 119):
         e = Element.from_Z(z)
         known = e.X == e.X
-        values = [e.mendeleev_no or 0, e.X if known else 1.5, e.row, e.group, e.atomic_radius or 1.5, e.average_ionic_radius or 1.0]
+        values = [
+            e.mendeleev_no or 0,
+            e.X if known else 1.5,
+            e.row,
+            e.group,
+            e.atomic_radius or 1.5,
+            e.average_ionic_radius or 1.0,
+        ]
         rows[z] = np.nan_to_num(np.array(values, float), nan=1.5)
     return rows / rows[1:100].std(0)
 
@@ -43,7 +51,9 @@ def assign(template: np.ndarray, query: np.ndarray, table: np.ndarray) -> tuple[
     best: tuple[float, dict[int, int]] = (np.inf, {})
     for order in itertools.permutations(range(len(new))):
         if all(new_counts[j] == old_counts[i] for i, j in enumerate(order)):
-            d = sum(old_counts[i] * float(np.linalg.norm(table[old[i]] - table[new[j]])) for i, j in enumerate(order)) / len(template)
+            d = sum(
+                old_counts[i] * float(np.linalg.norm(table[old[i]] - table[new[j]])) for i, j in enumerate(order)
+            ) / len(template)
             if d < best[0]:
                 best = (d, {int(old[i]): int(new[j]) for i, j in enumerate(order)})
     return best

@@ -2,21 +2,25 @@
 
     python benchmarks/perov_carbon.py perov5 DATA_DIR
     python benchmarks/perov_carbon.py carbon24 DATA_DIR
-    python benchmarks/perov_carbon.py carbon24 DATA_DIR --split val --limit 200 --settings '{"near_steps": 5}' --out choice.json
+    python benchmarks/perov_carbon.py carbon24 DATA_DIR --split val --limit 200 --settings '{"near_steps": 5}' --out
+    choice.json
 
-Published models are trained on each data set by itself. So is the prior here; flow, lattice relaxer and energies are those of the bundled model, and
-its orbit network, which knows Materials Project crystals alone, has no say (``orbits_share`` 0). DATA_DIR has perov5_train.parquet and so on. What is
-done is kept in --run: the prior, and candidates by the hundred, so that an interrupted run goes on.
+Published models are trained on each data set by itself. So is the prior here; flow, lattice relaxer and energies are
+those of the bundled model, and its orbit network, which knows Materials Project crystals alone, has no say
+(``orbits_share`` 0). DATA_DIR has perov5_train.parquet and so on. What is done is kept in --run: the prior, and
+candidates by the hundred, so that an interrupted run goes on.
 
-Each test crystal of N atoms gets k candidates of N atoms. A sixth of Carbon-24 repeats a smaller primitive cell, hence cells of N/2, N/3, … atoms are
-candidates as well, as often as in the training split, and are repeated to N atoms. Ranking is by probability: in Perov-5 and Carbon-24 crystals are not
-what is stable (most perovskites lie far above the hull, and carbon is at 10 GPa and any of many minima). On 200 crystals of the validation split of Perov-5
-an energy made the order worse (``--temperature``; docs/evaluate.md).
+Each test crystal of N atoms gets k candidates of N atoms. A sixth of Carbon-24 repeats a smaller primitive cell, hence
+cells of N/2, N/3, … atoms are candidates as well, as often as in the training split, and are repeated to N atoms.
+Ranking is by probability: in Perov-5 and Carbon-24 crystals are not what is stable (most perovskites lie far above the
+hull, and carbon is at 10 GPa and any of many minima). On 200 crystals of the validation split of Perov-5 an energy made
+the order worse (``--temperature``; docs/evaluate.md).
 
-``match_at_*`` is that of ranked lists: rows that ask the same have the same list. METRe asks how many test crystals any candidate of their composition
-matches, with one candidate a test crystal (k = 1): for ``metre_dealt`` the M rows that ask the same are dealt the first M candidates, one each.
-``match_at_1_by_composition``: the splits of Perov-5 are random, and most of its test compositions are in training with A and B exchanged; these figures
-tell what that does.
+``match_at_*`` is that of ranked lists: rows that ask the same have the same list. METRe asks how many test crystals any
+candidate of their composition matches, with one candidate a test crystal (k = 1): for ``metre_dealt`` the M rows that
+ask the same are dealt the first M candidates, one each.
+``match_at_1_by_composition``: the splits of Perov-5 are random, and most of its test compositions are in training with
+A and B exchanged; these figures tell what that does.
 """
 
 from __future__ import annotations
@@ -35,26 +39,30 @@ import torch
 from pymatgen.core import Element, Structure
 
 from autoperi import AutoPeri
+from autoperi.data.io import read_crystals, read_table, write_atomically, write_crystals
 from autoperi.errors import RequestError
 from autoperi.evaluation.common import load
 from autoperi.evaluation.csp import evaluate_csp
+from autoperi.hub.bundle import load_bundle, save_bundle
 from autoperi.hub.download import load_pretrained
-from autoperi.hub.serialize import load_bundle, save_bundle
-from autoperi.io import read_crystals, read_table, write_atomically, write_crystals
 from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
 from autoperi.metrics.pairs import arrays_of, compare_pairs
 from autoperi.prior.learn import standardise
 from autoperi.training.export import export
-from autoperi.training.prior import train_prior
+from autoperi.training.tasks.prior import train_prior
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SETTINGS: dict[str, dict[str, float]] = {
     "perov5": {"orbits_share": 0.0, "orbits_novelty": 0.0, "near_steps": 0, "generate_steps": 0},
     "carbon24": {"orbits_share": 0.0, "orbits_novelty": 0.0, "near_steps": 0, "generate_steps": 0},
 }
-"""The prior's crystals as they are: the flow has seen neither perovskites far above the hull nor carbon at 10 GPa. Assumed, not compared with others."""
+"""The prior's crystals as they are: the flow has seen neither perovskites far above the hull nor carbon at 10 GPa.
+Assumed, not compared with others.
+"""
 EPOCHS = {"perov5": 4, "carbon24": 12}
-"""Of the prior's ranker. Nearly all of Perov-5 has the same counts of atoms: an epoch compares each of its crystals with all others, in five minutes."""
+"""Of the prior's ranker. Nearly all of Perov-5 has the same counts of atoms: an epoch compares each of its crystals
+with all others, in five minutes.
+"""
 Request = tuple[tuple[int, int], ...]
 """Atoms of each element, ((atomic number, count), …)."""
 CHUNK = {"perov5": 100, "carbon24": 1}
@@ -73,7 +81,10 @@ def main() -> None:
     parser.add_argument("--base", default="autoperi-base", help="model that the other components are of")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON of settings instead of the chosen ones")
     parser.add_argument(
-        "--temperature", type=float, default=math.inf, help="eV/atom of the potential's energy that weigh as much as one nat"
+        "--temperature",
+        type=float,
+        default=math.inf,
+        help="eV/atom of the potential's energy that weigh as much as one nat",
     )
     parser.add_argument("--run", type=Path, default=Path(".train/perov_carbon"))
     parser.add_argument("--threads", type=int, default=1)
@@ -121,7 +132,12 @@ def main() -> None:
     out = args.out or RESULTS / f"csp_{args.dataset}_{args.split}.json"
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(
-        json.dumps({k: result[k] for k in ("n", "match_at_1", "match_at_5", "match_at_k", "rmse", "rmse_at_k", "metre_dealt", "seconds")})
+        json.dumps(
+            {
+                k: result[k]
+                for k in ("n", "match_at_1", "match_at_5", "match_at_k", "rmse", "rmse_at_k", "metre_dealt", "seconds")
+            }
+        )
     )
 
 
@@ -134,7 +150,9 @@ def compositions(path: Path) -> set[Request]:
     return {request_of(numbers) for numbers in read_table(path).atomic_numbers}
 
 
-def by_composition(first: list[list[Structure]], truths: list[Structure], known: list[bool], processes: int | None) -> dict[str, Any]:
+def by_composition(
+    first: list[list[Structure]], truths: list[Structure], known: list[bool], processes: int | None
+) -> dict[str, Any]:
     """Match at 1 of rows whose composition the training split has, as another crystal, and of the others."""
     pairs = [(k, k) for k, own in enumerate(first) if own]
     left = arrays_of([own[0] if own else truth for own, truth in zip(first, truths, strict=True)])
@@ -155,8 +173,15 @@ def assemble(args: argparse.Namespace, folder: Path, settings: dict[str, float])
     if not (trained / "config.json").exists():
         table = read_table(train)
         crystals = list(zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True))
-        prior, summary = train_prior(crystals, epochs=args.epochs, seed=0, directory=folder / "checkpoints", resume=True, report=print)
-        facts = {"name": f"{args.dataset}-prior", "data": train.name, "summary": summary, "settings": {"epochs": args.epochs, "seed": 0}}
+        prior, summary = train_prior(
+            crystals, epochs=args.epochs, seed=0, directory=folder / "checkpoints", resume=True, report=print
+        )
+        facts = {
+            "name": f"{args.dataset}-prior",
+            "data": train.name,
+            "summary": summary,
+            "settings": {"epochs": args.epochs, "seed": 0},
+        }
         export(base, "prior", prior, trained, facts)
         (folder / "prior.json").write_text(json.dumps(summary, indent=1))
     prior = load_bundle(trained).components["prior"]
@@ -180,7 +205,9 @@ def primitive_sizes(args: argparse.Namespace, folder: Path) -> dict[int, dict[in
             standard = standardise(crystal)
             if standard is not None:
                 found[len(crystal[2])][len(standard.slots)] += 1
-        write_atomically(stored, json.dumps({n: {m: c / own.total() for m, c in own.items()} for n, own in found.items()}))
+        write_atomically(
+            stored, json.dumps({n: {m: c / own.total() for m, c in own.items()} for n, own in found.items()})
+        )
     return {int(n): {int(m): p for m, p in own.items()} for n, own in json.loads(stored.read_text()).items()}
 
 
@@ -217,7 +244,12 @@ def candidates(
         for s in read_crystals(file):
             made[part[int(s.properties["cell"])]].append(s)
     total = sum(map(len, made.values()))
-    notes = {"crystals": total, "seconds": round(seconds, 1), "crystals_per_second": round(total / seconds, 2), "threads": args.threads}
+    notes = {
+        "crystals": total,
+        "seconds": round(seconds, 1),
+        "crystals_per_second": round(total / seconds, 2),
+        "threads": args.threads,
+    }
     return {request: merged(request, made, sizes, args.temperature) for request in set(asked)}, notes
 
 
@@ -229,7 +261,9 @@ def generate(peri: AutoPeri, own: Request, n: int, seed: int) -> list[Structure]
     with peri.using(known_weight=0.0):
         try:
             atoms = sum(count for _, count in own)
-            return peri.generate(formula, n=n, num_atoms=atoms, seed=seed, rank="probability", strict=False, progress=False)
+            return peri.generate(
+                formula, n=n, num_atoms=atoms, seed=seed, rank="probability", strict=False, progress=False
+            )
         except RequestError:
             return []
 
@@ -263,7 +297,9 @@ def ranked(asked: list[Request], lists: dict[Request, list[Structure]], k: int) 
 
 
 def dealt(asked: list[Request], lists: dict[Request, list[Structure]]) -> list[list[Structure]]:
-    """One candidate a row: the first row that asks for something gets the best, the next that asks for the same the second."""
+    """One candidate a row: the first row that asks for something gets the best, the next that asks for the same the
+    second.
+    """
     taken: Counter = Counter()
     out = []
     for request in asked:

@@ -1,7 +1,7 @@
 """Published match rates beside ours, as tables in Markdown. ``benchmarks/refresh_docs.py`` writes them.
 
-``read`` says where a published number was read by us. The others are as they are commonly quoted, by papers and by their own authors; we have not read
-the table they come from again, and say so.
+``read`` says where a published number was read by us. The others are as they are commonly quoted, by papers and by
+their own authors; we have not read the table they come from again, and say so.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ HEAD = "| model | match at 1, % | RMSE at 1 | match at 20, % | protocol | test c
 
 
 def published_table(optional: Callable[[str], Any]) -> str:
-    """MP-20: ours on all of our test crystals (or, until that is measured, on 1,000 of them), the lookup, and published systems on the official split.
+    """MP-20: ours on all of our test crystals (or, until that is measured, on 1,000 of them), the lookup, and published
+    systems on the official split.
 
     Args:
         optional: gives the JSON of a measurement, None where it has not been made.
@@ -70,14 +71,20 @@ def published_table(optional: Callable[[str], Any]) -> str:
     if lookup is not None:
         rate, best = 100 * lookup["match_at_1"], 100 * lookup["match_at_k"]
         name, where = "nearest-template lookup, no training", "`benchmarks/results/lookup_baseline_mp20_test_1000.json`"
-        lines.append(f"| {name} | {rate:.1f} | {lookup['rmse']:.3f} | {best:.1f} | unfiltered | ours, {lookup['n']:,} of them | {where} |")
+        lines.append(
+            f"| {name} | {rate:.1f} | {lookup['rmse']:.3f} | {best:.1f} | unfiltered | ours, {lookup['n']:,} of them "
+            f"| {where} |"
+        )
     return "\n".join([*lines, *(published(row, "official, 9,046") for row in MP20)])
 
 
 def perov_carbon_table(optional: Callable[[str], Any]) -> str:
     """Perov-5 and Carbon-24, each with the prior of its own training split."""
     lines = []
-    for title, name, rows, size in (("Perov-5", "perov5", PEROV5, "3,785"), ("Carbon-24", "carbon24", CARBON24, "2,030")):
+    for title, name, rows, size in (
+        ("Perov-5", "perov5", PEROV5, "3,785"),
+        ("Carbon-24", "carbon24", CARBON24, "2,030"),
+    ):
         found = optional(f"csp_{name}_test.json")
         source = f"`benchmarks/results/csp_{name}_test.json`"
         lines += [HEAD.replace("model", f"{title}: model", 1), "|" + "---|" * 7]
@@ -89,12 +96,20 @@ def perov_carbon_table(optional: Callable[[str], Any]) -> str:
             lines.append("| " + " | ".join(["**AutoPeri**", *cells, "unfiltered", n, source]) + " |")
         lines += [*(published(row, f"official, {size}") for row in rows), ""]
         if found is not None:
-            lines += [f"METRe of one candidate for each of the {found['n']:,} crystals, dealt: {100 * found['metre_dealt']:.1f} %.", ""]
+            lines += [
+                f"METRe of one candidate for each of the {found['n']:,} crystals, dealt: "
+                f"{100 * found['metre_dealt']:.1f} %.",
+                "",
+            ]
             parts = found["match_at_1_by_composition"]
             if parts["new"]["rows"]:
-                words = [f"{100 * parts[key]['match_at_1']:.1f} % of {parts[key]['rows']:,}" for key in ("in_training", "new")]
+                words = [
+                    f"{100 * parts[key]['match_at_1']:.1f} % of {parts[key]['rows']:,}"
+                    for key in ("in_training", "new")
+                ]
                 lines += [
-                    f"Match at 1 of compositions that the training split has, as another crystal: {words[0]}; of new ones: {words[1]}.",
+                    f"Match at 1 of compositions that the training split has, as another crystal: {words[0]}; of new "
+                    f"ones: {words[1]}.",
                     "",
                 ]
     return "\n".join(lines).strip()

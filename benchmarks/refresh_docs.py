@@ -1,11 +1,13 @@
-"""Numbers, tables and figures of the documentation from the JSON of benchmarks/results, after something was measured again.
+"""Numbers, tables and figures of the documentation from the JSON of benchmarks/results, after something was measured
+again.
 
-python benchmarks/refresh_docs.py            # rewrites README.md, docs/*.md, docs/images/solids.png and docs/images/steps_curve.png
-python benchmarks/refresh_docs.py --check    # changes nothing; exit code 1 where something is stale
+python benchmarks/refresh_docs.py            # rewrites README.md, docs/*.md, docs/images/solids.png and
+docs/images/steps_curve.png python benchmarks/refresh_docs.py --check    # changes nothing; exit code 1 where something
+is stale
 
-Two kinds of places are kept: the first number in the second cell of a table row that names ``benchmarks/results/FILE.json`` and a key
-(with as many decimals as it has), and whole tables between ``<!-- table NAME: COMMAND -->`` and ``<!-- end of table -->``. Words
-about the numbers are for people to read again.
+Two kinds of places are kept: the first number in the second cell of a table row that names
+``benchmarks/results/FILE.json`` and a key (with as many decimals as it has), and whole tables between ``<!-- table
+NAME: COMMAND -->`` and ``<!-- end of table -->``. Words about the numbers are for people to read again.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ def nve_table() -> str:
     lines = [head, "|" + "---|" * 7]
     for formula, run in results("nve.json")["runs"].items():
         cells = [formula, str(run["atoms"]), _say(run["ps"], 1), _say(run["mean_temperature_K"], 0)]
-        cells += [_say(run[k], 5) for k in ("slope_meV_per_atom_per_ps", "drift_meV_per_atom", "max_excursion_meV_per_atom")]
+        cells += [
+            _say(run[k], 5) for k in ("slope_meV_per_atom_per_ps", "drift_meV_per_atom", "max_excursion_meV_per_atom")
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -111,12 +115,16 @@ def _of(phonons: dict[str, Any]) -> str:
 
 def empnn_table(name: str) -> str:
     """Tables 1 and 2 of EMPNN."""
-    return runpy.run_path(str(ROOT / "benchmarks" / "empnn" / "tables.py"))[f"{name}_table"](results(f"empnn_{name}.json"))
+    return runpy.run_path(str(ROOT / "benchmarks" / "empnn" / "tables.py"))[f"{name}_table"](
+        results(f"empnn_{name}.json")
+    )
 
 
 def relaxer_table(name: str) -> str:
     """Calibration, reconstructions (Table 3 of EMPNN) and the comparison with FIRE of the lattice relaxer."""
-    return runpy.run_path(str(ROOT / "benchmarks" / "empnn" / "relaxer_tables.py"))[f"{name}_table"](results(f"empnn_{name}.json"))
+    return runpy.run_path(str(ROOT / "benchmarks" / "empnn" / "relaxer_tables.py"))[f"{name}_table"](
+        results(f"empnn_{name}.json")
+    )
 
 
 def property_table(name: str) -> str:
@@ -127,7 +135,11 @@ def property_table(name: str) -> str:
 def flow_table(name: str, file: str) -> str | None:
     """AutoPeri-GNN's flow, and the parts of ``generate``; None where the measurement has not been made."""
     found = optional(file)
-    return None if found is None else runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "tables.py"))[f"{name}_table"](found)
+    return (
+        None
+        if found is None
+        else runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "tables.py"))[f"{name}_table"](found)
+    )
 
 
 def published(name: str) -> str:
@@ -177,7 +189,9 @@ def main() -> None:
         runpy.run_path(str(ROOT / "benchmarks" / "potential" / "solids.py"))["draw"](results("solids.json"), FIGURE)
         curve = optional("steps_curve_mp_val.json")
         if curve is not None:
-            runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "figures.py"))["draw_steps_curve"](curve, STEPS_FIGURE)
+            runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "figures.py"))["draw_steps_curve"](
+                curve, STEPS_FIGURE
+            )
     print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
     raise SystemExit(1 if args.check and stale else 0)
 

@@ -2,10 +2,11 @@
 
 usage: python benchmarks/speed.py [--threads 2] [--model NAME_OR_DIR] [--out speed.json]
 
-``generate``: candidates per second over common compositions and over compositions with primitive cells of ten atoms, model already loaded; peak memory
-of this process; seconds of ``import autoperi`` and of ``autoperi generate NaCl -n 1`` from the shell (second of two runs). ``flow``: crystals of ten
-atoms that the flow's field is evaluated on in a second, in batches of 64, its floating-point operations as PyTorch counts them (matrix products alone),
-and the share of this machine's own rate of multiplying large matrices, measured in the same run with the same threads and precision.
+``generate``: candidates per second over common compositions and over compositions with primitive cells of ten atoms,
+model already loaded; peak memory of this process; seconds of ``import autoperi`` and of ``autoperi generate NaCl -n 1``
+from the shell (second of two runs). ``flow``: crystals of ten atoms that the flow's field is evaluated on in a second,
+in batches of 64, its floating-point operations as PyTorch counts them (matrix products alone), and the share of this
+machine's own rate of multiplying large matrices, measured in the same run with the same threads and precision.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def main() -> int:
     args = parser.parse_args()
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     imports = _seconds([sys.executable, "-c", "import autoperi"], environment)
-    shell = _seconds([sys.executable, "-m", "autoperi", "generate", "NaCl", "-n", "1", "--model", args.model], environment)
+    shell = _seconds(
+        [sys.executable, "-m", "autoperi", "generate", "NaCl", "-n", "1", "--model", args.model], environment
+    )
     import torch
 
     from autoperi import AutoPeri
@@ -96,16 +99,19 @@ def flow_speed(peri: Any, dtype: Any) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from autoperi.geometry.freedom import Orbit, freedom_at_volume
-    from autoperi.geometry.wyckoff import GENERIC, wyckoff_position
+    from autoperi.data.random import torch_generator
     from autoperi.models.autoperi_gnn import crystal_noise
-    from autoperi.random import torch_generator
+    from autoperi.symmetry.freedom import Orbit, freedom_at_volume
+    from autoperi.symmetry.wyckoff import GENERIC, wyckoff_position
 
     network = copy.deepcopy(peri._parts.generator.decoder.network).to(dtype)
     # corundum: four metal atoms on 12c, six of oxygen on 18e of R-3c
     metals = (5, 13, 21, 22, 23, 24, 26, 31, 39, 49)
     orbits = [
-        [Orbit(metals[k % len(metals)], wyckoff_position(167, "c"), GENERIC), Orbit(8, wyckoff_position(167, "e"), GENERIC)]
+        [
+            Orbit(metals[k % len(metals)], wyckoff_position(167, "c"), GENERIC),
+            Orbit(8, wyckoff_position(167, "e"), GENERIC),
+        ]
         for k in range(BATCH)
     ]
     freedom, _ = freedom_at_volume([167] * BATCH, orbits, network.element_volume.double().numpy())

@@ -2,15 +2,16 @@
 
 usage: python benchmarks/train_property_heads.py DATA_DIR --out .train/properties [--base autoperi-base] [--ablation]
 
-Needs mp_train, mp_val, mp_elastic and matbench_phonons (.parquet) in DATA_DIR. Gaps and the uncertainty of formation energies
-are learned from mp_train and calibrated on mp_val; moduli and the last phonon peak from folds 2 to 9 of their tables
-(autoperi.splits: by sha256 of the id), calibrated on fold 1, and fold 0 is not read. Writes
+Needs mp_train, mp_val, mp_elastic and matbench_phonons (.parquet) in DATA_DIR. Gaps and the uncertainty of formation
+energies are learned from mp_train and calibrated on mp_val; moduli and the last phonon peak from folds 2 to 9 of their
+tables (autoperi.data.splits: by sha256 of the id), calibrated on fold 1, and fold 0 is not read. Writes
 
     OUT/component     the component alone, for benchmarks/build_autoperi_base.py --properties OUT/component
     OUT/model         the base model with it, for --model OUT/model
     benchmarks/results/property_heads_val.json   errors and calibration on the crystals of choice
     benchmarks/results/property_heads_ablation_val.json   with --ablation: single members, other inputs
-    benchmarks/results/property_heads_noise_val.json      with --ablation, after a run without: other losses of the noise
+    benchmarks/results/property_heads_noise_val.json      with --ablation, after a run without: other losses of the
+    noise
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoperi.bundle import network_component, network_of
+from autoperi.data.io import read_table
+from autoperi.data.splits import splits_of
+from autoperi.hub.bundle import Bundle, Component, load_bundle, load_state, save_bundle
 from autoperi.hub.download import load_pretrained
-from autoperi.hub.serialize import Bundle, Component, load_bundle, load_state, save_bundle
-from autoperi.io import read_table
 from autoperi.metrics.regression import calibration
-from autoperi.models.properties import FormationEnergy
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.models.property_heads import GROUPS, CrystalFeatures, PropertyHeads, encoder_fingerprint
-from autoperi.splits import splits_of
-from autoperi.training import property_heads as training
-from autoperi.training.property_heads import (
+from autoperi.pipelines.bundle import network_component, network_of
+from autoperi.training.tasks import property_heads as training
+from autoperi.training.tasks.property_heads import (
     DESCRIPTORS,
     LOGARITHMS,
     METAL_EV,
@@ -81,7 +82,8 @@ def main() -> int:
     assert isinstance(encoder, FormationEnergy)
     args.out.mkdir(parents=True, exist_ok=True)
     tables = {
-        name: encoded(args.data / f"{name}.parquet", encoder, args.out) for name in ("mp_train", "mp_val", "mp_elastic", "matbench_phonons")
+        name: encoded(args.data / f"{name}.parquet", encoder, args.out)
+        for name in ("mp_train", "mp_val", "mp_elastic", "matbench_phonons")
     }
     train, val = {}, {}
     for group, source in SOURCES.items():
@@ -111,7 +113,12 @@ def main() -> int:
         started = time.perf_counter()
         fitted = fit_group(model, group, *train[group], settings=TRAINING[group], seed=args.seed)
         seconds = round(time.perf_counter() - started, 1)
-        report["groups"][group] = {**fitted, "seconds": seconds, "heads": HEADS[group], "training": asdict(TRAINING[group])}
+        report["groups"][group] = {
+            **fitted,
+            "seconds": seconds,
+            "heads": HEADS[group],
+            "training": asdict(TRAINING[group]),
+        }
         print(group, report["groups"][group], flush=True)
     component = halved(network_component(model))
     load_state(model, component.tensors)  # calibrated and measured as it is stored
@@ -119,9 +126,14 @@ def main() -> int:
         report["groups"][group]["val"] = measured(model, group, *val[group])
     component = halved(network_component(model))
     save_bundle(
-        Bundle(name="autoperi-properties", components={"properties": component}, metadata=dict(base.metadata)), args.out / "component"
+        Bundle(name="autoperi-properties", components={"properties": component}, metadata=dict(base.metadata)),
+        args.out / "component",
     )
-    whole = Bundle(name=f"{base.name}-properties", components={**base.components, "properties": component}, metadata=dict(base.metadata))
+    whole = Bundle(
+        name=f"{base.name}-properties",
+        components={**base.components, "properties": component},
+        metadata=dict(base.metadata),
+    )
     save_bundle(whole, args.out / "model")
     report["bytes"] = (args.out / "component" / "properties.safetensors").stat().st_size
     write("property_heads_val", report)
@@ -189,7 +201,9 @@ def measured(model: PropertyHeads, group: str, crystals: CrystalFeatures, target
 @torch.no_grad()
 def _ungated(model: PropertyHeads, crystals: CrystalFeatures) -> list[Tensor]:
     inputs = model.inputs(crystals)
-    return [m(crystals, *inputs)[:, 0] * model.band_gap_scale + model.band_gap_centre for m in model.members["band_gap"]]  # type: ignore[union-attr]
+    return [
+        m(crystals, *inputs)[:, 0] * model.band_gap_scale + model.band_gap_centre for m in model.members["band_gap"]
+    ]  # type: ignore[union-attr]
 
 
 def ablation(train: dict[str, Rows], val: dict[str, Rows], seed: int) -> dict[str, Any]:
@@ -219,7 +233,10 @@ def ablation(train: dict[str, Rows], val: dict[str, Rows], seed: int) -> dict[st
             )
             fit_scales(model, train[group][0])
             model.descriptors.mul_(float(descriptors))
-            masked = [CrystalFeatures(**{**vars(part[group][0]), "nodes": part[group][0].nodes * mask}) for part in (train, val)]
+            masked = [
+                CrystalFeatures(**{**vars(part[group][0]), "nodes": part[group][0].nodes * mask})
+                for part in (train, val)
+            ]
             model.feature_mean.mul_(mask)
             settings = HeadTraining(epochs=epochs, batch_size=128 if group == "band_gap" else 64, noise_epochs=1)
             fit_group(model, group, masked[0], train[group][1], settings=settings, seed=seed)
@@ -238,7 +255,11 @@ def noise_losses(component: Path, train: dict[str, Rows], val: dict[str, Rows], 
     for group, settings in TRAINING.items():
         residual = held_out_errors(model, group, *train[group], seed=seed)
         known = torch.isfinite(residual).all(-1).nonzero().squeeze(-1)
-        for name, loss in {"normal (kept)": kept, "Laplace": _laplace, "continuous ranked probability score": _crps}.items():
+        for name, loss in {
+            "normal (kept)": kept,
+            "Laplace": _laplace,
+            "continuous ranked probability score": _crps,
+        }.items():
             training._noise_loss = loss
             training._fit(
                 model.noise[group],
@@ -254,7 +275,9 @@ def noise_losses(component: Path, train: dict[str, Rows], val: dict[str, Rows], 
             )
             for target, row in measured(model, group, *val[group]).items():
                 if target in GROUPS[group]:
-                    found.setdefault(target, {})[name] = {"factor": row["factor"]} | {k: v["value"] for k, v in row["after"].items()}
+                    found.setdefault(target, {})[name] = {"factor": row["factor"]} | {
+                        k: v["value"] for k, v in row["after"].items()
+                    }
                     print(target, name, found[target][name], flush=True)
     training._noise_loss = kept
     return found

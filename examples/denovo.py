@@ -1,4 +1,6 @@
-"""Generate without a composition: from a chemical system, a size and a space group, leaving out elements you do not want."""
+"""Generate without a composition: from a chemical system, a size and a space group, leaving out elements you do not
+want.
+"""
 
 from autoperi import AutoPeri
 

@@ -1,7 +1,7 @@
 """Generate crystals of one composition, see why they are ranked as they are, and write them as CIF files."""
 
 from autoperi import AutoPeri
-from autoperi.io import write_crystals
+from autoperi.data.io import write_crystals
 
 peri = AutoPeri.from_pretrained()
 found = peri.generate("LiFePO4", n=5, seed=0)

@@ -16,8 +16,8 @@ from pymatgen.core import Composition, Lattice, Structure
 
 from autoperi import AutoPeri
 from autoperi.errors import AutoPeriWarning, GenerationInterrupted, RequestError, StructureError, WeightsError
-from autoperi.geometry.symmetry import analyse
-from autoperi.hub.serialize import Bundle
+from autoperi.hub.bundle import Bundle
+from autoperi.symmetry.analysis import analyse
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,14 @@ def base() -> AutoPeri:
 def signature(structures: list[Structure]) -> list[tuple]:
     notes = [s.properties["autoperi"] for s in structures]
     return [
-        (s.formula, s.lattice.matrix.tolist(), s.frac_coords.tolist(), n["index"], n["rank_score"], n["formation_energy_per_atom_eV"])
+        (
+            s.formula,
+            s.lattice.matrix.tolist(),
+            s.frac_coords.tolist(),
+            n["index"],
+            n["rank_score"],
+            n["formation_energy_per_atom_eV"],
+        )
         for s, n in zip(structures, notes, strict=True)
     ]
 
@@ -42,7 +49,8 @@ def number_of(s: Structure, symprec: float = 0.01) -> int:
     return analyse(s.lattice.matrix, s.frac_coords, [site.specie.Z for site in s], symprec=symprec).number
 
 
-# --- generate: requests -----------------------------------------------------------------------------------------------------------
+# --- generate: requests
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("formula", ["NaCl", "SrTiO3", "TiO2", "Ca(OH)2", "LiFePO4", "Cu"])
@@ -52,9 +60,11 @@ def test_composition_is_exact(base: AutoPeri, formula: str) -> None:
     assert {s.composition.reduced_composition for s in found} == {Composition(formula).reduced_composition}
 
 
-@pytest.mark.parametrize(("formula", "group"), [("NaCl", 225), ("TiO2", 136), ("SrTiO3", "Pm-3m"), ("GaAs", 216), ("MgO", 186)])
+@pytest.mark.parametrize(
+    ("formula", "group"), [("NaCl", 225), ("TiO2", 136), ("SrTiO3", "Pm-3m"), ("GaAs", 216), ("MgO", 186)]
+)
 def test_space_group_holds_at_tight_tolerance(base: AutoPeri, formula: str, group: int | str) -> None:
-    from autoperi.geometry.spacegroup import parse_space_group
+    from autoperi.symmetry.spacegroup import parse_space_group
 
     for s in base.generate(formula, n=2, space_group=group, seed=1):
         assert number_of(s) == parse_space_group(group)
@@ -94,7 +104,10 @@ def test_de_novo_gives_nothing_twice_and_ends_where_nothing_is_left(base: AutoPe
         found = base.generate(n=200, chemical_system="Na-Cl", num_atoms=2, steps=0, seed=0, strict=False)
     assert 2 <= len(found) < 60
     assert len(
-        {(s.properties["autoperi"]["space_group"], round(s.volume, 3), tuple(np.round(s.frac_coords.ravel(), 3))) for s in found}
+        {
+            (s.properties["autoperi"]["space_group"], round(s.volume, 3), tuple(np.round(s.frac_coords.ravel(), 3)))
+            for s in found
+        }
     ) == len(found)
 
 
@@ -110,7 +123,8 @@ def test_composition_and_mapping_and_reduced_formula_are_one_request(base: AutoP
     assert signature(base.generate({"Cl": 1, "Na": 1}, n=3, seed=0, rank="none")) == expected
 
 
-# --- generate: reproducibility ----------------------------------------------------------------------------------------------------
+# --- generate: reproducibility
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -152,11 +166,23 @@ def test_nothing_global_changes(tiny: AutoPeri, capsys: pytest.CaptureFixture[st
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)
-    before = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(), torch.get_default_dtype(), dict(os.environ))  # noqa: NPY002
+    before = (
+        torch.get_rng_state(),
+        np.random.get_state()[1].tolist(),  # noqa: NPY002
+        random.getstate(),
+        torch.get_default_dtype(),
+        dict(os.environ),
+    )
     found = tiny.generate("NaCl", n=3, seed=0)
     tiny.relax_lattice(found)
     tiny.score(found)
-    after = (torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(), torch.get_default_dtype(), dict(os.environ))  # noqa: NPY002
+    after = (
+        torch.get_rng_state(),
+        np.random.get_state()[1].tolist(),  # noqa: NPY002
+        random.getstate(),
+        torch.get_default_dtype(),
+        dict(os.environ),
+    )
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
     out = capsys.readouterr()
@@ -164,7 +190,8 @@ def test_nothing_global_changes(tiny: AutoPeri, capsys: pytest.CaptureFixture[st
     assert out.err == ""
 
 
-# --- generate: results ------------------------------------------------------------------------------------------------------------
+# --- generate: results
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_provenance(tiny: AutoPeri) -> None:
@@ -212,7 +239,8 @@ def test_interrupt_keeps_what_is_finished(tiny: AutoPeri) -> None:
 
 
 def test_too_few_is_an_error_or_a_warning(base: AutoPeri) -> None:
-    # H in a cell of one atom, cubic I-centred, cannot be many distinct crystals of group 1: every start is more symmetric
+    # H in a cell of one atom, cubic I-centred, cannot be many distinct crystals of group 1: every start is more
+    # symmetric
     with pytest.raises(RequestError, match="of 3 crystals"):
         base.generate("Po", n=3, space_group=1, num_atoms=1, seed=0)
     with pytest.warns(AutoPeriWarning, match="of 3 crystals"):
@@ -246,14 +274,17 @@ def test_too_few_is_an_error_or_a_warning(base: AutoPeri) -> None:
         ({"composition": "NaCl", "model": "gan"}, "model='gan'"),
     ],
 )
-def test_bad_requests_are_refused_before_any_work(tiny: AutoPeri, options: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoperi.generation.run", lambda *_, **__: pytest.fail("work was started"))
+def test_bad_requests_are_refused_before_any_work(
+    tiny: AutoPeri, options: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoperi.pipelines.generation.run", lambda *_, **__: pytest.fail("work was started"))
     with pytest.raises(RequestError, match=message) as caught:
         tiny.generate(**options)
     assert "\n" not in str(caught.value)
 
 
-# --- relax ------------------------------------------------------------------------------------------------------------------------
+# --- relax
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def strained(atoms: Atoms) -> Atoms:
@@ -276,7 +307,9 @@ def test_relaxation_goes_towards_the_crystal(base: AutoPeri) -> None:
 def test_relaxation_gives_back_kind_and_container(tiny: AutoPeri) -> None:
     atoms = strained(bulk("NaCl", "rocksalt", 5.6))
     atoms.info["mine"] = 1
-    structure = Structure(Lattice(atoms.cell[:]), atoms.numbers, atoms.get_scaled_positions(), site_properties={"magmom": [1.0, 2.0]})
+    structure = Structure(
+        Lattice(atoms.cell[:]), atoms.numbers, atoms.get_scaled_positions(), site_properties={"magmom": [1.0, 2.0]}
+    )
     assert isinstance(tiny.relax_lattice(atoms), Atoms)
     assert tiny.relax_lattice(atoms).info["mine"] == 1
     out = tiny.relax_lattice((structure, atoms))
@@ -294,7 +327,10 @@ def test_relaxation_does_not_depend_on_description(base: AutoPeri) -> None:
     turned = atoms.copy()
     turned.rotate(37, "x", rotate_cell=True)
     sheared = Atoms(
-        numbers=atoms.numbers, positions=atoms.positions, cell=np.array([[1, 1, 0], [0, 1, 0], [0, 2, 1]]) @ atoms.cell[:], pbc=True
+        numbers=atoms.numbers,
+        positions=atoms.positions,
+        cell=np.array([[1, 1, 0], [0, 1, 0], [0, 2, 1]]) @ atoms.cell[:],
+        pbc=True,
     )
     double = atoms * (1, 2, 1)
     for other, cells in ((turned, 1), (sheared, 1), (double, 2)):
@@ -330,7 +366,8 @@ def test_bad_crystals_are_refused(tiny: AutoPeri) -> None:
                 method([good, bad])
 
 
-# --- score ------------------------------------------------------------------------------------------------------------------------
+# --- score
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_score_is_a_table_like_the_input(base: AutoPeri) -> None:
@@ -348,9 +385,12 @@ def test_score_agrees_with_generate(base: AutoPeri) -> None:
     found = base.generate("SrTiO3", n=3, seed=0)
     table = base.score(found)
     notes = [s.properties["autoperi"] for s in found]
-    assert np.allclose(table["formation_energy_per_atom_eV"], [n["formation_energy_per_atom_eV"] for n in notes], atol=1e-5)
+    assert np.allclose(
+        table["formation_energy_per_atom_eV"], [n["formation_energy_per_atom_eV"] for n in notes], atol=1e-5
+    )
     assert table["space_group"].tolist() == [n["space_group"] for n in notes]
-    # score asks the prior alone; what generate says is that mixed with the orbit network, which agrees about such a common crystal
+    # score asks the prior alone; what generate says is that mixed with the orbit network, which agrees about such a
+    # common crystal
     assert table["log_likelihood"].iloc[0] == pytest.approx(notes[0]["log_likelihood"], abs=0.5)
 
 
@@ -368,7 +408,8 @@ def test_score_of_chosen_properties_and_hull(base: AutoPeri) -> None:
         base.score(salt, properties=["beauty"])
 
 
-# --- models -----------------------------------------------------------------------------------------------------------------------
+# --- models
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 def test_save_and_load_round_trip(tiny: AutoPeri, tmp_path) -> None:
@@ -400,7 +441,8 @@ def test_list_pretrained() -> None:
     assert table.loc[table["name"] == "autoperi-base", "licence"].item() == "CC-BY-4.0"
 
 
-# --- generate: one part alone -----------------------------------------------------------------------------------------------------
+# --- generate: one part alone
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_the_prior_alone_gives_structure_types_as_they_are(base: AutoPeri) -> None:
@@ -428,7 +470,9 @@ def test_parts_that_cannot_be_alone(base: AutoPeri, tiny: AutoPeri) -> None:
 
 
 def test_numbers_of_numpy_are_numbers(tiny: AutoPeri) -> None:
-    found = tiny.generate("NaCl", n=np.int64(1), num_atoms=np.int64(2), steps=np.int32(0), batch_size=np.int64(4), seed=np.int64(3))
+    found = tiny.generate(
+        "NaCl", n=np.int64(1), num_atoms=np.int64(2), steps=np.int32(0), batch_size=np.int64(4), seed=np.int64(3)
+    )
     assert signature(found) == signature(tiny.generate("NaCl", n=1, num_atoms=2, steps=0, seed=3))
 
 

@@ -45,7 +45,9 @@ def test_relaxed_volumes(base: AutoPeri) -> None:
 def test_generated(base: AutoPeri) -> None:
     for (group, volume, energy), s in zip(SRTIO3, base.generate("SrTiO3", n=3, seed=0), strict=True):
         note = s.properties["autoperi"]
-        assert (note["space_group"], s.volume, note["formation_energy_per_atom_eV"]) == pytest.approx((group, volume, energy), abs=1e-3)
+        assert (note["space_group"], s.volume, note["formation_energy_per_atom_eV"]) == pytest.approx(
+            (group, volume, energy), abs=1e-3
+        )
     for (formula, group, volume), s in zip(DE_NOVO, base.generate(n=3, seed=0), strict=True):
         assert s.formula.replace(" ", "") == formula
         assert s.properties["autoperi"]["space_group"] == group
@@ -54,13 +56,25 @@ def test_generated(base: AutoPeri) -> None:
 
 def test_chemistry_comes_first(base: AutoPeri) -> None:
     """What a chemist expects at the top, among the three first."""
-    for formula, group in (("NaCl", 225), ("TiO2", 136), ("MgAl2O4", 227), ("BaTiO3", 221), ("CaCO3", 167), ("CaF2", 225)):
-        groups = [s.properties["autoperi"]["space_group"] for s in base.generate(formula, n=3, num_atoms=(1, 14), seed=0)]
+    for formula, group in (
+        ("NaCl", 225),
+        ("TiO2", 136),
+        ("MgAl2O4", 227),
+        ("BaTiO3", 221),
+        ("CaCO3", 167),
+        ("CaF2", 225),
+    ):
+        groups = [
+            s.properties["autoperi"]["space_group"] for s in base.generate(formula, n=3, num_atoms=(1, 14), seed=0)
+        ]
         assert group in groups, f"{formula}: {groups}"
 
 
 def test_importing_the_package_is_light() -> None:
     code = "import sys, time; t = time.perf_counter(); import autoperi; s = time.perf_counter() - t; print(s, 'torch' in sys.modules)"
-    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split() for _ in range(3)]
+    runs = [
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+        for _ in range(3)
+    ]
     assert all(loaded == "False" for _, loaded in runs)
     assert min(float(seconds) for seconds, _ in runs) < 0.3

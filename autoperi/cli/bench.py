@@ -48,30 +48,44 @@ SCALING_COLUMNS = {
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
-    parser = common.add_command(subparsers, "bench", "speed of the models", description="Measure speed on this machine.", example=EXAMPLE)
+    parser = common.add_command(
+        subparsers, "bench", "speed of the models", description="Measure speed on this machine.", example=EXAMPLE
+    )
     kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     calculator = common.add_command(
         kinds,
         "calculator",
         "energy, forces and stress of the ASE calculator",
         description=(
-            "Time energy, forces and stress of rattled cells, ours and another calculator in turn in one process with the same threads; then "
-            "ours on growing cells with the peak memory of the process. Times are medians; atoms move 0.01 A between calls, so our neighbour "
-            "list is mostly reused, as in dynamics and relaxation; the columns 'new list' search it at every call. Processor times tell more "
+            "Time energy, forces and stress of rattled cells, ours and another calculator in turn in one process with "
+            "the same threads; then "
+            "ours on growing cells with the peak memory of the process. Times are medians; atoms move 0.01 A between "
+            "calls, so our neighbour "
+            "list is mostly reused, as in dynamics and relaxation; the columns 'new list' search it at every call. "
+            "Processor times tell more "
             "than wall times on a machine that has other work."
         ),
         example=EXAMPLE,
     )
     calculator.add_argument(
-        "--model", default=common.DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"a model with a potential (default: {common.DEFAULT_MODEL})"
+        "--model",
+        default=common.DEFAULT_MODEL,
+        metavar="NAME_OR_DIR",
+        help=f"a model with a potential (default: {common.DEFAULT_MODEL})",
     )
     calculator.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda (default: auto)")
     calculator.add_argument(
-        "--untrained", action="store_true", help="a potential of the default size with random weights, which costs the same"
+        "--untrained",
+        action="store_true",
+        help="a potential of the default size with random weights, which costs the same",
     )
-    calculator.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="of our network (default: float32)")
+    calculator.add_argument(
+        "--dtype", default="float32", choices=("float32", "float64"), help="of our network (default: float32)"
+    )
     calculator.add_argument("--crystal", default="NaCl", choices=tuple(CRYSTALS), help="what to repeat (default: NaCl)")
-    calculator.add_argument("--sizes", type=sizes, default="8,64,512", metavar="N,N", help="atoms to compare at (default: 8,64,512)")
+    calculator.add_argument(
+        "--sizes", type=sizes, default="8,64,512", metavar="N,N", help="atoms to compare at (default: 8,64,512)"
+    )
     calculator.add_argument(
         "--scaling",
         type=sizes,
@@ -80,9 +94,14 @@ def add_parser(subparsers: Any) -> None:
         help="atoms for cost and memory, or none (default: 512 to 10648)",
     )
     calculator.add_argument(
-        "--against", default="auto", metavar="NAME", help="other calculator: a name or module:callable, none, or auto: chgnet if installed"
+        "--against",
+        default="auto",
+        metavar="NAME",
+        help="other calculator: a name or module:callable, none, or auto: chgnet if installed",
     )
-    calculator.add_argument("--repeats", type=common.whole, default=5, metavar="N", help="timed calls at each size (default: 5)")
+    calculator.add_argument(
+        "--repeats", type=common.whole, default=5, metavar="N", help="timed calls at each size (default: 5)"
+    )
     calculator.add_argument("--out", metavar="FILE", help="where to write the results as .json")
     common.add_output(calculator)
     calculator.set_defaults(func=run)
@@ -113,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         common.check_writable(args.out)
     report = calculator_report(args)
     if args.out:
-        from autoperi.io import write_atomically
+        from autoperi.data.io import write_atomically
 
         write_atomically(args.out, common.dumps(report, indent=2) + "\n")
     if args.json:
@@ -125,7 +144,8 @@ def run(args: argparse.Namespace) -> int:
         common.say("\n" + common.format_table(report["scaling"], SCALING_COLUMNS))
     against = report["against"]["calculator"] if report["against"] else "nothing"
     common.say(
-        f"\n{report['model']} ({report['dtype']}) against {against}; {report['crystal']}, {report['threads']} threads, {report['device']}"
+        f"\n{report['model']} ({report['dtype']}) against {against}; {report['crystal']}, {report['threads']} "
+        f"threads, {report['device']}"
     )
     return 0
 
@@ -210,7 +230,9 @@ def _ours(args: argparse.Namespace, *, skin: float) -> Any:
 
 
 def _times(calculators: Sequence[Any], crystal: str, atoms: int, repeats: int) -> list[tuple[float, float]]:
-    """Median seconds and median processor seconds of each calculator; in turn, so that a busy moment of the machine meets all of them."""
+    """Median seconds and median processor seconds of each calculator; in turn, so that a busy moment of the machine
+    meets all of them.
+    """
     import numpy as np
     from ase.build import bulk
     from ase.calculators.calculator import all_changes

@@ -28,7 +28,11 @@ DEFAULT_MODEL = "autoperi-base"
 def add_command(subparsers: Any, name: str, summary: str, *, description: str, example: str) -> argparse.ArgumentParser:
     """A command whose help ends with an example."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        name, help=summary, description=description, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=summary,
+        description=description,
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
 
@@ -49,7 +53,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda (default: auto)")
     parser.add_argument(
-        "--batch-size", type=batch_size, default="auto", metavar="N", help="crystals per pass; never changes a result (default: auto)"
+        "--batch-size",
+        type=batch_size,
+        default="auto",
+        metavar="N",
+        help="crystals per pass; never changes a result (default: auto)",
     )
 
 
@@ -92,8 +100,8 @@ def load_model(args: argparse.Namespace) -> AutoPeri:
     Raises:
         WeightsError: no such model, or a damaged one.
     """
-    from autoperi.hub.registry import resolve
-    from autoperi.hub.serialize import read_config
+    from autoperi.hub.bundle import read_config
+    from autoperi.hub.store import resolve
 
     found = resolve(args.model)
     if found.path is not None:
@@ -108,7 +116,8 @@ def progress_of(args: argparse.Namespace) -> bool | None:
     return False if args.quiet else None
 
 
-# --- input and output ----------------------------------------------------------------------------------------------------
+# --- input and output
+# ----------------------------------------------------------------------------------------------------
 
 
 def read_input(path: str) -> list[Structure]:
@@ -118,8 +127,8 @@ def read_input(path: str) -> list[Structure]:
         DataError: the file cannot be read.
         StructureError: a crystal that no model can read; the message names the file and the position.
     """
-    from autoperi.convert import to_arrays
-    from autoperi.io import read_crystals
+    from autoperi.data.convert import to_arrays
+    from autoperi.data.io import read_crystals
 
     crystals = read_crystals(path)
     for k, crystal in enumerate(crystals):
@@ -135,16 +144,20 @@ def check_crystal_output(out: str, *, n: int) -> bool:
     Raises:
         DataError: an unknown suffix, several crystals for one POSCAR, or a place that cannot be written.
     """
-    from autoperi.io import WRITABLE
+    from autoperi.data.io import WRITABLE
 
     path = Path(out)
     poscar = path.suffix.lower() == ".vasp" or path.name.upper().startswith(("POSCAR", "CONTCAR"))
     folder = path.is_dir() or out.endswith(("/", os.sep)) or (not path.suffix and not poscar)
     if not folder:
         if not poscar and path.suffix.lower() not in WRITABLE:
-            raise DataError(f"{out} has the suffix {path.suffix!r}; give {', '.join(WRITABLE)}, or a folder (end it with /)")
+            raise DataError(
+                f"{out} has the suffix {path.suffix!r}; give {', '.join(WRITABLE)}, or a folder (end it with /)"
+            )
         if poscar and n > 1:
-            raise DataError(f"{out} is a POSCAR, which holds one crystal, not {n}; write .extxyz, or CIFs into a folder")
+            raise DataError(
+                f"{out} is a POSCAR, which holds one crystal, not {n}; write .extxyz, or CIFs into a folder"
+            )
     check_writable(out, folder=folder)
     return folder
 
@@ -173,7 +186,9 @@ def check_writable(out: str | os.PathLike[str], *, folder: bool = False) -> None
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        raise DataError(f"{out} cannot be written: {(error.strerror or str(error)).lower()}; choose a place you may write to") from None
+        raise DataError(
+            f"{out} cannot be written: {(error.strerror or str(error)).lower()}; choose a place you may write to"
+        ) from None
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], out: str) -> Path:
@@ -186,7 +201,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], out: str) -> Path:
 
     import pandas as pd
 
-    from autoperi.io import write_atomically
+    from autoperi.data.io import write_atomically
 
     kind = Path(out).suffix.lower()
     if kind == ".json":
@@ -227,7 +242,8 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# --- what is printed -----------------------------------------------------------------------------------------------------
+# --- what is printed
+# -----------------------------------------------------------------------------------------------------
 
 
 def say(text: str) -> None:
@@ -268,7 +284,10 @@ def format_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) 
     lines = [list(columns.values()), *cells]
     widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
     right = [all(isinstance(row.get(key), (int, float)) or row.get(key) is None for row in rows) for key in columns]
-    text = ["  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip() for line in lines]
+    text = [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
+    ]
     return "\n".join(text)
 
 

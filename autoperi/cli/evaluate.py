@@ -45,13 +45,24 @@ def add_parser(subparsers: Any) -> None:
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     for name, text in TASKS.items():
         task = common.add_command(tasks, name, text, description=text[0].upper() + text[1:] + ".", example=EXAMPLE)
-        task.add_argument("--data", required=True, metavar="FILE", help="table of crystals: .parquet, .csv (CDVAE), .json, .cif, .extxyz")
-        task.add_argument("--limit", type=common.whole, metavar="N", help="use N rows of it, drawn with --seed (default: all)")
+        task.add_argument(
+            "--data",
+            required=True,
+            metavar="FILE",
+            help="table of crystals: .parquet, .csv (CDVAE), .json, .cif, .extxyz",
+        )
+        task.add_argument(
+            "--limit", type=common.whole, metavar="N", help="use N rows of it, drawn with --seed (default: all)"
+        )
         task.add_argument("--seed", type=common.whole, default=0, help="of the rows and of all randomness (default: 0)")
         if name != "potential":
-            task.add_argument("--model", default=common.DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"default: {common.DEFAULT_MODEL}")
+            task.add_argument(
+                "--model", default=common.DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"default: {common.DEFAULT_MODEL}"
+            )
         common.add_output(task)
-        task.add_argument("--report", metavar="FILE.html", help="write everything, with figures, to one self-contained page")
+        task.add_argument(
+            "--report", metavar="FILE.html", help="write everything, with figures, to one self-contained page"
+        )
         task.add_argument("--figures", metavar="DIR", help="write each figure as PNG and SVG")
         task.set_defaults(func=run)
         OPTIONS[name](task)
@@ -60,13 +71,23 @@ def add_parser(subparsers: Any) -> None:
 def _csp(task: argparse.ArgumentParser) -> None:
     task.add_argument("-k", type=common.whole, default=20, help="candidates per composition (default: 20)")
     task.add_argument("--space-group", action="store_true", help="give the true space group")
-    task.add_argument("--known", action="store_true", help="keep the default weight of crystals the prior knows at the same composition")
+    task.add_argument(
+        "--known",
+        action="store_true",
+        help="keep the default weight of crystals the prior knows at the same composition",
+    )
     task.add_argument("--rank", default="energy", help="energy, probability or none (default: energy)")
     task.add_argument(
-        "--finish", type=common.whole, default=0, metavar="N", help="steps with the potential for each candidate (default: 0)"
+        "--finish",
+        type=common.whole,
+        default=0,
+        metavar="N",
+        help="steps with the potential for each candidate (default: 0)",
     )
     task.add_argument(
-        "--predictions", metavar="FILE", help="judge another model's crystals, each with its row of the table as property 'row'"
+        "--predictions",
+        metavar="FILE",
+        help="judge another model's crystals, each with its row of the table as property 'row'",
     )
     _steps(task)
     _processes(task)
@@ -83,7 +104,9 @@ def _denoise(task: argparse.ArgumentParser) -> None:
     )
     _steps(task)
     _calculator(task, "judge of the energies (eq. 13)")
-    task.add_argument("--calculator-limit", type=common.whole, default=32, metavar="N", help="crystals that it judges (default: 32)")
+    task.add_argument(
+        "--calculator-limit", type=common.whole, default=32, metavar="N", help="crystals that it judges (default: 32)"
+    )
 
 
 def _reconstruct(task: argparse.ArgumentParser) -> None:
@@ -95,27 +118,48 @@ def _reconstruct(task: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="start lattices: 'radii cube' (volume from atomic radii), 'unit cube' (EMPNN's 1 Å) (default: radii cube)",
     )
-    task.add_argument("--cells", default="given", choices=["given", "niggli"], help="basis of the crystals (default: given)")
+    task.add_argument(
+        "--cells", default="given", choices=["given", "niggli"], help="basis of the crystals (default: given)"
+    )
     _steps(task)
 
 
 def _properties(task: argparse.ArgumentParser) -> None:
     task.add_argument(
-        "--property", default="formation_energy_per_atom", metavar="COLUMN", help="label (default: formation_energy_per_atom)"
+        "--property",
+        default="formation_energy_per_atom",
+        metavar="COLUMN",
+        help="label (default: formation_energy_per_atom)",
     )
     task.add_argument("--baselines-from", metavar="FILE", help="table on which to fit the baselines")
-    task.add_argument("--split", choices=["train", "val", "test"], help="only these rows, by sha256 of the id; baselines on its train rows")
+    task.add_argument(
+        "--split",
+        choices=["train", "val", "test"],
+        help="only these rows, by sha256 of the id; baselines on its train rows",
+    )
 
 
 def _generation(task: argparse.ArgumentParser) -> None:
-    task.add_argument("--crystals", metavar="PATH", help="judge these crystals (a file or folder of any generator) instead of generating")
-    task.add_argument("-n", type=common.whole, help="crystals to generate, or to draw from --crystals (default: 1000; all that are given)")
     task.add_argument(
-        "--num-elements", metavar="N_or_RANGE", help="distinct elements of the crystals that are generated, e.g. 1-3 (default: any)"
+        "--crystals",
+        metavar="PATH",
+        help="judge these crystals (a file or folder of any generator) instead of generating",
+    )
+    task.add_argument(
+        "-n",
+        type=common.whole,
+        help="crystals to generate, or to draw from --crystals (default: 1000; all that are given)",
+    )
+    task.add_argument(
+        "--num-elements",
+        metavar="N_or_RANGE",
+        help="distinct elements of the crystals that are generated, e.g. 1-3 (default: any)",
     )
     task.add_argument("--table", metavar="FILE.csv", help="write every crystal's verdicts and reasons")
     task.add_argument("--train", metavar="FILE", help="the generator's training set, for novelty")
-    task.add_argument("--cutoffs", default="mp20", choices=["mp20", "carbon", "perovskite"], help="of coverage (default: mp20)")
+    task.add_argument(
+        "--cutoffs", default="mp20", choices=["mp20", "carbon", "perovskite"], help="of coverage (default: mp20)"
+    )
     task.add_argument(
         "--features",
         nargs="*",
@@ -123,8 +167,12 @@ def _generation(task: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of the Fréchet distances: crystalnn, cgcnn, autoperi, chgnet (default: the first three)",
     )
-    task.add_argument("--oxidation-states", default="smact-icsd24", metavar="LIST", help="of the SMACT test (default: smact-icsd24)")
-    task.add_argument("--symprec", type=float, default=0.1, metavar="Å", help="tolerance of space groups (default: 0.1)")
+    task.add_argument(
+        "--oxidation-states", default="smact-icsd24", metavar="LIST", help="of the SMACT test (default: smact-icsd24)"
+    )
+    task.add_argument(
+        "--symprec", type=float, default=0.1, metavar="Å", help="tolerance of space groups (default: 0.1)"
+    )
     task.add_argument(
         "--matcher",
         default="default",
@@ -132,13 +180,20 @@ def _generation(task: argparse.ArgumentParser) -> None:
         help="tolerances of uniqueness and novelty (default: pymatgen's own; adit; csp)",
     )
     task.add_argument(
-        "--entries", metavar="FILE", help="reference entries of the convex hull: pymatgen's as .json(.gz), or a table of formation energies"
+        "--entries",
+        metavar="FILE",
+        help="reference entries of the convex hull: pymatgen's as .json(.gz), or a table of formation energies",
     )
     _calculator(task, "judge of relaxation and stability")
     task.add_argument(
-        "--relax-limit", type=common.whole, metavar="N", help="relax and judge the first N crystals with --calculator (default: all)"
+        "--relax-limit",
+        type=common.whole,
+        metavar="N",
+        help="relax and judge the first N crystals with --calculator (default: all)",
     )
-    task.add_argument("--relax-steps", type=common.whole, default=200, metavar="N", help="at most, for each crystal (default: 200)")
+    task.add_argument(
+        "--relax-steps", type=common.whole, default=200, metavar="N", help="at most, for each crystal (default: 200)"
+    )
     task.add_argument(
         "--mechanical",
         type=common.whole,
@@ -152,10 +207,16 @@ def _generation(task: argparse.ArgumentParser) -> None:
 
 def _potential(task: argparse.ArgumentParser) -> None:
     _calculator(task, "the calculator to measure", required=True)
-    task.add_argument("--split", default="test", help="rows whose column 'split' says this (default: test; 'all' for every row)")
-    task.add_argument("--group", default="tag", metavar="COLUMN", help="column whose values get rows of their own (default: tag)")
     task.add_argument(
-        "--element-energies", metavar="JSON", help="eV/atom by element to subtract from the predictions (default: fitted on the frames)"
+        "--split", default="test", help="rows whose column 'split' says this (default: test; 'all' for every row)"
+    )
+    task.add_argument(
+        "--group", default="tag", metavar="COLUMN", help="column whose values get rows of their own (default: tag)"
+    )
+    task.add_argument(
+        "--element-energies",
+        metavar="JSON",
+        help="eV/atom by element to subtract from the predictions (default: fitted on the frames)",
     )
     task.add_argument("--only", nargs="+", metavar="GROUP", help="groups to measure, such as Ge or Ge/AIMD-NVT")
 
@@ -166,7 +227,10 @@ def _steps(task: argparse.ArgumentParser) -> None:
 
 def _processes(task: argparse.ArgumentParser) -> None:
     task.add_argument(
-        "--processes", type=common.whole, metavar="N", help="processes to work in; never changes a result (default: all cores)"
+        "--processes",
+        type=common.whole,
+        metavar="N",
+        help="processes to work in; never changes a result (default: all cores)",
     )
 
 
@@ -236,7 +300,9 @@ def _check(args: argparse.Namespace) -> None:
             raise DataError(f"--{name} {target}: {folder} cannot be written; choose another folder")
     for sigma in getattr(args, "sigma", []):
         if not sigma >= 0:
-            raise RequestError(f"--sigma {sigma} is not a standard deviation; give a strain such as 0.1, or 0 for crystals as they are")
+            raise RequestError(
+                f"--sigma {sigma} is not a standard deviation; give a strain such as 0.1, or 0 for crystals as they are"
+            )
     if args.report or args.figures:
         from autoperi.evaluation.figures import require_matplotlib
         from autoperi.evaluation.report import check_report
@@ -254,10 +320,14 @@ def _check(args: argparse.Namespace) -> None:
 def _write_table(rows: Any, path: str) -> None:
     import pandas as pd
 
-    from autoperi.io import write_atomically
+    from autoperi.data.io import write_atomically
 
     flat = [
-        {k: "; ".join(f"{name}: {why}" for name, why in v.items()) if isinstance(v, Mapping) else v for k, v in row.items()} for row in rows
+        {
+            k: "; ".join(f"{name}: {why}" for name, why in v.items()) if isinstance(v, Mapping) else v
+            for k, v in row.items()
+        }
+        for row in rows
     ]
     write_atomically(path, pd.DataFrame(flat).to_csv(index=False))
 
@@ -309,14 +379,22 @@ def _run_reconstruct(args: argparse.Namespace) -> dict[str, Any]:
     from autoperi.evaluation.reconstruct import evaluate_reconstruct
 
     return evaluate_reconstruct(
-        _model(args), args.data, train=args.train, protocols=args.protocol, cells=args.cells, steps=args.steps, **_common(args)
+        _model(args),
+        args.data,
+        train=args.train,
+        protocols=args.protocol,
+        cells=args.cells,
+        steps=args.steps,
+        **_common(args),
     )
 
 
 def _run_properties(args: argparse.Namespace) -> dict[str, Any]:
     from autoperi.evaluation.properties import evaluate_properties
 
-    return evaluate_properties(_model(args), args.data, label=args.property, train=args.baselines_from, split=args.split, **_common(args))
+    return evaluate_properties(
+        _model(args), args.data, label=args.property, train=args.baselines_from, split=args.split, **_common(args)
+    )
 
 
 def _run_generation(args: argparse.Namespace) -> dict[str, Any]:

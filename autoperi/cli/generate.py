@@ -15,7 +15,7 @@ from autoperi.errors import GenerationInterrupted, RequestError
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from autoperi.request import GenerationRequest
+    from autoperi.pipelines.request import GenerationRequest
 
 EXAMPLE = """examples:
   autoperi generate NaCl                                          one crystal, as a line of a table
@@ -48,28 +48,57 @@ def add_parser(subparsers: Any) -> None:
         example=EXAMPLE,
     )
     parser.add_argument(
-        "composition", nargs="?", metavar="COMPOSITION", help="a formula such as LiFePO4; without one, compositions are drawn too"
+        "composition",
+        nargs="?",
+        metavar="COMPOSITION",
+        help="a formula such as LiFePO4; without one, compositions are drawn too",
     )
     parser.add_argument("-n", type=common.whole, default=1, metavar="N", help="crystals wanted (default: 1)")
-    parser.add_argument("--out", metavar="DIR_or_FILE", help="a folder, or a file: .cif, .extxyz, .json, .parquet, .vasp (one crystal)")
-    parser.add_argument("--space-group", metavar="GROUP", help="number 1 to 230 or symbol, e.g. 225 or Fm-3m; holds for every crystal")
+    parser.add_argument(
+        "--out", metavar="DIR_or_FILE", help="a folder, or a file: .cif, .extxyz, .json, .parquet, .vasp (one crystal)"
+    )
+    parser.add_argument(
+        "--space-group", metavar="GROUP", help="number 1 to 230 or symbol, e.g. 225 or Fm-3m; holds for every crystal"
+    )
     parser.add_argument("--num-atoms", metavar="N_or_RANGE", help="atoms in the primitive cell, e.g. 8 or 4-20")
     parser.add_argument("--chemical-system", metavar="ELEMENTS", help="exactly these elements, e.g. Li-Fe-O")
     parser.add_argument("--exclude", default="", metavar="ELEMENTS", help="elements that must not occur, e.g. Pb,Cd")
-    parser.add_argument("--num-elements", metavar="N_or_RANGE", help="distinct elements, e.g. 3 or 2-4, of crystals without a composition")
-    parser.add_argument("--like", metavar="FILE", help="a crystal whose space group and orbits are filled with the composition's elements")
     parser.add_argument(
-        "--target", action="append", default=[], metavar="NAME=VALUE", help="a property to come near to, e.g. band_gap=1.5; may be repeated"
+        "--num-elements",
+        metavar="N_or_RANGE",
+        help="distinct elements, e.g. 3 or 2-4, of crystals without a composition",
     )
     parser.add_argument(
-        "--generator", metavar="PART", help="one part of the model alone: autoperi-gnn (no prototypes, from noise) or prior"
+        "--like",
+        metavar="FILE",
+        help="a crystal whose space group and orbits are filled with the composition's elements",
     )
-    parser.add_argument("--steps", type=common.whole, metavar="K", help="lattice-relaxation passes, 0 to 20 (default: the model's)")
     parser.add_argument(
-        "--finish", type=common.whole, default=0, metavar="N", help="steps of positions and cell with the potential (default: 0)"
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a property to come near to, e.g. band_gap=1.5; may be repeated",
+    )
+    parser.add_argument(
+        "--generator",
+        metavar="PART",
+        help="one part of the model alone: autoperi-gnn (no prototypes, from noise) or prior",
+    )
+    parser.add_argument(
+        "--steps", type=common.whole, metavar="K", help="lattice-relaxation passes, 0 to 20 (default: the model's)"
+    )
+    parser.add_argument(
+        "--finish",
+        type=common.whole,
+        default=0,
+        metavar="N",
+        help="steps of positions and cell with the potential (default: 0)",
     )
     parser.add_argument("--rank", default="energy", metavar="BY", help="energy, probability or none (default: energy)")
-    parser.add_argument("--seed", type=common.whole, metavar="S", help="of all randomness (default: a fresh one, which is printed)")
+    parser.add_argument(
+        "--seed", type=common.whole, metavar="S", help="of all randomness (default: a fresh one, which is printed)"
+    )
     parser.add_argument("--no-strict", action="store_true", help="accept fewer crystals than asked for, with a warning")
     common.add_model(parser)
     common.add_output(parser)
@@ -78,7 +107,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate, write, print."""
-    from autoperi.request import make_request
+    from autoperi.pipelines.request import make_request
 
     options: dict[str, Any] = {
         "n": args.n,
@@ -126,19 +155,23 @@ def run(args: argparse.Namespace) -> int:
             common.say(common.dumps(summary))
         elif crystals:
             named = [
-                {**row, "group": f"{row['space_group_symbol']} ({row['space_group']})" if row["space_group"] else None} for row in rows
+                {**row, "group": f"{row['space_group_symbol']} ({row['space_group']})" if row["space_group"] else None}
+                for row in rows
             ]
             common.say(common.format_table(named, COLUMNS))
             common.say(f"\nmodel {peri.bundle.name}, seed {request.seed}" + (f"; written to {where}" if where else ""))
         if interrupted:
             written = f"those are in {where}" if where else "the others are lost"
-            common.note(f"interrupted after {len(crystals)} of {request.n} crystals; " + (written if crystals else "nothing was written"))
+            common.note(
+                f"interrupted after {len(crystals)} of {request.n} crystals; "
+                + (written if crystals else "nothing was written")
+            )
     return 130 if interrupted else 0
 
 
 def row_of(crystal: Structure, rank: int) -> dict[str, Any]:
     """One line of the table, JSON-ready."""
-    from autoperi.geometry.spacegroup import space_group
+    from autoperi.symmetry.spacegroup import space_group
 
     facts = crystal.properties["autoperi"]
     number = facts["space_group"]
@@ -202,7 +235,7 @@ def describe(request: GenerationRequest, composition: str | None) -> dict[str, A
 
 def write_file(crystals: list[Structure], out: str) -> list[str]:
     """All crystals into one file."""
-    from autoperi.io import write_crystals
+    from autoperi.data.io import write_crystals
 
     return [str(path) for path in write_crystals(crystals, out)]
 
@@ -212,8 +245,8 @@ def write_folder(crystals: list[Structure], out: str, summary: dict[str, Any]) -
 
     In a folder of an earlier run, the CIFs which its summary names and which are not written anew are removed.
     """
-    from autoperi.hub.serialize import publish
-    from autoperi.io import EXTXYZ, SUMMARY, write_crystals
+    from autoperi.data.io import EXTXYZ, SUMMARY, write_crystals
+    from autoperi.hub.bundle import publish
 
     target = Path(out)
     with tempfile.TemporaryDirectory() as scratch:

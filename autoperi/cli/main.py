@@ -1,4 +1,6 @@
-"""Entry point of ``autoperi``: parses, runs one command, and turns every :class:`AutoPeriError` into one line and exit code 2."""
+"""Entry point of ``autoperi``: parses, runs one command, and turns every :class:`AutoPeriError` into one line and exit
+code 2.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class UsageError(AutoPeriError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that raises instead of printing its usage and leaving; option names are never abbreviated."""
+    """An ``ArgumentParser`` that raises instead of printing its usage and leaving; option names are never
+    abbreviated.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})
@@ -107,7 +111,12 @@ def _quiet() -> Iterator[None]:
     """Show AutoPeri's own warnings, one line each, and nobody else's."""
 
     def show(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
     ) -> None:
         del filename, lineno, file, line
         if issubclass(category, AutoPeriWarning):  # libraries set filters of their own when they are imported

@@ -18,7 +18,11 @@ EXAMPLE = """examples:
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = common.add_command(
-        subparsers, "models", "list, describe, download and verify models", description="Look after models.", example=EXAMPLE
+        subparsers,
+        "models",
+        "list, describe, download and verify models",
+        description="Look after models.",
+        example=EXAMPLE,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     command = _verb(verbs, "list", "the models in this installation", list_models)
@@ -26,9 +30,13 @@ def add_parser(subparsers: Any) -> None:
     command.add_argument("name", metavar="NAME_OR_DIR", help="bundled name, directory or hub repository owner/name")
     command = _verb(verbs, "download", "copy a model into a directory, e.g. for a machine without network", download)
     command.add_argument("name", metavar="NAME", help="bundled name, directory or hub repository owner/name")
-    command.add_argument("--to", required=True, metavar="DIR", help="where it goes; from_pretrained('DIR') reads it there")
+    command.add_argument(
+        "--to", required=True, metavar="DIR", help="where it goes; from_pretrained('DIR') reads it there"
+    )
     command.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub repository")
-    command.add_argument("--force", action="store_true", help="overwrite what is in DIR, and download anew what is cached")
+    command.add_argument(
+        "--force", action="store_true", help="overwrite what is in DIR, and download anew what is cached"
+    )
     command = _verb(verbs, "verify", "compare the files of a model with their sha256", verify_model)
     command.add_argument("name", metavar="NAME_OR_DIR", help="bundled name or directory")
 
@@ -42,14 +50,21 @@ def _verb(verbs: Any, name: str, summary: str, func: Any) -> argparse.ArgumentPa
 
 def list_models(args: argparse.Namespace) -> int:
     """The bundled models."""
-    from autoperi.hub.registry import list_pretrained
+    from autoperi.hub.store import list_pretrained
 
     models = [info.to_dict() for info in list_pretrained()]
     if args.json:
         common.say(common.dumps({"models": models}))
         return 0
     rows = [{**m, "size": f"{m['size_bytes'] / 1e6:.1f} MB", "here": "yes" if m["available"] else "no"} for m in models]
-    columns = {"name": "name", "status": "status", "here": "installed", "size": "size", "licence": "licence", "description": "description"}
+    columns = {
+        "name": "name",
+        "status": "status",
+        "here": "installed",
+        "size": "size",
+        "licence": "licence",
+        "description": "description",
+    }
     common.say(common.format_table(rows, columns))
     return 0
 
@@ -72,8 +87,8 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _facts(name: str) -> dict[str, Any]:
-    from autoperi.hub.registry import list_pretrained, resolve
-    from autoperi.hub.serialize import read_config
+    from autoperi.hub.bundle import read_config
+    from autoperi.hub.store import list_pretrained, resolve
 
     entry = next((m.to_dict() for m in list_pretrained() if name == m.name or name in m.aliases), None)
     if entry is not None and not (entry["status"] == "active" and entry["available"]):
@@ -101,7 +116,12 @@ def _facts(name: str) -> dict[str, Any]:
         "autoperi": config["autoperi_version"],
         "versions": config.get("versions", {}),
         "components": {
-            n: {"file": part["file"], "bytes": files[n].stat().st_size, "sha256": part["sha256"], "config": part["config"]}
+            n: {
+                "file": part["file"],
+                "bytes": files[n].stat().st_size,
+                "sha256": part["sha256"],
+                "config": part["config"],
+            }
             for n, part in config["components"].items()
         },
         "metadata": config.get("metadata", {}),
@@ -117,7 +137,12 @@ def download(args: argparse.Namespace) -> int:
     if args.json:
         common.say(
             common.dumps(
-                {"model": args.name, "revision": args.revision, "directory": str(path), "files": sorted(p.name for p in path.iterdir())}
+                {
+                    "model": args.name,
+                    "revision": args.revision,
+                    "directory": str(path),
+                    "files": sorted(p.name for p in path.iterdir()),
+                }
             )
         )
     else:
@@ -127,12 +152,14 @@ def download(args: argparse.Namespace) -> int:
 
 def verify_model(args: argparse.Namespace) -> int:
     """Compare files with their checksums, then read them."""
-    from autoperi.hub.registry import resolve
-    from autoperi.hub.serialize import load_bundle, verify
+    from autoperi.hub.bundle import load_bundle, verify
+    from autoperi.hub.store import resolve
 
     found = resolve(args.name)
     if found.path is None:
-        raise WeightsError(f"{args.name!r} is a hub repository; download it first with `autoperi models download {args.name} --to DIR`")
+        raise WeightsError(
+            f"{args.name!r} is a hub repository; download it first with `autoperi models download {args.name} --to DIR`"
+        )
     rows = [{"file": row.file, "ok": row.ok, "sha256": row.sha256 or None} for row in verify(found.path)]
     if found.info is not None:
         for row in rows:  # a bundled model must also be the one that was released
@@ -143,7 +170,8 @@ def verify_model(args: argparse.Namespace) -> int:
     bad = [str(row["file"]) for row in rows if not row["ok"]]
     if bad:
         raise WeightsError(
-            f"{', '.join(bad)} of {args.name!r} is not what was released; reinstall with `pip install --force-reinstall autoperi`"
+            f"{', '.join(bad)} of {args.name!r} is not what was released; reinstall with `pip install "
+            "--force-reinstall autoperi`"
         )
     if args.json:
         common.say(common.dumps({"model": found.name, "directory": str(found.path), "ok": True, "files": rows}))

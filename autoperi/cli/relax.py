@@ -39,14 +39,22 @@ def add_parser(subparsers: Any) -> None:
         "relax",
         "relaxed crystals of a file",
         description=(
-            "Relax lattices; fractional coordinates stay as they are. With --positions, positions and lattice then go to zero force and "
+            "Relax lattices; fractional coordinates stay as they are. With --positions, positions and lattice then go "
+            "to zero force and "
             "stress of the model's potential."
         ),
         example=EXAMPLE,
     )
-    parser.add_argument("file", metavar="FILE", help="crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", help="where to write them: .cif, .extxyz, .json, .parquet, .vasp, or a folder"
+        "file",
+        metavar="FILE",
+        help="crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them",
+    )
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="where to write them: .cif, .extxyz, .json, .parquet, .vasp, or a folder",
     )
     parser.add_argument(
         "--steps",
@@ -55,7 +63,9 @@ def add_parser(subparsers: Any) -> None:
         help=f"passes, 0 to 20 (default: the model's); with --positions, steps after them ({RELAX_STEPS})",
     )
     parser.add_argument("--positions", action="store_true", help="relax positions, too, with the model's potential")
-    parser.add_argument("--fix-symmetry", action="store_true", help="keep the space group found at 0.01 A free of rounding")
+    parser.add_argument(
+        "--fix-symmetry", action="store_true", help="keep the space group found at 0.01 A free of rounding"
+    )
     common.add_model(parser)
     common.add_output(parser)
     parser.set_defaults(func=run)
@@ -64,9 +74,9 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Relax, write, print."""
     from autoperi.errors import RelaxationInterrupted
-    from autoperi.relaxation import check_fire_steps
-    from autoperi.relaxing import FAILED
-    from autoperi.request import check_steps
+    from autoperi.pipelines.request import check_steps
+    from autoperi.relax.lattice import FAILED
+    from autoperi.relax.positions import check_fire_steps
 
     if not args.positions:
         check_steps(args.steps)
@@ -93,17 +103,24 @@ def run(args: argparse.Namespace) -> int:
     columns = POSITIONS_COLUMNS if args.positions else COLUMNS
     named: tuple[str, ...] = ("status", "passes", "volume_ratio", "last_strain")
     if args.positions:
-        named += ("lattice_status", "steps", "largest_force_eV_per_A", "energy_before_eV_per_atom", "energy_eV_per_atom")
+        named += (
+            "lattice_status",
+            "steps",
+            "largest_force_eV_per_A",
+            "energy_before_eV_per_atom",
+            "energy_eV_per_atom",
+        )
     rows = []
     for k, crystal in enumerate(relaxed):
         facts = crystal.properties["autoperi"]["relaxation"]
         lengths = {
-            name: round(float(v), 6) for name, v in zip(("a", "b", "c", "alpha", "beta", "gamma"), crystal.lattice.parameters, strict=True)
+            name: round(float(v), 6)
+            for name, v in zip(("a", "b", "c", "alpha", "beta", "gamma"), crystal.lattice.parameters, strict=True)
         }
         row = {"crystal": k, "formula": crystal.composition.reduced_formula, "n_atoms": len(crystal)}
         row |= {key: facts[key] for key in named} | ({"reason": facts["reason"]} if "reason" in facts else {})
         rows.append(row | lengths)
-    from autoperi.io import write_crystals
+    from autoperi.data.io import write_crystals
 
     with common.uninterrupted():
         files = [str(path) for path in write_crystals(relaxed, args.out)]

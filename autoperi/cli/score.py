@@ -31,11 +31,19 @@ def add_parser(subparsers: Any) -> None:
         description="Score crystals. Without --out the table is printed.",
         example=EXAMPLE,
     )
-    parser.add_argument("file", metavar="FILE", help="crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them")
-    parser.add_argument("--out", metavar="TABLE", help="write the table: .csv, .json or .parquet")
-    parser.add_argument("--properties", metavar="NAMES", help="comma-separated, e.g. formula,validity,formation_energy (default: all)")
     parser.add_argument(
-        "--references", metavar="FILE", help=".csv or .json of formula and formation energy (eV/atom); adds the energy above hull"
+        "file",
+        metavar="FILE",
+        help="crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them",
+    )
+    parser.add_argument("--out", metavar="TABLE", help="write the table: .csv, .json or .parquet")
+    parser.add_argument(
+        "--properties", metavar="NAMES", help="comma-separated, e.g. formula,validity,formation_energy (default: all)"
+    )
+    parser.add_argument(
+        "--references",
+        metavar="FILE",
+        help=".csv or .json of formula and formation energy (eV/atom); adds the energy above hull",
     )
     common.add_model(parser)
     common.add_output(parser)
@@ -44,7 +52,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, write or print."""
-    properties = None if args.properties is None else [name for name in args.properties.replace(",", " ").split() if name]
+    properties = (
+        None if args.properties is None else [name for name in args.properties.replace(",", " ").split() if name]
+    )
     if properties is not None:
         check_properties(properties)
     references = None if args.references is None else read_references(args.references)
@@ -53,7 +63,11 @@ def run(args: argparse.Namespace) -> int:
     crystals = common.read_input(args.file)
     peri = common.load_model(args)
     table = peri.score(
-        crystals, properties=properties, references=references, batch_size=args.batch_size, progress=common.progress_of(args)
+        crystals,
+        properties=properties,
+        references=references,
+        batch_size=args.batch_size,
+        progress=common.progress_of(args),
     )
     rows = [
         {
@@ -67,7 +81,11 @@ def run(args: argparse.Namespace) -> int:
         with common.uninterrupted():
             common.write_table(rows, args.out)
     if args.json:
-        common.say(common.dumps({"provenance": peri.provenance(), "rows": rows, "files": [] if args.out is None else [args.out]}))
+        common.say(
+            common.dumps(
+                {"provenance": peri.provenance(), "rows": rows, "files": [] if args.out is None else [args.out]}
+            )
+        )
     elif args.out is None:
         common.say(common.format_table(rows, {key: key for key in dict.fromkeys(key for row in rows for key in row)}))
     else:
@@ -86,11 +104,13 @@ def check_properties(names: list[str]) -> None:
     Raises:
         RequestError: naming them and the known ones.
     """
-    from autoperi.scoring import PROPERTIES
+    from autoperi.pipelines.score import PROPERTIES
 
     unknown = [name for name in names if name not in PROPERTIES]
     if unknown or not names:
-        raise RequestError(f"--properties {','.join(unknown) or names!r} is not known; choose from {', '.join(PROPERTIES)}")
+        raise RequestError(
+            f"--properties {','.join(unknown) or names!r} is not known; choose from {', '.join(PROPERTIES)}"
+        )
 
 
 def read_references(path: str) -> list[tuple[str, float]]:
@@ -119,7 +139,8 @@ def read_references(path: str) -> list[tuple[str, float]]:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{path} holds no formulas with energies ({' '.join(str(error).split())}); write the columns formula and energy"
+            f"{path} holds no formulas with energies ({' '.join(str(error).split())}); write the columns formula and "
+            "energy"
         ) from None
     if not found:
         raise DataError(f"{path} is empty; write the columns formula and energy (eV/atom)")

@@ -16,7 +16,7 @@ from autoperi.cli import common
 from autoperi.errors import AutoPeriError, RequestError
 
 if TYPE_CHECKING:
-    from autoperi.hub.serialize import Bundle, Component
+    from autoperi.hub.bundle import Bundle, Component
 
 EXAMPLE = """examples:
   autoperi train formation_energy --data crystals.parquet --val val.parquet --out run/ --epochs 20
@@ -65,35 +65,63 @@ def add_parser(subparsers: Any) -> None:
         metavar="COMPONENT",
         help="empnn, formation_energy, prior, autoperi-gnn, orbits, or a baseline: cgcnn, crystal_transformer",
     )
-    parser.add_argument("--data", required=True, metavar="FILE", help="crystals to train on: .parquet, .csv, .json, .extxyz or a folder")
-    parser.add_argument("--val", metavar="FILE", help="crystals to validate on (needed for all but prior and autoperi-gnn)")
+    parser.add_argument(
+        "--data", required=True, metavar="FILE", help="crystals to train on: .parquet, .csv, .json, .extxyz or a folder"
+    )
+    parser.add_argument(
+        "--val", metavar="FILE", help="crystals to validate on (needed for all but prior and autoperi-gnn)"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="DIR/checkpoints and DIR/model are written")
-    parser.add_argument("--epochs", type=common.whole, metavar="N", help="passes over the data (default: 20; prior: 12)")
+    parser.add_argument(
+        "--epochs", type=common.whole, metavar="N", help="passes over the data (default: 20; prior: 12)"
+    )
     parser.add_argument("--batch-size", type=common.whole, metavar="N", help="crystals per step (default: 64)")
     parser.add_argument("--learning-rate", type=float, metavar="X", help="of AdamW (default: 0.002)")
     parser.add_argument("--seed", type=common.whole, metavar="S", help="of all randomness (default: 0)")
-    parser.add_argument("--channels", type=common.whole, metavar="N", help="width of the network (default: that of the base model)")
-    parser.add_argument("--layers", type=common.whole, metavar="N", help="depth of the network (default: that of the base model)")
+    parser.add_argument(
+        "--channels", type=common.whole, metavar="N", help="width of the network (default: that of the base model)"
+    )
+    parser.add_argument(
+        "--layers", type=common.whole, metavar="N", help="depth of the network (default: that of the base model)"
+    )
     parser.add_argument("--max-atoms", type=common.whole, metavar="N", help="leave out larger crystals")
-    parser.add_argument("--label", metavar="COLUMN", help="column of the formation energy in eV/atom (default: formation_energy_per_atom)")
+    parser.add_argument(
+        "--label",
+        metavar="COLUMN",
+        help="column of the formation energy in eV/atom (default: formation_energy_per_atom)",
+    )
     parser.add_argument(
         "--reference",
         metavar="COLUMN=VALUE,…",
-        help="prior: the rows whose distribution `generate` follows without a composition, e.g. source=mine (default: all)",
+        help="prior: the rows whose distribution `generate` follows without a composition, e.g. source=mine (default: "
+        "all)",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in DIR, or begin it; its settings need not be repeated")
     parser.add_argument(
-        "--base", default=common.DEFAULT_MODEL, metavar="NAME_OR_DIR", help=f"the rest of the model (default: {common.DEFAULT_MODEL})"
+        "--resume",
+        action="store_true",
+        help="go on with the run in DIR, or begin it; its settings need not be repeated",
+    )
+    parser.add_argument(
+        "--base",
+        default=common.DEFAULT_MODEL,
+        metavar="NAME_OR_DIR",
+        help=f"the rest of the model (default: {common.DEFAULT_MODEL})",
     )
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--devices", type=common.whole, metavar="N", help="GPUs, or processes on a CPU, that train together (default: 1)")
+    parser.add_argument(
+        "--devices",
+        type=common.whole,
+        metavar="N",
+        help="GPUs, or processes on a CPU, that train together (default: 1)",
+    )
     flow = parser.add_argument_group("losses and paths of autoperi-gnn")
     for name, words in FLOW_OPTIONS.items():
         flow.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=words)
     flow.add_argument(
         "--ends",
         choices=("nearest", "random", "given"),
-        help="description of the crystal that a path ends at: nearest to its start, random, or that of the data (default: nearest)",
+        help="description of the crystal that a path ends at: nearest to its start, random, or that of the data "
+        "(default: nearest)",
     )
     common.add_output(parser)
     parser.set_defaults(func=run)
@@ -103,9 +131,9 @@ def run(args: argparse.Namespace) -> int:
     """Train, export, print."""
     _check(args)
     common.check_writable(Path(args.out) / "model", folder=True)
-    from autoperi.device import check_device
+    from autoperi.data.io import check_exists
     from autoperi.hub.download import load_pretrained
-    from autoperi.io import check_exists
+    from autoperi.nn.device import check_device
     from autoperi.training.export import check_base, export
 
     for table in filter(None, (args.data, args.val)):
@@ -120,7 +148,10 @@ def run(args: argparse.Namespace) -> int:
         if not _first_process(args):
             return 0
     except KeyboardInterrupt:
-        common.note(f"interrupted; go on with the same command and --resume, finished epochs are in {Path(args.out) / 'checkpoints'}")
+        common.note(
+            "interrupted; go on with the same command and --resume, finished epochs are in "
+            f"{Path(args.out) / 'checkpoints'}"
+        )
         return 130
     data = Path(args.data).name
     validation = Path(args.val).name if args.val else ""
@@ -144,14 +175,22 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         for key, value in facts["summary"].items():
-            text = ", ".join(f"{k} {common.format_number(v)}" for k, v in value.items()) if isinstance(value, dict) else value
+            text = (
+                ", ".join(f"{k} {common.format_number(v)}" for k, v in value.items())
+                if isinstance(value, dict)
+                else value
+            )
             common.say(f"{key:<16}  {text}")
         if alone:
             common.say(
-                f"\nthis {args.component} is in {directory}; load it with autoperi.models.{args.component}.load_{args.component}('{directory}')"
+                f"\nthis {args.component} is in {directory}; load it with "
+                f"autoperi.models.{args.component}.load_{args.component}('{directory}')"
             )
         else:
-            common.say(f"\n{base.name} with this {args.component} is in {directory}; load it with from_pretrained('{directory}')")
+            common.say(
+                f"\n{base.name} with this {args.component} is in {directory}; load it with "
+                f"from_pretrained('{directory}')"
+            )
     return 0
 
 
@@ -173,16 +212,22 @@ def _check(args: argparse.Namespace) -> None:
     if args.component == "prior":
         for option in NETWORK_OPTIONS:
             if getattr(args, option) is not None:
-                raise RequestError(f"--{option.replace('_', '-')} {getattr(args, option)} does not apply to the prior; leave it out")
+                raise RequestError(
+                    f"--{option.replace('_', '-')} {getattr(args, option)} does not apply to the prior; leave it out"
+                )
         return
     if args.reference is not None:
         raise RequestError(f"--reference {args.reference} is for the prior, not for {args.component}; leave it out")
     if args.component in GENERATORS and args.label is not None:
-        raise RequestError(f"--label {args.label} does not apply to {args.component}, which learns from crystals alone; leave it out")
+        raise RequestError(
+            f"--label {args.label} does not apply to {args.component}, which learns from crystals alone; leave it out"
+        )
     if args.val is None and args.component != "autoperi-gnn":
         raise RequestError(f"--val is missing; give crystals to validate {args.component} on, which are not in --data")
     if importlib.util.find_spec("lightning") is None:
-        raise AutoPeriError(f'training {args.component} needs Lightning, which is not installed; run `pip install "autoperi[train]"`')
+        raise AutoPeriError(
+            f'training {args.component} needs Lightning, which is not installed; run `pip install "autoperi[train]"`'
+        )
 
 
 def _check_flow(args: argparse.Namespace) -> None:
@@ -218,7 +263,8 @@ def _task_config(args: argparse.Namespace, base: Bundle) -> dict[str, Any] | Non
     if said.get("energy_weight"):
         if "potential" not in base.components:
             raise RequestError(
-                f"--energy-weight {args.energy_weight} needs a potential, and model {base.name!r} has none; give another --base"
+                f"--energy-weight {args.energy_weight} needs a potential, and model {base.name!r} has none; give "
+                "another --base"
             )
         said["potential"] = args.base
     return said or None
@@ -226,7 +272,7 @@ def _task_config(args: argparse.Namespace, base: Bundle) -> dict[str, Any] | Non
 
 def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Component, dict[str, Any]]:
     """Train one of :data:`NETWORKS`."""
-    from autoperi.bundle import network_component
+    from autoperi.pipelines.bundle import network_component
     from autoperi.training.prepare import run_settings
 
     directory = Path(args.out) / "checkpoints"
@@ -239,8 +285,8 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
     model = {"flow": "autoperi_gnn", "orbits": "orbit_network"}.get(name, own.get("kind", name))
     given |= {"model": model, "model_config": {**own, **shape} if shape else None}
     if args.component == "autoperi-gnn":
-        from autoperi.splits import HELD_OUT
-        from autoperi.training.autoperi_gnn import TASK_DEFAULTS
+        from autoperi.data.splits import HELD_OUT
+        from autoperi.training.tasks.autoperi_gnn import TASK_DEFAULTS
 
         defaults |= {"task_config": TASK_DEFAULTS, "held_out": 0.0}
         given |= {"task_config": _task_config(args, base), "held_out": 0.0 if args.val else HELD_OUT}
@@ -250,7 +296,10 @@ def _network(args: argparse.Namespace, base: Bundle, device: str) -> tuple[Compo
     from autoperi.training.run import TrainingConfig, first_process, train
 
     if settings.get("held_out") and first_process() and not args.quiet:
-        common.note(f"no --val: {len(val)} of {len(data) + len(val)} crystals are held out to validate on, by sha256 of their ids")
+        common.note(
+            f"no --val: {len(val)} of {len(data) + len(val)} crystals are held out to validate on, by sha256 of their "
+            "ids"
+        )
 
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -285,13 +334,16 @@ def _check_devices(args: argparse.Namespace, device: str) -> None:
         import torch
 
         if args.devices > torch.cuda.device_count():
-            raise RequestError(f"--devices {args.devices} is more than the {torch.cuda.device_count()} GPUs of this machine; give fewer")
+            raise RequestError(
+                f"--devices {args.devices} is more than the {torch.cuda.device_count()} GPUs of this machine; give "
+                "fewer"
+            )
 
 
 def _data(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any] | None]:
     """Crystals to train and to validate on, as the component wants them, and tensors that its network starts with."""
     if args.component == "autoperi-gnn":
-        from autoperi.training.orbits import orbit_table, split_orbit_table
+        from autoperi.training.orbit_data import orbit_table, split_orbit_table
 
         if args.val is None:
             crystals, val = split_orbit_table(args.data, max_atoms=args.max_atoms)
@@ -301,14 +353,17 @@ def _data(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any] | None]:
         return crystals, val, {"element_volume": crystals.element_volume.float()}
     if args.component == "orbits":
         from autoperi.models.orbit_network import tables
-        from autoperi.training.orbit_network import sentence_table
+        from autoperi.training.tasks.orbit_network import sentence_table
 
         sentences, of_val = (sentence_table(path, max_atoms=args.max_atoms)[0] for path in (args.data, args.val))
         return sentences, of_val, tables()
     from autoperi.training.prepare import LABEL, training_crystals
 
     label, needed = args.label or LABEL, args.component != "empnn"
-    data, validation = (training_crystals(path, label=label, required=needed, max_atoms=args.max_atoms) for path in (args.data, args.val))
+    data, validation = (
+        training_crystals(path, label=label, required=needed, max_atoms=args.max_atoms)
+        for path in (args.data, args.val)
+    )
     return data, validation, None
 
 
@@ -316,10 +371,10 @@ def _prior(args: argparse.Namespace) -> tuple[Component, dict[str, Any]]:
     """Train ``prior``."""
     import numpy as np
 
-    from autoperi.io import read_table
+    from autoperi.data.io import read_table
     from autoperi.progress import progress_bar
     from autoperi.training.prepare import run_settings
-    from autoperi.training.prior import reference_weights, train_prior
+    from autoperi.training.tasks.prior import reference_weights, train_prior
 
     directory = Path(args.out) / "checkpoints"
     given = {"model": "prior", "epochs": args.epochs, "seed": args.seed, "reference": args.reference}
@@ -334,7 +389,9 @@ def _prior(args: argparse.Namespace) -> tuple[Component, dict[str, Any]]:
     progress = common.progress_of(args)
 
     def track(items: Any, description: str) -> Any:
-        with progress_bar(len(items) if hasattr(items, "__len__") else None, enabled=progress, description=description, unit="") as bar:
+        with progress_bar(
+            len(items) if hasattr(items, "__len__") else None, enabled=progress, description=description, unit=""
+        ) as bar:
             for item in items:
                 yield item
                 bar.update()
@@ -361,7 +418,12 @@ def _command(args: argparse.Namespace, settings: dict[str, Any]) -> str:
     """The command that repeats the run, with file names and no folders: cards are published."""
     words = ["autoperi", "train", args.component, "--data", Path(args.data).name]
     words += ["--val", Path(args.val).name] if args.val else []
-    words += ["--out", Path(args.out).resolve().name, "--base", args.base if args.base == common.DEFAULT_MODEL else Path(args.base).name]
+    words += [
+        "--out",
+        Path(args.out).resolve().name,
+        "--base",
+        args.base if args.base == common.DEFAULT_MODEL else Path(args.base).name,
+    ]
     for key in ("epochs", "batch_size", "learning_rate", "seed"):
         words += [f"--{key.replace('_', '-')}", str(settings[key])] if key in settings else []
     for key in ("channels", "layers", "max_atoms", "label", "reference", "devices", *FLOW_OPTIONS, "ends"):

@@ -1,4 +1,6 @@
-"""Many requests to ``generate``, answered by several processes: each loads the model once, and no answer depends on who gives it."""
+"""Many requests to ``generate``, answered by several processes: each loads the model once, and no answer depends on who
+gives it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoperi.convert import to_arrays
+from autoperi.data.convert import to_arrays
 from autoperi.errors import AutoPeriError, RequestError
 from autoperi.metrics.parallel import INLINE, Failure, check_processes, parallel_map
 
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: atoms of each element in the cell, by atomic number, how many atoms that is, and a space group or None."""
+    """One request: atoms of each element in the cell, by atomic number, how many atoms that is, and a space group or
+    None.
+    """
 
     content: Mapping[int, int]
     num_atoms: int
@@ -48,7 +52,12 @@ def answer(asked: Asked, *, peri: AutoPeri, options: Mapping[str, Any], known_we
         try:
             composition = {chemical_symbols[z]: c for z, c in asked.content.items()}
             found = peri.generate(
-                composition, num_atoms=asked.num_atoms, space_group=asked.space_group, strict=False, progress=False, **options
+                composition,
+                num_atoms=asked.num_atoms,
+                space_group=asked.space_group,
+                strict=False,
+                progress=False,
+                **options,
             )
         except RequestError:
             return []
@@ -80,7 +89,8 @@ def generate_all(
         asked: requests.
         n, seed, steps, finish, rank: as in :meth:`AutoPeri.generate`.
         known_weight: as in :meth:`AutoPeri.using`.
-        processes: None for all cores; with 1, with few requests or with a GPU this process answers them all. Others load the model from its
+        processes: None for all cores; with 1, with few requests or with a GPU this process answers them all. Others
+            load the model from its
             directory: what was changed in ``peri`` itself, they do not know.
         progress: show a bar; None shows it on a terminal.
 

@@ -26,7 +26,9 @@ SHORT_NAMES = {
 }
 """Calculators that need no more than their name, and where they live."""
 _DEFAULTS: dict[str, dict[str, Any]] = {"chgnet": {"on_isolated_atoms": "error"}}
-"""CHGNet has no energy for an atom without neighbours within its cutoff: a failed crystal with that reason, not a number."""
+"""CHGNet has no energy for an atom without neighbours within its cutoff: a failed crystal with that reason, not a
+number.
+"""
 
 
 def make_calculator(spec: Any, options: Mapping[str, Any] | str | None = None) -> Any:
@@ -44,7 +46,9 @@ def make_calculator(spec: Any, options: Mapping[str, Any] | str | None = None) -
     given = check_options(options)
     if _is_calculator(spec) and not isinstance(spec, type):
         if given:
-            raise RequestError(f"options={given!r} do not go with a calculator that is already made; give its class or name instead")
+            raise RequestError(
+                f"options={given!r} do not go with a calculator that is already made; give its class or name instead"
+            )
         return spec
     label = spec if isinstance(spec, str) else getattr(spec, "__name__", None) or repr(spec)[:80]
     factory = _find(spec) if isinstance(spec, str) else spec
@@ -55,11 +59,14 @@ def make_calculator(spec: Any, options: Mapping[str, Any] | str | None = None) -
         with contextlib.redirect_stdout(io.StringIO()):  # some announce their device
             made = factory(**arguments)
     except ImportError as error:
-        raise RequestError(f"calculator {label!r} needs the package {error.name or error}, which is not installed; install it") from None
+        raise RequestError(
+            f"calculator {label!r} needs the package {error.name or error}, which is not installed; install it"
+        ) from None
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise RequestError(
-            f"calculator {label!r} with options {arguments!r} cannot be made ({type(error).__name__}: {reason}); check its options"
+            f"calculator {label!r} with options {arguments!r} cannot be made ({type(error).__name__}: {reason}); "
+            "check its options"
         ) from None
     if not _is_calculator(made):
         raise RequestError(f"calculator {label!r} made a {type(made).__name__}, which gives no energies; {_remedy()}")
@@ -78,7 +85,9 @@ def check_options(options: Mapping[str, Any] | str | None) -> dict[str, Any]:
         try:
             options = json.loads(options)
         except json.JSONDecodeError as error:
-            raise RequestError(f'options={options!r} is not JSON ({error.msg}); write them as \'{{"use_device": "cpu"}}\'') from None
+            raise RequestError(
+                f'options={options!r} is not JSON ({error.msg}); write them as \'{{"use_device": "cpu"}}\''
+            ) from None
     if not isinstance(options, Mapping):
         raise RequestError(f'options={options!r} are no keyword arguments; write them as \'{{"use_device": "cpu"}}\'')
     return {str(name): value for name, value in options.items()}
@@ -100,7 +109,12 @@ def describe_calculator(spec: Any, options: Mapping[str, Any] | str | None = Non
         version = None
     name = spec.lower() if isinstance(spec, str) and spec.lower() in SHORT_NAMES else target
     defaults = _DEFAULTS.get(name, {}) if isinstance(spec, str) else {}
-    return {"calculator": name, "package": package, "version": version, "options": {**defaults, **check_options(options)}}
+    return {
+        "calculator": name,
+        "package": package,
+        "version": version,
+        "options": {**defaults, **check_options(options)},
+    }
 
 
 def relax(
@@ -117,7 +131,8 @@ def relax(
     processes: int = 1,
     progress: bool | None = None,
 ) -> list[Relaxation]:
-    """Relax crystals one after another; see :func:`autoperi.metrics.relaxation.relax_one` for the settings and what fails.
+    """Relax crystals one after another; see :func:`autoperi.metrics.relaxation.relax_one` for the settings and what
+    fails.
 
     Args:
         structures: pymatgen structures or ASE atoms.
@@ -166,7 +181,13 @@ def energies(
         RequestError: a calculator that cannot be used.
     """
     results = judge_each(
-        single_point, structures, calculator, options=options, processes=processes, progress=progress, description="energies"
+        single_point,
+        structures,
+        calculator,
+        options=options,
+        processes=processes,
+        progress=progress,
+        description="energies",
     )
     return [SinglePoint(None, r.reason) if isinstance(r, Failure) else r for r in results]
 
@@ -200,7 +221,8 @@ def judge_each(
     progress: bool | None = None,
     description: str = "judging",
 ) -> list[Any]:
-    """``function(crystal, calculator, **settings)`` of each crystal, as :func:`autoperi.metrics.elastic.elastic` and phonons take it.
+    """``function(crystal, calculator, **settings)`` of each crystal, as :func:`autoperi.metrics.elastic.elastic` and
+    phonons take it.
 
     Args:
         function: importable from a module, returns its failures instead of raising them.
@@ -212,7 +234,8 @@ def judge_each(
         progress, description: of the bar.
 
     Returns:
-        Results in order; with several processes a :class:`~autoperi.metrics.parallel.Failure` where ``function`` raised.
+        Results in order; with several processes a :class:`~autoperi.metrics.parallel.Failure` where ``function``
+        raised.
 
     Raises:
         RequestError: a calculator that cannot be used.
@@ -223,7 +246,8 @@ def judge_each(
     if check_processes(processes) > 1:
         if not isinstance(calculator, str):
             raise RequestError(
-                f"processes={processes} needs a calculator by name, for each process to make its own; give the name, or processes=1"
+                f"processes={processes} needs a calculator by name, for each process to make its own; give the name, "
+                "or processes=1"
             )
         job = _Job(function, calculator, json.dumps(check_options(options), sort_keys=True), given)
         return parallel_map(job, crystals, processes=processes, progress=progress, description=description)
@@ -246,7 +270,8 @@ def _find(spec: str) -> Any:
         missing = error.name or module
         package = missing.partition(".")[0]
         raise RequestError(
-            f"calculator {spec!r} needs the module {missing}, which cannot be imported; install it, for example: pip install {package}"
+            f"calculator {spec!r} needs the module {missing}, which cannot be imported; install it, for example: pip "
+            f"install {package}"
         ) from None
     for part in name.split("."):
         if not hasattr(found, part):

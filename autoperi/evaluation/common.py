@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from autoperi._version import __version__
+from autoperi.data.io import CrystalTable, read_table
+from autoperi.data.random import check_seed
 from autoperi.errors import DataError, RequestError
-from autoperi.io import CrystalTable, read_table
-from autoperi.random import check_seed
 
 PACKAGES = ("torch", "numpy", "pymatgen-core", "spglib", "e3nn")
 
 
 def sample_rows(n: int, limit: int | None, seed: int) -> list[int]:
-    """Rows to evaluate: all, or ``limit`` of them as ``pandas.DataFrame.sample(limit, random_state=seed)`` draws them."""
+    """Rows to evaluate: all, or ``limit`` of them as ``pandas.DataFrame.sample(limit, random_state=seed)`` draws
+    them.
+    """
     if limit is None or limit >= n:
         return list(range(n))
     return np.random.RandomState(seed).choice(n, size=limit, replace=False).tolist()
@@ -55,7 +57,8 @@ def facts(
         model: provenance of the model; None where the crystals came from elsewhere.
         seed: of rows and all randomness.
         parameters: all options of the run.
-        others: further files or folders that were read, by what they are for (``train``, ``crystals``); None ones are left out.
+        others: further files or folders that were read, by what they are for (``train``, ``crystals``); None ones are
+            left out.
         packages: further distributions whose version matters here.
     """
     versions: dict[str, str | None] = {"autoperi": __version__}

@@ -1,7 +1,7 @@
 """Crystal structure prediction: composition and number of atoms given, k ranked candidates, matched with the truth.
 
-Candidates are generated and matched in several processes. Besides the rates that every paper prints, METRe compares each candidate
-with every test crystal of the same composition (OMatG).
+Candidates are generated and matched in several processes. Besides the rates that every paper prints, METRe compares
+each candidate with every test crystal of the same composition (OMatG).
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoperi.chemistry.smact import StateSet, check_states, smact_validity
+from autoperi.data.io import read_crystals
 from autoperi.errors import DataError, RequestError, StructureError
 from autoperi.evaluation.asking import Asked, generate_all
 from autoperi.evaluation.common import decimals, facts, load
 from autoperi.evaluation.csp_series import csp_headline, csp_match, csp_series
-from autoperi.geometry.spacegroup import parse_space_group
-from autoperi.geometry.symmetry import SYMPREC, analyse
-from autoperi.io import read_crystals
 from autoperi.metrics.match import (
     ANGLE_TOL,
     LTOL,
@@ -36,8 +35,9 @@ from autoperi.metrics.match import (
 )
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, check_processes
-from autoperi.metrics.smact import StateSet, check_states, smact_validity
-from autoperi.request import make_request, whole_number
+from autoperi.pipelines.request import make_request, whole_number
+from autoperi.symmetry.analysis import SYMPREC, analyse
+from autoperi.symmetry.spacegroup import parse_space_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,8 @@ def evaluate_csp(
     processes: int | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Match rates and RMSE on a table of crystals, StructureMatcher 0.5/0.3/10, unfiltered and SMACT-filtered, and METRe.
+    """Match rates and RMSE on a table of crystals, StructureMatcher 0.5/0.3/10, unfiltered and SMACT-filtered, and
+    METRe.
 
     Args:
         peri: the model; None with ``predictions``.
@@ -72,23 +73,24 @@ def evaluate_csp(
         k: candidates for each composition, ranked.
         limit: rows, drawn with ``seed``; None for all.
         seed: of the rows and of the generation.
-        space_group: give the true one: that of the table's column ``space_group``, a number or a symbol, or spglib's at symprec
-            0.1 Å where it holds neither.
-        known: keep the model's default weight of crystals that the prior knows at exactly the test composition. By default
-            it is 0, because no test crystal is in the training set: those are other polymorphs.
+        space_group: give the true one: that of the table's column ``space_group``, a number or a symbol, or spglib's at
+            symprec 0.1 Å where it holds neither.
+        known: keep the model's default weight of crystals that the prior knows at exactly the test composition. By
+            default it is 0, because no test crystal is in the training set: those are other polymorphs.
         steps, finish, rank: as in :meth:`AutoPeri.generate`.
-        predictions: judge another model's crystals instead: a file (``.json``, ``.extxyz``, ``.parquet``) whose every crystal has the number
-            of its row in the table, from 0, as its property ``row``; those of one row are taken in the order of the file, best first.
-        oxidation_states: list of the SMACT filter; see :func:`~autoperi.metrics.smact.smact_validity`.
-        processes: that generate and match; the result is the same for any number. None for all cores. Several load the model from its directory: a model
-            that was changed in memory needs 1.
+        predictions: judge another model's crystals instead: a file (``.json``, ``.extxyz``, ``.parquet``) whose every
+            crystal has the number of its row in the table, from 0, as its property ``row``; those of one row are taken
+            in the order of the file, best first.
+        oxidation_states: list of the SMACT filter; see :func:`~autoperi.chemistry.smact.smact_validity`.
+        processes: that generate and match; the result is the same for any number. None for all cores. Several load the
+            model from its directory: a model that was changed in memory needs 1.
         progress: show bars; None shows them on a terminal.
 
     Returns:
-        Counts, rates, RMSE, times, ``parameters``, ``series``. ``match`` holds the figures that papers print with their counts and, where
-        there is none, the reason (:func:`~autoperi.evaluation.csp_series.csp_match`); ``per_k`` holds all figures at 1..k; ``metre``
-        those of the first candidates, of all and of valid crystals; ``no_candidate`` counts compositions for which nothing was
-        generated, ``given_up`` comparisons beyond their budget.
+        Counts, rates, RMSE, times, ``parameters``, ``series``. ``match`` holds the figures that papers print with their
+        counts and, where there is none, the reason (:func:`~autoperi.evaluation.csp_series.csp_match`); ``per_k`` holds
+        all figures at 1..k; ``metre`` those of the first candidates, of all and of valid crystals; ``no_candidate``
+        counts compositions for which nothing was generated, ``given_up`` comparisons beyond their budget.
 
     Raises:
         DataError: a table or predictions that cannot be read.
@@ -114,7 +116,11 @@ def evaluate_csp(
         assert peri is not None
         model, weight = peri.provenance(), peri.known_weight if known else 0.0
         asked = [
-            Asked({e.Z: int(c) for e, c in truth.composition.items()}, len(truth), _true_group(table, row, truth) if space_group else None)
+            Asked(
+                {e.Z: int(c) for e, c in truth.composition.items()},
+                len(truth),
+                _true_group(table, row, truth) if space_group else None,
+            )
             for row, truth in zip(rows, truths, strict=True)
         ]
         given = sum(a.space_group is not None for a in asked)
@@ -139,7 +145,10 @@ def evaluate_csp(
     made = sum(map(len, candidates))
     matched = _match(candidates, arrays_of(truths), k, oxidation_states, processes, progress)
     results = matched["results"]
-    smact = [smact_validity({e.Z: int(c) for e, c in t.composition.items()}, oxidation_states=oxidation_states).valid for t in truths]
+    smact = [
+        smact_validity({e.Z: int(c) for e, c in t.composition.items()}, oxidation_states=oxidation_states).valid
+        for t in truths
+    ]
     passed = [s is True for s in smact]
     summary = match_summary(results, ks=range(1, k + 1))
     at = {rank: decimals(rate) for rank, rate in summary["match_at"].items()}
@@ -200,15 +209,18 @@ def _match(
     processes: int | None,
     progress: bool | None,
 ) -> dict[str, Any]:
-    """Every candidate against its own truth, and against every other of the same composition (METRe); each pair is compared once, and equal candidates
-    of several rows are one."""
+    """Every candidate against its own truth, and against every other of the same composition (METRe); each pair is
+    compared once, and equal candidates of several rows are one.
+    """
     flat, place = _distinct(candidates)
     first_rank: dict[int, int] = {}
     for row in place:
         for rank, i in enumerate(row):
             first_rank[i] = min(rank, first_rank.get(i, rank))
     solid, solid_truths = reject_flat(flat), reject_flat(truths)
-    pairs = list(dict.fromkeys([*((i, j) for j, row in enumerate(place) for i in row), *same_composition(solid, solid_truths)]))
+    pairs = list(
+        dict.fromkeys([*((i, j) for j, row in enumerate(place) for i in row), *same_composition(solid, solid_truths)])
+    )
     limits = {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}
     found = compare_pairs(flat, truths, pairs, tolerances=limits, processes=processes, progress=progress)
     rms = {pair: r if isinstance(r, float) else None for pair, r in zip(pairs, found, strict=True)}
@@ -266,7 +278,8 @@ def _read_predictions(path: Path, rows: Sequence[int], n: int, k: int) -> list[l
         row = crystal.properties.get("row")
         if isinstance(row, bool) or not isinstance(row, (int, float, np.number)) or row != int(row) or not 0 <= row < n:
             raise DataError(
-                f"crystal {i} of {path} has the row {row!r}; give each the property 'row', the number 0..{n - 1} of its test crystal"
+                f"crystal {i} of {path} has the row {row!r}; give each the property 'row', the number 0..{n - 1} of "
+                "its test crystal"
             )
         if int(row) in chosen and len(chosen[int(row)]) < k:
             chosen[int(row)].append(crystal)
@@ -274,7 +287,9 @@ def _read_predictions(path: Path, rows: Sequence[int], n: int, k: int) -> list[l
 
 
 def _true_group(table: Any, row: int, truth: Any) -> int | None:
-    """The table's number or symbol; spglib's where it holds nothing that is a space group, None where that fails too."""
+    """The table's number or symbol; spglib's where it holds nothing that is a space group, None where that fails
+    too.
+    """
     labels = table.labels
     if "space_group" in labels:
         value = labels["space_group"].iloc[row]

@@ -16,8 +16,9 @@ def csp_match(curve: Sequence[Mapping[str, Any]], metre: Mapping[str, Any]) -> d
         metre: METRe's figures of the first candidates, ``all`` and ``valid``.
 
     Returns:
-        ``at_1``, ``at_5``, ``at_k`` and the SMACT-filtered ``at_1_smact``; ``rmse`` and ``corrected_rmse`` of first candidates,
-        ``rmse_at_k`` of the best; ``metre``, ``metre_valid`` and ``crmse`` of first candidates. ``at_5`` has no value below five candidates, and says so.
+        ``at_1``, ``at_5``, ``at_k`` and the SMACT-filtered ``at_1_smact``; ``rmse`` and ``corrected_rmse`` of first
+        candidates, ``rmse_at_k`` of the best; ``metre``, ``metre_valid`` and ``crmse`` of first candidates. ``at_5``
+        has no value below five candidates, and says so.
     """
     k, first, last = len(curve), curve[0], curve[-1]
     n = first["match_rate"]["of"]
@@ -53,7 +54,9 @@ def csp_headline(k: int) -> dict[str, str]:
     }
 
 
-def csp_series(results: Sequence[Sequence[float | None]], curve: Sequence[Mapping[str, Any]], stol: float) -> dict[str, Any]:
+def csp_series(
+    results: Sequence[Sequence[float | None]], curve: Sequence[Mapping[str, Any]], stol: float
+) -> dict[str, Any]:
     """Rates and RMSE against the number of candidates, and the RMS of what matches.
 
     Args:
@@ -72,7 +75,11 @@ def csp_series(results: Sequence[Sequence[float | None]], curve: Sequence[Mappin
             "title": "Match rate",
             "x_label": "candidates",
             "y_label": "share of test crystals",
-            "curves": {"unfiltered": line("match_rate"), "SMACT-filtered": line("match_rate_filtered"), "METRe": line("metre")},
+            "curves": {
+                "unfiltered": line("match_rate"),
+                "SMACT-filtered": line("match_rate_filtered"),
+                "METRe": line("metre"),
+            },
             "share": True,
             "note": "METRe: a candidate may match any test crystal of its composition.",
         },
@@ -81,7 +88,11 @@ def csp_series(results: Sequence[Sequence[float | None]], curve: Sequence[Mappin
             "title": "RMSE of the best candidate",
             "x_label": "candidates",
             "y_label": "RMS over (V/N)^(1/3)",
-            "curves": {"RMSE, matched crystals": line("rmse"), "corrected RMSE": line("corrected_rmse"), "cRMSE of METRe": line("crmse")},
+            "curves": {
+                "RMSE, matched crystals": line("rmse"),
+                "corrected RMSE": line("corrected_rmse"),
+                "cRMSE of METRe": line("crmse"),
+            },
             "note": f"Corrected: over all test crystals, {stol:g} for one without a match.",
         },
         "first_match_rms": {

@@ -22,7 +22,7 @@ from autoperi.metrics.lattice import (
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
-    from autoperi.io import CrystalTable
+    from autoperi.data.io import CrystalTable
 
 Relaxer: TypeAlias = Callable[[list[Any]], Sequence[Any]]
 """Structures to structures of the same atoms with other lattices, in order; None where there is no answer."""
@@ -44,14 +44,14 @@ def evaluate_denoise(
 ) -> dict[str, Any]:
     """Errors of lengths (Å) and angles (degrees) before and after relaxation, and what eqs. 11 to 13 make of them.
 
-    Every crystal is deformed by its own symmetric A with entries N(0, ``sigma``), drawn from ``(seed, row)``: another ``sigma`` is the
-    same deformation scaled.
+    Every crystal is deformed by its own symmetric A with entries N(0, ``sigma``), drawn from ``(seed, row)``: another
+    ``sigma`` is the same deformation scaled.
 
     Args:
         peri: the model; None where ``relax`` stands in its place.
         path: table of crystals.
-        sigma: standard deviation of the strain's entries, or several of them, one after the other. At 0 the errors after are how far
-            crystals move that are right already.
+        sigma: standard deviation of the strain's entries, or several of them, one after the other. At 0 the errors
+            after are how far crystals move that are right already.
         limit, seed: rows, and how they and the strains are drawn.
         steps: passes of ``peri.relax_lattice``; by default the model's.
         relax: another relaxer to measure, such as a lambda around an ASE optimiser.
@@ -62,12 +62,13 @@ def evaluate_denoise(
         progress: show a bar; None shows it on a terminal.
 
     Returns:
-        For one sigma: the plain mean absolute errors and the shares removed, ``improvement`` (eqs. 11-13), ``before`` and ``after``
-        (:func:`~autoperi.metrics.lattice.lattice_errors`), ``definitions``, ``series``. For several, ``per_sigma`` holds these
-        for each, in words of the sigma.
+        For one sigma: the plain mean absolute errors and the shares removed, ``improvement`` (eqs. 11-13), ``before``
+        and ``after`` (:func:`~autoperi.metrics.lattice.lattice_errors`), ``definitions``, ``series``. For several,
+        ``per_sigma`` holds these for each, in words of the sigma.
 
     Raises:
-        RequestError: no sigma, a negative one, a relaxer that returns another number of crystals, an unknown calculator.
+        RequestError: no sigma, a negative one, a relaxer that returns another number of crystals, an unknown
+        calculator.
         DataError: the table cannot be read.
     """
     sigmas = _sigmas(sigma)
@@ -82,7 +83,12 @@ def evaluate_denoise(
     table, rows = load(path, limit, seed)
     clean = table[rows]
     common: dict[str, Any] = {"definitions": DEFINITIONS, "calculator": described, "calculator_limit": calculator_limit}
-    options: dict[str, Any] = {"steps": steps, "calculator": calculator, "calculator_limit": calculator_limit, "progress": progress}
+    options: dict[str, Any] = {
+        "steps": steps,
+        "calculator": calculator,
+        "calculator_limit": calculator_limit,
+        "progress": progress,
+    }
     results = [_one_sigma(peri, relax, clean, rows, seed, value, **options) for value in sigmas]
     parameters = {
         "sigma": sigmas[0] if len(sigmas) == 1 else sigmas,
@@ -99,14 +105,20 @@ def evaluate_denoise(
         result, series = results[0]
         return {"task": "denoise", **result, "headline": headline, **common, "series": series}
     words = [f"{value:g}" for value in sigmas]
-    drawn = {f"{key}_sigma_{word}": value for word, (_, series) in zip(words, results, strict=True) for key, value in series.items()}
+    drawn = {
+        f"{key}_sigma_{word}": value
+        for word, (_, series) in zip(words, results, strict=True)
+        for key, value in series.items()
+    }
     return {
         "task": "denoise",
         "n": len(rows),
         "sigma": sigmas,
         "steps": steps,
         "per_sigma": {word: result for word, (result, _) in zip(words, results, strict=True)},
-        "headline": {f"{label}, σ = {word}": f"per_sigma.{word}.{at}" for word in words for label, at in headline.items()},
+        "headline": {
+            f"{label}, σ = {word}": f"per_sigma.{word}.{at}" for word in words for label, at in headline.items()
+        },
         **common,
         "series": _ladder(sigmas, [result for result, _ in results]) | drawn,
     }
@@ -121,10 +133,12 @@ def run_relaxer(
     batch_size: int | str = "auto",
     progress: bool | None = None,
 ) -> tuple[list[Any], dict[str, int], float]:
-    """Relax by ``relax`` where it is given, else by ``peri``, ``batch_size`` crystals a pass (which changes no result, only memory).
+    """Relax by ``relax`` where it is given, else by ``peri``, ``batch_size`` crystals a pass (which changes no result,
+    only memory).
 
     Returns:
-        The structures (None where there is no answer), how relaxations ended where the relaxer says so, and the seconds.
+        The structures (None where there is no answer), how relaxations ended where the relaxer says so, and the
+        seconds.
 
     Raises:
         RequestError: neither or both given, or not one answer for each crystal.
@@ -136,12 +150,17 @@ def run_relaxer(
         relaxed = list(peri.relax_lattice(structures, steps=steps, batch_size=batch_size, progress=progress))
     else:
         if steps is not None:
-            raise RequestError(f"steps={steps} is an option of the model and relax= stands in its place; leave one of them out")
+            raise RequestError(
+                f"steps={steps} is an option of the model and relax= stands in its place; leave one of them out"
+            )
         started = time.perf_counter()
         relaxed = list(relax(structures))
     seconds = time.perf_counter() - started
     if len(relaxed) != len(structures):
-        raise RequestError(f"the relaxer returned {len(relaxed)} of {len(structures)} crystals; return one for each, None where it failed")
+        raise RequestError(
+            f"the relaxer returned {len(relaxed)} of {len(structures)} crystals; return one for each, None where it "
+            "failed"
+        )
     status = ["no answer" if s is None else _status(s) for s in relaxed]
     return relaxed, {name: status.count(name) for name in sorted(set(status))}, seconds
 
@@ -189,7 +208,9 @@ def _one_sigma(
         started = time.perf_counter()
         energy_before = energies(noisy[judged], calculator, progress=progress)
         answered = [k for k, s in enumerate(relaxed[judged]) if s is not None]
-        energy_after = dict(zip(answered, energies([relaxed[k] for k in answered], calculator, progress=progress), strict=True))
+        energy_after = dict(
+            zip(answered, energies([relaxed[k] for k in answered], calculator, progress=progress), strict=True)
+        )
         energy_seconds = time.perf_counter() - started
         after_or_none = [energy_after[k].energy if k in energy_after else None for k in range(len(energy_before))]
         improvement |= energy_improvement([e.energy for e in energy_before], after_or_none)
@@ -224,12 +245,14 @@ def _one_sigma(
 
 
 def deformed(clean: CrystalTable, rows: Sequence[int], seed: int, sigma: float) -> list[Any]:
-    """The crystals of a table strained by L·exp(A), symmetric A with entries N(0, ``sigma``) drawn from ``(seed, row)``, as structures."""
+    """The crystals of a table strained by L·exp(A), symmetric A with entries N(0, ``sigma``) drawn from ``(seed,
+    row)``, as structures.
+    """
     import torch
 
-    from autoperi.convert import to_structures
+    from autoperi.data.convert import to_structures
+    from autoperi.data.random import torch_generator
     from autoperi.geometry.lattice import random_strain, symmetric_exp
-    from autoperi.random import torch_generator
 
     batch = clean.batch(dtype=torch.float64)
     strains = torch.cat([random_strain(torch_generator(seed, row), sigma, 1, dtype=torch.float64) for row in rows])
@@ -256,7 +279,8 @@ def _series(noisy: list[Any], relaxed: list[Any], truth: list[Any], sigma: float
             "log": True,
         },
         **{
-            name: entry | {"title": f"{entry['title']}, σ = {sigma:g}"} for name, entry in lattice_parity(relaxed, truth, "relaxed").items()
+            name: entry | {"title": f"{entry['title']}, σ = {sigma:g}"}
+            for name, entry in lattice_parity(relaxed, truth, "relaxed").items()
         },
     }
 
@@ -267,8 +291,20 @@ def lattice_parity(predicted: list[Any], truth: list[Any], label: str) -> dict[s
     atoms = np.array([len(s) for s in truth])
     words = {"kind": "parity", "x_label": "true", "y_label": label}
     return {
-        "length_parity": {**words, "title": "Lattice lengths a, b, c", "unit": "Å", "x": t.lengths.ravel(), "y": p.lengths.ravel()},
-        "volume_parity": {**words, "title": "Volume per atom", "unit": "Å³", "x": t.volumes / atoms, "y": p.volumes / atoms},
+        "length_parity": {
+            **words,
+            "title": "Lattice lengths a, b, c",
+            "unit": "Å",
+            "x": t.lengths.ravel(),
+            "y": p.lengths.ravel(),
+        },
+        "volume_parity": {
+            **words,
+            "title": "Volume per atom",
+            "unit": "Å³",
+            "x": t.volumes / atoms,
+            "y": p.volumes / atoms,
+        },
     }
 
 
@@ -280,7 +316,10 @@ def _ladder(sigmas: Sequence[float], results: Sequence[dict[str, Any]]) -> dict[
             "x_label": "σ of the strain",
             "y_label": f"mean absolute error of {word}s",
             "y_unit": unit,
-            "curves": {when: {"x": list(sigmas), "y": [r[f"{word}_mae_{when}_{key}"] for r in results]} for when in ("before", "after")},
+            "curves": {
+                when: {"x": list(sigmas), "y": [r[f"{word}_mae_{when}_{key}"] for r in results]}
+                for when in ("before", "after")
+            },
         }
         for name, word, unit, key in (
             ("error_against_sigma", "length", "Å", "A"),
@@ -295,7 +334,9 @@ def _sigmas(sigma: float | Sequence[float]) -> list[float]:
         raise RequestError("sigma holds no values; give at least one, such as 0.1")
     for value in values:
         if not (np.isfinite(value) and value >= 0):
-            raise RequestError(f"sigma {value} is not a standard deviation; give a strain such as 0.1, or 0 for crystals as they are")
+            raise RequestError(
+                f"sigma {value} is not a standard deviation; give a strain such as 0.1, or 0 for crystals as they are"
+            )
     if len(set(values)) != len(values):
         raise RequestError(f"sigma {', '.join(map(str, values))} holds a value twice; give each once")
     return values

@@ -36,8 +36,8 @@ HEIGHT = float(np.sqrt(3) / 2)  # of a triangle of side 1
 class Lower:
     """Lower convex hull of formation energies over a composition of d = 2 or 3 elements.
 
-    A stable phase is a corner of the lower hull of (composition, energy) points; the energy of the hull at a composition is
-    the largest of the planes through the lower facets, because the hull is convex.
+    A stable phase is a corner of the lower hull of (composition, energy) points; the energy of the hull at a
+    composition is the largest of the planes through the lower facets, because the hull is convex.
     """
 
     def __init__(self, fractions: np.ndarray, energy: np.ndarray) -> None:
@@ -71,11 +71,16 @@ class Lower:
 
 
 def hull(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
-    """Binary: energy against composition with the hull. Ternary: the Gibbs triangle, coloured by the energy above the hull."""
+    """Binary: energy against composition with the hull. Ternary: the Gibbs triangle, coloured by the energy above the
+    hull.
+    """
     elements = [str(e) for e in entry.get("elements") or []]
     if len(elements) not in (2, 3):
         raise RequestError(f"elements={elements}; give two or three, a hull of more cannot be drawn")
-    reference, points = _phases(table(entry, "reference"), len(elements)), _phases(table(entry, "points"), len(elements))
+    reference, points = (
+        _phases(table(entry, "reference"), len(elements)),
+        _phases(table(entry, "points"), len(elements)),
+    )
     if not len(reference.energy) and not len(points.energy):
         raise NoDataError("no reference entry and no point")
     lower = Lower(reference.fractions, reference.energy)
@@ -95,18 +100,23 @@ def hull(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
     return Drawn(text + (f", the lowest at {say(float(above.min()))} eV/atom above it." if len(above) else "."), notes)
 
 
-class _phases:  # noqa: N801 - a record of this module alone
+class _phases:  # noqa: N801
     """Entries as arrays: fractions (n, d), energy (n,), above (n,), names, and how many were left out."""
 
     def __init__(self, entry: Mapping[str, Any], d: int) -> None:
         energy = numbers(entry.get("energy"))
         rows = [numbers(c) for c in _list(entry.get("composition"))]
-        above = numbers(entry.get("e_above_hull")) if entry.get("e_above_hull") is not None else np.full(len(energy), np.nan)
+        above = (
+            numbers(entry.get("e_above_hull"))
+            if entry.get("e_above_hull") is not None
+            else np.full(len(energy), np.nan)
+        )
         names = [str(n) for n in entry.get("name") or [""] * len(energy)]
         same_length(composition=rows, energy=energy, e_above_hull=above, name=names)
         if any(len(r) != d for r in rows):
             raise RequestError(
-                f"a composition has {next(len(r) for r in rows if len(r) != d)} amounts; give one for each of the {d} elements"
+                f"a composition has {next(len(r) for r in rows if len(r) != d)} amounts; give one for each of the {d} "
+                "elements"
             )
         amounts = np.array(rows).reshape(-1, d)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -117,11 +127,15 @@ class _phases:  # noqa: N801 - a record of this module alone
         self.lost = int((~good).sum())
 
 
-def _binary(figure: Figure, elements: list[str], lower: Lower, reference: _phases, stable: np.ndarray, points: _phases) -> list[str]:
+def _binary(
+    figure: Figure, elements: list[str], lower: Lower, reference: _phases, stable: np.ndarray, points: _phases
+) -> list[str]:
     axes = figure.add_subplot()
     corners = np.unique(lower.facets)
     corners = corners[np.argsort(lower.fractions[corners, 1], kind="stable")]
-    axes.plot(lower.fractions[corners, 1], lower.energy[corners], color=INK, linewidth=1.5, label="convex hull", zorder=2)
+    axes.plot(
+        lower.fractions[corners, 1], lower.energy[corners], color=INK, linewidth=1.5, label="convex hull", zorder=2
+    )
     known: dict[str, Any] = {"zorder": 3, "linewidths": 0.9}
     if (~stable).any():
         axes.scatter(
@@ -136,12 +150,26 @@ def _binary(figure: Figure, elements: list[str], lower: Lower, reference: _phase
         )
     if stable.any():
         axes.scatter(
-            reference.fractions[stable, 1], reference.energy[stable], s=26, marker="s", color=INK, label="reference, stable", **known
+            reference.fractions[stable, 1],
+            reference.energy[stable],
+            s=26,
+            marker="s",
+            color=INK,
+            label="reference, stable",
+            **known,
         )
     if len(points.energy):
         x, y = points.fractions[:, 1], points.energy
         axes.scatter(
-            x, y, s=24, color=COLOURS[1], alpha=0.75, linewidths=0, label=f"generated (n = {len(y):,})", zorder=4, rasterized=len(y) > 400
+            x,
+            y,
+            s=24,
+            color=COLOURS[1],
+            alpha=0.75,
+            linewidths=0,
+            label=f"generated (n = {len(y):,})",
+            zorder=4,
+            rasterized=len(y) > 400,
         )
     every = np.concatenate([lower.energy, points.energy])
     low, high = padded(*robust_limits(every), 0.08)
@@ -183,12 +211,20 @@ def _names(axes: Axes, points: list[tuple[float, float, str]], below: bool) -> N
                 va="top" if below else "bottom",
                 fontsize=8,
                 zorder=6,
-                path_effects=[withStroke(linewidth=2.5, foreground="white")],  # readable where a line or a mark lies under it
+                path_effects=[
+                    withStroke(linewidth=2.5, foreground="white")
+                ],  # readable where a line or a mark lies under it
             )
 
 
 def _ternary(
-    figure: Figure, elements: list[str], lower: Lower, reference: _phases, stable: np.ndarray, points: _phases, above: np.ndarray
+    figure: Figure,
+    elements: list[str],
+    lower: Lower,
+    reference: _phases,
+    stable: np.ndarray,
+    points: _phases,
+    above: np.ndarray,
 ) -> list[str]:
     figure.set_size_inches(5.8, 4.9)
     axes = figure.add_subplot()
@@ -215,7 +251,14 @@ def _ternary(
         )
     if stable.any():
         axes.scatter(
-            spots[stable][:, 0], spots[stable][:, 1], s=30, marker="s", color=INK, linewidths=0, label="reference, stable", zorder=3
+            spots[stable][:, 0],
+            spots[stable][:, 1],
+            s=30,
+            marker="s",
+            color=INK,
+            linewidths=0,
+            label="reference, stable",
+            zorder=3,
         )
     outside = 0
     if len(above):
@@ -229,7 +272,9 @@ def _ternary(
             c=above[order], vmin=min(0.0, float(above.min())), vmax=top, cmap="viridis_r", s=34, edgecolors="white", linewidths=0.5,
             label=f"generated (n = {len(above):,})", zorder=4, rasterized=len(above) > 400,
         )  # fmt: skip
-        figure.colorbar(marks, ax=axes, label="Energy above hull (eV/atom)", shrink=0.75, extend="max" if outside else "neither")
+        figure.colorbar(
+            marks, ax=axes, label="Energy above hull (eV/atom)", shrink=0.75, extend="max" if outside else "neither"
+        )
     for x, y, name, side, edge in (
         (0, -0.03, elements[0], "right", "top"),
         (1, -0.03, elements[1], "left", "top"),
@@ -240,19 +285,25 @@ def _ternary(
     axes.set_ylim(-0.1, HEIGHT + 0.1)
     inside = reference.fractions.max(axis=1, initial=0) < 1 - 1e-9
     _names(
-        axes, [(float(p[0]), float(p[1]), n) for p, n, ok in zip(spots, reference.names, stable & inside, strict=True) if ok], below=False
+        axes,
+        [(float(p[0]), float(p[1]), n) for p, n, ok in zip(spots, reference.names, stable & inside, strict=True) if ok],
+        below=False,
     )
     legend(axes)
     return [f"Points above the colour scale, in its last colour: {outside:,}." if outside else ""]
 
 
 def _triangle(fractions: np.ndarray) -> np.ndarray:
-    """Gibbs triangle: first element at the lower left, second at the lower right, third at the top; (n, 3) to (n, 2)."""
+    """Gibbs triangle: first element at the lower left, second at the lower right, third at the top; (n, 3) to (n,
+    2).
+    """
     return np.column_stack([fractions[:, 1] + 0.5 * fractions[:, 2], HEIGHT * fractions[:, 2]])
 
 
 def phonons(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
-    """Bands along the path, the density of states beside them on the same frequency axis; imaginary frequencies below zero."""
+    """Bands along the path, the density of states beside them on the same frequency axis; imaginary frequencies below
+    zero.
+    """
     bands, dos = table(entry, "bands"), table(entry, "dos")
     lines = _branches(bands)
     frequency, density = numbers(dos.get("frequency")), numbers(dos.get("density"))

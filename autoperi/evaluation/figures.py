@@ -1,29 +1,33 @@
 """Figures of an evaluation: each is a pure function of one entry of ``result["series"]``.
 
-An entry is plain JSON (lists or NumPy arrays). Values that are None, NaN, infinite or beyond 1e100 are left out, and the figure says
-how many. An entry with nothing to draw gives a figure that says "no data" and why. Keys of every entry: ``kind`` and ``title``;
-optional ``note`` (drawn small below) and ``reason`` (why there are no data). A quantity is a dict as of
-:func:`autoperi.metrics.counts.quantity`. The kinds, with optional keys in brackets:
+An entry is plain JSON (lists or NumPy arrays). Values that are None, NaN, infinite or beyond 1e100 are left out, and
+the figure says how many. An entry with nothing to draw gives a figure that says "no data" and why. Keys of every entry:
+``kind`` and ``title``; optional ``note`` (drawn small below) and ``reason`` (why there are no data). A quantity is a
+dict as of :func:`autoperi.metrics.counts.quantity`. The kinds, with optional keys in brackets:
 
 ``parity``
-    ``x`` reference and ``y`` predicted values, [``x_label``, ``y_label``, ``unit``]. MAE, R² and n are those of the pairs drawn.
+    ``x`` reference and ``y`` predicted values, [``x_label``, ``y_label``, ``unit``]. MAE, R² and n are those of the
+    pairs drawn.
 ``histogram``
-    ``sets`` {name: values}, one to four; ``x_label``, [``unit``, ``discrete``, ``categories``, ``distance``, ``distance_label``].
-    Where ``discrete``, values may be words, a set may be counts {category: number}, and ``categories`` gives the order and what
-    is shown even where empty. ``distance`` (number or quantity) is printed after ``distance_label``, by default "Wasserstein distance".
+    ``sets`` {name: values}, one to four; ``x_label``, [``unit``, ``discrete``, ``categories``, ``distance``,
+    ``distance_label``]. Where ``discrete``, values may be words, a set may be counts {category: number}, and
+    ``categories`` gives the order and what is shown even where empty. ``distance`` (number or quantity) is printed
+    after ``distance_label``, by default "Wasserstein distance".
 ``errors``
     ``sets`` {name: absolute errors}, [``x_label``, ``unit``, ``log``].
 ``curve``
-    ``curves`` {name: {``x``, ``y``, [``low``, ``high``]}}, ``x_label``, ``y_label``, [``x_unit``, ``y_unit``, ``x_log``, ``y_log``,
+    ``curves`` {name: {``x``, ``y``, [``low``, ``high``]}}, ``x_label``, ``y_label``, [``x_unit``, ``y_unit``,
+    ``x_log``, ``y_log``,
     ``share``: axis from 0 to 1, ``lines`` {name: height}].
 ``bars``
     ``bars`` {name: number or quantity}, [``x_label``, ``unit``, ``share``: axis from 0 to 1, the default].
 ``hull``
-    ``elements`` (two or three), ``reference`` and ``points``: {``composition`` (n, d) amounts or fractions, ``energy`` (n,) of
-    formation in eV/atom, [``name``], and for points [``e_above_hull``]}. Without a reference entry an element has energy 0.
+    ``elements`` (two or three), ``reference`` and ``points``: {``composition`` (n, d) amounts or fractions, ``energy``
+    (n,) of formation in eV/atom, [``name``], and for points [``e_above_hull``]}. Without a reference entry an element
+    has energy 0.
 ``phonons``
-    [``bands`` {``x``: segments of distances, ``frequency`` [segment][wave vector][branch], [``ticks``: pairs of distance and
-    name]}, ``dos`` {``frequency``, ``density``}, ``unit``: THz].
+    [``bands`` {``x``: segments of distances, ``frequency`` [segment][wave vector][branch], [``ticks``: pairs of
+    distance and name]}, ``dos`` {``frequency``, ``density``}, ``unit``: THz].
 
 Figures are matplotlib's, made without pyplot and without lasting changes to its settings.
 """
@@ -34,11 +38,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoperi.data.io import write_atomically
 from autoperi.errors import RequestError
 from autoperi.evaluation import diagrams, plots
 from autoperi.evaluation.plots import Drawn
 from autoperi.evaluation.style import GREY, SIZE, NoDataError, finish, plain, styled
-from autoperi.io import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +71,8 @@ def draw(entry: Mapping[str, Any], *, name: str = "series") -> Figure:
         A ``matplotlib.figure.Figure``; :func:`describe` gives what it shows in words.
 
     Raises:
-        RequestError: matplotlib is missing, or the entry is not as described: unknown kind, lengths that differ, words for numbers.
+        RequestError: matplotlib is missing, or the entry is not as described: unknown kind, lengths that differ, words
+        for numbers.
     """
     if not isinstance(entry, Mapping):
         raise RequestError(f"series {name!r} is {type(entry).__name__}; give a dict with kind and title")
@@ -105,7 +110,9 @@ def save(figure: Figure, path: str | Path) -> Path:
     target = Path(path)
     suffix = target.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
-        raise RequestError(f"{target.name} ends in {target.suffix or 'no suffix'!r}; give a path that ends in .png or .svg")
+        raise RequestError(
+            f"{target.name} ends in {target.suffix or 'no suffix'!r}; give a path that ends in .png or .svg"
+        )
     return write_atomically(target, encode(figure, suffix))
 
 

@@ -1,7 +1,8 @@
 """Generated crystals against a test set: validity, distribution, distances, novelty and stability in one report.
 
-Definitions are those of the metrics that are called; this module says which crystals go into each. Coverage, Fréchet distances,
-uniqueness and novelty see every crystal; GenEval's Wasserstein distances (CDVAE, DiffCSP) see up to 1,000 random valid ones.
+Definitions are those of the metrics that are called; this module says which crystals go into each. Coverage, Fréchet
+distances, uniqueness and novelty see every crystal; GenEval's Wasserstein distances (CDVAE, DiffCSP) see up to 1,000
+random valid ones.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoperi.chemistry.smact import check_states
+from autoperi.data.io import CrystalTable, crystal_files, read_crystals, read_table
 from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
 from autoperi.evaluation.generation_series import generation_series
 from autoperi.evaluation.judging import Judgement, check_judge, judge
-from autoperi.geometry.symmetry import SYMPREC
-from autoperi.io import CrystalTable, crystal_files, read_crystals, read_table
 from autoperi.metrics import novelty as novelty_metrics
 from autoperi.metrics.counts import share
 from autoperi.metrics.coverage import coverage_curve, nearest_distances, resolve_cutoffs, summarise
@@ -40,8 +41,8 @@ from autoperi.metrics.frechet import frechet_report
 from autoperi.metrics.pairs import check_tolerances
 from autoperi.metrics.parallel import Failure, check_processes, featurise_batched
 from autoperi.metrics.references import composition_of
-from autoperi.metrics.smact import check_states
 from autoperi.metrics.validity import validity_report
+from autoperi.symmetry.analysis import SYMPREC
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
@@ -80,11 +81,14 @@ def evaluate_generation(
     """The whole report on a set of generated crystals.
 
     Args:
-        peri: the model that generates, and whose formation energies are compared and judge stability where no calculator does.
+        peri: the model that generates, and whose formation energies are compared and judge stability where no
+            calculator does.
         path: table of reference crystals, the test set.
-        crystals: a file or folder that any generator wrote, or crystals themselves; None generates ``n`` de novo with ``peri``.
+        crystals: a file or folder that any generator wrote, or crystals themselves; None generates ``n`` de novo with
+            ``peri``.
         n: crystals to generate (1,000 by default), or to draw from ``crystals`` with ``seed`` (all of them by default).
-        num_elements: distinct elements of the crystals that ``peri`` generates, a number or (fewest, most), for a test set that has no others.
+        num_elements: distinct elements of the crystals that ``peri`` generates, a number or (fewest, most), for a test
+            set that has no others.
         train: table of the generator's training set, for novelty.
         entries: reference entries of the convex hull, see :func:`~autoperi.metrics.references.reference_entries`.
         calculator, calculator_options: any ASE calculator or its name; relaxes the crystals and judges their stability.
@@ -103,8 +107,9 @@ def evaluate_generation(
         progress: show bars; None shows them on a terminal.
 
     Returns:
-        ``validity``, ``distribution``, ``coverage``, ``frechet``, ``novelty``, ``stability``, ``diversity``, ``symmetry``, ``crystals`` (each
-        crystal's verdicts), ``seconds`` by section, ``parameters`` and provenance, and ``series`` for the figures.
+        ``validity``, ``distribution``, ``coverage``, ``frechet``, ``novelty``, ``stability``, ``diversity``,
+        ``symmetry``, ``crystals`` (each crystal's verdicts), ``seconds`` by section, ``parameters`` and provenance, and
+        ``series`` for the figures.
 
     Raises:
         RequestError, DataError: an option or a file that cannot be used, before any work.
@@ -117,14 +122,18 @@ def evaluate_generation(
     learned = [name for name in features if name != CRYSTALNN]
     for name in learned:
         extractor(name)
-    settings = check_judge(entries, calculator, calculator_options, relax_limit=relax_limit, relax_steps=relax_steps, mechanical=mechanical)
+    settings = check_judge(
+        entries, calculator, calculator_options, relax_limit=relax_limit, relax_steps=relax_steps, mechanical=mechanical
+    )
     table, rows = load(path, limit, seed)
     known = None if train is None else _table(train, "train")
     work = _Work()
     with work.section("generating"):
         generated, source, unreadable, read = _crystals(peri, crystals, n, num_elements, seed, progress)
     if not generated:
-        raise DataError(f"{source} holds no crystal that can be read ({len(unreadable)} failed); nothing can be said of it")
+        raise DataError(
+            f"{source} holds no crystal that can be read ({len(unreadable)} failed); nothing can be said of it"
+        )
     reference_table = table[rows]
     reference = reference_table.structures()
     slow: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
@@ -144,7 +153,13 @@ def evaluate_generation(
         coverage = summarise(nearest, limits)
         curve = coverage_curve(nearest, cutoffs=limits)
         sides = [
-            {"properties": properties[k], "structure": structure[k], "composition": composition[k], "energy": energies[k]} for k in (0, 1)
+            {
+                "properties": properties[k],
+                "structure": structure[k],
+                "composition": composition[k],
+                "energy": energies[k],
+            }
+            for k in (0, 1)
         ]
         emd = geneval(sides[0], sides[1], valid=valid, seed=seed)
         discrepancy = {"structure": mmd(*structure, seed=seed), "composition": mmd(*composition, seed=seed)}
@@ -167,7 +182,9 @@ def evaluate_generation(
             if calculator is None:
                 return unique, novel
             again = novelty_metrics.uniqueness(judged, tolerances=tolerances, **options)
-            return again, None if known is None else novelty_metrics.novelty(judged, known, tolerances=tolerances, **options)
+            return again, None if known is None else novelty_metrics.novelty(
+                judged, known, tolerances=tolerances, **options
+            )
 
         judged = judge(
             generated,
@@ -243,7 +260,10 @@ def evaluate_generation(
         "calculator": settings.described,
         "generation": "de novo, ranked by energy" if crystals is None else None,
     }
-    others = {"train": train, "entries": entries if isinstance(entries, (str, Path)) and Path(entries).exists() else None}
+    others = {
+        "train": train,
+        "entries": entries if isinstance(entries, (str, Path)) and Path(entries).exists() else None,
+    }
     if isinstance(crystals, (str, Path)):
         others["crystals_read"] = crystals
     return result | facts(path, peri.provenance(), seed, parameters=parameters, others=others, packages=PACKAGES)
@@ -293,16 +313,24 @@ def _table(path: str | Path, name: str) -> CrystalTable:
 
 
 def _crystals(
-    peri: AutoPeri, crystals: str | Path | Sequence[Any] | None, n: int | None, num_elements: Any, seed: int, progress: bool | None
+    peri: AutoPeri,
+    crystals: str | Path | Sequence[Any] | None,
+    n: int | None,
+    num_elements: Any,
+    seed: int,
+    progress: bool | None,
 ) -> tuple[list[Any], str, dict[str, str], int]:
     """Crystals, where they come from, the files that could not be read with their reasons, and how many files could."""
     if crystals is not None and num_elements is not None:
         raise RequestError(
-            f"num_elements={num_elements!r} is about crystals that are generated, and crystals were given; drop one of the two"
+            f"num_elements={num_elements!r} is about crystals that are generated, and crystals were given; drop one "
+            "of the two"
         )
     if crystals is None:
         return (
-            list(peri.generate(n=n or GENERATED, num_elements=num_elements, seed=seed, strict=False, progress=progress)),
+            list(
+                peri.generate(n=n or GENERATED, num_elements=num_elements, seed=seed, strict=False, progress=progress)
+            ),
             f"generated by {peri.provenance()['model']}",
             {},
             0,
@@ -325,7 +353,9 @@ def _crystals(
     else:
         found = list(crystals)
     if n is not None and n > len(found):
-        raise RequestError(f"n={n} crystals are asked for, but {source} holds {len(found)}; ask for no more, or leave it out for all")
+        raise RequestError(
+            f"n={n} crystals are asked for, but {source} holds {len(found)}; ask for no more, or leave it out for all"
+        )
     return [found[k] for k in sample_rows(len(found), n, seed)], source, failed, read
 
 
@@ -333,11 +363,19 @@ def _energies(peri: AutoPeri, crystals: Sequence[Any], cache: bool | str, progre
     """The model's formation energies in eV/atom; None for a crystal that it cannot read."""
 
     def energies(batch: list[Any]) -> Any:
-        return peri.score(batch, properties=["formation_energy"], progress=False)[["formation_energy_per_atom_eV"]].to_numpy(float)
+        return peri.score(batch, properties=["formation_energy"], progress=False)[
+            ["formation_energy_per_atom_eV"]
+        ].to_numpy(float)
 
     provenance = peri.provenance()
     rows = featurise_batched(
-        energies, crystals, name="formation_energy", version=1, parameters={"weights": provenance["sha256"]}, cache=cache, progress=progress
+        energies,
+        crystals,
+        name="formation_energy",
+        version=1,
+        parameters={"weights": provenance["sha256"]},
+        cache=cache,
+        progress=progress,
     )
     return [None if isinstance(row, Failure) or not math.isfinite(row[0]) else float(row[0]) for row in rows]
 

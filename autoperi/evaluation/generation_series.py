@@ -30,7 +30,8 @@ def generation_series(
 
     Args:
         result: the report so far.
-        properties: rows of density, number of elements, smallest and largest distance, of generated and reference crystals.
+        properties: rows of density, number of elements, smallest and largest distance, of generated and reference
+            crystals.
         energies: formation energies of both in eV/atom.
         curve: coverage against the cutoffs.
         rediscovered: result of :func:`~autoperi.metrics.novelty.rediscovery`.
@@ -40,10 +41,19 @@ def generation_series(
     distances = result["distribution"]["all_crystals"]
     note = "All generated crystals; GenEval's distances, of valid ones alone, are in the table."
     series: dict[str, Any] = {
-        "validity": {"kind": "bars", "title": "Validity", "x_label": "share of crystals", "bars": _shares(result["validity"])},
+        "validity": {
+            "kind": "bars",
+            "title": "Validity",
+            "x_label": "share of crystals",
+            "bars": _shares(result["validity"]),
+        },
         "density": _histogram("Density", "density", "g/cm³", properties, 0, distances.get("density"), note),
-        "elements": _histogram("Number of elements", "elements", "", properties, 1, distances.get("n_elements"), note, discrete=True),
-        "min_distance": _histogram("Smallest distance", "smallest distance", "Å", properties, 2, distances.get("min_distance"), note),
+        "elements": _histogram(
+            "Number of elements", "elements", "", properties, 1, distances.get("n_elements"), note, discrete=True
+        ),
+        "min_distance": _histogram(
+            "Smallest distance", "smallest distance", "Å", properties, 2, distances.get("min_distance"), note
+        ),
         "max_distance": _histogram(
             "Largest distance", "largest distance in the cell", "Å", properties, 3, distances.get("max_distance"), note
         ),
@@ -82,14 +92,19 @@ def generation_series(
             "x_label": "generated crystals",
             "y_label": "share of reference prototypes",
             "curves": {
-                "found": {"x": [p["n"] for p in rediscovered["curve"]], "y": [p["rediscovered"] for p in rediscovered["curve"]]},
+                "found": {
+                    "x": [p["n"] for p in rediscovered["curve"]],
+                    "y": [p["rediscovered"] for p in rediscovered["curve"]],
+                },
             },
         },
         "frechet": {
             "kind": "bars",
             "title": "Fréchet distances",
             "x_label": "Fréchet distance over the reference's variance",
-            "bars": {name: value for name, found in result["frechet"].items() if (value := _relative(found)) is not None},
+            "bars": {
+                name: value for name, found in result["frechet"].items() if (value := _relative(found)) is not None
+            },
             "share": False,
             "note": "The distances themselves are in the table; each space has a scale of its own.",
         },
@@ -106,7 +121,9 @@ def generation_series(
             "kind": "bars",
             "title": "Stability",
             "x_label": "share of crystals",
-            "bars": _shares({k: result["stability"].get(k) for k in ("stable_of_all", "metastable_of_all", "sun", "metastable_sun")}),
+            "bars": _shares(
+                {k: result["stability"].get(k) for k in ("stable_of_all", "metastable_of_all", "sun", "metastable_sun")}
+            ),
         }
         series |= hull_diagrams(result, judged)
     return series
@@ -190,13 +207,21 @@ def _histogram(
 
 def _symmetry(title: str, found: Mapping[str, Any]) -> dict[str, Any]:
     sets = {name: {str(k): v for k, v in found[name].items()} for name in ("generated", "reference")}
-    entry: dict[str, Any] = {"kind": "histogram", "title": title, "x_label": title.lower().rstrip("s"), "sets": sets, "discrete": True}
+    entry: dict[str, Any] = {
+        "kind": "histogram",
+        "title": title,
+        "x_label": title.lower().rstrip("s"),
+        "sets": sets,
+        "discrete": True,
+    }
     note = f"Jensen-Shannon divergence {found['jensen_shannon']['value']} bits."
     return entry | {"note": note}
 
 
 def _relative(found: Mapping[str, Any]) -> float | None:
-    """A Fréchet distance as a share of the total variance of the reference: the only form in which spaces can stand side by side."""
+    """A Fréchet distance as a share of the total variance of the reference: the only form in which spaces can stand
+    side by side.
+    """
     value, variance = found.get("value"), found.get("reference_variance")
     return value / variance if value is not None and variance else None
 
@@ -204,5 +229,7 @@ def _relative(found: Mapping[str, Any]) -> float | None:
 def _shares(found: Mapping[str, Any]) -> dict[str, Any]:
     """The quantities among the values, by readable names."""
     return {
-        name.replace("_", " "): value for name, value in found.items() if isinstance(value, Mapping) and "value" in value and "of" in value
+        name.replace("_", " "): value
+        for name, value in found.items()
+        if isinstance(value, Mapping) and "value" in value and "of" in value
     }

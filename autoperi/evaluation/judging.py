@@ -69,14 +69,24 @@ class Judgement:
 
 
 def check_judge(
-    entries: Any, calculator: Any, options: Mapping[str, Any] | str | None, *, relax_limit: int | None, relax_steps: int, mechanical: int
+    entries: Any,
+    calculator: Any,
+    options: Mapping[str, Any] | str | None,
+    *,
+    relax_limit: int | None,
+    relax_steps: int,
+    mechanical: int,
 ) -> Settings:
     """Refuse what cannot be done before any work.
 
     Raises:
         RequestError: an unknown calculator or a number that is none. DataError: no such file of entries.
     """
-    for name, value, least in (("relax_limit", relax_limit, 1), ("relax_steps", relax_steps, 1), ("mechanical", mechanical, 0)):
+    for name, value, least in (
+        ("relax_limit", relax_limit, 1),
+        ("relax_steps", relax_steps, 1),
+        ("mechanical", mechanical, 0),
+    ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise RequestError(f"{name}={value!r} is not a whole number of at least {least}")
     if mechanical and calculator is None:
@@ -85,8 +95,14 @@ def check_judge(
     if calculator is not None:
         make_calculator(calculator, options)
         described = describe_calculator(calculator, options)
-    if isinstance(entries, (str, Path)) and str(entries).lower() not in MATERIALS_PROJECT and not Path(entries).is_file():
-        raise DataError(f"entries={str(entries)!r} is not a file; give entries as .json, .csv or .parquet, or 'materials-project'")
+    if (
+        isinstance(entries, (str, Path))
+        and str(entries).lower() not in MATERIALS_PROJECT
+        and not Path(entries).is_file()
+    ):
+        raise DataError(
+            f"entries={str(entries)!r} is not a file; give entries as .json, .csv or .parquet, or 'materials-project'"
+        )
     return Settings(entries, calculator, options, described, relax_limit, relax_steps, mechanical)
 
 
@@ -109,8 +125,8 @@ def judge(
         formation_energies: of the model, eV/atom; the judge where there is no calculator.
         settings: see :func:`check_judge`.
         model: its name.
-        sound: whether a crystal's distances are those of a crystal; without a calculator no other one is judged, because a network
-            trained on crystals says anything of what is none.
+        sound: whether a crystal's distances are those of a crystal; without a calculator no other one is judged,
+            because a network trained on crystals says anything of what is none.
         compare: what is unique and novel, the latter None without a training set (then there is no S.U.N.). With
             a calculator it sees the relaxed crystals: those are the ones whose energy is judged.
         lost: crystals that could not even be read; they count as not stable.
@@ -135,7 +151,9 @@ def judge(
         )
         summary["relaxation"] = _relaxation_summary(crystals[:count], relaxed, processes, progress)
         energies = [r.energy_after for r in relaxed] + [None] * (n - count)
-        judged = [r.structure if r.structure is not None else c for r, c in zip(relaxed, crystals, strict=False)] + list(crystals[count:])
+        judged = [
+            r.structure if r.structure is not None else c for r, c in zip(relaxed, crystals, strict=False)
+        ] + list(crystals[count:])
     summary["judge"] = name
     if settings.entries is None:
         summary["reason"] = "no reference entries were given"
@@ -157,14 +175,19 @@ def judge(
         [*above, *[math.inf] * lost],
         unique=[*unique["flags"], *none],
         novel=None if novel is None else [*novel["flags"], *none],
-        groups=[*unique["same_as"], *range(n, n + lost)],  # of crystals that match, any stable one makes their kind count
+        groups=[
+            *unique["same_as"],
+            *range(n, n + lost),
+        ],  # of crystals that match, any stable one makes their kind count
         tolerance=RELAXED_TOLERANCE if relaxed else ROUNDING_TOLERANCE,
     )
     if novel is None:
         summary["sun_reason"] = "no training set was given to tell what is novel"
     summary["hull"] = hull_facts(hull.references, scale=scale, judge=name)  # type: ignore[arg-type]
     reasons = [
-        "distances that no crystal has" if not (relaxed or ok) else d.reason for d, ok in zip(distances, sound, strict=True) if d.reason
+        "distances that no crystal has" if not (relaxed or ok) else d.reason
+        for d, ok in zip(distances, sound, strict=True)
+        if d.reason
     ]
     summary["not_judged"] = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     return _finish(Judgement(summary, above, relaxed, hull, energies), settings, progress)
@@ -185,7 +208,13 @@ def _on_scale(
     keep = near_hull(Hull(references), NEAR_HULL, systems)
     calculator = make_calculator(settings.calculator, settings.options)
     return recompute(
-        references, calculator, judge=name, elements=systems, keep=keep, relax={"steps": settings.relax_steps}, progress=progress
+        references,
+        calculator,
+        judge=name,
+        elements=systems,
+        keep=keep,
+        relax={"steps": settings.relax_steps},
+        progress=progress,
     )
 
 
@@ -197,10 +226,13 @@ def _relaxation_summary(
     matched.pop("values", None)
     return {
         "converged": share([r.status == "converged" for r in relaxed]),
-        "status": {status: sum(r.status == status for r in relaxed) for status in ("converged", "not converged", "failed")},
+        "status": {
+            status: sum(r.status == status for r in relaxed) for status in ("converged", "not converged", "failed")
+        },
         "failures": dict(sorted(Counter(str(r.reason) for r in relaxed if r.status == "failed").items())),
         "energy_gain_eV_per_atom": mean(
-            None if r.energy_before is None or r.energy_after is None else r.energy_before - r.energy_after for r in relaxed
+            None if r.energy_before is None or r.energy_after is None else r.energy_before - r.energy_after
+            for r in relaxed
         ),
         "rms_displacement_A": mean(r.rms_displacement for r in relaxed),
         "volume_change": mean(r.volume_change for r in relaxed),

@@ -71,18 +71,29 @@ def parity(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
         axes.grid(visible=False)
         inside = (x >= low) & (x <= high) & (y >= low) & (y <= high)
         bins = axes.hexbin(
-            x[inside], y[inside], gridsize=45, extent=(low, high, low, high), bins="log", mincnt=1, cmap="viridis_r", linewidths=0.1
+            x[inside],
+            y[inside],
+            gridsize=45,
+            extent=(low, high, low, high),
+            bins="log",
+            mincnt=1,
+            cmap="viridis_r",
+            linewidths=0.1,
         )
         figure.colorbar(bins, ax=axes, label="Points in a hexagon", shrink=0.8)
     else:
         size = 22 if len(x) < 200 else 10
-        axes.scatter(x, y, s=size, color=COLOURS[0], alpha=0.8 if len(x) < 200 else 0.45, linewidths=0, rasterized=len(x) > 400)
+        axes.scatter(
+            x, y, s=size, color=COLOURS[0], alpha=0.8 if len(x) < 200 else 0.45, linewidths=0, rasterized=len(x) > 400
+        )
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set_xlabel(axis_label(entry.get("x_label") or "Reference", unit))
     axes.set_ylabel(axis_label(entry.get("y_label") or "Predicted", unit))
     facts = f"MAE {with_unit(mae, unit)}, R² {'not defined' if r2 is None else say(r2)}, n = {len(x):,}"
     legend(axes, facts)
-    return Drawn(f"{entry.get('y_label') or 'Predicted'} against {entry.get('x_label') or 'reference'}: {facts}.", notes)
+    return Drawn(
+        f"{entry.get('y_label') or 'Predicted'} against {entry.get('x_label') or 'reference'}: {facts}.", notes
+    )
 
 
 def histogram(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
@@ -92,7 +103,9 @@ def histogram(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
         raise RequestError(f"{len(sets)} sets; give at most 4")
     distance = number(entry.get("distance"))
     head = (
-        f"{entry.get('distance_label') or 'Wasserstein distance'} {with_unit(distance, entry.get('unit'))}" if distance == distance else ""
+        f"{entry.get('distance_label') or 'Wasserstein distance'} {with_unit(distance, entry.get('unit'))}"
+        if distance == distance
+        else ""
     )
     drawn = (_discrete if entry.get("discrete") else _continuous)(figure, entry, sets, head)
     return Drawn((head + ". " if head else "") + drawn.text, drawn.notes)
@@ -106,10 +119,14 @@ def _continuous(figure: Figure, entry: Mapping[str, Any], sets: Mapping[str, Any
     if not len(pooled):
         raise NoDataError("no finite value in any set")
     low, high = robust_limits(pooled, spread=2.0)
-    if high > low and _wanted(pooled[(pooled >= low) & (pooled <= high)]) > 3 * MOST_BINS:  # a long tail hides where most values are
+    if (
+        high > low and _wanted(pooled[(pooled >= low) & (pooled <= high)]) > 3 * MOST_BINS
+    ):  # a long tail hides where most values are
         low, high = robust_limits(pooled, spread=2.0, central=0.95)
     outside = int(((pooled < low) | (pooled > high)).sum())
-    edges = np.linspace(*(low, high) if high > low else padded(low, high), _bins(pooled[(pooled >= low) & (pooled <= high)]) + 1)
+    edges = np.linspace(
+        *(low, high) if high > low else padded(low, high), _bins(pooled[(pooled >= low) & (pooled <= high)]) + 1
+    )
     notes = [_left_out(lost), f"Beyond the axis, counted in its outermost bins: {outside:,}." if outside else ""]
     axes = figure.add_subplot()
     _steps(axes, arrays, edges, entry)
@@ -120,7 +137,9 @@ def _continuous(figure: Figure, entry: Mapping[str, Any], sets: Mapping[str, Any
     return Drawn("; ".join(words) + ".", notes)
 
 
-def _steps(axes: Axes, arrays: Mapping[str, np.ndarray], edges: np.ndarray, entry: Mapping[str, Any], means: bool = False) -> None:
+def _steps(
+    axes: Axes, arrays: Mapping[str, np.ndarray], edges: np.ndarray, entry: Mapping[str, Any], means: bool = False
+) -> None:
     for i, (name, array) in enumerate(arrays.items()):
         counts = np.histogram(np.clip(array, edges[0], edges[-1]), edges)[0] / max(len(array), 1)
         mean = f"mean {with_unit(float(array.mean()), entry.get('unit'))}, " if means and len(array) else ""
@@ -136,7 +155,9 @@ def _steps(axes: Axes, arrays: Mapping[str, np.ndarray], edges: np.ndarray, entr
 
 
 def _wanted(values: np.ndarray) -> float:
-    """Freedman and Diaconis' number of bins: widths of twice the interquartile range over the cube root of n; 24 where that is 0."""
+    """Freedman and Diaconis' number of bins: widths of twice the interquartile range over the cube root of n; 24 where
+    that is 0.
+    """
     quartiles = np.quantile(values, [0.25, 0.75])
     width = 2 * float(quartiles[1] - quartiles[0]) / len(values) ** (1 / 3)
     return float(values.max() - values.min()) / width if width > 0 else 24
@@ -148,7 +169,9 @@ def _bins(values: np.ndarray) -> int:
 
 
 def _summary(name: str, array: np.ndarray, unit: object) -> str:
-    return f"{name}: n = {len(array):,}" + (f", median {with_unit(float(np.median(array)), unit)}" if len(array) else "")
+    return f"{name}: n = {len(array):,}" + (
+        f", median {with_unit(float(np.median(array)), unit)}" if len(array) else ""
+    )
 
 
 def _discrete(figure: Figure, entry: Mapping[str, Any], sets: Mapping[str, Any], head: str) -> Drawn:
@@ -182,7 +205,9 @@ def _discrete(figure: Figure, entry: Mapping[str, Any], sets: Mapping[str, Any],
     for name, count in counts.items():
         best = sorted(((v, _name(c)) for c, v in share[name].items() if v), key=lambda p: (-p[0], p[1]))[:3]
         words.append(
-            f"{name}: n = {sum(count.values()):,.0f}" + (", most often " if best else "") + ", ".join(f"{c} ({v:.1%})" for v, c in best)
+            f"{name}: n = {sum(count.values()):,.0f}"
+            + (", most often " if best else "")
+            + ", ".join(f"{c} ({v:.1%})" for v, c in best)
         )
     return Drawn("; ".join(words) + ".", notes)
 
@@ -218,7 +243,14 @@ def _mirrored(axes: Axes, share: Mapping[str, Mapping[Any, float]], label: Mappi
     """The second set downwards: with up to 230 space groups, neighbouring bars could not be told apart."""
     for i, (name, values) in enumerate(share.items()):
         sign = 1 - 2 * i
-        axes.vlines([float(c) for c in values], 0, [sign * v for v in values.values()], color=COLOURS[i], linewidth=1.8, label=label[name])
+        axes.vlines(
+            [float(c) for c in values],
+            0,
+            [sign * v for v in values.values()],
+            color=COLOURS[i],
+            linewidth=1.8,
+            label=label[name],
+        )
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.yaxis.set_major_formatter(lambda v, _: f"{abs(v):.3g}")
     axes.margins(x=0.02)
@@ -291,7 +323,11 @@ def errors(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
     unit = entry.get("unit")
     words = [
         f"{k}: n = {len(a):,}"
-        + (f", mean {with_unit(float(a.mean()), unit)}, median {with_unit(float(np.median(a)), unit)}" if len(a) else "")
+        + (
+            f", mean {with_unit(float(a.mean()), unit)}, median {with_unit(float(np.median(a)), unit)}"
+            if len(a)
+            else ""
+        )
         for k, a in arrays.items()
     ]
     return Drawn("; ".join(words) + ".", notes)
@@ -313,7 +349,11 @@ def curve(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
         xs, ys = x[good][order], y[good][order]
         words.append(
             f"{name}: "
-            + (f"{len(xs)} points, from {say(ys[0])} at {say(xs[0])} to {say(ys[-1])} at {say(xs[-1])}" if len(xs) else "no value")
+            + (
+                f"{len(xs)} points, from {say(ys[0])} at {say(xs[0])} to {say(ys[-1])} at {say(xs[-1])}"
+                if len(xs)
+                else "no value"
+            )
         )
         if not len(xs):
             continue
@@ -321,7 +361,16 @@ def curve(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
         whole = whole and bool((xs == np.round(xs)).all())
         colour = COLOURS[i % len(COLOURS)]
         marker = MARKERS[i % len(MARKERS)] if len(xs) <= 30 else ""
-        axes.plot(xs, ys, color=colour, linestyle=LINES[i % len(LINES)], marker=marker, markersize=4.5, linewidth=1.8, label=plain(name))
+        axes.plot(
+            xs,
+            ys,
+            color=colour,
+            linestyle=LINES[i % len(LINES)],
+            marker=marker,
+            markersize=4.5,
+            linewidth=1.8,
+            label=plain(name),
+        )
         if each.get("low") is not None and each.get("high") is not None:
             low, high = numbers(each["low"]), numbers(each["high"])
             same_length(x=x, low=low, high=high)
@@ -331,7 +380,9 @@ def curve(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
     for i, (name, value) in enumerate(table(entry, "lines").items()):
         height = number(value)
         if np.isfinite(height) and (height > 0 or not logs[1]):
-            axes.axhline(height, color=INK, linestyle=(0, (4 + 3 * i, 2)), linewidth=1.1, label=plain(f"{name} ({say(height)})"))
+            axes.axhline(
+                height, color=INK, linestyle=(0, (4 + 3 * i, 2)), linewidth=1.1, label=plain(f"{name} ({say(height)})")
+            )
             words.append(f"{name}: {say(height)}")
     for which in (name for name, wanted in zip("xy", logs, strict=True) if wanted):
         log_axis(axes, which)
@@ -361,7 +412,8 @@ def bars(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
     texts = [_counts(v, entry.get("unit")) for _, v in items]
     axes = figure.add_subplot()
     figure.set_size_inches(
-        6.4, 1.3 + 0.19 * sum(max(1.6, n.count("\n") + 1.4, t.count("\n") + 1.4) for n, t in zip(names, texts, strict=True))
+        6.4,
+        1.3 + 0.19 * sum(max(1.6, n.count("\n") + 1.4, t.count("\n") + 1.4) for n, t in zip(names, texts, strict=True)),
     )
     at = np.arange(len(items))
     axes.barh(at, np.nan_to_num(values), 0.62, color=COLOURS[0])
@@ -371,7 +423,13 @@ def bars(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
     axes.axvline(0, color=GREY, linewidth=0.8)
     for y, value, text in zip(at, values, texts, strict=True):
         axes.text(
-            1.04, float(y), text, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK if np.isfinite(value) else GREY
+            1.04,
+            float(y),
+            text,
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8.5,
+            color=INK if np.isfinite(value) else GREY,
         )
     axes.set_yticks(at, names)
     axes.tick_params(axis="y", length=0)
@@ -379,7 +437,10 @@ def bars(figure: Figure, entry: Mapping[str, Any]) -> Drawn:
     axes.set_ylim(len(items) - 0.4, -0.6)
     axes.set_xlabel(axis_label(entry.get("x_label"), entry.get("unit")))
     words = [f"{k}: {t}".replace("\n", " ") for (k, _), t in zip(items, texts, strict=True)]
-    return Drawn("; ".join(words) + ".", [f"The first {MOST_BARS} of {len(every):,} are drawn." if len(every) > MOST_BARS else ""])
+    return Drawn(
+        "; ".join(words) + ".",
+        [f"The first {MOST_BARS} of {len(every):,} are drawn." if len(every) > MOST_BARS else ""],
+    )
 
 
 def _counts(value: Any, unit: object) -> str:
@@ -389,7 +450,9 @@ def _counts(value: Any, unit: object) -> str:
         return plain(f"no value: {told.get('reason') or 'unknown'}", 34)
     parts: Sequence[str] = []
     if isinstance(told.get("of"), int):
-        parts = [f"{told['count']:,} of {told['of']:,}" if isinstance(told.get("count"), int) else f"n = {told['of']:,}"]
+        parts = [
+            f"{told['count']:,} of {told['of']:,}" if isinstance(told.get("count"), int) else f"n = {told['of']:,}"
+        ]
         if isinstance(told.get("missing"), int) and told["missing"]:
             parts = [*parts, f"{told['missing']:,} missing"]
     return plain(with_unit(shown, unit) + (f" ({', '.join(parts)})" if parts else ""), 36)

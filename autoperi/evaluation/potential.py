@@ -10,11 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from autoperi.data.io import CrystalTable
 from autoperi.errors import DataError, RequestError
 from autoperi.evaluation.calculators import describe_calculator, make_calculator
 from autoperi.evaluation.common import decimals, facts, load, sample_rows
-from autoperi.io import CrystalTable
-from autoperi.metrics.potential import DEFINITIONS, Frame, compositions, element_constants, potential_errors, shift, voigt
+from autoperi.metrics.potential import (
+    DEFINITIONS,
+    Frame,
+    compositions,
+    element_constants,
+    potential_errors,
+    shift,
+    voigt,
+)
 from autoperi.progress import progress_bar
 from autoperi.units import EV_PER_A3_IN_GPA
 
@@ -40,12 +48,13 @@ def evaluate_potential(
 
     Args:
         calculator: any ASE calculator, or what :func:`~autoperi.evaluation.calculators.make_calculator` takes.
-        path: table with the columns ``energy_eV`` (of the whole cell), ``forces_eV_per_A`` (3 n numbers) and ``stress_GPa`` (9 numbers,
-            rows, tension positive). A missing column or label is counted.
+        path: table with the columns ``energy_eV`` (of the whole cell), ``forces_eV_per_A`` (3 n numbers) and
+            ``stress_GPa`` (9 numbers, rows, tension positive). A missing column or label is counted.
         options: of the calculator.
-        split: rows whose column ``split`` says this; None for all. A table without that column has no splits, and all rows count.
-        group: column whose values get rows of their own (``by_group``), and so does what stands before a slash in them: ``Ge/AIMD-NVT`` counts
-            for ``Ge`` too. None for none.
+        split: rows whose column ``split`` says this; None for all. A table without that column has no splits, and all
+            rows count.
+        group: column whose values get rows of their own (``by_group``), and so does what stands before a slash in them:
+            ``Ge/AIMD-NVT`` counts for ``Ge`` too. None for none.
         only: groups to measure, in either form; None for all.
         element_energies: eV/atom by element to subtract from the predictions; None fits them on these frames.
         limit: frames, drawn with ``seed`` after the choice of split and groups.
@@ -53,8 +62,9 @@ def evaluate_potential(
         progress: show a bar; None shows it on a terminal.
 
     Returns:
-        :func:`~autoperi.metrics.potential.potential_errors`, ``failed`` (frames without a prediction) and ``failures`` (their reasons with
-        counts), ``no_stress`` (predicted frames for which the calculator gave none), ``definitions``, times, ``series``.
+        :func:`~autoperi.metrics.potential.potential_errors`, ``failed`` (frames without a prediction) and ``failures``
+        (their reasons with counts), ``no_stress`` (predicted frames for which the calculator gave none),
+        ``definitions``, times, ``series``.
 
     Raises:
         RequestError: an unknown calculator, split or group; element energies that are none.
@@ -80,7 +90,9 @@ def evaluate_potential(
             stress_reasons += [no_stress] if no_stress else []
             bar.update()
     seconds = time.perf_counter() - started
-    names = None if group is None or group not in picked.labels else [_groups(v) for v in picked.labels[group].astype(str)]
+    names = (
+        None if group is None or group not in picked.labels else [_groups(v) for v in picked.labels[group].astype(str)]
+    )
     errors = potential_errors(predicted, reference, picked.atomic_numbers, element_energies=constants, groups=names)
     atoms = sum(len(z) for z in picked.atomic_numbers)
     parameters = {
@@ -88,7 +100,9 @@ def evaluate_potential(
         "split": split,
         "group": group,
         "only": None if only is None else list(only),
-        "element_energies": "fitted on the frames" if element_energies is None else {str(e): float(v) for e, v in element_energies.items()},
+        "element_energies": "fitted on the frames"
+        if element_energies is None
+        else {str(e): float(v) for e, v in element_energies.items()},
         "limit": limit,
         "seed": seed,
     }
@@ -122,7 +136,9 @@ def evaluate_potential(
     }
 
 
-def predict_frame(calculator: Any, cell: np.ndarray, coords: np.ndarray, numbers: np.ndarray) -> tuple[Frame, str | None, str | None]:
+def predict_frame(
+    calculator: Any, cell: np.ndarray, coords: np.ndarray, numbers: np.ndarray
+) -> tuple[Frame, str | None, str | None]:
     """Energy, forces and stress of one crystal.
 
     Args:
@@ -159,7 +175,12 @@ def predict_frame(calculator: Any, cell: np.ndarray, coords: np.ndarray, numbers
 
 
 def _choose(
-    table: CrystalTable, rows: list[int], path: str | Path, split: str | None, group: str | None, only: Sequence[str] | None
+    table: CrystalTable,
+    rows: list[int],
+    path: str | Path,
+    split: str | None,
+    group: str | None,
+    only: Sequence[str] | None,
 ) -> list[int]:
     labels = table.labels
     if split is not None and "split" in labels:
@@ -170,14 +191,16 @@ def _choose(
     if only is not None:
         if group is None or group not in labels:
             raise RequestError(
-                f"only {', '.join(map(repr, only)) or 'nothing'} needs a column to look in, and group {group!r} is none of {path}"
+                f"only {', '.join(map(repr, only)) or 'nothing'} needs a column to look in, and group {group!r} is "
+                f"none of {path}"
             )
         values = [_groups(v) for v in labels[group].astype(str)]
         known = {name for r in rows for name in values[r]}
         unknown = [name for name in only if name not in known]
         if unknown or not only:
             raise RequestError(
-                f"only {', '.join(map(repr, unknown)) or 'nothing'}: {path} has no such rows in {group!r}; it has {', '.join(sorted(known))}"
+                f"only {', '.join(map(repr, unknown)) or 'nothing'}: {path} has no such rows in {group!r}; it has "
+                f"{', '.join(sorted(known))}"
             )
         rows = [r for r in rows if set(values[r]) & set(only)]
     return rows
@@ -192,12 +215,17 @@ def _labels(table: CrystalTable, path: str | Path) -> list[Frame]:
     columns = table.labels
     if not {ENERGY, FORCES, STRESS} & set(columns):
         raise DataError(
-            f"{path} has none of the columns {ENERGY}, {FORCES}, {STRESS}; it has {', '.join(map(str, columns.columns)) or 'no labels'}"
+            f"{path} has none of the columns {ENERGY}, {FORCES}, {STRESS}; it has "
+            f"{', '.join(map(str, columns.columns)) or 'no labels'}"
         )
     try:
-        energies = columns[ENERGY].to_numpy(dtype=float, na_value=np.nan) if ENERGY in columns else np.full(len(table), np.nan)
+        energies = (
+            columns[ENERGY].to_numpy(dtype=float, na_value=np.nan) if ENERGY in columns else np.full(len(table), np.nan)
+        )
     except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: the column {ENERGY} holds what is no number ({error}); give eV of the whole cell") from None
+        raise DataError(
+            f"{path}: the column {ENERGY} holds what is no number ({error}); give eV of the whole cell"
+        ) from None
     frames = []
     for k, numbers in enumerate(table.atomic_numbers):
         energy = float(energies[k])
@@ -220,20 +248,30 @@ def _array(columns: Any, name: str, k: int, shape: tuple[int, int], path: str | 
     except (TypeError, ValueError):
         raise DataError(f"{path}, {row}: {name} holds what is no list of numbers; mend the table") from None
     if array.size != shape[0] * shape[1]:
-        raise DataError(f"{path}, {row}: {name} holds {array.size} numbers where {shape[0] * shape[1]} belong; mend the table")
+        raise DataError(
+            f"{path}, {row}: {name} holds {array.size} numbers where {shape[0] * shape[1]} belong; mend the table"
+        )
     return array.reshape(shape) if np.isfinite(array).all() else None
 
 
 def _series(
-    predicted: Sequence[Frame], reference: Sequence[Frame], atomic_numbers: Sequence[np.ndarray], errors: Mapping[str, Any]
+    predicted: Sequence[Frame],
+    reference: Sequence[Frame],
+    atomic_numbers: Sequence[np.ndarray],
+    errors: Mapping[str, Any],
 ) -> dict[str, Any]:
     counts = compositions(atomic_numbers)
     size = counts.sum(1)
     constants = element_constants(errors["element_energies"])
-    e, t = (np.array([np.nan if f.energy is None else f.energy for f in frames], dtype=np.float64) for frames in (predicted, reference))
+    e, t = (
+        np.array([np.nan if f.energy is None else f.energy for f in frames], dtype=np.float64)
+        for frames in (predicted, reference)
+    )
     both = list(zip(predicted, reference, strict=True))
     forces = [(p.forces, r.forces) for p, r in both if p.forces is not None and r.forces is not None]
-    stress = [(voigt(p.stress[None]), voigt(r.stress[None])) for p, r in both if p.stress is not None and r.stress is not None]
+    stress = [
+        (voigt(p.stress[None]), voigt(r.stress[None])) for p, r in both if p.stress is not None and r.stress is not None
+    ]
     words = {"kind": "parity", "x_label": "DFT", "y_label": "potential"}
     return {
         "energy_parity": {

@@ -1,4 +1,6 @@
-"""Property prediction: the model beside a mean predictor, a composition-only network and other systems, and what its uncertainties are worth."""
+"""Property prediction: the model beside a mean predictor, a composition-only network and other systems, and what its
+uncertainties are worth.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from autoperi.data.io import read_table
+from autoperi.data.splits import SPLITS, splits_of
 from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.evaluation.common import decimals, facts, load, sample_rows
-from autoperi.io import read_table
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.regression import calibration, mae, mae_by, regression
-from autoperi.splits import SPLITS, splits_of
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
@@ -64,11 +66,12 @@ class Target(NamedTuple):
 
 
 def targets() -> dict[str, Target]:
-    """The labels that ``score`` predicts: those whose name and unit make a column of its table, as ``band_gap`` and eV make ``band_gap_eV``.
+    """The labels that ``score`` predicts: those whose name and unit make a column of its table, as ``band_gap`` and eV
+    make ``band_gap_eV``.
 
     Those of :data:`ALIASES` go by either name.
     """
-    from autoperi.scoring import PROPERTIES
+    from autoperi.pipelines.score import PROPERTIES
 
     found = {}
     for name, columns in PROPERTIES.items():
@@ -100,30 +103,37 @@ def evaluate_properties(
         label: one that the model predicts (:func:`targets`).
         train: table on which to fit the baselines; without it the mean is that of the test rows, and the composition
             network is left out.
-        split: ``"train"``, ``"val"`` or ``"test"``: only these rows of ``path`` by their ids (:func:`autoperi.splits.split_of`), and
-            the baselines are fitted on the ``"train"`` rows of ``train``; None takes every row.
+        split: ``"train"``, ``"val"`` or ``"test"``: only these rows of ``path`` by their ids
+            (:func:`autoperi.data.splits.split_of`), and the baselines are fitted on the ``"train"`` rows of ``train``;
+            None takes every row.
         limit, seed: rows, and how they are drawn.
         progress: show a bar; None shows it on a terminal.
 
     Returns:
-        The plain errors (``mae_…``, ``median_error_…``, baselines), ``errors`` (:func:`~autoperi.metrics.regression.regression`), ``mae_by_elements``
-        (number of elements to error), ``cgcnn`` and ``crystal_transformer`` (the same for these bundled baselines, formation energy only), for moduli
-        ``mae_log10…`` (of the crystals whose label and prediction are positive), ``uncertainty`` where the model gives one
-        (:func:`~autoperi.metrics.regression.calibration`; of the decimal logarithm for moduli and peaks), ``is_metal`` beside a band gap, ``series``.
+        The plain errors (``mae_…``, ``median_error_…``, baselines), ``errors``
+        (:func:`~autoperi.metrics.regression.regression`), ``mae_by_elements`` (number of elements to error), ``cgcnn``
+        and ``crystal_transformer`` (the same for these bundled baselines, formation energy only), for moduli
+        ``mae_log10…`` (of the crystals whose label and prediction are positive), ``uncertainty`` where the model gives
+        one (:func:`~autoperi.metrics.regression.calibration`; of the decimal logarithm for moduli and peaks),
+        ``is_metal`` beside a band gap, ``series``.
 
     Raises:
-        RequestError: a label that the model does not predict, or no such split. DataError: a table without it, or without ids to split by.
+        RequestError: a label that the model does not predict, or no such split. DataError: a table without it, or
+        without ids to split by.
     """
-    from autoperi.scoring import PROPERTIES
+    from autoperi.pipelines.score import PROPERTIES
 
     known_targets = targets()
     if label not in known_targets:
-        raise RequestError(f"the property {label!r} is not predicted by the model; choose from {', '.join(sorted(known_targets))}")
+        raise RequestError(
+            f"the property {label!r} is not predicted by the model; choose from {', '.join(sorted(known_targets))}"
+        )
     goal = known_targets[label]
     offered = getattr(peri, "score_properties", PROPERTIES)
     if goal.column not in offered.get(goal.name, ()):
         raise RequestError(
-            f"the property {label!r} is not predicted by this model, which has {', '.join(offered)}; load one with property heads"
+            f"the property {label!r} is not predicted by this model, which has {', '.join(offered)}; load one with "
+            "property heads"
         )
     if split is not None and split not in SPLITS:
         raise RequestError(f"split {split!r} is not known; choose from {', '.join(SPLITS)}")
@@ -135,16 +145,24 @@ def evaluate_properties(
     known = np.isfinite(target)
     chosen = [r for r, ok in zip(rows, known, strict=True) if ok]
     target = target[known]
-    fit = None if train is None else _fit_table(train, label, "train" if split else None)  # a bad table is an error before any work
+    fit = (
+        None if train is None else _fit_table(train, label, "train" if split else None)
+    )  # a bad table is an error before any work
     picked = table[chosen]
     started = time.perf_counter()
-    scored = peri.score(picked.structures(), properties=[goal.name], progress=progress) if chosen else {goal.column: np.zeros(0)}
+    scored = (
+        peri.score(picked.structures(), properties=[goal.name], progress=progress)
+        if chosen
+        else {goal.column: np.zeros(0)}
+    )
     seconds = time.perf_counter() - started
     predicted = np.asarray(scored[goal.column], dtype=float)
     every = regression(predicted, target)
     elements = [len(set(z.tolist())) for z in picked.atomic_numbers]
     unit = goal.unit
-    reference_mean, guess = _baselines(fit, picked, seed, goal.logarithmic) if fit is not None else (_mean(target, goal.logarithmic), None)
+    reference_mean, guess = (
+        _baselines(fit, picked, seed, goal.logarithmic) if fit is not None else (_mean(target, goal.logarithmic), None)
+    )
     result: dict[str, Any] = {
         "task": "properties",
         "property": label,
@@ -164,7 +182,9 @@ def evaluate_properties(
         result["mean_predictor_mae_log10_GPa"] = mae(_log10(np.full(len(target), reference_mean)), _log10(target))
         result["composition_only_mae_log10_GPa"] = None if guess is None else mae(_log10(guess), _log10(target))
     if f"{goal.column}_std" in scored:
-        result["uncertainty"] = _uncertainty(goal, predicted, np.asarray(scored[f"{goal.column}_std"], dtype=float), target)
+        result["uncertainty"] = _uncertainty(
+            goal, predicted, np.asarray(scored[f"{goal.column}_std"], dtype=float), target
+        )
     if label == "band_gap" and "is_metal_probability" in scored:
         result["is_metal"] = _is_metal(np.asarray(scored["is_metal_probability"], dtype=float), target)
     series = {"parity": _parity(goal, target, predicted, "AutoPeri"), "errors": _errors(goal, target, predicted, guess)}
@@ -178,7 +198,8 @@ def evaluate_properties(
         **result,
         "seconds": decimals(seconds, 1),
         "crystals_per_second": decimals(len(chosen) / seconds, 1) if chosen and seconds else None,
-        "headline": {f"{words} ({goal.axis})": f"errors.{key}" for words, key in (("MAE", "mae"), ("RMSE", "rmse"))} | {"R²": "errors.r2"},
+        "headline": {f"{words} ({goal.axis})": f"errors.{key}" for words, key in (("MAE", "mae"), ("RMSE", "rmse"))}
+        | {"R²": "errors.r2"},
         **facts(
             path,
             peri.provenance(),
@@ -210,7 +231,7 @@ def _baseline(
 def _predictor(name: str) -> Callable[[Any, bool | None], np.ndarray] | None:
     import torch
 
-    from autoperi.bundle import BUNDLED_BASELINES, load_baseline
+    from autoperi.pipelines.bundle import BUNDLED_BASELINES, load_baseline
     from autoperi.progress import progress_bar
 
     try:
@@ -234,7 +255,10 @@ def _uncertainty(goal: Target, predicted: np.ndarray, std: np.ndarray, target: n
     if not goal.logarithmic:
         return {"of": goal.axis, **calibration(predicted, std, target)}
     # σ of log10 y from that of y, as score made it
-    return {"of": "log10", **calibration(_log10(predicted), std / (np.log(10) * np.maximum(predicted, 1e-9)), _log10(target))}
+    return {
+        "of": "log10",
+        **calibration(_log10(predicted), std / (np.log(10) * np.maximum(predicted, 1e-9)), _log10(target)),
+    }
 
 
 def _is_metal(probability: np.ndarray, target: np.ndarray) -> dict[str, Any]:
@@ -246,12 +270,17 @@ def _is_metal(probability: np.ndarray, target: np.ndarray) -> dict[str, Any]:
         "share_of_metals": truth,
         "mean_probability": probability,
     }
-    return {k: quantity(float(np.mean(v)) if n else None, of=n, missing=0, reason=None if n else "no crystals") for k, v in values.items()}
+    return {
+        k: quantity(float(np.mean(v)) if n else None, of=n, missing=0, reason=None if n else "no crystals")
+        for k, v in values.items()
+    }
 
 
 def _split_rows(table: Any, path: str | Path, split: str) -> list[int]:
     if table.ids == [str(k) for k in range(len(table))]:  # what a table without ids is read with
-        raise DataError(f"{path} has no column 'id' or 'material_id', by which rows are split; add one, or leave the split out")
+        raise DataError(
+            f"{path} has no column 'id' or 'material_id', by which rows are split; add one, or leave the split out"
+        )
     return [row for row, name in enumerate(splits_of(table.ids)) if name == split]
 
 
@@ -269,7 +298,9 @@ def _fit_table(train: str | Path, label: str, split: str | None) -> tuple[Any, n
     values = _label(table, train, label)
     rows = np.nonzero(np.isfinite(values))[0].tolist()
     if not rows:
-        raise DataError(f"{train} has no number in its column {label!r}; give a table with labels to fit the baselines on")
+        raise DataError(
+            f"{train} has no number in its column {label!r}; give a table with labels to fit the baselines on"
+        )
     return table[rows], values[rows]
 
 
@@ -277,15 +308,19 @@ def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int, logarithmic:
     """Mean and composition-only predictions; those of moduli and peaks are fitted on their logarithms."""
     import torch
 
-    from autoperi.models.baselines import fit_composition_network
+    from autoperi.models.composition_network import fit_composition_network
 
     table, values = fit
     mean = _mean(values, logarithmic)
     if logarithmic:
         positive = np.nonzero(values > 0)[0].tolist()
         table, values = table[positive], np.log10(values[positive])
-    epochs = max(40, -(-BASELINE_STEPS // -(-len(values) // 256)))  # small tables take more rounds of their 256-row batches
-    network = fit_composition_network(table.batch(dtype=torch.float32), torch.tensor(values, dtype=torch.float32), epochs=epochs, seed=seed)
+    epochs = max(
+        40, -(-BASELINE_STEPS // -(-len(values) // 256))
+    )  # small tables take more rounds of their 256-row batches
+    network = fit_composition_network(
+        table.batch(dtype=torch.float32), torch.tensor(values, dtype=torch.float32), epochs=epochs, seed=seed
+    )
     with torch.no_grad():
         guess = network(picked.batch(dtype=torch.float32)).double().numpy()
     return mean, 10.0**guess if logarithmic else guess
@@ -293,12 +328,15 @@ def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int, logarithmic:
 
 def _label(table: Any, path: str | Path, label: str) -> np.ndarray:
     if label not in table.labels:
-        raise DataError(f"{path} has no column {label!r}; it has {', '.join(map(str, table.labels.columns)) or 'no labels'}")
+        raise DataError(
+            f"{path} has no column {label!r}; it has {', '.join(map(str, table.labels.columns)) or 'no labels'}"
+        )
     try:
         return table.labels[label].to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{path}: the column {label!r} holds what is no number ({error}); give numbers, and leave unknown ones empty"
+            f"{path}: the column {label!r} holds what is no number ({error}); give numbers, and leave unknown ones "
+            "empty"
         ) from None
 
 
@@ -324,4 +362,11 @@ def _errors(goal: Target, target: np.ndarray, predicted: np.ndarray, guess: np.n
     sets = {"AutoPeri": np.abs(predicted - target)}
     if guess is not None:
         sets["composition only"] = np.abs(guess - target)
-    return {"kind": "errors", "title": "Absolute errors", "x_label": "absolute error", "unit": goal.axis, "sets": sets, "log": True}
+    return {
+        "kind": "errors",
+        "title": "Absolute errors",
+        "x_label": "absolute error",
+        "unit": goal.axis,
+        "sets": sets,
+        "log": True,
+    }

@@ -3,15 +3,18 @@
 Every crystal keeps its elements and fractional coordinates and gets a start lattice, by one of two protocols:
 
 - ``unit cube``: 1 Å on a side, as in the paper;
-- ``radii cube``: a cube of the volume of the atoms' covalent spheres over a packing fraction of 0.6 (:func:`radii_volume`).
+- ``radii cube``: a cube of the volume of the atoms' covalent spheres over a packing fraction of 0.6
+  (:func:`radii_volume`).
 
-EMPNN's published errors (its Table 3) are of the first. The right cell is the one that the table gives, in its own basis: fractional coordinates
-alone do not tell a primitive cell of 159° from a cube, so that ``cells="niggli"`` asks for the Niggli cell instead, as CDVAE's preprocessing
-of these data sets does, whose splits EMPNN uses. No equivariant model can leave a cube whose atoms have all its symmetry:
-in 2.5 % of the Niggli cells of ``mp20_test`` this costs more than 1° (of the cells as given, in 7 %).
+EMPNN's published errors (its Table 3) are of the first. The right cell is the one that the table gives, in its own
+basis: fractional coordinates alone do not tell a primitive cell of 159° from a cube, so that ``cells="niggli"`` asks
+for the Niggli cell instead, as CDVAE's preprocessing of these data sets does, whose splits EMPNN uses. No equivariant
+model can leave a cube whose atoms have all its symmetry: in 2.5 % of the Niggli cells of ``mp20_test`` this costs more
+than 1° (of the cells as given, in 7 %).
 
-A relaxer of small deformations (:class:`~autoperi.models.empnn.Empnn`) was never shown either start, and from the unit cube the right answer lies
-beyond the growth that ``relax_lattice`` accepts (``exploded``); :class:`~autoperi.models.lattice_relaxer.LatticeRelaxer` was shown cubes.
+A relaxer of small deformations (:class:`~autoperi.models.empnn.Empnn`) was never shown either start, and from the unit
+cube the right answer lies beyond the growth that ``relax_lattice`` accepts (``exploded``);
+:class:`~autoperi.models.lattice_relaxer.LatticeRelaxer` was shown cubes.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoperi.data.io import CrystalTable, read_table
 from autoperi.errors import RequestError, StructureError
 from autoperi.evaluation.common import decimals, facts, load
 from autoperi.evaluation.denoise import Relaxer, lattice_parity, model_facts, run_relaxer
-from autoperi.io import CrystalTable, read_table
 from autoperi.metrics.lattice import DEFINITIONS, absolute_parameter_errors, lattice_errors
 
 if TYPE_CHECKING:
@@ -42,7 +45,9 @@ PROTOCOLS = {
 PACKING = 0.6
 """Σ 4/3 π r³ / V: median over the 28,645 Materials Project crystals of the training table (quartiles 0.41 and 0.77)."""
 MAX_PAIRS = 150_000
-"""Pairs within 5 Å that a crystal in the unit cube may have, N² 4/3 π 5³, for a network that reads it as it is: 1 GB holds about 200,000."""
+"""Pairs within 5 Å that a crystal in the unit cube may have, N² 4/3 π 5³, for a network that reads it as it is: 1 GB
+holds about 200,000.
+"""
 CELLS = {
     "given": "cells as the table has them, neither reduced nor permuted",
     "niggli": "Niggli cells of the table's crystals",
@@ -68,30 +73,37 @@ def evaluate_reconstruct(
     Args:
         peri: the model, asked by ``relax_lattice``; None where ``predict`` stands in its place.
         path: table of crystals.
-        predict: structures with the start lattice to structures with the predicted one, in order; None where there is none. It sees
-            elements and fractional coordinates and must not need more.
+        predict: structures with the start lattice to structures with the predicted one, in order; None where there is
+            none. It sees elements and fractional coordinates and must not need more.
         protocols: start lattices, of :data:`PROTOCOLS`.
         cells: of :data:`CELLS`: the basis in which fractional coordinates are given and lattices compared.
-        train: table from which the baselines take their volumes; without it, the mean volume per atom is that of the test rows.
+        train: table from which the baselines take their volumes; without it, the mean volume per atom is that of the
+            test rows.
         limit, seed: rows, and how they are drawn.
         steps: passes of ``peri.relax_lattice``; by default the model's.
-        max_pairs: with a ``peri`` whose network reads the unit cube as it is, a crystal with more pairs than this within 5 Å is not
-            tried and counts as missing, because its graph would not fit into memory; None tries all. A ``predict`` of your own sees all.
+        max_pairs: with a ``peri`` whose network reads the unit cube as it is, a crystal with more pairs than this
+            within 5 Å is not tried and counts as missing, because its graph would not fit into memory; None tries all.
+            A ``predict`` of your own sees all.
         progress: show a bar; None shows it on a terminal.
 
     Returns:
-        ``protocols``: for each the :func:`~autoperi.metrics.lattice.lattice_errors`, how predictions ended (``status``) and seconds;
-        ``baselines``: the errors of cubes (start lattices unchanged, mean volume per atom, element volumes fitted on ``train``);
+        ``protocols``: for each the :func:`~autoperi.metrics.lattice.lattice_errors`, how predictions ended (``status``)
+            and seconds;
+        ``baselines``: the errors of cubes (start lattices unchanged, mean volume per atom, element volumes fitted on
+            ``train``);
         ``definitions``, ``series``.
 
     Raises:
-        RequestError: an unknown protocol, nothing to measure, a ``predict`` that moves or exchanges atoms or returns too few crystals.
+        RequestError: an unknown protocol, nothing to measure, a ``predict`` that moves or exchanges atoms or returns
+        too few crystals.
         DataError: a table cannot be read.
     """
     chosen = list(protocols)
     unknown = [p for p in chosen if p not in PROTOCOLS]
     if unknown or not chosen:
-        raise RequestError(f"protocols {chosen} are not known; choose at least one of {', '.join(map(repr, PROTOCOLS))}")
+        raise RequestError(
+            f"protocols {chosen} are not known; choose at least one of {', '.join(map(repr, PROTOCOLS))}"
+        )
     if cells not in CELLS:
         raise RequestError(f"cells={cells!r} is not known; choose {' or '.join(map(repr, CELLS))}")
     table, rows = load(path, limit, seed)
@@ -107,7 +119,9 @@ def evaluate_reconstruct(
         if crowded and max_pairs is not None:
             tried = [k for k in tried if _pairs(len(start[k])) <= max_pairs]
         size: int | str = 1 if crowded else "auto"  # one crystal there has as many pairs as hundreds elsewhere
-        answers, status, seconds = run_relaxer(peri, predict, [start[k] for k in tried], steps=steps, batch_size=size, progress=progress)
+        answers, status, seconds = run_relaxer(
+            peri, predict, [start[k] for k in tried], steps=steps, batch_size=size, progress=progress
+        )
         predicted: list[Any] = [None] * len(start)
         for k, answer in zip(tried, answers, strict=True):
             predicted[k] = answer
@@ -153,19 +167,21 @@ def evaluate_reconstruct(
 
 def radii_volume(atomic_numbers: NDArray[Any]) -> float:
     """Å³ of a cell with these atoms: the volume of their covalent spheres over :data:`PACKING`."""
-    from autoperi.physics.distance import covalent_radii
+    from autoperi.geometry.distances import covalent_radii
 
     return float((4 / 3 * np.pi * covalent_radii()[np.asarray(atomic_numbers, dtype=int)] ** 3).sum() / PACKING)
 
 
 def start_structures(table: CrystalTable, protocol: str) -> list[Any]:
-    """The crystals in the start lattice of ``protocol`` (a key of :data:`PROTOCOLS`), with no label left that could tell the answer."""
+    """The crystals in the start lattice of ``protocol`` (a key of :data:`PROTOCOLS`), with no label left that could
+    tell the answer.
+    """
     volumes = [1.0 if protocol == UNIT_CUBE else radii_volume(z) for z in table.atomic_numbers]
     return _cubes(table, volumes)
 
 
 def _cubes(table: CrystalTable, volumes: Sequence[float]) -> list[Any]:
-    from autoperi.convert import arrays_to_structures
+    from autoperi.data.convert import arrays_to_structures
 
     return arrays_to_structures(
         [
@@ -218,12 +234,16 @@ def _niggli(table: CrystalTable) -> CrystalTable:
 
     from autoperi.geometry.lattice import reduce_crystal
 
-    reduced = [tuple(t.numpy() for t in crystal) for crystal in reduce_crystal(table.batch(dtype=torch.float64)).unbatch()]
+    reduced = [
+        tuple(t.numpy() for t in crystal) for crystal in reduce_crystal(table.batch(dtype=torch.float64)).unbatch()
+    ]
     return replace(table, lattice=np.stack([c[0] for c in reduced]), frac_coords=[c[1] for c in reduced])
 
 
 def _reads_as_given(peri: AutoPeri) -> bool:
-    """Whether the relaxer builds its graph in any cell that it is given, instead of growing those of absurd density first."""
+    """Whether the relaxer builds its graph in any cell that it is given, instead of growing those of absurd density
+    first.
+    """
     from autoperi.models.lattice_relaxer import KIND
 
     return peri.bundle.components["empnn"].config.get("kind") != KIND
@@ -237,7 +257,7 @@ def _check_atoms(answer: Any, start: Any, k: int) -> None:
     """A reconstruction keeps the basis; parameters of another cell would be compared with the wrong ones."""
     if answer is None:
         return
-    from autoperi.convert import as_structure
+    from autoperi.data.convert import as_structure
 
     try:
         found = as_structure(answer, name=f"crystal {k}")
@@ -248,7 +268,9 @@ def _check_atoms(answer: Any, start: Any, k: int) -> None:
         shift = np.array(found.frac_coords) - np.array(start.frac_coords)
         same = bool(np.abs(shift - np.rint(shift)).max() < 1e-4)
     if not same:
-        raise RequestError(f"predict changed the atoms or fractional coordinates of crystal {k}; only the lattice may change")
+        raise RequestError(
+            f"predict changed the atoms or fractional coordinates of crystal {k}; only the lattice may change"
+        )
 
 
 def _series(name: str, start: list[Any], predicted: list[Any], truth: list[Any]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """The result of an evaluation as figures and as one self-contained HTML file.
 
-What is read of a result: ``task``, ``title``, ``command`` and ``n`` head the page; ``headline`` (dotted paths into the result, a list or
-{label: path}) chooses the summary, without it the quantities nearest to the top; ``series`` holds the entries of
-:mod:`autoperi.evaluation.figures`; ``parameters`` and ``versions`` have tables of their own, as has where the data came from (``seed``,
-``model``, ``data``, … and every key that ends in ``_sha256``). Everything else is shown in nested tables: a dict with "value" and "of"
-is a quantity, one row; another dict is a table. An entry of ``headline`` that the result does not hold shows the reason that stands
-in its place (``<key>_reason`` or ``reason`` of the nearest dict), and is left out where there is none. The same result gives the same bytes: no date is written.
+What is read of a result: ``task``, ``title``, ``command`` and ``n`` head the page; ``headline`` (dotted paths into the
+result, a list or {label: path}) chooses the summary, without it the quantities nearest to the top; ``series`` holds the
+entries of :mod:`autoperi.evaluation.figures`; ``parameters`` and ``versions`` have tables of their own, as has where
+the data came from (``seed``, ``model``, ``data``, … and every key that ends in ``_sha256``). Everything else is shown
+in nested tables: a dict with "value" and "of" is a quantity, one row; another dict is a table. An entry of ``headline``
+that the result does not hold shows the reason that stands in its place (``<key>_reason`` or ``reason`` of the nearest
+dict), and is left out where there is none. The same result gives the same bytes: no date is written.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoperi.data.io import write_atomically
 from autoperi.errors import RequestError
 from autoperi.evaluation.figures import FORMATS, describe, draw, encode, require_matplotlib, save
-from autoperi.io import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +98,8 @@ def write_figures(result: Mapping[str, Any], directory: str | Path, formats: Seq
         The paths, in the order of the figures.
 
     Raises:
-        RequestError: another format than png and svg, or as :func:`figures_of`; DataError: the folder cannot be written.
+        RequestError: another format than png and svg, or as :func:`figures_of`; DataError: the folder cannot be
+        written.
     """
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or isinstance(formats, str):
@@ -125,7 +127,8 @@ def check_report(path: str | Path) -> Path:
 def write_report(result: Mapping[str, Any], path: str | Path) -> Path:
     """Write the result as one HTML file that needs no other file, no network and no script.
 
-    A series entry that cannot be drawn has its error in the place of its figure: the numbers took longer to make than the figure.
+    A series entry that cannot be drawn has its error in the place of its figure: the numbers took longer to make than
+    the figure.
 
     Raises:
         RequestError: as :func:`check_report`, or ``series`` is not a dict; DataError: the file cannot be written.
@@ -150,7 +153,11 @@ def html(result: Mapping[str, Any]) -> str:
     origin = {k: v for k, v in plain.items() if k in PROVENANCE or k.endswith("_sha256")}
     rest = {k: v for k, v in plain.items() if k not in HEADINGS and k not in origin}
     parts.append(_section("All numbers", "".join(_tables(rest, "All numbers"))))
-    for heading, values in (("Parameters", plain.get("parameters")), ("Data and model", origin), ("Versions", plain.get("versions"))):
+    for heading, values in (
+        ("Parameters", plain.get("parameters")),
+        ("Data and model", origin),
+        ("Versions", plain.get("versions")),
+    ):
         given = values if isinstance(values, dict) else {heading.lower(): values} if values else {}
         parts.append(_section(heading, "".join(_tables(given, heading))))
     return (
@@ -186,7 +193,8 @@ def _figures(result: Mapping[str, Any]) -> str:
         data = base64.b64encode(encode(figure, "svg")).decode()
         text = escape(describe(figure), quote=True)
         shown.append(
-            f'<figure id="figure-{mark}"><img alt="{text}" width="{width}" height="{height}" src="data:image/svg+xml;base64,{data}"></figure>'
+            f'<figure id="figure-{mark}"><img alt="{text}" width="{width}" height="{height}" '
+            f'src="data:image/svg+xml;base64,{data}"></figure>'
         )
     return f"<div class=figures>{chr(10).join(shown)}</div>" if shown else ""
 
@@ -224,7 +232,9 @@ def _headline(result: dict[str, Any]) -> dict[str, Any]:
     wanted = result.get("headline")
     if not wanted:
         return dict(_nearest(result))
-    paths = wanted if isinstance(wanted, dict) else {str(p): p for p in (wanted if isinstance(wanted, list) else [wanted])}
+    paths = (
+        wanted if isinstance(wanted, dict) else {str(p): p for p in (wanted if isinstance(wanted, list) else [wanted])}
+    )
     found = {label: _at(result, str(path)) for label, path in paths.items()}
     return {label: value for label, value in found.items() if value is not None}
 
@@ -235,7 +245,12 @@ def _nearest(result: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     while level:
         found += [(k, v) for k, v in level if _is_quantity(v)]
-        level = [(f"{k}.{key}", v) for k, each in level if isinstance(each, dict) and not _is_quantity(each) for key, v in each.items()]
+        level = [
+            (f"{k}.{key}", v)
+            for k, each in level
+            if isinstance(each, dict) and not _is_quantity(each)
+            for key, v in each.items()
+        ]
     return found[:HEADLINES]
 
 
@@ -263,7 +278,9 @@ def _absent(near: Any, key: str) -> dict[str, Any] | None:
 
 
 def _tables(values: dict[str, Any], name: str, within: str = "") -> Iterator[str]:
-    """What is directly in ``values``, then each dict within under its whole path; ``name`` is what a screen reader says of a table."""
+    """What is directly in ``values``, then each dict within under its whole path; ``name`` is what a screen reader says
+    of a table.
+    """
     nested = {k: v for k, v in values.items() if v and not _is_quantity(v) and _branch(v)}
     quantities = {k: v for k, v in values.items() if _is_quantity(v)}
     facts = {k: v for k, v in values.items() if k not in nested and k not in quantities}
@@ -294,24 +311,37 @@ def _quantities(quantities: dict[str, Any], name: str) -> str:
         warned = "; ".join(text for k, text in WARNINGS.items() if told.get(k))
         reason = "; ".join([*([str(told["reason"])] if told.get("reason") else []), *_further(told)])
         notes = "; ".join(
-            [*([f"<strong class=warning>{escape(warned)}</strong>"] if warned else []), *([escape(reason)] if reason else [])]
+            [
+                *([f"<strong class=warning>{escape(warned)}</strong>"] if warned else []),
+                *([escape(reason)] if reason else []),
+            ]
         )
-        counts = "".join(f"<td class=number>{_cell(told[k]) if told.get(k) is not None else ''}</td>" for k in ("of", "missing"))
-        rows.append(f"<tr><th scope=row>{escape(key)}</th>{_fact(told['value'])}{counts}<td class=why>{notes}</td></tr>")
+        counts = "".join(
+            f"<td class=number>{_cell(told[k]) if told.get(k) is not None else ''}</td>" for k in ("of", "missing")
+        )
+        rows.append(
+            f"<tr><th scope=row>{escape(key)}</th>{_fact(told['value'])}{counts}<td class=why>{notes}</td></tr>"
+        )
     return _table(("Quantity", "Value", "Of", "Missing", "Notes"), "".join(rows), name) if rows else ""
 
 
 def _further(quantity: dict[str, Any]) -> list[str]:
     """The counts of a quantity that have no column, in words."""
     return [
-        f"{COUNT_NAMES.get(k) or k.replace('_', ' ')}: {_phrase(v)}" for k, v in quantity.items() if k not in COUNTS and k not in WARNINGS
+        f"{COUNT_NAMES.get(k) or k.replace('_', ' ')}: {_phrase(v)}"
+        for k, v in quantity.items()
+        if k not in COUNTS and k not in WARNINGS
     ]
 
 
 def _phrase(value: Any) -> str:
-    """A value in one line of prose: a quantity within a quantity with its counts, a dict as a list of names and values."""
+    """A value in one line of prose: a quantity within a quantity with its counts, a dict as a list of names and
+    values.
+    """
     if _is_quantity(value):
-        counts = [f"of {_words(value['of'])}"] + ([f"{_words(value['missing'])} missing"] if value.get("missing") else [])
+        counts = [f"of {_words(value['of'])}"] + (
+            [f"{_words(value['missing'])} missing"] if value.get("missing") else []
+        )
         why = [str(value["reason"])] if value.get("reason") else []
         return f"{_words(value['value'])} ({', '.join([*counts, *why, *_further(value)])})"
     if isinstance(value, dict):

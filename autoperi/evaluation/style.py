@@ -1,6 +1,7 @@
 """What every figure shares: colours, numbers read and written, labels, the legend and the line of text under a figure.
 
-Colours are those of Okabe and Ito (2008), told apart by readers with any common colour blindness; sets also differ in line style or marker.
+Colours are those of Okabe and Ito (2008), told apart by readers with any common colour blindness; sets also differ in
+line style or marker.
 """
 
 from __future__ import annotations
@@ -64,28 +65,40 @@ def styled() -> Iterator[None]:
     import matplotlib
 
     own = {
-        k: v for k, v in matplotlib.rcParamsDefault.items() if k.startswith(("axes", "font", "lines", "patch", "path", "legend", "text"))
+        k: v
+        for k, v in matplotlib.rcParamsDefault.items()
+        if k.startswith(("axes", "font", "lines", "patch", "path", "legend", "text"))
     }
     own |= {
         k: v
         for k, v in matplotlib.rcParamsDefault.items()
         if k.startswith(("xtick", "ytick", "grid", "svg", "savefig", "figure", "mathtext"))
     }
-    own |= {k: v for k, v in matplotlib.rcParamsDefault.items() if k.startswith(("image", "hatch", "scatter", "errorbar", "hist", "agg"))}
+    own |= {
+        k: v
+        for k, v in matplotlib.rcParamsDefault.items()
+        if k.startswith(("image", "hatch", "scatter", "errorbar", "hist", "agg"))
+    }
     with matplotlib.rc_context(own | RC), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)  # a box is drawn for it
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from", category=UserWarning
+        )  # a box is drawn for it
         yield
 
 
 def plain(text: object, width: int = 0) -> str:
-    """Text for matplotlib: no formulas (``$``), no control characters, one space between words, wrapped at ``width``."""
+    """Text for matplotlib: no formulas (``$``), no control characters, one space between words, wrapped at
+    ``width``.
+    """
     words = "".join(c if c.isprintable() else " " for c in str(text)).split()
     lines = textwrap.wrap(" ".join(words), width, break_on_hyphens=False) if width else [" ".join(words)]
     return "\n".join(lines).replace("$", r"\$")
 
 
 def axis_label(label: object, unit: object = None) -> str:
-    """``Label (unit)``, or the label where there is no unit; a word in small letters gets a capital, a symbol such as k stays."""
+    """``Label (unit)``, or the label where there is no unit; a word in small letters gets a capital, a symbol such as k
+    stays.
+    """
     text = str(label or "")
     first = text.split(" ")[0]
     text = text[:1].upper() + text[1:] if len(first) > 1 and first.isalpha() and first.islower() else text
@@ -98,7 +111,11 @@ def say(value: float | None, digits: int = 3) -> str:
         return "no value"
     if float(value).is_integer() and abs(value) < 1e7:
         return f"{int(value):,}"
-    return f"{value:,.{digits}g}" if abs(value) < 1000 else (f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.{digits}g}")
+    return (
+        f"{value:,.{digits}g}"
+        if abs(value) < 1000
+        else (f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.{digits}g}")
+    )
 
 
 def with_unit(value: float | None, unit: object = None) -> str:
@@ -132,7 +149,9 @@ def numbers(values: Any) -> np.ndarray:
 def same_length(**arrays: Sequence[Any] | np.ndarray) -> None:
     """Raise a RequestError unless all have as many values."""
     if len({len(a) for a in arrays.values()}) > 1:
-        raise RequestError(f"{', '.join(f'{k} has {len(a)}' for k, a in arrays.items())} values; give one for each point")
+        raise RequestError(
+            f"{', '.join(f'{k} has {len(a)}' for k, a in arrays.items())} values; give one for each point"
+        )
 
 
 def table(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -146,7 +165,9 @@ def table(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def robust_limits(values: np.ndarray, spread: float = 8.0, central: float = 0.99) -> tuple[float, float]:
-    """Lowest and highest value, or the ``central`` share where the rest would squeeze it into less than 1/``spread`` of the axis."""
+    """Lowest and highest value, or the ``central`` share where the rest would squeeze it into less than 1/``spread`` of
+    the axis.
+    """
     low, high = float(values.min()), float(values.max())
     inner = np.quantile(values, [(1 - central) / 2, (1 + central) / 2])
     width = float(inner[1] - inner[0])
@@ -179,7 +200,9 @@ def log_axis(axes: Axes, which: str) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Three to seven round numbers between two positive ones: powers of ten, else 1 and 3, 1, 2 and 5, or evenly spaced ones."""
+    """Three to seven round numbers between two positive ones: powers of ten, else 1 and 3, 1, 2 and 5, or evenly spaced
+    ones.
+    """
     from matplotlib.ticker import MaxNLocator
 
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -1,7 +1,8 @@
 """Lattices: cell parameters, log-metric coordinates, reduction and changes of basis.
 
-A lattice is a matrix L whose rows are a, b, c in Å. Rotating a crystal is L → L Q, changing the basis of the same lattice is L → T L
-with T in SL3(Z), and a homogeneous strain is L → L exp(S) with S symmetric (seed 1, definition 8; seed 2, equation 13).
+A lattice is a matrix L whose rows are a, b, c in Å. Rotating a crystal is L → L Q, changing the basis of the same
+lattice is L → T L with T in SL3(Z), and a homogeneous strain is L → L exp(S) with S symmetric (seed 1, definition 8;
+seed 2, equation 13).
 
 Everything is batched and works in float32 and float64. Spectral steps run in float64 inside, where the device has it.
 """
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.device.type == "mps" else x.to(torch.float64)
 
 
-# --- cell parameters -------------------------------------------------------------------------------------------------------------
+# --- cell parameters
+# -------------------------------------------------------------------------------------------------------------
 
 
 def lengths_angles(lattice: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +48,8 @@ def lengths_angles(lattice: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_lengths_angles(lengths: Tensor, angles: Tensor) -> Tensor:
-    """Lattices ``[B, 3, 3]`` from lengths in Å ``[B, 3]`` and angles (α, β, γ) in degrees ``[B, 3]``: a along x, b in the xy plane.
+    """Lattices ``[B, 3, 3]`` from lengths in Å ``[B, 3]`` and angles (α, β, γ) in degrees ``[B, 3]``: a along x, b in
+    the xy plane.
 
     Raises:
         StructureError: a length that is not positive, or three angles that no cell can have.
@@ -60,7 +63,8 @@ def from_lengths_angles(lengths: Tensor, angles: Tensor) -> Tensor:
     if bool(bad.any()):
         i = int(bad.reshape(-1).nonzero()[0])
         raise StructureError(
-            f"no cell has lengths {lengths.reshape(-1, 3)[i].tolist()} Å and angles {angles.reshape(-1, 3)[i].tolist()}°; "
+            f"no cell has lengths {lengths.reshape(-1, 3)[i].tolist()} Å and angles "
+            f"{angles.reshape(-1, 3)[i].tolist()}°; "
             "give positive lengths, and angles each less than the sum of the other two, with a sum under 360°"
         )
     zero, one = torch.zeros_like(ca), torch.ones_like(ca)
@@ -77,7 +81,8 @@ def metric(lattice: Tensor) -> Tensor:
     return lattice @ lattice.mT
 
 
-# --- logarithm and exponential of matrices -------------------------------------------------------------------------------------------
+# --- logarithm and exponential of matrices
+# -------------------------------------------------------------------------------------------
 
 
 _SQUARINGS, _TAYLOR_TERMS = 6, 10
@@ -87,7 +92,8 @@ def matrix_exp(matrix: Tensor) -> Tensor:
     """Matrix exponential of any ``[B, 3, 3]``, differentiable everywhere.
 
     Scaling and squaring with a fixed number of terms, to rounding for norms up to about 4. ``torch.linalg.matrix_exp``
-    chooses its terms by the largest norm of the batch, so that a result would depend on its batchmates in the tenth digit.
+    chooses its terms by the largest norm of the batch, so that a result would depend on its batchmates in the tenth
+    digit.
     """
     scaled = matrix / 2**_SQUARINGS
     one = torch.eye(3, dtype=matrix.dtype, device=matrix.device).expand_as(scaled)
@@ -100,16 +106,20 @@ def matrix_exp(matrix: Tensor) -> Tensor:
 
 
 def symmetric_exp(matrix: Tensor) -> Tensor:
-    """Matrix exponential of (the symmetric part of) ``[B, 3, 3]``: symmetric, positive definite, as :func:`matrix_exp` otherwise."""
+    """Matrix exponential of (the symmetric part of) ``[B, 3, 3]``: symmetric, positive definite, as :func:`matrix_exp`
+    otherwise.
+    """
     result = matrix_exp(0.5 * (matrix + matrix.mT))
     return 0.5 * (result + result.mT)
 
 
 class _SymmetricLog(torch.autograd.Function):
-    """log of symmetric positive matrices whose derivatives hold where eigenvalues coincide, as they do for every cubic cell.
+    """log of symmetric positive matrices whose derivatives hold where eigenvalues coincide, as they do for every cubic
+    cell.
 
-    First derivatives use the Daleckii–Krein theorem, D log(A)[H] = V (F ∘ VᵀHV) Vᵀ with F the divided differences of log. Where a graph of
-    the backward pass is wanted, the same linear map is written as the inverse of D exp at log A, which autograd can follow to any order.
+    First derivatives use the Daleckii–Krein theorem, D log(A)[H] = V (F ∘ VᵀHV) Vᵀ with F the divided differences of
+    log. Where a graph of the backward pass is wanted, the same linear map is written as the inverse of D exp at log A,
+    which autograd can follow to any order.
     """
 
     @staticmethod
@@ -149,13 +159,16 @@ def _inverse_dexp(log: Tensor, direction: Tensor) -> Tensor:
 
 
 def symmetric_log(matrix: Tensor) -> Tensor:
-    """Matrix logarithm of symmetric positive definite ``[B, 3, 3]``, with correct first and second derivatives at equal eigenvalues."""
+    """Matrix logarithm of symmetric positive definite ``[B, 3, 3]``, with correct first and second derivatives at equal
+    eigenvalues.
+    """
     symmetric = 0.5 * (_wide(matrix) + _wide(matrix).mT)
     return _SymmetricLog.apply(symmetric).to(matrix.dtype)
 
 
 def log_metric_basis(*, dtype: torch.dtype = torch.float64, device: torch.device | str | None = None) -> Tensor:
-    """Orthonormal basis of the symmetric 3×3 matrices, ``[6, 3, 3]``: identity/√3 (volume), then five traceless ones (shape).
+    """Orthonormal basis of the symmetric 3×3 matrices, ``[6, 3, 3]``: identity/√3 (volume), then five traceless ones
+    (shape).
 
     In order: the volume 1/√3; diag(1, −1, 0)/√2 and diag(1, 1, −2)/√6; then the xy, xz and yz shears, each over √2.
     """
@@ -169,14 +182,17 @@ def log_metric_basis(*, dtype: torch.dtype = torch.float64, device: torch.device
 
 
 def to_log_metric(lattice: Tensor) -> Tensor:
-    """Log-metric coordinates k ``[B, 6]`` of lattices ``[B, 3, 3]``: ½ log(L Lᵀ) in :func:`log_metric_basis` (seed 2, equation 13).
+    """Log-metric coordinates k ``[B, 6]`` of lattices ``[B, 3, 3]``: ½ log(L Lᵀ) in :func:`log_metric_basis` (seed 2,
+    equation 13).
 
-    Invariant under rotations and reflections of the crystal. k[0] = log(volume)/√3 with the volume in Å³; k[1:6] is the shape, zero for
-    a cubic cell.
+    Invariant under rotations and reflections of the crystal. k[0] = log(volume)/√3 with the volume in Å³; k[1:6] is the
+    shape, zero for a cubic cell.
     """
     wide = _wide(lattice)
     log = 0.5 * symmetric_log(metric(wide))
-    return torch.einsum("...ij,kij->...k", log, log_metric_basis(dtype=wide.dtype, device=wide.device)).to(lattice.dtype)
+    return torch.einsum("...ij,kij->...k", log, log_metric_basis(dtype=wide.dtype, device=wide.device)).to(
+        lattice.dtype
+    )
 
 
 def from_log_metric(k: Tensor) -> Tensor:
@@ -185,7 +201,9 @@ def from_log_metric(k: Tensor) -> Tensor:
 
 
 def to_symmetric_coords(matrix: Tensor) -> Tensor:
-    """Coordinates ``[B, 6]`` of symmetric matrices ``[B, 3, 3]`` (a strain, a stress, a metric) in :func:`log_metric_basis`."""
+    """Coordinates ``[B, 6]`` of symmetric matrices ``[B, 3, 3]`` (a strain, a stress, a metric) in
+    :func:`log_metric_basis`.
+    """
     return torch.einsum("...ij,kij->...k", matrix, log_metric_basis(dtype=matrix.dtype, device=matrix.device))
 
 
@@ -195,7 +213,9 @@ def from_symmetric_coords(k: Tensor) -> Tensor:
 
 
 def polar(lattice: Tensor) -> tuple[Tensor, Tensor]:
-    """(P, Q), both ``[B, 3, 3]``, with L = P Q: P = (L Lᵀ)^½ symmetric positive in Å, Q orthogonal (det −1 for left-handed cells)."""
+    """(P, Q), both ``[B, 3, 3]``, with L = P Q: P = (L Lᵀ)^½ symmetric positive in Å, Q orthogonal (det −1 for
+    left-handed cells).
+    """
     stretch = symmetric_exp(0.5 * symmetric_log(metric(_wide(lattice))))
     rotation = torch.linalg.solve(stretch, _wide(lattice))
     return stretch.to(lattice.dtype), rotation.to(lattice.dtype)
@@ -206,7 +226,9 @@ VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 
 
 def symmetric_matrix(entries: Tensor) -> Tensor:
-    """Symmetric ``[n, 3, 3]`` from entries in the order of :data:`VOIGT`, ``[n, 6]``; differentiable, exactly symmetric."""
+    """Symmetric ``[n, 3, 3]`` from entries in the order of :data:`VOIGT`, ``[n, 6]``; differentiable, exactly
+    symmetric.
+    """
     rows, columns = (list(axis) for axis in VOIGT)
     matrix = torch.zeros(len(entries), 3, 3, dtype=entries.dtype, device=entries.device)
     matrix[:, rows, columns] = entries
@@ -215,17 +237,22 @@ def symmetric_matrix(entries: Tensor) -> Tensor:
 
 
 def random_strain(generator: torch.Generator, sigma: float, n: int, *, dtype: torch.dtype = torch.float64) -> Tensor:
-    """``n`` symmetric matrices ``[n, 3, 3]`` whose six entries are drawn from N(0, ``sigma``²); apply as L @ symmetric_exp(S)."""
+    """``n`` symmetric matrices ``[n, 3, 3]`` whose six entries are drawn from N(0, ``sigma``²); apply as L @
+    symmetric_exp(S).
+    """
     entries = torch.randn(n, 6, generator=generator, dtype=torch.float64) * sigma
     # drawn row by row of the upper triangle: xx xy xz yy yz zz
     return symmetric_matrix(entries[:, [0, 3, 5, 4, 2, 1]]).to(dtype)
 
 
-# --- changes of basis ------------------------------------------------------------------------------------------------------------------
+# --- changes of basis
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def _lagrange_reduce(rows: np.ndarray) -> np.ndarray:
-    """Integer transform to a Minkowski-reduced basis of one cell: bring the longest vector closest to the plane of the others."""
+    """Integer transform to a Minkowski-reduced basis of one cell: bring the longest vector closest to the plane of the
+    others.
+    """
     transform = np.eye(3, dtype=np.int64)
     shifts = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
     for _ in range(10_000):
@@ -248,7 +275,9 @@ def _lagrange_reduce(rows: np.ndarray) -> np.ndarray:
 
 
 def _niggli_transform(rows: np.ndarray) -> np.ndarray:
-    """Integer transform, det +1, to the Niggli cell of one cell; Minkowski's where spglib gives none that is unimodular."""
+    """Integer transform, det +1, to the Niggli cell of one cell; Minkowski's where spglib gives none that is
+    unimodular.
+    """
     import spglib
 
     # Reducing first keeps spglib's floating-point steps few and short for very skewed cells.
@@ -268,7 +297,8 @@ def _niggli_transform(rows: np.ndarray) -> np.ndarray:
 
 
 def niggli_reduce(lattice: Tensor) -> tuple[Tensor, Tensor]:
-    """Niggli-reduced cells ``[B, 3, 3]`` in Å and the integer transforms T ``[B, 3, 3]`` (det +1) with reduced = T @ lattice.
+    """Niggli-reduced cells ``[B, 3, 3]`` in Å and the integer transforms T ``[B, 3, 3]`` (det +1) with reduced = T @
+    lattice.
 
     The cell is not rotated, and gradients flow through T @ lattice. Each cell is reduced on its own.
 
@@ -280,7 +310,9 @@ def niggli_reduce(lattice: Tensor) -> tuple[Tensor, Tensor]:
     bad = ~np.isfinite(rows).all((1, 2)) | ~(np.abs(np.linalg.det(np.nan_to_num(rows))) > 1e-9 * lengths)
     if bad.any():
         i = int(np.nonzero(bad)[0][0])
-        raise StructureError(f"lattice {i} is {rows[i].tolist()}, which spans no volume; give three finite, independent vectors")
+        raise StructureError(
+            f"lattice {i} is {rows[i].tolist()}, which spans no volume; give three finite, independent vectors"
+        )
     transform = np.stack([_niggli_transform(r) for r in rows]) if len(rows) else np.zeros((0, 3, 3), dtype=np.int64)
     integer = torch.from_numpy(transform).to(lattice.device)
     return integer.to(lattice.dtype) @ lattice, integer
@@ -298,12 +330,15 @@ def inverse_unimodular(transform: Tensor) -> Tensor:
     determinant = (a * torch.linalg.cross(b, c)).sum(-1)
     if bool((determinant.abs() != 1).any()):
         value = determinant.reshape(-1)[determinant.reshape(-1).abs() != 1][0]
-        raise StructureError(f"change of basis has determinant {int(value)}; give an integer matrix with determinant 1 or -1")
+        raise StructureError(
+            f"change of basis has determinant {int(value)}; give an integer matrix with determinant 1 or -1"
+        )
     return adjugate * determinant[..., None, None]
 
 
 def change_basis(batch: CrystalBatch, transform: Tensor) -> CrystalBatch:
-    """The crystals in the basis T @ lattice, coordinates x T⁻¹, with T integer of det ±1, ``[3, 3]`` or ``[B, 3, 3]`` (seed 1, prop. 2).
+    """The crystals in the basis T @ lattice, coordinates x T⁻¹, with T integer of det ±1, ``[3, 3]`` or ``[B, 3, 3]``
+    (seed 1, prop. 2).
 
     Raises:
         StructureError: a determinant other than ±1.
@@ -324,7 +359,9 @@ def reduce_crystal(batch: CrystalBatch) -> CrystalBatch:
 
 
 def random_unimodular(generator: torch.Generator, n: int, *, steps: int = 3) -> Tensor:
-    """``n`` random integer matrices of SL3(Z), ``[n, 3, 3]``: products of ``steps`` shears by ±1 and cyclic permutations."""
+    """``n`` random integer matrices of SL3(Z), ``[n, 3, 3]``: products of ``steps`` shears by ±1 and cyclic
+    permutations.
+    """
     transform = torch.eye(3, dtype=torch.long).repeat(n, 1, 1)
     shears = torch.tensor(_SHEARS)
     rows = torch.arange(n)
@@ -338,7 +375,8 @@ def random_unimodular(generator: torch.Generator, n: int, *, steps: int = 3) -> 
 
 
 def supercell(batch: CrystalBatch, multiples: Sequence[int] | Tensor) -> CrystalBatch:
-    """Repeat each crystal ``multiples`` times along a, b, c: three positive integers, or one triple a crystal ``[B, 3]``.
+    """Repeat each crystal ``multiples`` times along a, b, c: three positive integers, or one triple a crystal ``[B,
+    3]``.
 
     Atoms are ordered image by image, c fastest; each image holds the atoms in their order.
 
@@ -347,13 +385,20 @@ def supercell(batch: CrystalBatch, multiples: Sequence[int] | Tensor) -> Crystal
     """
     repeats = torch.as_tensor(multiples, dtype=torch.long).expand(len(batch), 3)
     if bool((repeats < 1).any()):
-        raise StructureError(f"supercell multiples {repeats.tolist()[:4]} hold a number below 1; give three positive integers")
+        raise StructureError(
+            f"supercell multiples {repeats.tolist()[:4]} hold a number below 1; give three positive integers"
+        )
     crystals = []
     for (lattice, frac, numbers), times in zip(batch.unbatch(), repeats.tolist(), strict=True):
         scale = torch.tensor(times, dtype=lattice.dtype, device=lattice.device)
         images = torch.cartesian_prod(*(torch.arange(t) for t in times)).to(frac)
         coords = ((frac[None] + images[:, None]) / scale).reshape(-1, 3)
         crystals.append(
-            CrystalBatch(lattice[None] * scale[:, None], coords, numbers.repeat(len(images)), batch.n_atoms.new_tensor([len(coords)]))
+            CrystalBatch(
+                lattice[None] * scale[:, None],
+                coords,
+                numbers.repeat(len(images)),
+                batch.n_atoms.new_tensor([len(coords)]),
+            )
         )
     return CrystalBatch.cat(crystals) if crystals else batch

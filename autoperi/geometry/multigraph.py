@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 
 LARGE_CELL = 150
@@ -51,7 +51,9 @@ class Multigraph:
 
 
 def places(centre: Tensor, n_nodes: int) -> tuple[Tensor, int]:
-    """Place of each edge among its centre's edges, ``[E]``, and the largest degree (at least 1); edges are sorted by ``centre`` ``[E]``."""
+    """Place of each edge among its centre's edges, ``[E]``, and the largest degree (at least 1); edges are sorted by
+    ``centre`` ``[E]``.
+    """
     degrees = torch.bincount(centre, minlength=n_nodes)
     start = torch.cumsum(degrees, 0) - degrees
     place = torch.arange(len(centre), device=degrees.device) - start[centre]
@@ -110,7 +112,9 @@ def radius_graph(batch: CrystalBatch, cutoff: float) -> Multigraph:
         one = batch[b]
         index, shift = _search_large(one, cutoff) if large[b] else _search(one, cutoff)[:2]
         parts.append((index + offsets[b], shift))
-    return _sorted(torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts]), int(batch.frac_coords.shape[0]))
+    return _sorted(
+        torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts]), int(batch.frac_coords.shape[0])
+    )
 
 
 def nearest_images_graph(batch: CrystalBatch, k: int, *, tolerance: float = 1e-3) -> Multigraph:
@@ -145,7 +149,9 @@ def triplets(graph: Multigraph) -> Tensor:
     centre = graph.edge_index[0]
     repeats = degrees[centre]
     first = torch.repeat_interleave(torch.arange(graph.n_edges, device=centre.device), repeats)
-    within = torch.arange(len(first), device=centre.device) - torch.repeat_interleave(torch.cumsum(repeats, 0) - repeats, repeats)
+    within = torch.arange(len(first), device=centre.device) - torch.repeat_interleave(
+        torch.cumsum(repeats, 0) - repeats, repeats
+    )
     second = start[centre[first]] + within
     keep = first != second
     return torch.stack([first[keep], second[keep]])
@@ -217,7 +223,9 @@ def _search_chunk(
     per_pair = n_images[crystal]
     pair = torch.repeat_interleave(torch.arange(len(crystal), device=device), per_pair)
     first_image = (torch.cumsum(n_images, 0) - n_images)[crystal]
-    step = torch.arange(int(per_pair.sum()), device=device) - torch.repeat_interleave(torch.cumsum(per_pair, 0) - per_pair, per_pair)
+    step = torch.arange(int(per_pair.sum()), device=device) - torch.repeat_interleave(
+        torch.cumsum(per_pair, 0) - per_pair, per_pair
+    )
     image = first_image[pair] + step
     square = ((vectors[pair] + shift_vectors[image]) ** 2).sum(-1)
     itself = (i[pair] == j[pair]) & ((tau[image] - wrap[pair]).abs().sum(-1) == 0)
@@ -233,6 +241,8 @@ def _search_large(crystal: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor]
     device = crystal.lattice.device
     points = crystal.cart_coords.detach().to(device="cpu", dtype=torch.float64).numpy()
     box = crystal.lattice[0].detach().to(device="cpu", dtype=torch.float64).numpy()
-    i, j, shift = NeighborList(cutoff=float(cutoff), full_list=True).compute(points=points, box=box, periodic=True, quantities="ijS")
+    i, j, shift = NeighborList(cutoff=float(cutoff), full_list=True).compute(
+        points=points, box=box, periodic=True, quantities="ijS"
+    )
     index = torch.stack([torch.as_tensor(a.astype("int64")) for a in (i, j)])
     return index.to(device), torch.as_tensor(shift.astype("int64")).to(device)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 
@@ -16,14 +16,14 @@ from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 class NeighbourLists:
     """Edges within ``cutoff`` of crystals that move a little between calls.
 
-    All pairs within cutoff + skin are kept from the last search and sorted out by distance at each call, so the edges are
-    exactly those of :func:`~autoperi.geometry.multigraph.radius_graph`. A crystal is searched again when a pair might have
-    come in: with F = L₀⁻¹L the deformation since the search and u the largest displacement on top of it (relative to
-    the mean one), pairs within the cutoff now were within (cutoff + 2u)·‖F⁻¹‖₂ then, which must not exceed cutoff + skin.
-    For a cell that rests this is the usual rule of half a skin.
+    All pairs within cutoff + skin are kept from the last search and sorted out by distance at each call, so the edges
+    are exactly those of :func:`~autoperi.geometry.multigraph.radius_graph`. A crystal is searched again when a pair
+    might have come in: with F = L₀⁻¹L the deformation since the search and u the largest displacement on top of it
+    (relative to the mean one), pairs within the cutoff now were within (cutoff + 2u)·‖F⁻¹‖₂ then, which must not exceed
+    cutoff + skin. For a cell that rests this is the usual rule of half a skin.
 
-    Atoms and their order must stay the same, and coordinates must not be wrapped between calls (wrapping is harmless but costs
-    a search).
+    Atoms and their order must stay the same, and coordinates must not be wrapped between calls (wrapping is harmless
+    but costs a search).
 
     Args:
         cutoff: in Å.
@@ -39,7 +39,8 @@ class NeighbourLists:
     def __init__(self, cutoff: float, *, skin: float = 0.5) -> None:
         if not all(isinstance(x, numbers.Real) for x in (cutoff, skin)) or not cutoff > 0 or not 0 <= skin <= 10:
             raise RequestError(
-                f"cutoff={cutoff!r} Å and skin={skin!r} Å make no neighbour list; give a positive cutoff and a skin of 0 to 10 Å"
+                f"cutoff={cutoff!r} Å and skin={skin!r} Å make no neighbour list; give a positive cutoff and a skin "
+                "of 0 to 10 Å"
             )
         self.cutoff, self.skin = float(cutoff), float(skin)
         self.searches = 0
@@ -68,21 +69,29 @@ class NeighbourLists:
     def keep(self, batch: CrystalBatch, chosen: Sequence[int]) -> None:
         """Forget all crystals but the ``chosen`` ones of ``batch``, the batch of the last call."""
         if self._lattice is not None:
-            rest = CrystalBatch(self._lattice, self._frac, batch.atomic_numbers, batch.n_atoms)[torch.as_tensor(chosen, dtype=torch.long)]
+            rest = CrystalBatch(self._lattice, self._frac, batch.atomic_numbers, batch.n_atoms)[
+                torch.as_tensor(chosen, dtype=torch.long)
+            ]
             self._lattice, self._frac = rest.lattice, rest.frac_coords
             self._edges = [self._edges[k] for k in chosen]
             self._joined = None
 
     def _stale(self, batch: CrystalBatch) -> Tensor:
         every = torch.ones(len(batch), dtype=torch.bool, device=batch.lattice.device)
-        if self._lattice is None or self._lattice.shape != batch.lattice.shape or self._frac.shape != batch.frac_coords.shape:
+        if (
+            self._lattice is None
+            or self._lattice.shape != batch.lattice.shape
+            or self._frac.shape != batch.frac_coords.shape
+        ):
             return every
         # u = x - x₀F, which is the change of fractional coordinates in the cell as it is now
         moved = torch.einsum("ni,nij->nj", batch.frac_coords - self._frac, batch.lattice[batch.batch])
         mean = torch.zeros(len(batch), 3, dtype=moved.dtype, device=moved.device).index_add(0, batch.batch, moved)
         mean = mean / batch.n_atoms.unsqueeze(-1)
         distance = torch.linalg.vector_norm(moved - mean[batch.batch], dim=-1)
-        largest = torch.zeros(len(batch), dtype=moved.dtype, device=moved.device).scatter_reduce(0, batch.batch, distance, "amax")
+        largest = torch.zeros(len(batch), dtype=moved.dtype, device=moved.device).scatter_reduce(
+            0, batch.batch, distance, "amax"
+        )
         if torch.equal(batch.lattice, self._lattice):
             return ~(2 * largest < self.skin)  # NaN is stale
         back = torch.linalg.matrix_norm(torch.linalg.solve(batch.lattice, self._lattice), ord=2)
@@ -96,7 +105,9 @@ class NeighbourLists:
         owner = part.batch[graph.edge_index[0]]
         counts = torch.bincount(owner, minlength=len(part)).tolist()
         indices, shifts = graph.edge_index.split(counts, 1), graph.edge_shift.split(counts)
-        found = [(index - start, shift) for index, shift, start in zip(indices, shifts, part.offsets.tolist(), strict=True)]
+        found = [
+            (index - start, shift) for index, shift, start in zip(indices, shifts, part.offsets.tolist(), strict=True)
+        ]
         if len(found) == len(batch):
             self._edges, self._lattice, self._frac = found, batch.lattice.clone(), batch.frac_coords.clone()
         else:

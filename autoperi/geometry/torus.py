@@ -1,8 +1,8 @@
 """The torus of fractional coordinates: wrapping, geodesics, nearest images, translations.
 
-Fractional coordinates live on T³ = R³/Z³. Its exponential map is exp_x(v) = (x + v) mod 1 and, away from the cut locus, its logarithm is
-log_x(y) = y − x − ⌊y − x + ½⌋, in [−½, ½) (seed 2, "Torus Diffusion": diffusion on R³ induces diffusion on T³ through this quotient).
-These maps do not know the lattice; :func:`minimum_image` does.
+Fractional coordinates live on T³ = R³/Z³. Its exponential map is exp_x(v) = (x + v) mod 1 and, away from the cut locus,
+its logarithm is log_x(y) = y − x − ⌊y − x + ½⌋, in [−½, ½) (seed 2, "Torus Diffusion": diffusion on R³ induces
+diffusion on T³ through this quotient). These maps do not know the lattice; :func:`minimum_image` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from autoperi.geometry.lattice import inverse_unimodular, niggli_reduce
 
 
 def wrap(x: Tensor) -> Tensor:
-    """x mod 1 in [0, 1), any shape. The gradient is the identity; a tiny negative number, which rounds to 1, becomes 0."""
+    """x mod 1 in [0, 1), any shape. The gradient is the identity; a tiny negative number, which rounds to 1, becomes
+    0.
+    """
     y = x - torch.floor(x).detach()
     return torch.where(y >= 1, y - 1, y)
 
@@ -74,10 +76,11 @@ class Space:
 
 
 def minimum_image(frac_diff: Tensor, lattice: Tensor, *, batch: Tensor | None = None, reduce: bool = True) -> Tensor:
-    """The representative d + n, n ∈ Z³, of each fractional difference that is shortest in Å, ``[E, 3]``; true for skewed cells too.
+    """The representative d + n, n ∈ Z³, of each fractional difference that is shortest in Å, ``[E, 3]``; true for
+    skewed cells too.
 
-    Wrapping each component is right for near-cubic cells only. Here the cell is Niggli-reduced first; there the nearest image of a wrapped
-    difference is among its 27 neighbours, and the winner is carried back to the basis given.
+    Wrapping each component is right for near-cubic cells only. Here the cell is Niggli-reduced first; there the nearest
+    image of a wrapped difference is among its 27 neighbours, and the winner is carried back to the basis given.
 
     Args:
         frac_diff: fractional differences, ``[E, 3]``.
@@ -127,10 +130,14 @@ def _segment_mean(v: Tensor, batch: Tensor, b: int) -> Tensor:
 
 
 def circular_mean(x: Tensor, batch: Tensor, *, n_crystals: int | None = None) -> Tensor:
-    """arg Σ exp(2πi x) / 2π in [0, 1), ``[B, 3]``: a mean of coordinates ``[N, 3]`` that moves with a translation of the crystal.
+    """arg Σ exp(2πi x) / 2π in [0, 1), ``[B, 3]``: a mean of coordinates ``[N, 3]`` that moves with a translation of
+    the crystal.
 
     Meaningless, though finite, where the sum vanishes, as it does for atoms spread evenly along an axis.
     """
     b = int(batch.max()) + 1 if n_crystals is None and len(batch) else (n_crystals or 0)
     angle = 2 * math.pi * x
-    return wrap(torch.atan2(_segment_mean(torch.sin(angle), batch, b), _segment_mean(torch.cos(angle), batch, b)) / (2 * math.pi))
+    return wrap(
+        torch.atan2(_segment_mean(torch.sin(angle), batch, b), _segment_mean(torch.cos(angle), batch, b))
+        / (2 * math.pi)
+    )

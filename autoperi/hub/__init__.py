@@ -9,30 +9,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from autoperi.hub.bundle import Bundle, Component, load_bundle, load_state, save_bundle, state_of, verify
     from autoperi.hub.card import check_card, model_card
     from autoperi.hub.download import download_to, fetch, load_pretrained, push
-    from autoperi.hub.registry import ModelInfo, Resolved, list_pretrained, resolve, update_registry
-    from autoperi.hub.serialize import Bundle, Component, load_bundle, load_state, save_bundle, state_of, verify
+    from autoperi.hub.store import ModelInfo, Resolved, list_pretrained, resolve, update_registry
 
 _LAZY = {
-    "Bundle": "serialize",
-    "Component": "serialize",
-    "ModelInfo": "registry",
-    "Resolved": "registry",
+    "Bundle": "bundle",
+    "Component": "bundle",
+    "ModelInfo": "store",
+    "Resolved": "store",
     "check_card": "card",
     "download_to": "download",
     "fetch": "download",
-    "list_pretrained": "registry",
-    "load_bundle": "serialize",
+    "list_pretrained": "store",
+    "load_bundle": "bundle",
     "load_pretrained": "download",
-    "load_state": "serialize",
+    "load_state": "bundle",
     "model_card": "card",
     "push": "download",
-    "resolve": "registry",
-    "save_bundle": "serialize",
-    "state_of": "serialize",
-    "update_registry": "registry",
-    "verify": "serialize",
+    "resolve": "store",
+    "save_bundle": "bundle",
+    "state_of": "bundle",
+    "update_registry": "store",
+    "verify": "bundle",
 }
 
 __all__ = [

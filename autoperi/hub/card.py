@@ -31,9 +31,9 @@ def model_card(metadata: Mapping[str, Any]) -> str:
     Args:
         metadata: ``name``, ``description``, ``licence`` (SPDX identifier of the weights), ``licence_text``, ``tags``,
             ``datasets``; ``usage``, the Python that loads it, where that is not ``from_pretrained``; the sections
-            ``intended_use``, ``data``, ``split``, ``limits``, ``citation`` (text, list or mapping); ``steps``, ``time``,
-            ``hardware``, ``seed`` and ``command`` of the training; ``metrics``, a list of mappings with ``name``, ``value``,
-            ``command`` and optionally ``unit``, ``data``, ``note``; ``sha256`` (file → digest).
+            ``intended_use``, ``data``, ``split``, ``limits``, ``citation`` (text, list or mapping); ``steps``,
+            ``time``, ``hardware``, ``seed`` and ``command`` of the training; ``metrics``, a list of mappings with
+            ``name``, ``value``, ``command`` and optionally ``unit``, ``data``, ``note``; ``sha256`` (file → digest).
     """
     facts = dict(metadata)
     name = str(facts.get("name") or "AutoPeri model")
@@ -41,7 +41,10 @@ def model_card(metadata: Mapping[str, Any]) -> str:
     lines = [*_front_matter(facts), f"# {name}", ""]
     if facts.get("description"):
         lines += [str(facts["description"]).strip(), ""]
-    usage = facts.get("usage") or f'from autoperi import AutoPeri\n\nperi = AutoPeri.from_pretrained("{facts.get("repo_id") or name}")'
+    usage = (
+        facts.get("usage")
+        or f'from autoperi import AutoPeri\n\nperi = AutoPeri.from_pretrained("{facts.get("repo_id") or name}")'
+    )
     lines += ["```python", *str(usage).splitlines(), "```", ""]
     for key, title in _SECTIONS:
         value: Any = training if key == "training" else facts.get(key)
@@ -79,7 +82,11 @@ def check_card(card: str, *, sha256: Mapping[str, str] | None = None) -> list[st
     keys = set(re.findall(r"^([a-z_]+):", front.group(1), re.MULTILINE)) if front else set()
     if front is None:
         problems.append("no YAML front matter; begin the card with a block between two lines '---'")
-    problems += [f"front matter lacks '{key}:'; add it" for key in ("license", "library_name", "tags") if front and key not in keys]
+    problems += [
+        f"front matter lacks '{key}:'; add it"
+        for key in ("license", "library_name", "tags")
+        if front and key not in keys
+    ]
     titles = re.findall(r"^## (.+?)\s*$", card, re.MULTILINE)
     problems += [f"section '{title}' is missing; add '## {title}'" for title in _NEEDED if title not in titles]
     results = re.search(r"^## Results\s*$(.*?)(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
@@ -111,7 +118,13 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         value = row.get("value")
         number = f"{value:.4g}" if isinstance(value, float) else str(value)
-        cells = [row.get("name", ""), number, row.get("unit", ""), row.get("data", ""), f"`{row['command']}`" if row.get("command") else ""]
+        cells = [
+            row.get("name", ""),
+            number,
+            row.get("unit", ""),
+            row.get("data", ""),
+            f"`{row['command']}`" if row.get("command") else "",
+        ]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return lines + [f"\n{row['name']}: {row['note']}" for row in rows if row.get("note")]
 

@@ -1,8 +1,8 @@
 """Models from and to the hub: the only code of the package that touches the network.
 
-Everything goes through ``huggingface_hub``, so that HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and proxies mean what
-they mean everywhere; no URL is built here and no repository is ever listed. What is cached is looked up on disk first:
-the client itself asks the network even for a cached file (it identifies its user in the headers it prepares).
+Everything goes through ``huggingface_hub``, so that HF_ENDPOINT, HF_HUB_OFFLINE, HF_HOME, HF_TOKEN and proxies mean
+what they mean everywhere; no URL is built here and no repository is ever listed. What is cached is looked up on disk
+first: the client itself asks the network even for a cached file (it identifies its user in the headers it prepares).
 """
 
 from __future__ import annotations
@@ -18,8 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from autoperi._version import __version__
 from autoperi.errors import HubError, WeightsError
-from autoperi.hub.registry import Resolved, resolve
-from autoperi.hub.serialize import CARD_FILE, CONFIG_FILE, Bundle, files_of, load_bundle, one_line, publish, read_config, verify
+from autoperi.hub.bundle import (
+    CARD_FILE,
+    CONFIG_FILE,
+    Bundle,
+    files_of,
+    load_bundle,
+    one_line,
+    publish,
+    read_config,
+    verify,
+)
+from autoperi.hub.store import Resolved, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +54,7 @@ def load_pretrained(
     """Read a model by bundled name, directory or hub repository ``owner/name``.
 
     Args:
-        name_or_path: see :func:`autoperi.hub.registry.resolve`.
+        name_or_path: see :func:`autoperi.hub.store.resolve`.
         revision: branch, tag or commit of a hub repository; a full commit hash is never looked up again.
         cache_dir: where downloads are kept; the cache of huggingface_hub where None.
         token: access token; True or None for the one of HF_TOKEN or of the login, False for none.
@@ -75,9 +85,9 @@ def fetch(
 ) -> Path:
     """Bring a hub repository into the cache and return its directory, whose name is the commit hash.
 
-    ``config.json`` is read first and fixes the commit; then exactly the files it names follow, from that commit, so that a
-    push in between cannot mix two versions. With a commit hash as ``revision`` a cached model causes no network call;
-    with a branch it causes one, and none answering, the cached state of the branch is used.
+    ``config.json`` is read first and fixes the commit; then exactly the files it names follow, from that commit, so
+    that a push in between cannot mix two versions. With a commit hash as ``revision`` a cached model causes no network
+    call; with a branch it causes one, and none answering, the cached state of the branch is used.
 
     Raises:
         HubError: see :func:`load_pretrained`.
@@ -103,7 +113,8 @@ def download_to(
     local_files_only: bool = False,
     force: bool = False,
 ) -> Path:
-    """Copy a model, wherever it is, into ``directory``, to be carried to a machine without network; checked after the copy.
+    """Copy a model, wherever it is, into ``directory``, to be carried to a machine without network; checked after the
+    copy.
 
     ``force`` overwrites another model there and downloads anew what the cache holds.
 
@@ -117,7 +128,12 @@ def download_to(
         source = found.path
     else:
         source = fetch(
-            found.name, revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only, force_download=force
+            found.name,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force,
         )
     names = [*files_of(read_config(source)), CARD_FILE, CONFIG_FILE]
     load_bundle(source)
@@ -126,7 +142,9 @@ def download_to(
         same = all((target / name).is_file() and (target / name).read_bytes() == data for name, data in files.items())
         if same:
             return target
-        raise WeightsError(f"'{target}' is not empty; choose a new directory, or overwrite it with force=True (--force)")
+        raise WeightsError(
+            f"'{target}' is not empty; choose a new directory, or overwrite it with force=True (--force)"
+        )
     publish(files, target)
     bad = [row.file for row in verify(target) if not row.ok]
     if bad:
@@ -137,11 +155,19 @@ def download_to(
 def _no_revision(found: Resolved, revision: str | None) -> None:
     if revision is not None:
         raise WeightsError(
-            f"revision={revision!r} applies to hub repositories only and {found.name!r} is a {found.kind} model; leave it out"
+            f"revision={revision!r} applies to hub repositories only and {found.name!r} is a {found.kind} model; "
+            "leave it out"
         )
 
 
-def push(directory: PathLike, repo_id: str, *, token: str | bool | None = None, private: bool = False, revision: str | None = None) -> str:
+def push(
+    directory: PathLike,
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool = False,
+    revision: str | None = None,
+) -> str:
     """Upload a model directory in one commit, creating the repository (and the branch ``revision``) where needed.
 
     Returns:
@@ -163,14 +189,19 @@ def push(directory: PathLike, repo_id: str, *, token: str | bool | None = None, 
             api.create_repo(repo_id, private=private, exist_ok=True)
             if revision not in (None, "main"):
                 api.create_branch(repo_id, branch=str(revision), exist_ok=True)
-            # create_commit and not upload_folder: one commit, so that no reader sees half a model; bytes, so that no bar is drawn.
-            operations = [CommitOperationAdd(name, (path / name).read_bytes()) for name in names if (path / name).is_file()]
+            # create_commit and not upload_folder: one commit, so that no reader sees half a model; bytes, so that no
+            # bar is drawn.
+            operations = [
+                CommitOperationAdd(name, (path / name).read_bytes()) for name in names if (path / name).is_file()
+            ]
             message = f"Upload {read_config(path)['name']} with AutoPeri {__version__}"
             commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision)
     except Exception as error:
         # The client wraps what stops the transfer of one file into a RuntimeError.
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ is not None else error
-        fallback = HubError(f"upload to hub repository '{repo_id}' failed ({one_line(error)}); correct this or try again")
+        fallback = HubError(
+            f"upload to hub repository '{repo_id}' failed ({one_line(error)}); correct this or try again"
+        )
         raise repository.explain(cause, name=None) or fallback from error
     return str(commit.commit_url)
 
@@ -197,7 +228,10 @@ class _Repository:
                 return cached
         if offline:
             why = "local_files_only=True" if self.local_files_only else "HF_HUB_OFFLINE is set"
-            raise HubError(f"{name} of '{self.repo_id}'{self._at(revision)} is not in the cache '{self._cache}' and {why}; {self._recipe}")
+            raise HubError(
+                f"{name} of '{self.repo_id}'{self._at(revision)} is not in the cache '{self._cache}' and {why}; "
+                f"{self._recipe}"
+            )
         try:
             with _silent(hf_hub_download) as options:
                 path = hf_hub_download(
@@ -231,38 +265,57 @@ class _Repository:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, hub.RepositoryNotFoundError) or (status == 401 and name is not None):
             if self._has_token:
-                return HubError(f"{what} does not exist, or your token may not read it; check the name and the rights of the token")
-            return HubError(f"{what} does not exist or is private; check the name, or pass token= (or set HF_TOKEN) if it is private")
+                return HubError(
+                    f"{what} does not exist, or your token may not read it; check the name and the rights of the token"
+                )
+            return HubError(
+                f"{what} does not exist or is private; check the name, or pass token= (or set HF_TOKEN) if it is "
+                "private"
+            )
         if isinstance(error, hub.RevisionNotFoundError):
-            return HubError(f"{what} has no revision {self.revision!r}; give a branch, tag or full commit hash, or leave revision out")
+            return HubError(
+                f"{what} has no revision {self.revision!r}; give a branch, tag or full commit hash, or leave revision "
+                "out"
+            )
         if isinstance(error, hub.LocalEntryNotFoundError):
             cause = error.__cause__
             explained = self.explain(cause, name=name) if cause is not None else None
             return explained or self._unreachable(error)
         if isinstance(error, hub.EntryNotFoundError):
             remedy = "it is not an AutoPeri model" if name == CONFIG_FILE else "ask its owner to push the model again"
-            return HubError(f"{what}{self._at(self.revision)} holds no {name}; {remedy}, or give another revision; {_FIRST_CALL}")
+            return HubError(
+                f"{what}{self._at(self.revision)} holds no {name}; {remedy}, or give another revision; {_FIRST_CALL}"
+            )
         if isinstance(error, hub.LocalTokenNotFoundError) or (name is None and status in (401, 403)):
-            return HubError(f"no right to write to {what}; pass token= (or set HF_TOKEN) of an account with write access")
+            return HubError(
+                f"no right to write to {what}; pass token= (or set HF_TOKEN) of an account with write access"
+            )
         if isinstance(error, hub.HFValidationError):
             return HubError(f"{self.repo_id!r} is not a repository name ({one_line(error)}); give 'owner/name'")
         if isinstance(error, hub.OfflineModeIsEnabled):
-            return HubError(f"{what} needs the network but HF_HUB_OFFLINE is set; {self._recipe if name else 'unset it to push'}")
+            return HubError(
+                f"{what} needs the network but HF_HUB_OFFLINE is set; {self._recipe if name else 'unset it to push'}"
+            )
         if isinstance(error, hub.FileMetadataError):
-            return HubError(f"the answer for {what} is not that of a hub ({one_line(error)}); check HF_ENDPOINT and the proxy")
+            return HubError(
+                f"the answer for {what} is not that of a hub ({one_line(error)}); check HF_ENDPOINT and the proxy"
+            )
         if status is not None:
             remedy = "try again later" if status in (408, 429) or status >= 500 else "check the rights of your token"
             return HubError(f"the hub answered {status} for {what} ({one_line(error)}); {remedy}")
         if _is_disk(error):
             return WeightsError(
-                f"cannot write the cache '{self._cache}' ({one_line(error)}); pass cache_dir= or set HF_HOME to a place you may write to"
+                f"cannot write the cache '{self._cache}' ({one_line(error)}); pass cache_dir= or set HF_HOME to a "
+                "place you may write to"
             )
         return self._unreachable(error) if _is_transport(error) else None
 
     def _unreachable(self, error: BaseException) -> HubError:
         from huggingface_hub import constants
 
-        return HubError(f"cannot reach the hub at {constants.ENDPOINT} for '{self.repo_id}' ({one_line(error)}); {self._recipe}")
+        return HubError(
+            f"cannot reach the hub at {constants.ENDPOINT} for '{self.repo_id}' ({one_line(error)}); {self._recipe}"
+        )
 
     def _cached(self, name: str, revision: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
@@ -287,7 +340,8 @@ class _Repository:
         """How to get the model onto a machine without network, word by word."""
         revision = f" --revision {self.revision}" if self.revision else ""
         return (
-            f"on a machine with network run `autoperi models download {self.repo_id}{revision} --to DIR`, copy DIR here and use "
+            f"on a machine with network run `autoperi models download {self.repo_id}{revision} --to DIR`, copy DIR "
+            "here and use "
             "from_pretrained('DIR')"
         )
 
@@ -305,7 +359,9 @@ def _is_transport(error: BaseException) -> bool:
     """Whether ``error`` comes from the connection and not from an answer of the hub or from the disk."""
     if _is_disk(error) or getattr(error, "response", None) is not None:
         return False
-    return isinstance(error, OSError) or any(kind.__module__.split(".")[0] in _TRANSPORTS for kind in type(error).__mro__)
+    return isinstance(error, OSError) or any(
+        kind.__module__.split(".")[0] in _TRANSPORTS for kind in type(error).__mro__
+    )
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 Units and signs are ASE's: eV, eV/Å, eV/Å³ in the order xx yy zz yz xz xy, tension positive.
 
-What is periodic is decided by ``atoms.pbc`` alone. Along axes that are not, nothing repeats, whatever vacuum the cell has.
-The stress is (1/V) ∂E/∂ε of a strain of cell and positions together, V the volume of ``atoms.cell``: it is given where the cell spans
-space and at least one axis is periodic (of a slab only the components in its plane mean anything), and is a
-``PropertyNotImplementedError`` elsewhere.
+What is periodic is decided by ``atoms.pbc`` alone. Along axes that are not, nothing repeats, whatever vacuum the cell
+has. The stress is (1/V) ∂E/∂ε of a strain of cell and positions together, V the volume of ``atoms.cell``: it is given
+where the cell spans space and at least one axis is periodic (of a slab only the components in its plane mean anything),
+and is a ``PropertyNotImplementedError`` elsewhere.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes, equal, external_calculators, register_calculator_class
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.neighbours import NeighbourLists
-from autoperi.hub.serialize import Bundle
+from autoperi.hub.bundle import Bundle
 from autoperi.models.potential import Potential
 from autoperi.units import MAX_ATOMIC_NUMBER, SAME_PLACE_A
 
@@ -37,15 +37,17 @@ class AutoPeriCalculator(Calculator):
     """Energy, forces and stress of any atoms, periodic or not.
 
     Neighbours are searched again only when an atom may have come into the cutoff (see
-    :class:`~autoperi.geometry.neighbours.NeighbourLists`), which changes no result. Results depend on positions, numbers, cell
-    and pbc alone, not on initial magnetic moments or charges. The calculator owns its weights; copies and pickles of it work.
+    :class:`~autoperi.geometry.neighbours.NeighbourLists`), which changes no result. Results depend on positions,
+    numbers, cell and pbc alone, not on initial magnetic moments or charges. The calculator owns its weights; copies and
+    pickles of it work.
 
     Args:
         model: a name, directory or hub repository as ``AutoPeri.from_pretrained`` takes it, a loaded
-            :class:`~autoperi.hub.serialize.Bundle`, or a :class:`~autoperi.models.potential.Potential`.
+            :class:`~autoperi.hub.bundle.Bundle`, or a :class:`~autoperi.models.potential.Potential`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
-        dtype: of the network: ``"float32"`` (default; fast, for relaxation and dynamics) or ``"float64"`` (for phonons, elastic
-            constants and other small differences), or the torch dtypes. Geometry and sums are float64 in any case.
+        dtype: of the network: ``"float32"`` (default; fast, for relaxation and dynamics) or ``"float64"`` (for phonons,
+            elastic constants and other small differences), or the torch dtypes. Geometry and sums are float64 in any
+            case.
         skin: of the neighbour list in Å.
 
     Raises:
@@ -66,10 +68,12 @@ class AutoPeriCalculator(Calculator):
         skin: float = 0.5,
         **unknown: Any,
     ) -> None:
-        from autoperi.device import check_device
+        from autoperi.nn.device import check_device
 
         if unknown:
-            raise RequestError(f"options {sorted(unknown)} are not known to {type(self).__name__}; it takes model, device, dtype, skin")
+            raise RequestError(
+                f"options {sorted(unknown)} are not known to {type(self).__name__}; it takes model, device, dtype, skin"
+            )
         kind = _dtype(dtype)
         place = check_device(device)
         with torch.inference_mode(False):  # else weights made there could never give forces
@@ -87,13 +91,20 @@ class AutoPeriCalculator(Calculator):
             RequestError: a parameter that would change.
         """
         for name, value in kwargs.items():
-            same = _dtype(value) is _dtype(self.parameters["dtype"]) if name == "dtype" else equal(value, self.parameters.get(name))
+            same = (
+                _dtype(value) is _dtype(self.parameters["dtype"])
+                if name == "dtype"
+                else equal(value, self.parameters.get(name))
+            )
             if name not in self.parameters or not same:
                 raise RequestError(f"{name}={value!r} cannot be set on a calculator that exists; make a new calculator")
         return {}
 
     def calculate(
-        self, atoms: Atoms | None = None, properties: Sequence[str] | None = None, system_changes: Sequence[str] = tuple(all_changes)
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] | None = None,
+        system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Fill ``results``; forces and stress only where one of them is asked for.
 
@@ -108,9 +119,15 @@ class AutoPeriCalculator(Calculator):
             graph, vectors = self.neighbours.edges(batch)
             closest = float(torch.linalg.vector_norm(vectors, dim=-1).min()) if graph.n_edges else np.inf
             if closest < SAME_PLACE_A:
-                raise StructureError(f"two atoms are {closest:.2g} Å from each other, at the same place; remove one of them")
+                raise StructureError(
+                    f"two atoms are {closest:.2g} Å from each other, at the same place; remove one of them"
+                )
             found = self.potential(batch, graph=graph, vectors=vectors, derivatives=derivatives)
-        results: dict[str, Any] = {"energy": float(found.energy), "free_energy": float(found.energy), "energies": _array(found.energies)}
+        results: dict[str, Any] = {
+            "energy": float(found.energy),
+            "free_energy": float(found.energy),
+            "energies": _array(found.energies),
+        }
         if derivatives:
             results["forces"] = _array(found.forces)
             stress = _array(found.stress[0])
@@ -119,11 +136,16 @@ class AutoPeriCalculator(Calculator):
                     stress *= float(batch.volume) / abs(np.linalg.det(self.atoms.cell[:]))
                 results["stress"] = full_3x3_to_voigt_6_stress(stress)
         if not all(np.isfinite(value).all() for value in results.values()):
-            raise StructureError(f"the energy of these {len(self.atoms)} atoms is not finite; their closest pair is {closest:.3g} Å apart")
+            raise StructureError(
+                f"the energy of these {len(self.atoms)} atoms is not finite; their closest pair is {closest:.3g} Å "
+                "apart"
+            )
         self.results = results
 
     def _batch(self, atoms: Atoms) -> CrystalBatch:
-        """The atoms in a cell whose images along axes that are not periodic are out of reach; coordinates not wrapped."""
+        """The atoms in a cell whose images along axes that are not periodic are out of reach; coordinates not
+        wrapped.
+        """
         numbers, positions = np.asarray(atoms.numbers, dtype=np.int64), np.asarray(atoms.positions, dtype=np.float64)
         if not len(numbers):
             raise StructureError("there are no atoms; give at least one")
@@ -133,7 +155,9 @@ class AutoPeriCalculator(Calculator):
             wrong = numbers[(numbers < 1) | (numbers > MAX_ATOMIC_NUMBER)][0]
             raise StructureError(f"atomic number {wrong} is no element; elements are 1 to {MAX_ATOMIC_NUMBER}")
         self.potential.check_elements(torch.from_numpy(numbers))
-        lattice = self._lattice(np.asarray(atoms.cell[:], dtype=np.float64), np.asarray(atoms.pbc, dtype=bool), positions)
+        lattice = self._lattice(
+            np.asarray(atoms.cell[:], dtype=np.float64), np.asarray(atoms.pbc, dtype=bool), positions
+        )
         device = self.potential.reference.device
         return CrystalBatch(
             torch.as_tensor(lattice).unsqueeze(0).to(device),
@@ -148,7 +172,8 @@ class AutoPeriCalculator(Calculator):
         spanned = np.sqrt(max(0.0, float(np.linalg.det(periodic @ periodic.T)))) if len(periodic) else 1.0
         if (lengths == 0).any() or spanned <= 1e-6 * lengths.prod():
             raise StructureError(
-                f"pbc is {pbc.tolist()} but the cell {cell.tolist()} has no independent vectors along these axes; set a cell, or pbc to False"
+                f"pbc is {pbc.tolist()} but the cell {cell.tolist()} has no independent vectors along these axes; set "
+                "a cell, or pbc to False"
             )
         if pbc.all():
             self._box = None
@@ -170,7 +195,7 @@ def _potential(model: Any) -> tuple[str, Potential]:
     """The name of a model and a potential that nobody else holds."""
     if isinstance(model, Potential):
         return "Potential", deepcopy(model)
-    from autoperi.bundle import potential_of
+    from autoperi.pipelines.bundle import potential_of
 
     if not isinstance(model, Bundle):
         if not isinstance(model, (str, os.PathLike)):

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from autoperi.convert import arrays_to_structures, kind_of, to_arrays
+from autoperi.chemistry.smact import Validity
+from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.errors import StructureError
-from autoperi.geometry.symmetry import SymmetryInfo, analyse, primitive_transform, torus_difference
-from autoperi.geometry.wyckoff import wyckoff_position
-from autoperi.metrics.smact import Validity
+from autoperi.symmetry.analysis import SymmetryInfo, analyse, primitive_transform, torus_difference
+from autoperi.symmetry.wyckoff import wyckoff_position
 
 CIF_CELL = 1e-4
 """Å and degrees; how far a cell may be from that of its CIF, which has eight digits."""
@@ -29,7 +29,7 @@ def cif_validity(structure: Any) -> Validity:
     The same: cell lengths and angles to :data:`CIF_CELL`, every atom in its place to :data:`CIF_COORDINATE`.
 
     Raises:
-        StructureError: see :func:`~autoperi.convert.to_arrays`.
+        StructureError: see :func:`~autoperi.data.convert.to_arrays`.
     """
     lattice, coords, numbers = to_arrays(structure)
     written = arrays_to_structures([(lattice, coords, numbers)])[0]
@@ -57,19 +57,23 @@ def cif_validity(structure: Any) -> Validity:
 
 
 def recorded_group(crystal: Any) -> int | None:
-    """The space group that ``generate`` recorded, ``.properties["autoperi"]["space_group"]``; None where there is none."""
+    """The space group that ``generate`` recorded, ``.properties["autoperi"]["space_group"]``; None where there is
+    none.
+    """
     properties = crystal.properties if kind_of(crystal) == "structure" else crystal.info
     note = properties.get("autoperi")
     value = note.get("space_group") if isinstance(note, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def symmetry_of(lattice: ArrayLike, frac_coords: ArrayLike, numbers: ArrayLike, *, symprec: float) -> tuple[Validity, int | None]:
+def symmetry_of(
+    lattice: ArrayLike, frac_coords: ArrayLike, numbers: ArrayLike, *, symprec: float
+) -> tuple[Validity, int | None]:
     """Whether the symmetrised cell of a crystal is consistent, and the number of its space group.
 
-    Consistent: spglib finds a group at ``symprec``, its operations permute the atoms of the standard cell, that cell is a whole fraction of the
-    given one with the same composition, every orbit has as many atoms as its Wyckoff position says, and the standard cell, analysed again
-    at 1e-3 Å, has the same group.
+    Consistent: spglib finds a group at ``symprec``, its operations permute the atoms of the standard cell, that cell is
+    a whole fraction of the given one with the same composition, every orbit has as many atoms as its Wyckoff position
+    says, and the standard cell, analysed again at 1e-3 Å, has the same group.
 
     Args:
         lattice: rows in Å, ``[3, 3]``.
@@ -94,9 +98,13 @@ def symmetry_of(lattice: ArrayLike, frac_coords: ArrayLike, numbers: ArrayLike, 
     for first, size in Counter(info.primitive_equivalent_atoms.tolist()).items():
         position = wyckoff_position(info.number, info.primitive_wyckoffs[first])
         if size * centring != position.multiplicity:
-            return Validity(False, f"an orbit of {size * centring} atoms on {position.label} of {info.symbol}"), info.number
+            return Validity(
+                False, f"an orbit of {size * centring} atoms on {position.label} of {info.symbol}"
+            ), info.number
     try:
-        again = analyse(info.primitive_lattice, info.primitive_frac_coords, info.primitive_numbers, symprec=IDEAL_SYMPREC).number
+        again = analyse(
+            info.primitive_lattice, info.primitive_frac_coords, info.primitive_numbers, symprec=IDEAL_SYMPREC
+        ).number
     except StructureError:
         again = None
     if again != info.number:

@@ -1,12 +1,14 @@
 """COV: do the generated crystals reach every real one, and is there a real one near every generated one?
 
-Definition: CDVAE (Xie et al. 2022, section 5.2 and appendix; txie-93/cdvae and jiaor17/DiffCSP, ``scripts/eval_utils.py:compute_cov``),
-after Xu et al. (2021) and Ganea et al. (2021) for molecules. Distances are Euclidean, between CrystalNN fingerprints as they are and
-between standardised Magpie statistics (:mod:`autoperi.metrics.fingerprints`). A crystal is covered where its nearest neighbour by
-structure *and* its nearest neighbour by composition lie within their cutoffs; the two need not be the same crystal.
+Definition: CDVAE (Xie et al. 2022, section 5.2 and appendix; txie-93/cdvae and jiaor17/DiffCSP,
+``scripts/eval_utils.py:compute_cov``), after Xu et al. (2021) and Ganea et al. (2021) for molecules. Distances are
+Euclidean, between CrystalNN fingerprints as they are and between standardised Magpie statistics
+(:mod:`autoperi.metrics.fingerprints`). A crystal is covered where its nearest neighbour by structure *and* its nearest
+neighbour by composition lie within their cutoffs; the two need not be the same crystal.
 
-Crystals with atoms nearer than 0.5 Å or a cell below 0.1 Å³ have no fingerprint here, so such a generated crystal counts against COV-P and
-can cover nothing; CDVAE uses it where matminer gives it one (:mod:`autoperi.metrics.fingerprints`).
+Crystals with atoms nearer than 0.5 Å or a cell below 0.1 Å³ have no fingerprint here, so such a generated crystal
+counts against COV-P and can cover nothing; CDVAE uses it where matminer gives it one
+(:mod:`autoperi.metrics.fingerprints`).
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ NO_FINGERPRINT = "no crystal with a fingerprint"
 
 
 class Nearest(NamedTuple):
-    """Distances to the nearest crystal of the other set; NaN for a crystal without a fingerprint, or with nobody to be near to.
+    """Distances to the nearest crystal of the other set; NaN for a crystal without a fingerprint, or with nobody to be
+    near to.
 
     Attributes:
         recall_structure, recall_composition: of each reference crystal to the generated ones.
@@ -65,11 +68,15 @@ def resolve_cutoffs(cutoffs: str | Sequence[float]) -> Cutoffs:
     """
     if isinstance(cutoffs, str):
         if cutoffs not in CUTOFFS:
-            raise RequestError(f"cutoffs={cutoffs!r} is not known; use one of {', '.join(sorted(CUTOFFS))}, or two numbers")
+            raise RequestError(
+                f"cutoffs={cutoffs!r} is not known; use one of {', '.join(sorted(CUTOFFS))}, or two numbers"
+            )
         return CUTOFFS[cutoffs]
     pair = [float(c) for c in cutoffs]
     if len(pair) != 2 or not all(0 < c < np.inf for c in pair):
-        raise RequestError(f"cutoffs={list(cutoffs)!r} are not two positive numbers; give (structure, composition), such as (0.4, 10)")
+        raise RequestError(
+            f"cutoffs={list(cutoffs)!r} are not two positive numbers; give (structure, composition), such as (0.4, 10)"
+        )
     return Cutoffs(*pair)
 
 
@@ -114,9 +121,9 @@ def coverage(
         cutoffs: ``"mp20"``, ``"carbon"``, ``"perovskite"``, or (structure, composition).
 
     Returns:
-        ``cov_recall`` (of reference crystals with a fingerprint), ``cov_precision`` (of all generated crystals: one without a fingerprint
-        counts against it; None where not one has), ``amsd_recall``, ``amsd_precision``, ``amcd_recall``, ``amcd_precision`` (of crystals with a fingerprint),
-        and ``cutoffs``.
+        ``cov_recall`` (of reference crystals with a fingerprint), ``cov_precision`` (of all generated crystals: one
+        without a fingerprint counts against it; None where not one has), ``amsd_recall``, ``amsd_precision``,
+        ``amcd_recall``, ``amcd_precision`` (of crystals with a fingerprint), and ``cutoffs``.
 
     Raises:
         RequestError: bad cutoffs; fingerprints that differ in number.
@@ -164,8 +171,8 @@ def coverage_curve(found: Nearest, *, cutoffs: str | Sequence[float] = "mp20", p
         points: factors from 0 to 2.
 
     Returns:
-        ``factor``, ``structure``, ``composition`` (the cutoffs), ``cov_recall`` and ``cov_precision``: lists of equal length; the shares are
-        None where nothing could be judged.
+        ``factor``, ``structure``, ``composition`` (the cutoffs), ``cov_recall`` and ``cov_precision``: lists of equal
+        length; the shares are None where nothing could be judged.
     """
     if points < 2:
         raise RequestError(f"points={points} do not make a curve; give at least 2")
@@ -181,22 +188,30 @@ def coverage_curve(found: Nearest, *, cutoffs: str | Sequence[float] = "mp20", p
     }
 
 
-def _both(structure: Sequence[Any], composition: Sequence[Any], side: str) -> tuple[tuple[Array, Array], NDArray[np.int64]]:
+def _both(
+    structure: Sequence[Any], composition: Sequence[Any], side: str
+) -> tuple[tuple[Array, Array], NDArray[np.int64]]:
     if len(structure) != len(composition):
         raise RequestError(
-            f"{len(structure)} structure and {len(composition)} composition fingerprints of the {side} crystals; give one each"
+            f"{len(structure)} structure and {len(composition)} composition fingerprints of the {side} crystals; give "
+            "one each"
         )
     rows = [
-        i for i, (s, c) in enumerate(zip(structure, composition, strict=True)) if not isinstance(s, Failure) and not isinstance(c, Failure)
+        i
+        for i, (s, c) in enumerate(zip(structure, composition, strict=True))
+        if not isinstance(s, Failure) and not isinstance(c, Failure)
     ]
     arrays = tuple(
-        np.array([values[i] for i in rows], dtype=np.float64).reshape(len(rows), -1 if rows else 0) for values in (structure, composition)
+        np.array([values[i] for i in rows], dtype=np.float64).reshape(len(rows), -1 if rows else 0)
+        for values in (structure, composition)
     )
     return (arrays[0], arrays[1]), np.array(rows, dtype=np.int64)
 
 
 def _nearest(ours: Array, theirs: Array, *, block: int = 512) -> tuple[Array, Array]:
-    """Distance of each of theirs to the nearest of ours, and of each of ours to the nearest of theirs; in blocks, to bound the memory."""
+    """Distance of each of theirs to the nearest of ours, and of each of ours to the nearest of theirs; in blocks, to
+    bound the memory.
+    """
     from scipy.spatial.distance import cdist
 
     of_theirs, of_ours = np.full(len(theirs), np.inf), np.empty(len(ours))

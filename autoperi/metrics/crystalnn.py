@@ -1,8 +1,10 @@
-"""CrystalNN: from Voronoi facets to the likelihood of each coordination number, and the local-order fingerprint of a site.
+"""CrystalNN: from Voronoi facets to the likelihood of each coordination number, and the local-order fingerprint of a
+site.
 
-Definition: Zimmermann and Jain, RSC Adv. 10, 6063 (2020); Pan et al., Inorg. Chem. 60, 1590 (2021); parameters as pymatgen's
-``CrystalNN()`` and matminer's ``CrystalNNFingerprint.from_preset("ops")`` have them by default. This is an implementation in arrays of its
-own, several times faster, which agrees with theirs (tests/metrics/test_fingerprints.py). Oxidation states are not used.
+Definition: Zimmermann and Jain, RSC Adv. 10, 6063 (2020); Pan et al., Inorg. Chem. 60, 1590 (2021); parameters as
+pymatgen's ``CrystalNN()`` and matminer's ``CrystalNNFingerprint.from_preset("ops")`` have them by default. This is an
+implementation in arrays of its own, several times faster, which agrees with theirs
+(tests/metrics/test_fingerprints.py). Oxidation states are not used.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoperi.elements import crystalnn_radius, electronegativity
+from autoperi.data.elements import crystalnn_radius, electronegativity
 from autoperi.errors import StructureError
 from autoperi.metrics.motifs import MOTIFS, neighbour_angles, order_parameter
 
@@ -25,25 +27,32 @@ if TYPE_CHECKING:
 SEARCH_CUTOFF = 7.0
 """Å, the sphere that is tessellated at first; doubled where the cell of the site stays open."""
 FIRST_SPHERE = 5.0
-"""Å, a smaller sphere tried before: where the cell's corners lie within half of it, no atom further away can change the cell."""
+"""Å, a smaller sphere tried before: where the cell's corners lie within half of it, no atom further away can change the
+cell.
+"""
 DISTANCE_CUTOFFS = (0.5, 1.0)
 """Å beyond the sum of covalent radii at which the weight of a neighbour begins to fall, and is zero."""
 CHEMISTRY_WEIGHT = 3.0
 """Preference for neighbours of other electronegativity; 3.3 is the largest difference of two elements."""
 MAX_COORDINATION = 24
 MAX_DENSITY = 1.0
-"""Atoms per Å³, beyond which a crystal is refused: six times diamond, and the tessellation of its crowd would take minutes."""
+"""Atoms per Å³, beyond which a crystal is refused: six times diamond, and the tessellation of its crowd would take
+minutes.
+"""
 MAX_POINTS = 20_000
 """Atoms within the sphere, beyond which it is not doubled again: a slab in some 80 Å of vacuum."""
 
 LABELS: tuple[str, ...] = tuple(
-    f"{name} CN_{n}" for n in range(1, MAX_COORDINATION + 1) for name in ("wt", *(motif[0] for motif in MOTIFS.get(n, ())))
+    f"{name} CN_{n}"
+    for n in range(1, MAX_COORDINATION + 1)
+    for name in ("wt", *(motif[0] for motif in MOTIFS.get(n, ())))
 )
 """Names of the 61 features, in order, as matminer's ``feature_labels()`` gives them."""
 
 
 def site_fingerprint(lattice: Array, frac_coords: Array, numbers: NDArray[np.int64], site: int) -> Array:
-    """Likelihood of each coordination number 1 … 24 and, times it, how much the neighbours look like each of its motifs, ``[61]``.
+    """Likelihood of each coordination number 1 … 24 and, times it, how much the neighbours look like each of its
+    motifs, ``[61]``.
 
     Args:
         lattice: rows in Å, ``[3, 3]``.  frac_coords: ``[n, 3]``.  numbers: atomic numbers, ``[n]``.
@@ -72,8 +81,8 @@ def site_fingerprint(lattice: Array, frac_coords: Array, numbers: NDArray[np.int
 def coordination_likelihood(weights: Array) -> dict[int, float]:
     """Coordination number to its likelihood, from bond weights in [0, 1], largest first.
 
-    Bonds are added in the order of their weights; the area of the unit quarter circle between two successive weights is the likelihood of
-    the number reached with the first.
+    Bonds are added in the order of their weights; the area of the unit quarter circle between two successive weights is
+    the likelihood of the number reached with the first.
     """
     levels = [*sorted({float(w) for w in weights}, reverse=True), 0.0]
     out = {}
@@ -97,8 +106,11 @@ def _bonds(lattice: Array, frac_coords: Array, numbers: NDArray[np.int64], site:
     kinds = numbers[who[others]]
     weight = solid / solid.max()
     kept = (weight > 0) & (volume > 0)
-    vectors, distance, kinds, weight, solid, volume = (a[kept] for a in (vectors, distance, kinds, weight, solid, volume))
-    # the solid angle over the area of the facet, so that a far facet of an open structure does not count like a near one
+    vectors, distance, kinds, weight, solid, volume = (
+        a[kept] for a in (vectors, distance, kinds, weight, solid, volume)
+    )
+    # the solid angle over the area of the facet, so that a far facet of an open structure does not count like a near
+    # one
     weight = weight * solid / (3 * volume / (distance / 2))
     x_site, x_other = electronegativity(int(numbers[site])), np.array([electronegativity(int(z)) for z in kinds])
     difference = np.abs(x_site - x_other)
@@ -115,8 +127,12 @@ def _bonds(lattice: Array, frac_coords: Array, numbers: NDArray[np.int64], site:
     return vectors[order][weight > 0], weight[weight > 0]
 
 
-def _facets(lattice: Array, frac_coords: Array, site: int) -> tuple[Array, NDArray[np.int64], list[tuple[int, list[int]]], Array]:
-    """Points around the site (itself the first), the atom each is an image of, and its facets as (point, corners) with their corners."""
+def _facets(
+    lattice: Array, frac_coords: Array, site: int
+) -> tuple[Array, NDArray[np.int64], list[tuple[int, list[int]]], Array]:
+    """Points around the site (itself the first), the atom each is an image of, and its facets as (point, corners) with
+    their corners.
+    """
     from pymatgen.core import Lattice
     from scipy.spatial import Voronoi
 
@@ -126,12 +142,16 @@ def _facets(lattice: Array, frac_coords: Array, site: int) -> tuple[Array, NDArr
     longest = float(np.linalg.norm(diagonals, axis=1).max()) + 0.01
     per_volume = len(frac_coords) / abs(float(np.linalg.det(lattice)))
     if per_volume > MAX_DENSITY:
-        raise StructureError(f"{per_volume:.3g} atoms per Å³, more than {MAX_DENSITY}: the crystal is too dense to tessellate")
+        raise StructureError(
+            f"{per_volume:.3g} atoms per Å³, more than {MAX_DENSITY}: the crystal is too dense to tessellate"
+        )
     cutoff, reason = FIRST_SPHERE, ""
     while True:
         frac, distance, index, _ = cell.get_points_in_sphere(frac_coords, center, cutoff, zip_results=False)
         if len(frac) > MAX_POINTS:
-            raise StructureError(f"no closed Voronoi cell around site {site} among the {len(frac)} atoms within {cutoff:.3g} Å")
+            raise StructureError(
+                f"no closed Voronoi cell around site {site} among the {len(frac)} atoms within {cutoff:.3g} Å"
+            )
         order = np.argsort(distance, kind="stable")
         points = cell.get_cartesian_coords(np.asarray(frac)[order])
         try:
@@ -159,7 +179,9 @@ def _reach(center: Array, facets: list[tuple[int, list[int]]], corners: Array) -
 
 
 def _solid_angles(center: Array, facets: list[tuple[int, list[int]]], corners: Array) -> tuple[Array, Array]:
-    """Solid angle of each facet as seen from the centre, and the volume of the pyramid over it, from a fan of triangles."""
+    """Solid angle of each facet as seen from the centre, and the volume of the pyramid over it, from a fan of
+    triangles.
+    """
     owner, triangles = [], []
     for i, (_, ring) in enumerate(facets):
         for j in range(1, len(ring) - 1):
@@ -171,4 +193,6 @@ def _solid_angles(center: Array, facets: list[tuple[int, list[int]]], corners: A
     denominator = la * lb * lc + lc * (a * b).sum(1) + lb * (a * c).sum(1) + la * (b * c).sum(1)
     # Van Oosterom and Strackee (1983); a triangle without area subtends nothing
     angle = 2 * np.arctan2(triple, denominator)
-    return np.asarray(np.bincount(owner, angle, len(facets)), float), np.asarray(np.bincount(owner, triple / 6, len(facets)), float)
+    return np.asarray(np.bincount(owner, angle, len(facets)), float), np.asarray(
+        np.bincount(owner, triple / 6, len(facets)), float
+    )

@@ -1,10 +1,12 @@
-"""Do generated and real crystals follow one distribution: of densities, distances, energies, symmetries, and in fingerprint space?
+"""Do generated and real crystals follow one distribution: of densities, distances, energies, symmetries, and in
+fingerprint space?
 
-Definitions: Wasserstein-1 between the values of two sets (CDVAE, txie-93/cdvae ``scripts/compute_metrics.py:GenEval``; PGCGM, Zhao et al.
-2023, "Property distribution"); diversity as the mean distance of fingerprints (``GenEval.get_comp_diversity`` and
-``get_struct_diversity``) and as the share of different compositions (PGCGM, "Diversity"); the maximum mean discrepancy of Gretton et al.,
-J. Mach. Learn. Res. 13, 723 (2012), eq. 3 and 5, with their median heuristic; divergence of space-group histograms as in
-LeMaterial/lemat-genbench, ``utils/distribution_utils.py``, which prints the square root of the divergence, in nats; here it is in bits.
+Definitions: Wasserstein-1 between the values of two sets (CDVAE, txie-93/cdvae ``scripts/compute_metrics.py:GenEval``;
+PGCGM, Zhao et al. 2023, "Property distribution"); diversity as the mean distance of fingerprints
+(``GenEval.get_comp_diversity`` and ``get_struct_diversity``) and as the share of different compositions (PGCGM,
+"Diversity"); the maximum mean discrepancy of Gretton et al., J. Mach. Learn. Res. 13, 723 (2012), eq. 3 and 5, with
+their median heuristic; divergence of space-group histograms as in LeMaterial/lemat-genbench,
+``utils/distribution_utils.py``, which prints the square root of the divergence, in nats; here it is in bits.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoperi.convert import as_structure, to_arrays
+from autoperi.data.convert import as_structure, to_arrays
+from autoperi.data.random import check_seed, numpy_generator
 from autoperi.errors import RequestError, StructureError
-from autoperi.geometry.spacegroup import crystal_system
-from autoperi.geometry.symmetry import SYMPREC, analyse
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.parallel import Failure, featurise
-from autoperi.random import check_seed, numpy_generator
+from autoperi.symmetry.analysis import SYMPREC, analyse
+from autoperi.symmetry.spacegroup import crystal_system
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,9 +43,11 @@ _STREAM_SAMPLE, _STREAM_MMD = 1, 2
 
 
 def sample_valid(valid: Sequence[bool | None], *, limit: int | None = GENEVAL_SAMPLES, seed: int = 0) -> list[int]:
-    """Indices of up to ``limit`` valid crystals, drawn without replacement and sorted: those that GenEval's distances are computed from.
+    """Indices of up to ``limit`` valid crystals, drawn without replacement and sorted: those that GenEval's distances
+    are computed from.
 
-    A crystal whose verdict is None does not count as valid. All valid ones where there are no more than ``limit``, or it is None.
+    A crystal whose verdict is None does not count as valid. All valid ones where there are no more than ``limit``, or
+    it is None.
 
     Raises:
         RequestError: a limit below 1, or a bad seed.
@@ -63,11 +67,12 @@ def crystal_properties(
     cache: bool | str | os.PathLike[str] = True,
     progress: bool | None = None,
 ) -> list[Any]:
-    """Density (g/cm³), number of elements, and smallest and largest distance (Å) of each crystal: an array ``[4]`` or a failure.
+    """Density (g/cm³), number of elements, and smallest and largest distance (Å) of each crystal: an array ``[4]`` or a
+    failure.
 
-    Distances are those between different sites of the cell as it is given, each pair at its nearest periodic images (PGCGM's "minimum
-    and maximum atom distance", of which its paper says no more; the largest one depends on the choice of cell, so give both sets in the
-    same one). A cell of one atom has no pair: NaN.
+    Distances are those between different sites of the cell as it is given, each pair at its nearest periodic images
+    (PGCGM's "minimum and maximum atom distance", of which its paper says no more; the largest one depends on the choice
+    of cell, so give both sets in the same one). A cell of one atom has no pair: NaN.
     """
     return featurise(
         properties_of,
@@ -91,13 +96,16 @@ def properties_of(crystal: Any) -> Array:
     return np.array([float(structure.density), len(set(numbers.tolist())), low, high])
 
 
-def wasserstein(generated: Sequence[float | None], reference: Sequence[float | None], *, unit: str | None = None) -> dict[str, Any]:
+def wasserstein(
+    generated: Sequence[float | None], reference: Sequence[float | None], *, unit: str | None = None
+) -> dict[str, Any]:
     """Wasserstein-1 distance (earth mover's) between two samples of a number, in its own unit.
 
     Values that are None, NaN or infinite are left out and counted.
 
     Returns:
-        A quantity: ``of`` and ``missing`` count generated values, ``of_reference`` and ``missing_reference`` those of the reference.
+        A quantity: ``of`` and ``missing`` count generated values, ``of_reference`` and ``missing_reference`` those of
+        the reference.
     """
     from scipy.stats import wasserstein_distance
 
@@ -116,7 +124,9 @@ def wasserstein(generated: Sequence[float | None], reference: Sequence[float | N
 
 
 def property_distances(generated: Sequence[Any], reference: Sequence[Any]) -> dict[str, Any]:
-    """Wasserstein-1 of density, number of elements, smallest and largest distance, from rows of :func:`crystal_properties`."""
+    """Wasserstein-1 of density, number of elements, smallest and largest distance, from rows of
+    :func:`crystal_properties`.
+    """
     units = ("g/cm^3", None, "Å", "Å")
     return {
         name: wasserstein(_column(generated, i), _column(reference, i), unit=unit)
@@ -125,9 +135,11 @@ def property_distances(generated: Sequence[Any], reference: Sequence[Any]) -> di
 
 
 def mean_pairwise_distance(fingerprints: Sequence[Any]) -> dict[str, Any]:
-    """Diversity within a set as the mean Euclidean distance over all pairs of fingerprints; failures are left out and counted.
+    """Diversity within a set as the mean Euclidean distance over all pairs of fingerprints; failures are left out and
+    counted.
 
-    With structure fingerprints this is GenEval's ``struct_div``, with standardised composition fingerprints its ``comp_div``.
+    With structure fingerprints this is GenEval's ``struct_div``, with standardised composition fingerprints its
+    ``comp_div``.
     """
     rows, missing = _matrix(fingerprints)
     n = len(rows)
@@ -136,7 +148,9 @@ def mean_pairwise_distance(fingerprints: Sequence[Any]) -> dict[str, Any]:
 
 
 def composition_diversity(crystals: Sequence[Any]) -> dict[str, Any]:
-    """PGCGM's diversity: different reduced compositions over crystals; crystals that cannot be read are counted, not judged."""
+    """PGCGM's diversity: different reduced compositions over crystals; crystals that cannot be read are counted, not
+    judged.
+    """
     from pymatgen.core import Composition, Element
 
     formulas, missing = [], 0
@@ -146,13 +160,26 @@ def composition_diversity(crystals: Sequence[Any]) -> dict[str, Any]:
         except StructureError:
             missing += 1
             continue
-        formulas.append(Composition({Element.from_Z(int(z)): c for z, c in Counter(numbers.tolist()).items()}).reduced_formula)
+        formulas.append(
+            Composition({Element.from_Z(int(z)): c for z, c in Counter(numbers.tolist()).items()}).reduced_formula
+        )
     unique = len(set(formulas))
-    return quantity(unique / len(formulas) if formulas else None, of=len(formulas), missing=missing, reason="unreadable", count=unique)
+    return quantity(
+        unique / len(formulas) if formulas else None,
+        of=len(formulas),
+        missing=missing,
+        reason="unreadable",
+        count=unique,
+    )
 
 
 def mmd(
-    generated: Sequence[Any], reference: Sequence[Any], *, bandwidth: float | None = None, limit: int = MMD_SAMPLES, seed: int = 0
+    generated: Sequence[Any],
+    reference: Sequence[Any],
+    *,
+    bandwidth: float | None = None,
+    limit: int = MMD_SAMPLES,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Squared maximum mean discrepancy with the kernel exp(-d²/(2 σ²)) between two sets of fingerprints.
 
@@ -163,8 +190,8 @@ def mmd(
         seed: of the draw.
 
     Returns:
-        ``biased`` (Gretton et al. 2012, eq. 5; zero for a set against itself) and ``unbiased`` (eq. 3; can be below zero), quantities
-        with the counts of both sets, ``bandwidth`` with ``bandwidth_rule``, ``limit`` and ``seed``.
+        ``biased`` (Gretton et al. 2012, eq. 5; zero for a set against itself) and ``unbiased`` (eq. 3; can be below
+        zero), quantities with the counts of both sets, ``bandwidth`` with ``bandwidth_rule``, ``limit`` and ``seed``.
 
     Raises:
         RequestError: a bandwidth that is not positive, a limit below 2, fingerprints of different lengths.
@@ -242,7 +269,9 @@ def space_group_of(crystal: Any, *, symprec: float) -> Any:
     return np.array(analyse(lattice, coords, numbers, symprec=symprec).number)
 
 
-def symmetry_distances(generated: Sequence[int | None], reference: Sequence[int | None], *, symprec: float | None = None) -> dict[str, Any]:
+def symmetry_distances(
+    generated: Sequence[int | None], reference: Sequence[int | None], *, symprec: float | None = None
+) -> dict[str, Any]:
     """Histograms of space groups and of crystal systems of two sets, and how far apart they are.
 
     Args:
@@ -250,8 +279,9 @@ def symmetry_distances(generated: Sequence[int | None], reference: Sequence[int 
         symprec: what they were found with, for the record.
 
     Returns:
-        For ``space_group`` and ``crystal_system``: ``generated`` and ``reference`` (label to count; all seven systems, only the groups
-        that occur), ``jensen_shannon`` (divergence in bits, 0 to 1) and ``total_variation`` (0 to 1), quantities.
+        For ``space_group`` and ``crystal_system``: ``generated`` and ``reference`` (label to count; all seven systems,
+        only the groups that occur), ``jensen_shannon`` (divergence in bits, 0 to 1) and ``total_variation`` (0 to 1),
+        quantities.
     """
     out: dict[str, Any] = {} if symprec is None else {"symprec": symprec}
     kinds: tuple[tuple[str, Callable[[int], Any]], ...] = (("space_group", int), ("crystal_system", crystal_system))
@@ -260,19 +290,28 @@ def symmetry_distances(generated: Sequence[int | None], reference: Sequence[int 
         every: Sequence[Any] = SYSTEMS if kind == "crystal_system" else sorted(set(ours) | set(theirs))
         p, q = (np.array([c[e] for e in every], dtype=np.float64) for c in (ours, theirs))
         m, n = int(p.sum()), int(q.sum())
-        counts: dict[str, Any] = {"of": m, "missing": len(generated) - m, "of_reference": n, "missing_reference": len(reference) - n}
+        counts: dict[str, Any] = {
+            "of": m,
+            "missing": len(generated) - m,
+            "of_reference": n,
+            "missing_reference": len(reference) - n,
+        }
         known = m > 0 and n > 0
         out[kind] = {
             "generated": {str(e): ours[e] for e in every},
             "reference": {str(e): theirs[e] for e in every},
             "jensen_shannon": quantity(jensen_shannon(p, q) if known else None, reason=_no_values(m, n), **counts),
-            "total_variation": quantity(0.5 * float(np.abs(p / m - q / n).sum()) if known else None, reason=_no_values(m, n), **counts),
+            "total_variation": quantity(
+                0.5 * float(np.abs(p / m - q / n).sum()) if known else None, reason=_no_values(m, n), **counts
+            ),
         }
     return out
 
 
 def jensen_shannon(p: Any, q: Any) -> float:
-    """Jensen-Shannon divergence in bits of two histograms over the same bins (counts or shares); 0 equal, 1 disjoint."""
+    """Jensen-Shannon divergence in bits of two histograms over the same bins (counts or shares); 0 equal, 1
+    disjoint.
+    """
     from scipy.special import rel_entr
 
     a, b = (np.asarray(x, dtype=np.float64) / np.sum(x) for x in (p, q))
@@ -291,21 +330,25 @@ def geneval(
     """GenEval's comparison: up to ``limit`` random valid generated crystals against the whole reference.
 
     Args:
-        generated, reference: ``properties`` (rows of :func:`crystal_properties`), and as far as they are there ``structure`` and
-            ``composition`` (fingerprints; diversity of the generated ones) and ``energy`` (eV/atom, None where unknown); one value a crystal.
+        generated, reference: ``properties`` (rows of :func:`crystal_properties`), and as far as they are there
+            ``structure`` and ``composition`` (fingerprints; diversity of the generated ones) and ``energy`` (eV/atom,
+            None where unknown); one value a crystal.
         valid: verdict on each generated crystal.
-        limit, seed: see :func:`sample_valid`. GenEval itself refuses fewer than 1,000 valid crystals; here the count is given.
+        limit, seed: see :func:`sample_valid`. GenEval itself refuses fewer than 1,000 valid crystals; here the count is
+            given.
 
     Returns:
-        ``wasserstein`` (:func:`property_distances` and ``energy``), ``diversity`` (``structure``, ``composition``), and ``sample``:
-        ``valid``, ``drawn``, ``limit``, ``seed``.
+        ``wasserstein`` (:func:`property_distances` and ``energy``), ``diversity`` (``structure``, ``composition``), and
+        ``sample``: ``valid``, ``drawn``, ``limit``, ``seed``.
 
     Raises:
         RequestError: a sequence of the generated crystals whose length is not that of ``valid``.
     """
     for name, values in generated.items():
         if len(values) != len(valid):
-            raise RequestError(f"generated[{name!r}] has {len(values)} values for {len(valid)} crystals; give one a crystal")
+            raise RequestError(
+                f"generated[{name!r}] has {len(values)} values for {len(valid)} crystals; give one a crystal"
+            )
     rows = sample_valid(valid, limit=limit, seed=seed)
     drawn = {name: [values[i] for i in rows] for name, values in generated.items()}
     distances = property_distances(drawn["properties"], reference["properties"])
@@ -313,7 +356,9 @@ def geneval(
         distances["energy"] = wasserstein(drawn["energy"], reference["energy"], unit="eV/atom")
     return {
         "wasserstein": distances,
-        "diversity": {name: mean_pairwise_distance(drawn[name]) for name in ("structure", "composition") if name in drawn},
+        "diversity": {
+            name: mean_pairwise_distance(drawn[name]) for name in ("structure", "composition") if name in drawn
+        },
         "sample": {"valid": sum(bool(v) for v in valid), "drawn": len(rows), "limit": limit, "seed": seed},
     }
 
@@ -328,12 +373,20 @@ def _column(rows: Sequence[Any], i: int) -> list[float | None]:
 
 
 def _no_values(ours: int, theirs: int) -> str:
-    return "no generated crystal with a value" if not ours else "no reference crystal with a value" if not theirs else "unknown"
+    return (
+        "no generated crystal with a value"
+        if not ours
+        else "no reference crystal with a value"
+        if not theirs
+        else "unknown"
+    )
 
 
 def _matrix(fingerprints: Sequence[Any]) -> tuple[Array, int]:
     """Fingerprints that exist and are finite ``[n, d]``, and how many are not."""
-    rows = [np.asarray(f, dtype=np.float64) for f in fingerprints if not isinstance(f, Failure) and np.isfinite(f).all()]
+    rows = [
+        np.asarray(f, dtype=np.float64) for f in fingerprints if not isinstance(f, Failure) and np.isfinite(f).all()
+    ]
     return np.array(rows).reshape(len(rows), -1 if rows else 0), len(fingerprints) - len(rows)
 
 
@@ -350,7 +403,9 @@ def _distance_sum(rows: Array, *, block: int = 512) -> float:
 
 
 def _median_distance(xx: Array, yy: Array, xy: Array) -> float:
-    """Median over pairs of different crystals; 1 where all of them are the same, where any bandwidth gives the same answer."""
+    """Median over pairs of different crystals; 1 where all of them are the same, where any bandwidth gives the same
+    answer.
+    """
     every = np.concatenate([xx[np.triu_indices(len(xx), 1)], yy[np.triu_indices(len(yy), 1)], xy.ravel()])
     positive = every[every > 0]
     return float(np.median(np.sqrt(positive))) if len(positive) else 1.0

@@ -37,8 +37,8 @@ def elastic(
 ) -> dict[str, Any]:
     """Elastic constants of one crystal, ``C_ij = dσ_i / dε_j``, by least squares over finite strains.
 
-    The cell is taken as given: relax it with the same calculator first. ``residual_stress_GPa`` says how far it is from that;
-    under load the tensor depends on the definition of strain and Born's criterion is no longer the whole truth.
+    The cell is taken as given: relax it with the same calculator first. ``residual_stress_GPa`` says how far it is from
+    that; under load the tensor depends on the definition of strain and Born's criterion is no longer the whole truth.
 
     Args:
         crystal: pymatgen structure or ASE atoms.
@@ -51,9 +51,10 @@ def elastic(
         symprec: Å, for the point group.
 
     Returns:
-        ``tensor_GPa`` (6×6), ``eigenvalues_GPa`` (ascending), ``born_stable``, ``bulk_modulus_GPa`` and ``shear_modulus_GPa``
-        (Voigt-Reuss-Hill), ``residual_stress_GPa`` (largest component), ``asymmetry_GPa`` (largest ``|C - Cᵀ|`` before
-        symmetrising), ``unrelaxed``, ``force_calls`` and ``reason``; the numbers are None with a reason where it failed.
+        ``tensor_GPa`` (6×6), ``eigenvalues_GPa`` (ascending), ``born_stable``, ``bulk_modulus_GPa`` and
+        ``shear_modulus_GPa`` (Voigt-Reuss-Hill), ``residual_stress_GPa`` (largest component), ``asymmetry_GPa``
+        (largest ``|C - Cᵀ|`` before symmetrising), ``unrelaxed``, ``force_calls`` and ``reason``; the numbers are None
+        with a reason where it failed.
 
     Raises:
         RequestError: strains that are zero, too large or one-sided.
@@ -79,7 +80,9 @@ def elastic(
             if hasattr(calculator, "reset"):
                 calculator.reset()
             return _result(None, None, None, counter, _reason(error))
-    return _result(tensor, float(np.abs(rest).max()) * EV_PER_A3_IN_GPA, float(np.abs(raw - raw.T).max()), counter, None)
+    return _result(
+        tensor, float(np.abs(rest).max()) * EV_PER_A3_IN_GPA, float(np.abs(raw - raw.T).max()), counter, None
+    )
 
 
 def elastic_stability(
@@ -94,7 +97,8 @@ def elastic_stability(
         **settings: of :func:`elastic`.
 
     Returns:
-        The summary (``born_stable``, ``bulk_modulus_GPa``, ``shear_modulus_GPa``, ``parameters``), and :func:`elastic` of each.
+        The summary (``born_stable``, ``bulk_modulus_GPa``, ``shear_modulus_GPa``, ``parameters``), and :func:`elastic`
+        of each.
     """
     rows = []
     with progress_bar(len(crystals), enabled=progress, description="elastic tensors") as bar:
@@ -119,8 +123,8 @@ def elastic_summary(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, An
 def born_stable(tensor: NDArray[np.float64], *, tolerance: float = 0.0) -> bool:
     """Whether every eigenvalue of the symmetric 6×6 tensor is above ``tolerance`` (GPa): every strain costs energy.
 
-    Born 1940; Mouhat & Coudert, Phys. Rev. B 90, 224104 (2014), eq. 2, show that this is necessary and sufficient in every
-    crystal system, of which their criteria for each system are the special cases.
+    Born 1940; Mouhat & Coudert, Phys. Rev. B 90, 224104 (2014), eq. 2, show that this is necessary and sufficient in
+    every crystal system, of which their criteria for each system are the special cases.
     """
     return bool(np.linalg.eigvalsh((tensor + tensor.T) / 2).min() > tolerance)
 
@@ -129,8 +133,8 @@ def moduli(tensor: NDArray[np.float64]) -> dict[str, float | None]:
     """Bulk and shear moduli after Voigt, Reuss and Hill, in the unit of the 6×6 tensor (Hill 1952).
 
     Returns:
-        ``K_voigt``, ``G_voigt``, ``K_reuss``, ``G_reuss``, ``K_vrh``, ``G_vrh``. Reuss's average, and Hill's with it, is None
-        for a tensor that is not positive definite: it assumes a stress that the crystal could not bear.
+        ``K_voigt``, ``G_voigt``, ``K_reuss``, ``G_reuss``, ``K_vrh``, ``G_vrh``. Reuss's average, and Hill's with it,
+        is None for a tensor that is not positive definite: it assumes a stress that the crystal could not bear.
     """
     c = tensor
     k_voigt = float(c[:3, :3].sum()) / 9
@@ -146,7 +150,9 @@ def moduli(tensor: NDArray[np.float64]) -> dict[str, float | None]:
 
 
 def point_group(atoms: Any, symprec: float = 0.01) -> NDArray[np.float64]:
-    """Rotations of a crystal's point group as Cartesian matrices ``[n, 3, 3]`` (columns are transformed: ``x' = R x``)."""
+    """Rotations of a crystal's point group as Cartesian matrices ``[n, 3, 3]`` (columns are transformed: ``x' = R
+    x``).
+    """
     import spglib
 
     cell = np.array(atoms.cell[:])
@@ -176,17 +182,28 @@ def check_strains(strains: Sequence[float]) -> NDArray[np.float64]:
     """
     values = np.asarray(list(strains), dtype=float)
     good = (
-        values.ndim == 1 and len(values) >= 2 and np.isfinite(values).all() and (np.abs(values) > 0).all() and (np.abs(values) <= 0.1).all()
+        values.ndim == 1
+        and len(values) >= 2
+        and np.isfinite(values).all()
+        and (np.abs(values) > 0).all()
+        and (np.abs(values) <= 0.1).all()
     )
     if not good or not (values.min() < 0 < values.max()):
         raise RequestError(
-            f"strains={list(strains)!r} cannot give a slope; give values on both sides of zero of at most 0.1, such as -0.01, 0.01"
+            f"strains={list(strains)!r} cannot give a slope; give values on both sides of zero of at most 0.1, such "
+            "as -0.01, 0.01"
         )
     return values
 
 
 def _stress(
-    atoms: Any, calculator: Any, strain: tuple[int, float] | None, relax: bool, fmax: float, steps: int, counter: dict[str, int]
+    atoms: Any,
+    calculator: Any,
+    strain: tuple[int, float] | None,
+    relax: bool,
+    fmax: float,
+    steps: int,
+    counter: dict[str, int],
 ) -> NDArray[np.float64]:
     """Voigt stress (eV/Å³) of the crystal under one Voigt strain."""
     from ase.optimize import FIRE
@@ -211,7 +228,11 @@ def _stress(
 
 
 def _result(
-    tensor: NDArray[np.float64] | None, residual: float | None, asymmetry: float | None, counter: dict[str, int], reason: str | None
+    tensor: NDArray[np.float64] | None,
+    residual: float | None,
+    asymmetry: float | None,
+    counter: dict[str, int],
+    reason: str | None,
 ) -> dict[str, Any]:
     found = dict.fromkeys(("K_vrh", "G_vrh")) if tensor is None else moduli(tensor)
     return {

@@ -31,14 +31,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoperi.convert import as_structure, to_batch
+from autoperi.data.convert import as_structure, to_batch
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics.parallel import Failure, featurise_batched
 
 if TYPE_CHECKING:
     import torch
 
-    from autoperi.crystal import CrystalBatch
+    from autoperi.data.crystal import CrystalBatch
 
 FEATURES = ("cgcnn", "autoperi", "chgnet")
 MIN_VOLUME = 1.0
@@ -87,7 +87,8 @@ def extractor(features: str | Extractor, *, model: str | os.PathLike[str] | None
         return _chgnet()
     if features == "alignn":
         raise RequestError(
-            "features='alignn': the package ships no weights; use 'chgnet' or 'autoperi', or pass an autoperi.metrics.features.Extractor "
+            "features='alignn': the package ships no weights; use 'chgnet' or 'autoperi', or pass an "
+            "autoperi.metrics.features.Extractor "
             "whose function gives what your ALIGNN feeds to its last layer"
         )
     raise RequestError(f"features={features!r} is unknown; give one of {', '.join(FEATURES)}, or an Extractor")
@@ -155,7 +156,7 @@ def _run(network: Callable[[CrystalBatch], torch.Tensor], crystals: list[Any]) -
 
 
 def _cgcnn(model: str | os.PathLike[str] | None) -> Extractor:
-    from autoperi.hub.registry import resolve
+    from autoperi.hub.store import resolve
     from autoperi.models.cgcnn import BUNDLED, COMPONENT, load_cgcnn
 
     network, name = load_cgcnn(model or BUNDLED), str(model or BUNDLED)
@@ -170,14 +171,16 @@ def _cgcnn(model: str | os.PathLike[str] | None) -> Extractor:
 def _autoperi(model: str | os.PathLike[str] | None) -> Extractor:
     import torch
 
-    from autoperi.bundle import network_of
     from autoperi.hub.download import load_pretrained
-    from autoperi.models.properties import FormationEnergy
+    from autoperi.models.formation_energy import FormationEnergy
     from autoperi.nn.heads import sum_per_crystal
+    from autoperi.pipelines.bundle import network_of
 
     bundle = load_pretrained(model or "autoperi-base")
     if "formation_energy" not in bundle.components:
-        raise RequestError(f"model {bundle.name!r} has no component 'formation_energy'; give one that has, such as 'autoperi-base'")
+        raise RequestError(
+            f"model {bundle.name!r} has no component 'formation_energy'; give one that has, such as 'autoperi-base'"
+        )
     network = network_of("formation_energy", bundle.components["formation_energy"]).to(torch.float64)
     assert isinstance(network, FormationEnergy)
 
@@ -189,7 +192,8 @@ def _autoperi(model: str | os.PathLike[str] | None) -> Extractor:
         functools.partial(_run, mean_scalars),
         parameters={"weights": _digest(network)},
         packages=("e3nn",),
-        description=f"mean of the {network.backbone.channels} invariant node features of {bundle.name}'s formation-energy network",
+        description=f"mean of the {network.backbone.channels} invariant node features of {bundle.name}'s "
+        "formation-energy network",
     )
 
 
@@ -227,7 +231,7 @@ def _digest(network: torch.nn.Module) -> str:
     """sha256 of the weights themselves, so that a renamed copy shares its cache and an edited one does not."""
     import hashlib
 
-    from autoperi.hub.serialize import state_of
+    from autoperi.hub.bundle import state_of
 
     digest = hashlib.sha256()
     for key, tensor in sorted(state_of(network).items()):

@@ -1,12 +1,15 @@
-"""Fingerprints of crystals: CrystalNN's local order and Magpie's composition statistics, as COV and its kin compare them.
+"""Fingerprints of crystals: CrystalNN's local order and Magpie's composition statistics, as COV and its kin compare
+them.
 
-Definition: CDVAE (Xie et al. 2022; txie-93/cdvae, ``scripts/compute_metrics.py`` and ``scripts/eval_utils.py``): the mean over sites of
-matminer's ``CrystalNNFingerprint.from_preset("ops")``, not standardised; matminer's ``ElementProperty.from_preset("magpie")``
-standardised with fixed means and standard deviations, NaN put to 0 (Ward et al., npj Comput. Mater. 2, 16028 (2016)).
+Definition: CDVAE (Xie et al. 2022; txie-93/cdvae, ``scripts/compute_metrics.py`` and ``scripts/eval_utils.py``): the
+mean over sites of matminer's ``CrystalNNFingerprint.from_preset("ops")``, not standardised; matminer's
+``ElementProperty.from_preset("magpie")`` standardised with fixed means and standard deviations, NaN put to 0 (Ward et
+al., npj Comput. Mater. 2, 16028 (2016)).
 
-Two deviations from CDVAE, which matter only for sets with many broken crystals. CDVAE's coverage uses every crystal whose fingerprint can be
-computed, also one with atoms nearer than 0.5 Å; here a crystal that is not valid by distance and volume has no structure fingerprint. And
-CDVAE counts a crystal whose fingerprint fails as invalid; here validity and fingerprint are separate (:mod:`autoperi.metrics.validity`).
+Two deviations from CDVAE, which matter only for sets with many broken crystals. CDVAE's coverage uses every crystal
+whose fingerprint can be computed, also one with atoms nearer than 0.5 Å; here a crystal that is not valid by distance
+and volume has no structure fingerprint. And CDVAE counts a crystal whose fingerprint fails as invalid; here validity
+and fingerprint are separate (:mod:`autoperi.metrics.validity`).
 """
 
 from __future__ import annotations
@@ -22,12 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoperi.convert import to_arrays
+from autoperi.data.convert import to_arrays
 from autoperi.errors import RequestError, StructureError
-from autoperi.geometry.symmetry import analyse
 from autoperi.metrics.crystalnn import LABELS, site_fingerprint
 from autoperi.metrics.parallel import Failure, featurise
 from autoperi.metrics.validity import structural_validity
+from autoperi.symmetry.analysis import analyse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,8 +54,9 @@ def structure_fingerprints(
 ) -> list[Any]:
     """Mean CrystalNN fingerprint over the sites of each crystal.
 
-    One site of each orbit is computed and counted as often as the orbit has atoms. The result is that of all sites, apart from rounding
-    at the steps of the definition itself (weights rounded to 0.001, neighbours exactly opposite each other): 0.01 at the very most.
+    One site of each orbit is computed and counted as often as the orbit has atoms. The result is that of all sites,
+    apart from rounding at the steps of the definition itself (weights rounded to 0.001, neighbours exactly opposite
+    each other): 0.01 at the very most.
 
     Args:
         crystals: pymatgen structures or ASE atoms.
@@ -61,9 +65,9 @@ def structure_fingerprints(
         progress: show a bar.
 
     Returns:
-        Arrays ``[61]``, or a :class:`~autoperi.metrics.parallel.Failure` with its reason: crystals that are not valid by distance and
-        volume (:func:`~autoperi.metrics.validity.structural_validity`), where CDVAE computes what it can, and those too dense or too
-        large to tessellate.
+        Arrays ``[61]``, or a :class:`~autoperi.metrics.parallel.Failure` with its reason: crystals that are not valid
+        by distance and volume (:func:`~autoperi.metrics.validity.structural_validity`), where CDVAE computes what it
+        can, and those too dense or too large to tessellate.
     """
     return featurise(
         structure_fingerprint,
@@ -143,7 +147,9 @@ def structure_fingerprint(crystal: Any, *, symprec: float = ORBIT_SYMPREC) -> Ar
 
 
 def composition_statistics(crystal: Any) -> Array:
-    """Magpie statistics of one crystal's composition as matminer gives them, ``[132]``; NaN where an element lacks a property."""
+    """Magpie statistics of one crystal's composition as matminer gives them, ``[132]``; NaN where an element lacks a
+    property.
+    """
     numbers, counts = np.unique(to_arrays(crystal)[2], return_counts=True)
     divisor = math.gcd(*counts.tolist())
     return _magpie(tuple((int(z), int(c) // divisor) for z, c in zip(numbers, counts, strict=True)))
@@ -167,7 +173,9 @@ _STATISTICS = ["minimum", "maximum", "range", "mean", "avg_dev", "mode"]
 
 @functools.lru_cache(maxsize=100_000)
 def _magpie(formula: tuple[tuple[int, int], ...]) -> Array:
-    """Six statistics of each element property, weighted with the amounts; far faster than one call of matminer's for each of the 132."""
+    """Six statistics of each element property, weighted with the amounts; far faster than one call of matminer's for
+    each of the 132.
+    """
     if list(_magpie_featurizer().stats) != _STATISTICS:  # another matminer's preset: its own way, slower
         return _magpie_slowly(formula)
     values = np.stack([_element_properties(z) for z, _ in formula])
@@ -182,7 +190,9 @@ def _magpie(formula: tuple[tuple[int, int], ...]) -> Array:
 def _magpie_slowly(formula: tuple[tuple[int, int], ...]) -> Array:
     from pymatgen.core import Composition, Element
 
-    return np.array(_magpie_featurizer().featurize(Composition({Element.from_Z(z): n for z, n in formula})), dtype=np.float64)
+    return np.array(
+        _magpie_featurizer().featurize(Composition({Element.from_Z(z): n for z, n in formula})), dtype=np.float64
+    )
 
 
 @functools.cache
@@ -190,7 +200,9 @@ def _element_properties(number: int) -> Array:
     from pymatgen.core import Element
 
     table, element = _magpie_featurizer(), Element.from_Z(number)
-    return np.array([table.data_source.get_elemental_property(element, name) for name in table.features], dtype=np.float64)
+    return np.array(
+        [table.data_source.get_elemental_property(element, name) for name in table.features], dtype=np.float64
+    )
 
 
 @functools.cache

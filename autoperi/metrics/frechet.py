@@ -2,14 +2,14 @@
 
     FD = |μ₁ - μ₂|² + Tr(C₁ + C₂ - 2 (C₁^½ C₂ C₁^½)^½)
 
-with means μ and covariances C = ``np.cov(rowvar=False)`` of the two sets (Dowson & Landau 1982; Heusel et al. 2017, FID;
-for crystals GemsDiff's FAD on ALIGNN features, and findooshka/diffusion-atoms:eval/eval_utils.py on CrystalNN fingerprints
-and CGCNN features).
+with means μ and covariances C = ``np.cov(rowvar=False)`` of the two sets (Dowson & Landau 1982; Heusel et al. 2017,
+FID; for crystals GemsDiff's FAD on ALIGNN features, and findooshka/diffusion-atoms:eval/eval_utils.py on CrystalNN
+fingerprints and CGCNN features).
 
 Two draws from one distribution do not give zero but a positive floor, which grows with the number of features and falls
-about as 1/n: compare at equal n, and read ``benchmarks/results/frechet_calibration.json`` for the floors of our features. With
-fewer vectors than features the covariance is singular; the distance is still defined, but mostly floor, and is marked
-``rank_deficient``.
+about as 1/n: compare at equal n, and read ``benchmarks/results/frechet_calibration.json`` for the floors of our
+features. With fewer vectors than features the covariance is singular; the distance is still defined, but mostly floor,
+and is marked ``rank_deficient``.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def frechet_quantity(generated: Sequence[Any], reference: Sequence[Any]) -> dict
     """FD between vectors of generated and of reference crystals, with what could not be judged.
 
     Args:
-        generated, reference: a vector, or a :class:`~autoperi.metrics.parallel.Failure` (or None), for each crystal. Failures and
-            vectors that are not finite are left out and counted.
+        generated, reference: a vector, or a :class:`~autoperi.metrics.parallel.Failure` (or None), for each crystal.
+            Failures and vectors that are not finite are left out and counted.
 
     Returns:
-        ``value``, ``of`` and ``missing`` generated crystals, ``reference_of``, ``reference_missing``, ``reference_variance`` (Tr C of the
-        reference, the unit in which a value is large or small), ``dimension`` of the vectors, ``rank_deficient`` (not more
-        vectors than features on one side), ``reason``.
+        ``value``, ``of`` and ``missing`` generated crystals, ``reference_of``, ``reference_missing``,
+        ``reference_variance`` (Tr C of the reference, the unit in which a value is large or small), ``dimension`` of
+        the vectors, ``rank_deficient`` (not more vectors than features on one side), ``reason``.
     """
     a, b = feature_matrix(generated), feature_matrix(reference)
     # a set without any vector has no dimension of its own
@@ -115,7 +115,8 @@ def frechet_report(
         name → :func:`frechet_quantity` with a ``definition``.
 
     Raises:
-        RequestError: an unknown or unavailable feature, one named twice, or ``given`` vectors that are not one a crystal.
+        RequestError: an unknown or unavailable feature, one named twice, or ``given`` vectors that are not one a
+        crystal.
     """
     sources = [extractor(one) for one in features]
     arrays = dict(given or {})
@@ -125,13 +126,16 @@ def frechet_report(
     for name, (left, right) in arrays.items():
         if len(left) != len(generated) or len(right) != len(reference):
             raise RequestError(
-                f"given[{name!r}] has {len(left)} and {len(right)} vectors for {len(generated)} and {len(reference)} crystals; "
+                f"given[{name!r}] has {len(left)} and {len(right)} vectors for {len(generated)} and {len(reference)} "
+                "crystals; "
                 "give one each, a Failure where there is none"
             )
     out: dict[str, dict[str, Any]] = {}
     for source in sources:
         # together, so that the bar runs once
-        rows = learned_features([*generated, *reference], features=source, batch_size=batch_size, cache=cache, progress=progress)
+        rows = learned_features(
+            [*generated, *reference], features=source, batch_size=batch_size, cache=cache, progress=progress
+        )
         found = frechet_quantity(rows[: len(generated)], rows[len(generated) :])
         out[source.name] = {**found, "definition": source.description}
     for name, (left, right) in arrays.items():
@@ -150,5 +154,7 @@ def _checked(x: Any, name: str) -> Array:
     if array.ndim != 2 or array.shape[0] < 2 or array.shape[1] < 1:
         raise RequestError(f"{name} has shape {array.shape}; give [crystals, features] with at least two crystals")
     if not np.isfinite(array).all():
-        raise RequestError(f"{name} has NaN or infinity in row {int((~np.isfinite(array)).any(1).argmax())}; leave that crystal out")
+        raise RequestError(
+            f"{name} has NaN or infinity in row {int((~np.isfinite(array)).any(1).argmax())}; leave that crystal out"
+        )
     return array

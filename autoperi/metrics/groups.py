@@ -1,11 +1,13 @@
 """Which of many crystals are the same, by pymatgen's StructureMatcher: the work behind uniqueness and novelty.
 
-Each crystal is reduced once to the primitive Niggli cell that the matcher would make of it at every comparison. Only crystals of one reduced
-composition and of primitive cells with as many atoms are compared; no other pair can match, since the matcher maps site onto site.
+Each crystal is reduced once to the primitive Niggli cell that the matcher would make of it at every comparison. Only
+crystals of one reduced composition and of primitive cells with as many atoms are compared; no other pair can match,
+since the matcher maps site onto site.
 
-Comparisons are spread over processes crystal by crystal, not composition by composition, so that a set of one composition (Carbon-24) is
-as parallel as one of many. Crystals are taken in blocks: first each crystal of a block with the kinds known before it, then those that
-are of none of them among themselves. A verdict of two crystals depends on nothing else, so the groups are those of going one by one.
+Comparisons are spread over processes crystal by crystal, not composition by composition, so that a set of one
+composition (Carbon-24) is as parallel as one of many. Crystals are taken in blocks: first each crystal of a block with
+the kinds known before it, then those that are of none of them among themselves. A verdict of two crystals depends on
+nothing else, so the groups are those of going one by one.
 """
 
 from __future__ import annotations
@@ -15,27 +17,35 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoperi.convert import arrays_to_structures, to_arrays
+from autoperi.data.convert import arrays_to_structures, to_arrays
 from autoperi.metrics.pairs import Arrays, Key, bounded_matcher, by_composition, check_reducible
 from autoperi.metrics.parallel import Failure, parallel_map
 from autoperi.progress import progress_bar
 
 _FIRST_BLOCK, _BLOCK = 8, 64
-"""Crystals of one size that are compared among themselves at a time: few at first, while most are of a kind that is new."""
+"""Crystals of one size that are compared among themselves at a time: few at first, while most are of a kind that is
+new.
+"""
 _JOB_COMPARISONS, _JOB_REDUCTIONS = 32, 4
 
 
 def group_crystals(
-    crystals: Sequence[Arrays | Failure], *, tolerances: dict[str, float], processes: int | None = None, progress: bool | None = None
+    crystals: Sequence[Arrays | Failure],
+    *,
+    tolerances: dict[str, float],
+    processes: int | None = None,
+    progress: bool | None = None,
 ) -> list[int | None]:
     """For each crystal the position of the first of its group, its own where it is the first.
 
-    Crystals are taken in order, and each joins the first group whose first member it matches, as in pymatgen's ``group_structures``.
+    Crystals are taken in order, and each joins the first group whose first member it matches, as in pymatgen's
+    ``group_structures``.
 
     Args:
         crystals: arrays, failures for those that cannot be read.
         tolerances: ``stol``, ``ltol``, ``angle_tol``.
-        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`; the result does not depend on ``processes``.
+        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`; the result does not depend on
+            ``processes``.
 
     Returns:
         None for a failure, and for a crystal of no group of which one comparison failed.
@@ -50,7 +60,9 @@ def group_crystals(
     work = _Work(crystals, tolerances, processes)
     reduced = work.reduce([i for members in several for i in members], progress, "reducing cells")
     groups = [_Group(same) for members in several for same in _by_size(members, reduced).values()]
-    with progress_bar(sum(len(g.members) for g in groups), enabled=progress, description="uniqueness", unit="crystal") as bar:
+    with progress_bar(
+        sum(len(g.members) for g in groups), enabled=progress, description="uniqueness", unit="crystal"
+    ) as bar:
         while active := [g for g in groups if g.members]:
             blocks = [(g, g.next_block()) for g in active]
             against = [(i, g.firsts) for g, block in blocks for i in block if g.firsts]
@@ -68,7 +80,9 @@ def group_crystals(
                     first = next((j for j in new if verdicts[j] is True), None)
                     if first is not None:
                         out[i] = first
-                    elif not isinstance(found.get(i), Failure) and not any(isinstance(verdicts[j], Failure) for j in new):
+                    elif not isinstance(found.get(i), Failure) and not any(
+                        isinstance(verdicts[j], Failure) for j in new
+                    ):
                         out[i] = i
                         new.append(i)
                 g.firsts += new
@@ -114,7 +128,9 @@ def find_crystals(
 
 @dataclass
 class _Group:
-    """Crystals of one composition and one size of cell that are still to be told apart, and the first of each kind so far."""
+    """Crystals of one composition and one size of cell that are still to be told apart, and the first of each kind so
+    far.
+    """
 
     members: list[int]
     firsts: list[int] = field(default_factory=list)
@@ -139,7 +155,9 @@ class _Work:
         """Reduced primitive cells of ``members``; a failure for one that cannot be reduced."""
         parts = [members[k : k + _JOB_REDUCTIONS] for k in range(0, len(members), _JOB_REDUCTIONS)]
         jobs = [[self.crystals[i] for i in part] for part in parts]
-        results = parallel_map(_reduce, jobs, processes=self.processes, progress=progress, description=description, unit="job")
+        results = parallel_map(
+            _reduce, jobs, processes=self.processes, progress=progress, description=description, unit="job"
+        )
         out: dict[int, Arrays | Failure] = {}
         for part, found in zip(parts, results, strict=True):
             out |= dict.fromkeys(part, found) if isinstance(found, Failure) else dict(zip(part, found, strict=True))
@@ -155,14 +173,24 @@ class _Work:
         progress: bool | None = False,
         description: str = "",
     ) -> list[Any]:
-        """For each ``(crystal, candidates)`` the first candidate that matches, None, or a failure; all verdicts by candidate with ``every``."""
+        """For each ``(crystal, candidates)`` the first candidate that matches, None, or a failure; all verdicts by
+        candidate with ``every``.
+        """
         known = cells if known is None else known
         parts = list(_packed(tasks))
         jobs = [
-            _Job({i: cells[i] for i, _ in part}, {j: known[j] for _, js in part for j in js}, part, self.tolerances, every)
+            _Job(
+                {i: cells[i] for i, _ in part},
+                {j: known[j] for _, js in part for j in js},
+                part,
+                self.tolerances,
+                every,
+            )
             for part in parts
         ]
-        results = parallel_map(_compare, jobs, processes=self.processes, progress=progress, description=description, unit="job")
+        results = parallel_map(
+            _compare, jobs, processes=self.processes, progress=progress, description=description, unit="job"
+        )
         out: list[Any] = []
         for part, found in zip(parts, results, strict=True):
             for k, (_, candidates) in enumerate(part):
@@ -172,7 +200,9 @@ class _Work:
 
 
 def _packed(tasks: Iterable[tuple[int, Sequence[int]]]) -> Iterator[list[tuple[int, Sequence[int]]]]:
-    """Tasks in jobs of some thirty comparisons each, so that a process that has one is busy for longer than it takes to send."""
+    """Tasks in jobs of some thirty comparisons each, so that a process that has one is busy for longer than it takes to
+    send.
+    """
     part: list[tuple[int, Sequence[int]]] = []
     size = 0
     for task in tasks:
@@ -212,7 +242,9 @@ def _reduce(crystals: Sequence[Arrays]) -> list[Arrays | Failure]:
         for structure in arrays_to_structures(crystals):
             try:
                 check_reducible(structure)
-                out.append(to_arrays(structure.get_reduced_structure(reduction_algo="niggli").get_primitive_structure()))
+                out.append(
+                    to_arrays(structure.get_reduced_structure(reduction_algo="niggli").get_primitive_structure())
+                )
             except Exception as error:  # a cell that Niggli's algorithm does not end on, and the like
                 out.append(Failure(str(error)))
     return out
@@ -220,7 +252,9 @@ def _reduce(crystals: Sequence[Arrays]) -> list[Arrays | Failure]:
 
 def _compare(job: _Job) -> list[Any]:
     judge = bounded_matcher(**job.tolerances)
-    left, right = (dict(zip(side, arrays_to_structures(list(side.values())), strict=True)) for side in (job.left, job.right))
+    left, right = (
+        dict(zip(side, arrays_to_structures(list(side.values())), strict=True)) for side in (job.left, job.right)
+    )
     out: list[Any] = []
     for i, candidates in job.tasks:
         verdicts: dict[int, bool | Failure] = {}

@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 MAX_DIAGRAM = 6
-"""Elements up to which a whole diagram is made: its facets grow fast (ten elements take most of a minute), one point's do not."""
+"""Elements up to which a whole diagram is made: its facets grow fast (ten elements take most of a minute), one point's
+do not.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,12 @@ class HullDistance:
 class Hull:
     """Convex hulls of one set of references.
 
-    Entries are kept by their set of elements, the lowest of each composition; a chemical system's diagram is made of the
-    entries of its subsets when it is first asked for, and kept.
+    Entries are kept by their set of elements, the lowest of each composition; a chemical system's diagram is made of
+    the entries of its subsets when it is first asked for, and kept.
 
     Args:
-        references: formation energies put the elements at zero; of total energies, the lowest entry of each element is its zero.
+        references: formation energies put the elements at zero; of total energies, the lowest entry of each element is
+            its zero.
     """
 
     def __init__(self, references: References) -> None:
@@ -109,7 +112,9 @@ class Hull:
 
         system = frozenset(elements)
         if absent := self.missing(system):
-            raise RequestError(f"the references have no entry of {', '.join(absent)}; add one, or leave these crystals out")
+            raise RequestError(
+                f"the references have no entry of {', '.join(absent)}; add one, or leave these crystals out"
+            )
         if system not in self._diagrams:
             self._diagrams[system] = PhaseDiagram(self.entries(system))
         return self._diagrams[system]
@@ -117,7 +122,9 @@ class Hull:
     def elemental_energy(self, composition: Any) -> float:
         """``Σ x_i E_i`` of the lowest elemental references, eV/atom."""
         amounts = composition.fractional_composition.get_el_amt_dict()
-        return math.fsum(x * min(e for _, e in self._lowest[frozenset([symbol])].values()) for symbol, x in amounts.items())
+        return math.fsum(
+            x * min(e for _, e in self._lowest[frozenset([symbol])].values()) for symbol, x in amounts.items()
+        )
 
     def at(self, composition: Any) -> tuple[float, dict[str, float]]:
         """Energy of the hull at a composition in eV/atom, and the phases there with their share of the atoms.
@@ -152,7 +159,8 @@ class Hull:
 
 
 def lowest_mixture(entries: Sequence[Any], composition: Any) -> tuple[dict[Any, float], float]:
-    """The hull at one composition as a linear program: the mixture of entries of lowest energy that has this composition.
+    """The hull at one composition as a linear program: the mixture of entries of lowest energy that has this
+    composition.
 
     Args:
         entries: pymatgen entries.
@@ -170,9 +178,13 @@ def lowest_mixture(entries: Sequence[Any], composition: Any) -> tuple[dict[Any, 
     entries = [entry for entry in entries if set(entry.composition.get_el_amt_dict()) <= set(symbols)]
     matrix = np.array([[entry.composition.get_atomic_fraction(symbol) for entry in entries] for symbol in symbols])
     wanted = np.array([composition.get_atomic_fraction(symbol) for symbol in symbols])
-    best = linprog([entry.energy_per_atom for entry in entries], A_eq=matrix, b_eq=wanted, bounds=(0, None), method="highs")
+    best = linprog(
+        [entry.energy_per_atom for entry in entries], A_eq=matrix, b_eq=wanted, bounds=(0, None), method="highs"
+    )
     if not best.success:
-        raise RequestError(f"no mixture of the references has the composition {composition.reduced_formula}; add references")
+        raise RequestError(
+            f"no mixture of the references has the composition {composition.reduced_formula}; add references"
+        )
     return {entry: float(x) for entry, x in zip(entries, best.x, strict=True) if x > 1e-8}, float(best.fun)
 
 
@@ -186,14 +198,16 @@ def energy_above_hull(
 ) -> list[HullDistance]:
     """Distance of each crystal to the hull that the references span; the crystal itself is not part of it.
 
-    ``E_hull = E - min Σ f_k E_k`` over mixtures of references of the same composition, eV/atom (Ong et al. 2008; pymatgen
-    ``PhaseDiagram``). Negative: more stable than everything in the references.
+    ``E_hull = E - min Σ f_k E_k`` over mixtures of references of the same composition, eV/atom (Ong et al. 2008;
+    pymatgen ``PhaseDiagram``). Negative: more stable than everything in the references.
 
     Args:
         crystals: structures, atoms, compositions or formulas.
         energies: eV/atom; None or NaN where there is none.
-        references: see :func:`autoperi.metrics.references.reference_entries`; a :class:`Hull` keeps its diagrams between calls.
-        scale: of ``energies``. Formation energies are compared with total references through the references' own elements.
+        references: see :func:`autoperi.metrics.references.reference_entries`; a :class:`Hull` keeps its diagrams
+            between calls.
+        scale: of ``energies``. Formation energies are compared with total references through the references' own
+            elements.
         judge: calculator that gave ``energies``; a warning where it is not the one of the references.
 
     Raises:
@@ -204,8 +218,10 @@ def energy_above_hull(
         raise RequestError(f"scale={scale!r} is no scale of energies; choose formation or total")
     if scale == "total" and hull.references.kind == "formation":
         raise RequestError(
-            "total energies have no common zero with references given as formation energies; recompute the references with the "
-            "same calculator (they need structures), or turn the energies into formation energies with formation_energies"
+            "total energies have no common zero with references given as formation energies; recompute the references "
+            "with the "
+            "same calculator (they need structures), or turn the energies into formation energies with "
+            "formation_energies"
         )
     facts = hull_facts(hull.references, scale=scale, judge=judge)
     if facts["mixed"]:
@@ -230,7 +246,8 @@ def energy_above_hull(
 def hull_facts(references: References, *, scale: Kind, judge: str | None) -> dict[str, Any]:
     """What a report must say of the scale of an energy above hull.
 
-    ``mixed`` is True where crystals and references come from different methods, None where the crystals' method is not named.
+    ``mixed`` is True where crystals and references come from different methods, None where the crystals' method is not
+    named.
     """
     same = judge == references.judge
     note = None
@@ -246,7 +263,8 @@ def hull_facts(references: References, *, scale: Kind, judge: str | None) -> dic
 
 
 def near_hull(hull: Hull, within: float, elements: Iterable[Iterable[str]] | None = None) -> set[int]:
-    """Positions of references at most ``within`` eV/atom above their own hull, elements always; the ones worth recomputing.
+    """Positions of references at most ``within`` eV/atom above their own hull, elements always; the ones worth
+    recomputing.
 
     Args:
         hull: of the references.
@@ -268,11 +286,14 @@ def near_hull(hull: Hull, within: float, elements: Iterable[Iterable[str]] | Non
 
 
 def energies_above_hull(
-    formulas: Sequence[str], formation_energies: Sequence[float], references: Mapping[str, float] | Iterable[tuple[str, float]]
+    formulas: Sequence[str],
+    formation_energies: Sequence[float],
+    references: Mapping[str, float] | Iterable[tuple[str, float]],
 ) -> list[float | None]:
     """Energy above hull (eV/atom) of each crystal against references; negative below the hull they span.
 
-    Elements are at zero by definition of a formation energy. A crystal with an element that no reference holds gets None.
+    Elements are at zero by definition of a formation energy. A crystal with an element that no reference holds gets
+    None.
 
     Args:
         formulas: of the crystals.

@@ -1,10 +1,11 @@
 """Lattice metrics: errors of predicted cells, and what a denoiser gains (EMPNN, Klipfel et al., AAAI 2023, eqs. 11-13).
 
-Compared are the six parameters of the cells *as they are given*: lengths a, b, c in Å, the angles α (b, c), β (c, a), γ (a, b) in degrees,
-and the volume. Nothing is reduced or permuted first, because these tasks keep the fractional coordinates and with them
-the basis. The numbers therefore depend on the choice of basis: the same crystals in their Niggli cells give
-others, and a prediction that swaps a and b is wrong by |a - b| twice. Rotations and reflections of the cell change nothing: angles lie between
-vectors, so a left-handed cell has those of its mirror image, and its volume is counted positive.
+Compared are the six parameters of the cells *as they are given*: lengths a, b, c in Å, the angles α (b, c), β (c, a), γ
+(a, b) in degrees, and the volume. Nothing is reduced or permuted first, because these tasks keep the fractional
+coordinates and with them the basis. The numbers therefore depend on the choice of basis: the same crystals in their
+Niggli cells give others, and a prediction that swaps a and b is wrong by |a - b| twice. Rotations and reflections of
+the cell change nothing: angles lie between vectors, so a left-handed cell has those of its mirror image, and its volume
+is counted positive.
 """
 
 from __future__ import annotations
@@ -25,15 +26,20 @@ AXES = ("a", "b", "c")
 DEFINITIONS = {
     "cells": "parameters of the cells as given, neither reduced nor permuted; left-handed cells as their mirror images",
     "r2": "1 - Σ(predicted - reference)²/Σ(reference - mean reference)², lengths a, b, c pooled",
-    "outliers": "relative errors (predicted - reference)/reference of lengths beyond Q1 - 1.5 IQR or Q3 + 1.5 IQR of themselves (PGCGM, Figure 4)",
-    "improvement": "mean absolute error before minus after, over crystals and three parameters (EMPNN, eqs. 11 and 12); higher is better",
-    "energy": "mean of energy after minus before, per atom (EMPNN, eq. 13); lower is better. energy_lower: share with less energy after",
+    "outliers": "relative errors (predicted - reference)/reference of lengths beyond Q1 - 1.5 IQR or Q3 + 1.5 IQR of "
+    "themselves (PGCGM, Figure 4)",
+    "improvement": "mean absolute error before minus after, over crystals and three parameters (EMPNN, eqs. 11 and "
+    "12); higher is better",
+    "energy": "mean of energy after minus before, per atom (EMPNN, eq. 13); lower is better. energy_lower: share with "
+    "less energy after",
 }
 """What the numbers of this module mean, in words that a report can carry."""
 
 
 class Parameters(NamedTuple):
-    """Of N cells: ``lengths`` in Å ``[N, 3]``, ``angles`` in degrees ``[N, 3]``, ``volumes`` in Å³ ``[N]``; NaN where there is no cell."""
+    """Of N cells: ``lengths`` in Å ``[N, 3]``, ``angles`` in degrees ``[N, 3]``, ``volumes`` in Å³ ``[N]``; NaN where
+    there is no cell.
+    """
 
     lengths: NDArray[np.float64]
     angles: NDArray[np.float64]
@@ -44,8 +50,8 @@ def cells_of(crystals: Any) -> NDArray[np.float64]:
     """Lattices ``[N, 3, 3]`` in Å, rows a, b, c.
 
     Args:
-        crystals: pymatgen structures, ASE atoms or 3x3 arrays, mixed as they come, or one array ``[N, 3, 3]``. None, and a cell with
-            NaN, infinity or no volume, becomes NaN: a prediction that failed, to be counted as missing.
+        crystals: pymatgen structures, ASE atoms or 3x3 arrays, mixed as they come, or one array ``[N, 3, 3]``. None,
+            and a cell with NaN, infinity or no volume, becomes NaN: a prediction that failed, to be counted as missing.
 
     Raises:
         StructureError: an entry that is none of these.
@@ -86,10 +92,11 @@ def lattice_errors(predicted: Any, reference: Any) -> dict[str, Any]:
         predicted, reference: N crystals each, in the same order and basis; see :func:`cells_of`.
 
     Returns:
-        Quantities ``length_mae_A``, ``angle_mae_deg`` (EMPNN's reconstruction errors), ``length_rmse_A``, ``angle_rmse_deg``, ``length_r2``, ``length_outliers``
-        (PGCGM, Figure 4; :data:`DEFINITIONS`), ``volume_mae_A3``, ``volume_relative_error`` (mean |V - V₀|/V₀), ``volume_bias``
-        (mean (V - V₀)/V₀), and ``each_length``: R², RMSE and outliers of a, b and c by themselves. ``of`` counts parameters (three a
-        crystal) or volumes, ``missing`` those of crystals without a cell.
+        Quantities ``length_mae_A``, ``angle_mae_deg`` (EMPNN's reconstruction errors), ``length_rmse_A``,
+        ``angle_rmse_deg``, ``length_r2``, ``length_outliers`` (PGCGM, Figure 4; :data:`DEFINITIONS`),
+        ``volume_mae_A3``, ``volume_relative_error`` (mean |V - V₀|/V₀), ``volume_bias`` (mean (V - V₀)/V₀), and
+        ``each_length``: R², RMSE and outliers of a, b and c by themselves. ``of`` counts parameters (three a crystal)
+        or volumes, ``missing`` those of crystals without a cell.
 
     Raises:
         RequestError: different numbers of crystals. StructureError: a pair with different atoms, which is no pair.
@@ -120,7 +127,9 @@ def lattice_errors(predicted: Any, reference: Any) -> dict[str, Any]:
 
 
 def absolute_parameter_errors(predicted: Any, reference: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean absolute error of the three lengths (Å) and of the three angles (degrees) of each crystal, ``[N]`` each; NaN without a cell."""
+    """Mean absolute error of the three lengths (Å) and of the three angles (degrees) of each crystal, ``[N]`` each; NaN
+    without a cell.
+    """
     _check_pairs(predicted, reference)
     p, t = lattice_parameters(predicted), lattice_parameters(reference)
     return np.abs(p.lengths - t.lengths).mean(1), np.abs(p.angles - t.angles).mean(1)
@@ -132,12 +141,12 @@ def lattice_improvement(noisy: Any, denoised: Any, clean: Any) -> dict[str, Any]
     length = mean over crystals of 1/3 [‖abc_noisy - abc‖₁ - ‖abc_denoised - abc‖₁], and likewise the angles.
 
     Args:
-        noisy, denoised, clean: N crystals each, in the same order and basis; see :func:`cells_of`. A denoised crystal that is None
-            is missing, not unchanged.
+        noisy, denoised, clean: N crystals each, in the same order and basis; see :func:`cells_of`. A denoised crystal
+            that is None is missing, not unchanged.
 
     Returns:
-        Quantities ``length_A`` and ``angle_deg`` (crystals counted, higher is better), ``length_better`` and ``angle_better`` (shares of crystals whose
-        error fell).
+        Quantities ``length_A`` and ``angle_deg`` (crystals counted, higher is better), ``length_better`` and
+        ``angle_better`` (shares of crystals whose error fell).
 
     Raises:
         RequestError, StructureError: as :func:`lattice_errors`.
@@ -155,17 +164,20 @@ def energy_improvement(noisy: Sequence[float | None], denoised: Sequence[float |
     """Change of energy by denoising, E' - Ẽ (EMPNN, eq. 13), and the share of crystals that end lower.
 
     Args:
-        noisy, denoised: energies in eV/atom of N crystals; None where the judge gave none. A crystal counts where both exist.
+        noisy, denoised: energies in eV/atom of N crystals; None where the judge gave none. A crystal counts where both
+            exist.
 
     Returns:
-        Quantities ``energy_eV_per_atom`` (negative is better), ``energy_median_eV_per_atom`` (the mean is ruled by the few crystals
-        whose deformation puts atoms on top of one another) and ``energy_lower`` (strictly lower).
+        Quantities ``energy_eV_per_atom`` (negative is better), ``energy_median_eV_per_atom`` (the mean is ruled by the
+        few crystals whose deformation puts atoms on top of one another) and ``energy_lower`` (strictly lower).
 
     Raises:
         RequestError: different numbers of energies.
     """
     if len(noisy) != len(denoised):
-        raise RequestError(f"{len(noisy)} noisy and {len(denoised)} denoised energies are not pairs; give one for each crystal")
+        raise RequestError(
+            f"{len(noisy)} noisy and {len(denoised)} denoised energies are not pairs; give one for each crystal"
+        )
     change = np.asarray(denoised, dtype=np.float64) - np.asarray(noisy, dtype=np.float64)
     found = change[np.isfinite(change)]
     missing = len(change) - len(found)
@@ -180,15 +192,23 @@ def energy_improvement(noisy: Sequence[float | None], denoised: Sequence[float |
 
 def _check_pairs(predicted: Any, reference: Any) -> None:
     if len(predicted) != len(reference):
-        raise RequestError(f"{len(predicted)} predicted and {len(reference)} reference crystals; give one prediction (or None) for each")
+        raise RequestError(
+            f"{len(predicted)} predicted and {len(reference)} reference crystals; give one prediction (or None) for "
+            "each"
+        )
     for i, (one, other) in enumerate(zip(predicted, reference, strict=True)):
         counts = _atoms(one), _atoms(other)
         if None not in counts and counts[0] != counts[1]:
             raise StructureError(
-                f"crystal {i}: {counts[0]} atoms predicted, {counts[1]} in the reference; give the same crystals in the same order and cell"
+                f"crystal {i}: {counts[0]} atoms predicted, {counts[1]} in the reference; give the same crystals in "
+                "the same order and cell"
             )
 
 
 def _atoms(crystal: Any) -> int | None:
     """Number of atoms, None for a bare lattice or nothing."""
-    return None if crystal is None or not hasattr(crystal, "get_volume" if hasattr(crystal, "cell") else "lattice") else len(crystal)
+    return (
+        None
+        if crystal is None or not hasattr(crystal, "get_volume" if hasattr(crystal, "cell") else "lattice")
+        else len(crystal)
+    )

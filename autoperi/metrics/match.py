@@ -39,7 +39,9 @@ def matcher(*, stol: float = STOL, ltol: float = LTOL, angle_tol: float = ANGLE_
     return StructureMatcher(stol=stol, ltol=ltol, angle_tol=angle_tol, **options)
 
 
-def match_rms(predictions: Sequence[Any], reference: Any, *, judge: Any = None, first_only: bool = False) -> list[float | None]:
+def match_rms(
+    predictions: Sequence[Any], reference: Any, *, judge: Any = None, first_only: bool = False
+) -> list[float | None]:
     """Normalised RMS of each prediction against the reference, None where they do not match.
 
     Args:
@@ -66,8 +68,8 @@ def match_summary(results: Sequence[Sequence[float | None]], *, ks: Sequence[int
         ks: numbers of predictions to count.
 
     Returns:
-        ``match_at`` (k to rate), ``rmse`` (of first predictions that match), ``rmse_at_k`` (best of the first ``max(ks)``);
-        a figure of no crystals is None, never zero.
+        ``match_at`` (k to rate), ``rmse`` (of first predictions that match), ``rmse_at_k`` (best of the first
+        ``max(ks)``); a figure of no crystals is None, never zero.
     """
     n = len(results)
     rate = {k: (sum(any(r is not None for r in row[:k]) for row in results) / n if n else None) for k in ks}
@@ -82,19 +84,25 @@ def match_summary(results: Sequence[Sequence[float | None]], *, ks: Sequence[int
 
 
 def match_curve(
-    results: Sequence[Sequence[float | None]], *, k: int | None = None, passed: Sequence[bool | None] | None = None, stol: float = STOL
+    results: Sequence[Sequence[float | None]],
+    *,
+    k: int | None = None,
+    passed: Sequence[bool | None] | None = None,
+    stol: float = STOL,
 ) -> list[dict[str, Any]]:
     """Match rate, RMSE and corrected RMSE at 1..k.
 
     Args:
         results: for each test crystal, the RMS of its predictions in order, None where one does not match.
         k: the last point; by default the largest number of predictions.
-        passed: for each test crystal whether it passes the filter (SMACT's verdict on its composition). In the filtered figures, whose
-            names end in ``_filtered``, one that does not pass, or has no verdict, counts as not matched; the denominator stays.
+        passed: for each test crystal whether it passes the filter (SMACT's verdict on its composition). In the filtered
+            figures, whose names end in ``_filtered``, one that does not pass, or has no verdict, counts as not matched;
+            the denominator stays.
         stol: RMS of a crystal without a match, for the corrected RMSE.
 
     Returns:
-        One dictionary a point: ``k``, ``match_rate``, ``rmse``, ``corrected_rmse``, and the filtered ones where ``passed`` is given.
+        One dictionary a point: ``k``, ``match_rate``, ``rmse``, ``corrected_rmse``, and the filtered ones where
+        ``passed`` is given.
 
     Raises:
         RequestError: ``k`` below 1, or not one verdict a crystal.
@@ -122,13 +130,17 @@ def smaller(a: float | None, b: float | None) -> float | None:
 
 
 def summarise(best: Sequence[float | None], *, stol: float = STOL) -> dict[str, dict[str, Any]]:
-    """``match_rate``, ``rmse`` (over matched crystals) and ``corrected_rmse`` (over all) of each crystal's smallest RMS, None unmatched."""
+    """``match_rate``, ``rmse`` (over matched crystals) and ``corrected_rmse`` (over all) of each crystal's smallest
+    RMS, None unmatched.
+    """
     n, matched = len(best), [b for b in best if b is not None]
     unmatched = n - len(matched)
     total = math.fsum(matched)
     return {
         "match_rate": quantity(len(matched) / n if n else None, of=n, count=len(matched)),
-        "rmse": quantity(total / len(matched) if matched else None, of=len(matched), missing=unmatched, reason="nothing matches"),
+        "rmse": quantity(
+            total / len(matched) if matched else None, of=len(matched), missing=unmatched, reason="nothing matches"
+        ),
         "corrected_rmse": quantity((total + unmatched * stol) / n if n else None, of=n, unmatched=unmatched),
     }
 
@@ -147,41 +159,57 @@ def metre(
     processes: int | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """METRe: share of references that any generated crystal of the same composition matches, and the corrected RMSE (cRMSE).
+    """METRe: share of references that any generated crystal of the same composition matches, and the corrected RMSE
+    (cRMSE).
 
-    Every generated crystal is compared with every reference of the same reduced composition; each reference keeps its smallest RMS.
-    cRMSE is the mean over all references, ``stol`` for one without a match. A cell of polar sine V/(abc) below 1e-3 matches nothing.
+    Every generated crystal is compared with every reference of the same reduced composition; each reference keeps its
+    smallest RMS. cRMSE is the mean over all references, ``stol`` for one without a match. A cell of polar sine V/(abc)
+    below 1e-3 matches nothing.
 
     Args:
         generated, references: pymatgen structures or ASE atoms.
-        generated_valid, reference_valid: verdicts for the "valid" figures, in which only two valid crystals can match (None counts as
-            not valid); by default :func:`~autoperi.metrics.validity.validity` gives them.
+        generated_valid, reference_valid: verdicts for the "valid" figures, in which only two valid crystals can match
+            (None counts as not valid); by default :func:`~autoperi.metrics.validity.validity` gives them.
         oxidation_states: list for those verdicts.
         tolerances: name of :data:`~autoperi.metrics.pairs.TOLERANCES`.
         stol, ltol, angle_tol: instead of those of the name; the angle in degrees.
         processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`.
 
     Returns:
-        ``all`` and ``valid``, each with ``metre``, ``rmse`` and ``crmse``; ``rms`` and ``rms_valid``, the smallest of each reference; the
-        numbers of crystals, of those ``rejected`` (flat or unreadable) and of comparisons ``given_up``; and the parameters.
+        ``all`` and ``valid``, each with ``metre``, ``rmse`` and ``crmse``; ``rms`` and ``rms_valid``, the smallest of
+        each reference; the numbers of crystals, of those ``rejected`` (flat or unreadable) and of comparisons
+        ``given_up``; and the parameters.
 
     Raises:
         RequestError: unknown tolerances or oxidation states, or not one verdict a crystal.
         StructureError: something that is no crystal.
     """
-    from autoperi.metrics.smact import check_states
+    from autoperi.chemistry.smact import check_states
 
     limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
     check_states(oxidation_states)
-    for name, given, crystals in (("generated", generated_valid, generated), ("reference", reference_valid, references)):
+    for name, given, crystals in (
+        ("generated", generated_valid, generated),
+        ("reference", reference_valid, references),
+    ):
         if given is not None and len(given) != len(crystals):
-            raise RequestError(f"{name}_valid has {len(given)} verdicts for {len(crystals)} crystals; give one for each")
+            raise RequestError(
+                f"{name}_valid has {len(given)} verdicts for {len(crystals)} crystals; give one for each"
+            )
     left, right = reject_flat(arrays_of(generated)), reject_flat(arrays_of(references))
     pairs = same_composition(left, right)
-    found = compare_pairs(left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="METRe")
+    found = compare_pairs(
+        left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="METRe"
+    )
     matched = [(i, j, r) for (i, j), r in zip(pairs, found, strict=True) if isinstance(r, float)]
-    valid_left = generated_valid if generated_valid is not None else verdicts(left, {i for i, _, _ in matched}, oxidation_states)
-    valid_right = reference_valid if reference_valid is not None else verdicts(right, {j for _, j, _ in matched}, oxidation_states)
+    valid_left = (
+        generated_valid if generated_valid is not None else verdicts(left, {i for i, _, _ in matched}, oxidation_states)
+    )
+    valid_right = (
+        reference_valid
+        if reference_valid is not None
+        else verdicts(right, {j for _, j, _ in matched}, oxidation_states)
+    )
     best: list[float | None] = [None] * len(references)
     best_valid = list(best)
     for i, j, rms in matched:
@@ -207,7 +235,9 @@ def metre(
 def reject_flat(crystals: Sequence[Arrays | Failure]) -> list[Arrays | Failure]:
     """A failure in the place of each cell of polar sine V/(abc) below 1e-3, which OMatG does not compare."""
     return [
-        Failure(f"the cell is flat: polar sine {sine:.2g}") if not isinstance(c, Failure) and (sine := polar_sine(c[0])) < FLAT else c
+        Failure(f"the cell is flat: polar sine {sine:.2g}")
+        if not isinstance(c, Failure) and (sine := polar_sine(c[0])) < FLAT
+        else c
         for c in crystals
     ]
 
@@ -216,7 +246,10 @@ def same_composition(left: Sequence[Arrays | Failure], right: Sequence[Arrays | 
     """Pairs of positions (i, j) of the readable crystals of one reduced composition, by j, then i."""
     groups = by_composition(left)
     return [
-        (i, j) for j, crystal in enumerate(right) if not isinstance(crystal, Failure) for i in groups.get(composition_key(crystal[2]), [])
+        (i, j)
+        for j, crystal in enumerate(right)
+        if not isinstance(crystal, Failure)
+        for i in groups.get(composition_key(crystal[2]), [])
     ]
 
 
@@ -232,7 +265,7 @@ def failures(results: Sequence[Any]) -> int:
 
 def verdicts(crystals: Sequence[Arrays | Failure], chosen: set[int], oxidation_states: Any) -> dict[int, bool | None]:
     """CDVAE's validity of the chosen readable crystals; only those that match anything need one."""
-    from autoperi.convert import arrays_to_structures
+    from autoperi.data.convert import arrays_to_structures
     from autoperi.metrics.validity import validity
 
     order = sorted(chosen)

@@ -1,11 +1,13 @@
-"""How much a handful of neighbours looks like a square, a tetrahedron, an octahedron …: the order parameters of CrystalNN's fingerprint.
+"""How much a handful of neighbours looks like a square, a tetrahedron, an octahedron …: the order parameters of
+CrystalNN's fingerprint.
 
-Definitions: Zimmermann and Jain, RSC Adv. 10, 6063 (2020), after Peters, J. Chem. Phys. 131, 244103 (2009), for the tailored ones;
-Steinhardt, Nelson and Ronchetti, Phys. Rev. B 28, 784 (1983) for q2, q4, q6. Which parameter belongs to which coordination number, and
-its widths, are those of matminer's preset "ops" (hackingmaterials/matminer, ``CrystalNNFingerprint``; pymatgen, ``LocalStructOrderParams``).
+Definitions: Zimmermann and Jain, RSC Adv. 10, 6063 (2020), after Peters, J. Chem. Phys. 131, 244103 (2009), for the
+tailored ones; Steinhardt, Nelson and Ronchetti, Phys. Rev. B 28, 784 (1983) for q2, q4, q6. Which parameter belongs to
+which coordination number, and its widths, are those of matminer's preset "ops" (hackingmaterials/matminer,
+``CrystalNNFingerprint``; pymatgen, ``LocalStructOrderParams``).
 
-Each neighbour j in turn is the north pole, each other neighbour k the prime meridian; a further neighbour m then stands at the polar
-angle θ_jm and the azimuth φ_jkm. All of that is arrays here, so a site takes about a millisecond.
+Each neighbour j in turn is the north pole, each other neighbour k the prime meridian; a further neighbour m then stands
+at the polar angle θ_jm and the azimuth φ_jkm. All of that is arrays here, so a site takes about a millisecond.
 """
 
 from __future__ import annotations
@@ -45,7 +47,11 @@ MOTIFS: dict[int, tuple[tuple[str, str, dict[str, float]], ...]] = {
     4: (
         ("square co-planar", "bipyramid", {"south": _SOUTH, "south_width": 13.5, "width": 17.7, "azimuth": 1.0}),
         ("tetrahedral", "target", {"target": _TET, "width": 18.5, "azimuth": 1.5}),
-        ("rectangular see-saw-like", "bipyramid", {"south": _SOUTH, "south_width": 11.5, "width": 27.0, "azimuth": 2.0, "front": 0.75}),
+        (
+            "rectangular see-saw-like",
+            "bipyramid",
+            {"south": _SOUTH, "south_width": 11.5, "width": 27.0, "azimuth": 2.0, "front": 0.75},
+        ),
         ("see-saw-like", "bipyramid", {"south": _SOUTH, "south_width": 12.75, "width": 15.75, "azimuth": 1.5}),
         ("trigonal pyramidal", "pyramid", {"width": 15.5, "azimuth": 1.5}),
     ),
@@ -75,14 +81,19 @@ MOTIFS: dict[int, tuple[tuple[str, str, dict[str, float]], ...]] = {
     10: (("q2", "q2", {}), ("q4", "q4", {}), ("q6", "q6", {})),
     11: (("q2", "q2", {}), ("q4", "q4", {}), ("q6", "q6", {})),
     12: (
-        ("cuboctahedral", "cuboctahedron", {"south": _SOUTH_CUBOCT, "south_width": 28.75, "width": 25.5, "third_width": 31.25}),
+        (
+            "cuboctahedral",
+            "cuboctahedron",
+            {"south": _SOUTH_CUBOCT, "south_width": 28.75, "width": 25.5, "third_width": 31.25},
+        ),
         ("q2", "q2", {}),
         ("q4", "q4", {}),
         ("q6", "q6", {}),
     ),
 }
-"""Coordination number to (name, family, parameters). Target angles are parts of π, widths inverse Gaussian ones of the same unit, south
-angles in radians: neighbours beyond them are taken as the south pole."""
+"""Coordination number to (name, family, parameters). Target angles are parts of π, widths inverse Gaussian ones of the
+same unit, south angles in radians: neighbours beyond them are taken as the south pole.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +117,9 @@ class Angles:
     def first(self, n: int) -> Angles:
         """Those of the first n neighbours alone."""
         s = slice(n)
-        return Angles(self.polar[s, s], self.azimuth[s, s, s], self.pair[s, s], self.third[s, s, s], self.placed[s, s, s])
+        return Angles(
+            self.polar[s, s], self.azimuth[s, s, s], self.pair[s, s], self.third[s, s, s], self.placed[s, s, s]
+        )
 
 
 def neighbour_angles(vectors: Array) -> Angles:
@@ -133,7 +146,8 @@ def order_parameter(family: str, parameters: Mapping[str, float], angles: Angles
     if family == "single":
         return 1.0
     if family in _STEINHARDT:
-        # Σ_m |mean_j Y_lm(j)|² is, by the addition theorem, a mean of Legendre polynomials of the angles between neighbours.
+        # Σ_m |mean_j Y_lm(j)|² is, by the addition theorem, a mean of Legendre polynomials of the angles between
+        # neighbours.
         mean = float(np.polynomial.legendre.legval(np.cos(angles.polar), [0.0] * _STEINHARDT[family] + [1.0]).mean())
         return math.sqrt(max(mean, 0.0))
     return float(_FAMILIES[family](parameters, angles))
@@ -183,7 +197,11 @@ def _bipyramid(p: Mapping[str, float], a: Angles) -> float:
     """One neighbour at the south pole, the others on the equator (or, with ``off``, 30° to either side of it)."""
     equator = a.polar < p["south"]
     off = p.get("off")
-    level = _gauss(a.polar, p["width"], 0.5) if off is None else np.exp(-0.5 * (p["width"] * (np.abs(a.polar / math.pi - 0.5) - off)) ** 2)
+    level = (
+        _gauss(a.polar, p["width"], 0.5)
+        if off is None
+        else np.exp(-0.5 * (p["width"] * (np.abs(a.polar / math.pi - 0.5) - off)) ** 2)
+    )
     pole = _gauss(a.polar, p["south_width"], 1.0)
     first = a.pair & equator
     south = a.third & ~equator[:, None, :]
@@ -191,7 +209,11 @@ def _bipyramid(p: Mapping[str, float], a: Angles) -> float:
     if "front" in p:
         others = others & (a.azimuth < p["front"] * math.pi)
     around = level[:, None, :] * np.cos(p["azimuth"] * a.azimuth) ** 2
-    total = np.where(first, level, 0.0) + _summed(np.broadcast_to(pole[:, None, :], south.shape), south) + _summed(around, others)
+    total = (
+        np.where(first, level, 0.0)
+        + _summed(np.broadcast_to(pole[:, None, :], south.shape), south)
+        + _summed(around, others)
+    )
     return _best(total, first + south.sum(-1) + others.sum(-1))
 
 
@@ -199,7 +221,8 @@ def _bcc(p: Mapping[str, float], a: Angles) -> float:
     n = len(a.polar)
     if n < 4:
         return 0.0
-    # Each pair counts once, the neighbour of larger weight as the pole: the one parameter that depends on the order of neighbours.
+    # Each pair counts once, the neighbour of larger weight as the pole: the one parameter that depends on the order of
+    # neighbours.
     once = np.triu(np.ones((n, n), dtype=bool), 1)
     equator = a.polar < p["south"]
     poles = p["south_weight"] * _gauss(a.polar, p["south_width"], 1.0)[once & ~equator].sum()

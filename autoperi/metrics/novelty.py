@@ -1,11 +1,12 @@
 """Uniqueness, novelty and rediscovery of generated crystals, by StructureMatcher and by prototype key.
 
-Two crystals can be the same only if their reduced compositions are, so each is compared with those of its own composition alone, and of
-these with those whose primitive cells hold as many atoms (:mod:`autoperi.metrics.groups`). The work is linear in the number of crystals of
-different composition; within one composition it grows with crystals times kinds. Every verdict stands beside its crystal, for S.U.N.
+Two crystals can be the same only if their reduced compositions are, so each is compared with those of its own
+composition alone, and of these with those whose primitive cells hold as many atoms (:mod:`autoperi.metrics.groups`).
+The work is linear in the number of crystals of different composition; within one composition it grows with crystals
+times kinds. Every verdict stands beside its crystal, for S.U.N.
 
-Uniqueness by matcher depends on the order, since matching is not transitive: crystals are taken in the order given, and each is
-compared with the first member of every group so far, as pymatgen's ``group_structures`` does.
+Uniqueness by matcher depends on the order, since matching is not transitive: crystals are taken in the order given, and
+each is compared with the first member of every group so far, as pymatgen's ``group_structures`` does.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from autoperi.convert import arrays_to_structures, to_arrays
+from autoperi.data.convert import arrays_to_structures, to_arrays
+from autoperi.data.io import CrystalTable
 from autoperi.errors import RequestError
-from autoperi.geometry.symmetry import SYMPREC, analyse
-from autoperi.io import CrystalTable
 from autoperi.metrics.consistency import conventional_cells, reduced_formula
 from autoperi.metrics.counts import mean, quantity, share
 from autoperi.metrics.groups import find_crystals, group_crystals
@@ -31,6 +31,7 @@ from autoperi.metrics.pairs import (
     composition_key,
 )
 from autoperi.metrics.parallel import Failure, featurise
+from autoperi.symmetry.analysis import SYMPREC, analyse
 
 Known: TypeAlias = Sequence[Any] | CrystalTable
 """Crystals to compare with: structures, atoms, or a table, of which only the rows that are needed become structures."""
@@ -52,11 +53,13 @@ def uniqueness(
         crystals: pymatgen structures or ASE atoms.
         tolerances: ``"default"`` (0.2/0.3/5: FlowMM, MatterGen), ``"adit"`` (0.3/0.5/10) or ``"csp"``.
         stol, ltol, angle_tol: instead of those of the name; the angle in degrees.
-        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`; the result does not depend on ``processes``.
+        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`; the result does not depend on
+            ``processes``.
 
     Returns:
-        ``unique``, the share; ``flags``, a verdict a crystal (None for one that cannot be read, or whose comparison went beyond its budget);
-        ``same_as``, the position of the first crystal of its group, its own if it is unique; ``matcher``.
+        ``unique``, the share; ``flags``, a verdict a crystal (None for one that cannot be read, or whose comparison
+        went beyond its budget); ``same_as``, the position of the first crystal of its group, its own if it is unique;
+        ``matcher``.
 
     Raises:
         RequestError: tolerances that are none. StructureError: something that is no crystal.
@@ -65,7 +68,12 @@ def uniqueness(
     arrays = arrays_of(crystals)
     same_as = group_crystals(arrays, tolerances=limits, processes=processes, progress=progress)
     flags = [None if first is None else first == i for i, first in enumerate(same_as)]
-    return {"unique": share(flags, missing="no crystal can be compared"), "flags": flags, "same_as": same_as, "matcher": limits}
+    return {
+        "unique": share(flags, missing="no crystal can be compared"),
+        "flags": flags,
+        "same_as": same_as,
+        "matcher": limits,
+    }
 
 
 def novelty(
@@ -87,8 +95,9 @@ def novelty(
         tolerances, stol, ltol, angle_tol, processes, progress: as in :func:`uniqueness`.
 
     Returns:
-        ``novel``, the share; ``flags``, a verdict a crystal (None as in :func:`uniqueness`); ``same_as``, the position of the first known crystal
-        that it matches, None where there is none; ``new_composition``, the share whose composition is not known at all; ``matcher``.
+        ``novel``, the share; ``flags``, a verdict a crystal (None as in :func:`uniqueness`); ``same_as``, the position
+        of the first known crystal that it matches, None where there is none; ``new_composition``, the share whose
+        composition is not known at all; ``matcher``.
 
     Raises:
         RequestError: tolerances that are none. StructureError: something that is no crystal.
@@ -118,7 +127,8 @@ def prototype_keys(
     cache: bool | str = True,
     progress: bool | None = None,
 ) -> list[str | None]:
-    """PGCGM's key of each crystal, "reduced formula - space group - number of atoms"; None where no space group is found.
+    """PGCGM's key of each crystal, "reduced formula - space group - number of atoms"; None where no space group is
+    found.
 
     The atoms are those of the conventional standard cell, so that the key does not depend on the cell that is given.
 
@@ -169,7 +179,8 @@ def prototype_novelty(
     cache: bool | str = True,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Share of crystals whose prototype key no known crystal has; only known crystals of their compositions are analysed.
+    """Share of crystals whose prototype key no known crystal has; only known crystals of their compositions are
+    analysed.
 
     Arguments as in :func:`novelty` and :func:`prototype_keys`.
     """
@@ -196,8 +207,8 @@ def rediscovery(
 ) -> dict[str, Any]:
     """How much of a reference set the first n generated crystals find (PGCGM, Figure 1a), by prototype and by matcher.
 
-    A prototype is found by the first generated crystal with its key. Of a prototype that is found, every pair of a generated crystal and a
-    reference is matched (ltol 0.2, stol 0.3, 5°), and the least RMS counts.
+    A prototype is found by the first generated crystal with its key. Of a prototype that is found, every pair of a
+    generated crystal and a reference is matched (ltol 0.2, stol 0.3, 5°), and the least RMS counts.
 
     Args:
         crystals: generated, in the order of generation.
@@ -208,9 +219,10 @@ def rediscovery(
         processes, cache, progress: as in :func:`~autoperi.metrics.parallel.featurise`.
 
     Returns:
-        ``prototypes``, distinct ones of the reference; ``curve``, a dictionary each n with ``rediscovered`` (share of prototypes) and ``matched``
-        (share of them with a match within the first n); ``match_rate``, of the prototypes found; ``rms``, mean of the least; ``pairs``,
-        ``(generated, reference, rms)`` of the least RMS of each matched prototype, for parity plots.
+        ``prototypes``, distinct ones of the reference; ``curve``, a dictionary each n with ``rediscovered`` (share of
+        prototypes) and ``matched`` (share of them with a match within the first n); ``match_rate``, of the prototypes
+        found; ``rms``, mean of the least; ``pairs``, ``(generated, reference, rms)`` of the least RMS of each matched
+        prototype, for parity plots.
 
     Raises:
         RequestError: an ``n`` that is not between 1 and the number of crystals.
@@ -232,7 +244,9 @@ def rediscovery(
     found = [key for key in held if key in made]
     pairs = [(i, j) for key in found for i in made[key] for j in held[key]]
     left, right = arrays_of(crystals), _known_arrays(references)
-    rms = compare_pairs(left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="rediscovery")
+    rms = compare_pairs(
+        left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="rediscovery"
+    )
     least: dict[str, tuple[float, int, int]] = {}
     first_match: dict[str, int] = {}
     for (i, j), r in zip(pairs, rms, strict=True):

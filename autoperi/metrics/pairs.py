@@ -1,8 +1,10 @@
-"""Comparing crystals pair by pair with pymatgen's StructureMatcher: in several processes, and never for minutes on one pair.
+"""Comparing crystals pair by pair with pymatgen's StructureMatcher: in several processes, and never for minutes on one
+pair.
 
-What the metrics of matching, uniqueness, novelty and rediscovery have in common: which crystals can match at all (those of one reduced
-composition), and the comparison itself, with a bound on its work. The bound counts operations, not seconds, so that the result is the
-same on every machine; a pair beyond it is a :class:`~autoperi.metrics.parallel.Failure`, which the metrics count.
+What the metrics of matching, uniqueness, novelty and rediscovery have in common: which crystals can match at all (those
+of one reduced composition), and the comparison itself, with a bound on its work. The bound counts operations, not
+seconds, so that the result is the same on every machine; a pair beyond it is a
+:class:`~autoperi.metrics.parallel.Failure`, which the metrics count.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from autoperi.convert import arrays_to_structures, kind_of, to_arrays
+from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics.parallel import Failure, parallel_map
 
@@ -32,11 +34,14 @@ CSP: Mapping[str, float] = MappingProxyType({"stol": 0.5, "ltol": 0.3, "angle_to
 TOLERANCES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {"csp": CSP, "default": MappingProxyType({"stol": 0.3, "ltol": 0.2, "angle_tol": 5.0}), "adit": CSP}
 )
-"""Tolerances by name: those of crystal structure prediction (CDVAE, DiffCSP), pymatgen's defaults (FlowMM, MatterGen, PGCGM) and ADiT's,
-which are those of crystal structure prediction."""
+"""Tolerances by name: those of crystal structure prediction (CDVAE, DiffCSP), pymatgen's defaults (FlowMM, MatterGen,
+PGCGM) and ADiT's, which are those of crystal structure prediction.
+"""
 
 BUDGET = 1e7
-"""Work that one comparison may cost; about three seconds of one core. Pairs of twenty atoms take a twentieth of it at worst."""
+"""Work that one comparison may cost; about three seconds of one core. Pairs of twenty atoms take a twentieth of it at
+worst.
+"""
 _MAX_POINTS = 2e6
 _MAX_ATOMS = 500
 FLAT = 1e-3
@@ -105,7 +110,7 @@ def polar_sine(lattice: Any) -> float:
     return abs(float(np.linalg.det(rows))) / product if product > 0 else 0.0
 
 
-class TooCostly(Exception):  # noqa: N818 - not an error of the caller's
+class TooCostly(Exception):  # noqa: N818
     """One comparison would have gone beyond its budget."""
 
 
@@ -122,7 +127,9 @@ def check_reducible(structure: Any) -> None:
 
 
 def _check_points(radius: float, volume: float) -> None:
-    """Lattice points within the longest edge: gigabytes of them in a needle-shaped cell, and pymatgen lists them all."""
+    """Lattice points within the longest edge: gigabytes of them in a needle-shaped cell, and pymatgen lists them
+    all.
+    """
     points = 4.2 * radius**3 / volume
     if points > _MAX_POINTS:
         raise TooCostly(f"the comparison needs {points:.2g} lattice points")
@@ -174,7 +181,8 @@ def _bounded_class() -> type:
 
 
 def bounded_matcher(*, stol: float, ltol: float, angle_tol: float, budget: float = BUDGET, **options: Any) -> Any:
-    """pymatgen's StructureMatcher that raises :class:`TooCostly` instead of going on for minutes; results within the budget are the same.
+    """pymatgen's StructureMatcher that raises :class:`TooCostly` instead of going on for minutes; results within the
+    budget are the same.
 
     Large cells with many equal atoms are the slow ones: the search tries every lattice mapping with every translation.
     """
@@ -202,7 +210,9 @@ class _Job:
 
 def _compare(job: _Job) -> list[float | Failure | None]:
     judge = bounded_matcher(**job.tolerances)
-    left, right = (dict(zip(side, arrays_to_structures(list(side.values())), strict=True)) for side in (job.left, job.right))
+    left, right = (
+        dict(zip(side, arrays_to_structures(list(side.values())), strict=True)) for side in (job.left, job.right)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return [rms_or_failure(judge, left[i], right[j]) for i, j in job.pairs]
@@ -220,8 +230,8 @@ def compare_pairs(
 ) -> list[float | Failure | None]:
     """Normalised RMS of ``left[i]`` against ``right[j]`` for each pair (i, j), in order.
 
-    None where they do not match (or cannot, being of different compositions); a failure where one of the two cannot be read or the
-    comparison is beyond :data:`BUDGET`. The result does not depend on ``processes``.
+    None where they do not match (or cannot, being of different compositions); a failure where one of the two cannot be
+    read or the comparison is beyond :data:`BUDGET`. The result does not depend on ``processes``.
     """
     out: list[float | Failure | None] = [None] * len(pairs)
     todo: list[int] = []
@@ -238,7 +248,9 @@ def compare_pairs(
             out[n] = a if isinstance(a, Failure) else b  # type: ignore[assignment]
         elif key("left", i, a) == key("right", j, b):
             todo.append(n)
-    todo.sort(key=lambda n: (pairs[n][1], n))  # a reference with all that is compared with it, so that it is reduced once
+    todo.sort(
+        key=lambda n: (pairs[n][1], n)
+    )  # a reference with all that is compared with it, so that it is reduced once
     jobs, members = [], []
     for start in range(0, len(todo), _JOB):
         part = todo[start : start + _JOB]

@@ -1,8 +1,8 @@
 """One crystal after another in several processes, each result remembered under the hash of its crystal.
 
-The cache is one SQLite file a feature in :func:`cache_directory`. Its key is the content of the crystal (cell, coordinates,
-elements), the name and version of the feature, its parameters, and the versions of the packages it rests on: a new
-version never reads an old one's result. Failures are remembered with their reason.
+The cache is one SQLite file a feature in :func:`cache_directory`. Its key is the content of the crystal (cell,
+coordinates, elements), the name and version of the feature, its parameters, and the versions of the packages it rests
+on: a new version never reads an old one's result. Failures are remembered with their reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from autoperi.convert import to_arrays
+from autoperi.data.convert import to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.progress import progress_bar
 
@@ -72,7 +72,9 @@ def check_processes(processes: int | None) -> int:
     if processes is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-        raise RequestError(f"processes={processes!r} is not a positive whole number; give at least 1, or None for all cores")
+        raise RequestError(
+            f"processes={processes!r} is not a positive whole number; give at least 1, or None for all cores"
+        )
     return processes
 
 
@@ -147,8 +149,8 @@ def featurise_batched(
 ) -> list[Any]:
     """One row of ``function(list of crystals)`` for each crystal, from the cache where it is known; for networks.
 
-    Batches hold crystals of like size. Where a batch fails its crystals are tried one by one, so that each failure is its
-    own crystal's. What is remembered belongs to a crystal alone: ``function`` must not let batchmates change a row.
+    Batches hold crystals of like size. Where a batch fails its crystals are tried one by one, so that each failure is
+    its own crystal's. What is remembered belongs to a crystal alone: ``function`` must not let batchmates change a row.
 
     Args:
         function: returns an array with one row a crystal.
@@ -183,7 +185,9 @@ def featurise_batched(
                     yield key, result
                     bar.update()
 
-    return _remembered(crystals, compute, tag=_tag(name, version, dict(parameters or {}), packages), store=_store(cache, name))
+    return _remembered(
+        crystals, compute, tag=_tag(name, version, dict(parameters or {}), packages), store=_store(cache, name)
+    )
 
 
 def _tag(name: str, version: int, parameters: Mapping[str, Any], packages: Sequence[str]) -> str:
@@ -200,12 +204,19 @@ def _store(cache: bool | str | os.PathLike[str], name: str) -> Path | None:
     except OSError:
         writable = False
     if not writable:
-        raise RequestError(f"the cache {folder} is no folder that can be written; set AUTOPERI_CACHE to one, or work without (--no-cache)")
+        raise RequestError(
+            f"the cache {folder} is no folder that can be written; set AUTOPERI_CACHE to one, or work without "
+            "(--no-cache)"
+        )
     return folder / f"{name}.sqlite"
 
 
 def _remembered(
-    crystals: Sequence[Any], compute: Callable[[Mapping[bytes, Any]], Iterator[tuple[bytes, Any]]], *, tag: str, store: Path | None
+    crystals: Sequence[Any],
+    compute: Callable[[Mapping[bytes, Any]], Iterator[tuple[bytes, Any]]],
+    *,
+    tag: str,
+    store: Path | None,
 ) -> list[Any]:
     """Results in the order of ``crystals``; ``compute`` gets those that the store lacks, each once."""
     keys = [_key(crystal, tag) for crystal in crystals]
@@ -253,12 +264,19 @@ class _Guarded:
                 raise  # a missing package is no property of a crystal
             except (MemoryError, OSError) as error:
                 return Failure(f"{type(error).__name__}: {error}"[:300], transient=True)
-            except Exception as error:  # a crystal that a library cannot digest must not end a report on a thousand others
+            except (
+                Exception
+            ) as error:  # a crystal that a library cannot digest must not end a report on a thousand others
                 return Failure(f"{type(error).__name__}: {error}"[:300])
 
 
 def _stream(
-    function: Callable[..., Any], items: Sequence[Any], processes: int, progress: bool | None, description: str, unit: str
+    function: Callable[..., Any],
+    items: Sequence[Any],
+    processes: int,
+    progress: bool | None,
+    description: str,
+    unit: str,
 ) -> Iterator[Any]:
     guarded = _Guarded(function)
     with progress_bar(len(items), enabled=progress, description=description, unit=unit) as bar:
@@ -311,14 +329,18 @@ def _read(store: Path, keys: set[bytes]) -> dict[bytes, Any]:
         for start in range(0, len(wanted), 500):
             part = wanted[start : start + 500]
             marks = ",".join("?" * len(part))
-            for key, reason, value in connection.execute(f"SELECT key, reason, value FROM feature WHERE key IN ({marks})", part):
+            for key, reason, value in connection.execute(
+                f"SELECT key, reason, value FROM feature WHERE key IN ({marks})", part
+            ):
                 out[key] = Failure(reason) if value is None else np.load(io.BytesIO(value), allow_pickle=False)
     return out
 
 
 def _write(store: Path, rows: Mapping[bytes, Any]) -> None:
     with closing(_open_or_drop(store)) as connection, connection:
-        connection.executemany("INSERT OR REPLACE INTO feature VALUES (?, ?, ?)", [(key, *_encoded(value)) for key, value in rows.items()])
+        connection.executemany(
+            "INSERT OR REPLACE INTO feature VALUES (?, ?, ?)", [(key, *_encoded(value)) for key, value in rows.items()]
+        )
 
 
 def _open_or_drop(store: Path) -> sqlite3.Connection:

@@ -1,4 +1,6 @@
-"""PGCGM's own metrics and filters (Zhao et al., npj Comput. Mater. 9, 38 (2023)): relax-and-match rate, merging of atoms, distances, symmetry."""
+"""PGCGM's own metrics and filters (Zhao et al., npj Comput. Mater. 9, 38 (2023)): relax-and-match rate, merging of
+atoms, distances, symmetry.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +10,31 @@ from typing import Any
 
 import numpy as np
 
-from autoperi.convert import arrays_to_structures, kind_of, to_arrays
-from autoperi.elements import atomic_radius
+from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
+from autoperi.data.elements import atomic_radius
 from autoperi.errors import RequestError, StructureError
-from autoperi.geometry.symmetry import SYMPREC, analyse, torus_difference
 from autoperi.metrics.counts import mean, share
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, parallel_map
 from autoperi.metrics.validity import RADII_FRACTION, radii_validity
+from autoperi.symmetry.analysis import SYMPREC, analyse, torus_difference
 
 STOL, LTOL, ANGLE_TOL = 0.2, 0.2, 0.5
 MERGE, FURTHER_MERGE, MAX_ATOMS = 0.5, 1.5, 100
-"""Of twice the atomic radius, within which equal atoms are merged; the second where more than 100 atoms remain (``merge_valid.py``; the
-paper's methods section says 1.2 times the sum of the radii, which is 0.6 of twice the radius)."""
+"""Of twice the atomic radius, within which equal atoms are merged; the second where more than 100 atoms remain
+(``merge_valid.py``; the paper's methods section says 1.2 times the sum of the radii, which is 0.6 of twice the
+radius).
+"""
 
 
 def relax_and_match(
     generated: Sequence[Any], relaxed: Sequence[Any], *, processes: int | None = None, progress: bool | None = None
 ) -> dict[str, Any]:
-    """Share of generated crystals that match what a relaxation makes of them, and their RMS displacement (PGCGM, Table 2).
+    """Share of generated crystals that match what a relaxation makes of them, and their RMS displacement (PGCGM, Table
+    2).
 
-    The matcher is StructureMatcher(ltol=0.2, stol=0.2, angle_tol=0.5). The paper relaxed with BOWSR; name the relaxer beside these figures.
+    The matcher is StructureMatcher(ltol=0.2, stol=0.2, angle_tol=0.5). The paper relaxed with BOWSR; name the relaxer
+    beside these figures.
 
     Args:
         generated: pymatgen structures or ASE atoms.
@@ -36,18 +42,22 @@ def relax_and_match(
         processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`.
 
     Returns:
-        ``optimised``, the share that relaxed; ``match_rate``, of those; ``rms``, mean over the matched, in (V/N)^(1/3); ``values``, the RMS of each
-        crystal or None; ``matcher``.
+        ``optimised``, the share that relaxed; ``match_rate``, of those; ``rms``, mean over the matched, in (V/N)^(1/3);
+        ``values``, the RMS of each crystal or None; ``matcher``.
 
     Raises:
         RequestError: not one relaxed crystal for each. StructureError: something that is no crystal.
     """
     if len(generated) != len(relaxed):
-        raise RequestError(f"{len(relaxed)} relaxed crystals for {len(generated)} generated; give one for each, None where it failed")
+        raise RequestError(
+            f"{len(relaxed)} relaxed crystals for {len(generated)} generated; give one for each, None where it failed"
+        )
     left = arrays_of(generated)
     right = arrays_of([Failure("not relaxed") if r is None else r for r in relaxed])
     limits = {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}
-    found = compare_pairs(left, right, [(i, i) for i in range(len(left))], tolerances=limits, processes=processes, progress=progress)
+    found = compare_pairs(
+        left, right, [(i, i) for i in range(len(left))], tolerances=limits, processes=processes, progress=progress
+    )
     done = [not isinstance(r, Failure) for r in right]
     matched = [None if isinstance(r, Failure) else r is not None for r, ok in zip(found, done, strict=True) if ok]
     values = [r if isinstance(r, float) else None for r in found]
@@ -60,11 +70,14 @@ def relax_and_match(
     }
 
 
-def merge_atoms(structure: Any, *, fraction: float = MERGE, further: float = FURTHER_MERGE, max_atoms: int = MAX_ATOMS) -> Any:
+def merge_atoms(
+    structure: Any, *, fraction: float = MERGE, further: float = FURTHER_MERGE, max_atoms: int = MAX_ATOMS
+) -> Any:
     """The crystal with atoms of one element that are near each other merged into their centre.
 
-    Near: single-linkage clusters at ``fraction`` times twice the atomic radius, nearest periodic images. Where more than ``max_atoms`` are
-    left, they are merged once more with ``further``. An element without an atomic radius is left as it is.
+    Near: single-linkage clusters at ``fraction`` times twice the atomic radius, nearest periodic images. Where more
+    than ``max_atoms`` are left, they are merged once more with ``further``. An element without an atomic radius is left
+    as it is.
 
     Args:
         structure: a pymatgen ``Structure`` or ASE ``Atoms``.
@@ -75,7 +88,7 @@ def merge_atoms(structure: Any, *, fraction: float = MERGE, further: float = FUR
         A pymatgen ``Structure``, sites grouped by element in order of first appearance.
 
     Raises:
-        StructureError: see :func:`~autoperi.convert.to_arrays`.
+        StructureError: see :func:`~autoperi.data.convert.to_arrays`.
     """
     arrays = _merge(to_arrays(structure), fraction)
     if len(arrays[2]) > max_atoms:
@@ -93,7 +106,8 @@ def pgcgm_filters(
     processes: int | None = None,
     progress: bool | None = None,
 ) -> tuple[dict[str, Any], list[Any]]:
-    """PGCGM's post-processing: merge atoms, then keep crystals of the wanted space group whose pairs are all far enough apart.
+    """PGCGM's post-processing: merge atoms, then keep crystals of the wanted space group whose pairs are all far enough
+    apart.
 
     Args:
         crystals: pymatgen structures or ASE atoms.
@@ -104,14 +118,18 @@ def pgcgm_filters(
         processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`.
 
     Returns:
-        ``kept``, ``space_group`` and ``distance``, shares; ``merged_atoms``, how many went; ``crystals``, a dictionary each with the verdicts, the
-        atoms before and after, and the group found; ``parameters``. And the merged structures, None for a crystal that cannot be read.
+        ``kept``, ``space_group`` and ``distance``, shares; ``merged_atoms``, how many went; ``crystals``, a dictionary
+        each with the verdicts, the atoms before and after, and the group found; ``parameters``. And the merged
+        structures, None for a crystal that cannot be read.
 
     Raises:
-        RequestError: not one wanted group for each crystal, or a fraction that is not positive. StructureError: something that is no crystal.
+        RequestError: not one wanted group for each crystal, or a fraction that is not positive. StructureError:
+        something that is no crystal.
     """
     if len(space_groups) != len(crystals):
-        raise RequestError(f"{len(space_groups)} space groups for {len(crystals)} crystals; give one for each, None for any")
+        raise RequestError(
+            f"{len(space_groups)} space groups for {len(crystals)} crystals; give one for each, None for any"
+        )
     for name, value in (("merge", merge), ("radii_fraction", radii_fraction), ("symprec", symprec)):
         if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
             raise RequestError(f"{name}={value!r} is not a positive number; leave it out for the default")
@@ -155,7 +173,12 @@ def pgcgm_filters(
         "distance": share([row["distance"] for row in rows], missing="no atomic radius"),
         "merged_atoms": sum(row["atoms"] - row["atoms_merged"] for row in rows if "atoms" in row),
         "crystals": rows,
-        "parameters": {"merge": merge, "further_merge": FURTHER_MERGE, "radii_fraction": radii_fraction, "symprec": symprec},
+        "parameters": {
+            "merge": merge,
+            "further_merge": FURTHER_MERGE,
+            "radii_fraction": radii_fraction,
+            "symprec": symprec,
+        },
     }, merged
 
 
@@ -189,7 +212,9 @@ def _merge(arrays: Arrays, fraction: float) -> Arrays:
             continue
         distance = Lattice(lattice).get_all_distances(own, own)
         np.fill_diagonal(distance, 0.0)
-        label = fcluster(linkage(squareform((distance + distance.T) / 2, checks=False)), 2 * radius * fraction, "distance")
+        label = fcluster(
+            linkage(squareform((distance + distance.T) / 2, checks=False)), 2 * radius * fraction, "distance"
+        )
         for cluster in dict.fromkeys(label.tolist()):
             centre, *others = own[label == cluster]
             for n, x in enumerate(others):  # a running mean of nearest images

@@ -1,4 +1,6 @@
-"""Phonons by finite displacements (phonopy) with any ASE calculator: dynamical stability, bands, the last peak of the density of states."""
+"""Phonons by finite displacements (phonopy) with any ASE calculator: dynamical stability, bands, the last peak of the
+density of states.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,9 @@ def phonons(
 ) -> dict[str, Any]:
     """Harmonic phonons of one crystal; relax it with the same calculator first.
 
-    Force constants come from displacements that symmetry leaves, forces of the undisplaced supercell subtracted, and are
-    made to obey translation and permutation symmetry. Long-range dipole interactions (the LO-TO splitting) are left out.
+    Force constants come from displacements that symmetry leaves, forces of the undisplaced supercell subtracted, and
+    are made to obey translation and permutation symmetry. Long-range dipole interactions (the LO-TO splitting) are left
+    out.
 
     Args:
         crystal: pymatgen structure or ASE atoms.
@@ -51,23 +54,32 @@ def phonons(
         min_length: Å; the supercell repeats the given cell until its opposite faces are at least this far apart.
         max_atoms: of the supercell; a crystal that needs more is not judged, with that reason.
         distance: of the displacements, Å.
-        mesh_length: Å; the mesh of wave vectors, Γ among them, has about this length over each lattice vector of points.
+        mesh_length: Å; the mesh of wave vectors, Γ among them, has about this length over each lattice vector of
+            points.
         tolerance: THz; a crystal is dynamically stable where no frequency is below minus this (imaginary ones count as
             negative). The three acoustic modes at Γ are left out.
         symprec: Å, for the symmetry that phonopy uses.
-        path: give ``bands``, too: along ASE's standard path of the primitive cell's lattice (True), or along this one, as ``GXU,KGL``.
+        path: give ``bands``, too: along ASE's standard path of the primitive cell's lattice (True), or along this one,
+            as ``GXU,KGL``.
 
     Returns:
-        ``min_frequency_THz``, ``max_frequency_THz``, ``dynamically_stable``, ``imaginary_modes`` (below minus ``tolerance``) of the
-        ``modes`` on the mesh, ``last_dos_peak_THz``, ``last_dos_peak_per_cm``, ``supercell`` (repetitions), ``supercell_atoms``,
-        ``residual_force_eV_per_A``, ``force_calls`` and ``reason``, and :func:`band_structure` as ``bands`` if it was asked for; the
-        numbers are None with a reason where it failed. Where the bands alone failed, such as along a path through points that the
-        lattice lacks, ``bands`` is None and ``bands_reason`` says why.
+        ``min_frequency_THz``, ``max_frequency_THz``, ``dynamically_stable``, ``imaginary_modes`` (below minus
+        ``tolerance``) of the ``modes`` on the mesh, ``last_dos_peak_THz``, ``last_dos_peak_per_cm``, ``supercell``
+        (repetitions), ``supercell_atoms``, ``residual_force_eV_per_A``, ``force_calls`` and ``reason``, and
+        :func:`band_structure` as ``bands`` if it was asked for; the numbers are None with a reason where it failed.
+        Where the bands alone failed, such as along a path through points that the lattice lacks, ``bands`` is None and
+        ``bands_reason`` says why.
 
     Raises:
         RequestError: phonopy is not installed, a parameter is not positive, or ``path`` is no path.
     """
-    parameters = {"min_length": min_length, "max_atoms": max_atoms, "distance": distance, "mesh_length": mesh_length, "symprec": symprec}
+    parameters = {
+        "min_length": min_length,
+        "max_atoms": max_atoms,
+        "distance": distance,
+        "mesh_length": mesh_length,
+        "symprec": symprec,
+    }
     check_parameters(parameters, tolerance)
     check_path(path)
     out: dict[str, Any] = dict.fromkeys(_FIELDS)
@@ -82,7 +94,8 @@ def phonons(
             out |= {"supercell": repeats, "supercell_atoms": len(atoms) * math.prod(repeats)}
             if out["supercell_atoms"] > max_atoms:
                 raise StructureError(
-                    f"the supercell {'x'.join(map(str, repeats))} has {out['supercell_atoms']} atoms, more than {max_atoms}"
+                    f"the supercell {'x'.join(map(str, repeats))} has {out['supercell_atoms']} atoms, more than "
+                    f"{max_atoms}"
                 )
             spectrum = _force_constants(atoms, repeats, calculator, distance, symprec, out)
             mesh = spectrum.run_mesh(mesh_length, is_gamma_center=True)
@@ -96,7 +109,9 @@ def phonons(
             if hasattr(calculator, "reset"):
                 calculator.reset()
             text = " ".join(str(error).split())[:300]
-            out["reason"] = text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}".rstrip(": ")
+            out["reason"] = (
+                text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}".rstrip(": ")
+            )
             return out
     out |= {
         "min_frequency_THz": round(float(values.min()), 4),
@@ -154,8 +169,14 @@ def check_parameters(parameters: dict[str, float], tolerance: float) -> None:
     if importlib.util.find_spec("phonopy") is None:
         raise RequestError('phonons need the package phonopy; install it with: pip install "autoperi[metrics]"')
     for name, value in {**parameters, "tolerance": tolerance}.items():
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or (name == "tolerance" and value == 0))):
-            raise RequestError(f"{name}={value!r} is not a positive number; see the documentation of phonons for its unit")
+        if not (
+            isinstance(value, (int, float))
+            and math.isfinite(value)
+            and (value > 0 or (name == "tolerance" and value == 0))
+        ):
+            raise RequestError(
+                f"{name}={value!r} is not a positive number; see the documentation of phonons for its unit"
+            )
 
 
 def check_path(path: Any) -> None:
@@ -183,7 +204,8 @@ def supercell_repeats(lattice: NDArray[np.float64], min_length: float) -> list[i
 def mesh_frequencies(
     qpoints: NDArray[np.float64], frequencies: NDArray[np.float64], weights: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Frequencies of wave vectors ``[q, 3]`` with bands ``[q, 3 n]`` as a list, and their weights, without the acoustic modes at Γ.
+    """Frequencies of wave vectors ``[q, 3]`` with bands ``[q, 3 n]`` as a list, and their weights, without the acoustic
+    modes at Γ.
 
     The acoustic modes at Γ are the three closest to zero there; a crystal of one atom has no other ones at Γ.
 
@@ -202,7 +224,8 @@ def mesh_frequencies(
 
 
 def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) -> dict[str, Any]:
-    """Bands of a ``Phonopy`` object with force constants, as the figure ``phonons`` of :mod:`autoperi.evaluation.figures` takes them.
+    """Bands of a ``Phonopy`` object with force constants, as the figure ``phonons`` of
+    :mod:`autoperi.evaluation.figures` takes them.
 
     Args:
         spectrum: phonopy's.
@@ -210,7 +233,8 @@ def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) 
         points: on the longest stretch between two special points; shorter ones have fewer.
 
     Returns:
-        ``x``: distances in 1/Å of each unbroken piece, ``frequency``: THz ``[piece][q][branch]``, ``ticks``: (distance, name).
+        ``x``: distances in 1/Å of each unbroken piece, ``frequency``: THz ``[piece][q][branch]``, ``ticks``: (distance,
+            name).
 
     Raises:
         RequestError: ``path`` is no path. StructureError: the lattice has no point of that name.
@@ -225,7 +249,10 @@ def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) 
     pieces = parse_path_string(path or standard.path)
     unknown = sorted({name for piece in pieces for name in piece} - set(special))
     if unknown:
-        raise StructureError(f"path {path!r}: this lattice has no point {', '.join(unknown)}; its points are {', '.join(sorted(special))}")
+        raise StructureError(
+            f"path {path!r}: this lattice has no point {', '.join(unknown)}; its points are "
+            f"{', '.join(sorted(special))}"
+        )
     lengths = [[float(np.linalg.norm((special[b] - special[a]) @ reciprocal)) for a, b in pairwise(p)] for p in pieces]
     longest, start = max(x for piece in lengths for x in piece), 0.0
     ticks: list[tuple[float, str]] = []
@@ -256,7 +283,10 @@ def _bands(spectrum: Any, path: str | None) -> dict[str, Any]:
         return {"bands": band_structure(spectrum, path)}
     except Exception as error:  # ASE has its own for cells that it cannot classify
         text = " ".join(str(error).split())[:300]
-        return {"bands": None, "bands_reason": text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}"}
+        return {
+            "bands": None,
+            "bands_reason": text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}",
+        }
 
 
 def _label(name: str) -> str:
@@ -264,7 +294,8 @@ def _label(name: str) -> str:
 
 
 def last_peak(frequencies: NDArray[np.float64], dos: NDArray[np.float64]) -> float | None:
-    """Frequency of the highest local maximum in frequency of a density of states that reaches 5 % of its maximum; None without one.
+    """Frequency of the highest local maximum in frequency of a density of states that reaches 5 % of its maximum; None
+    without one.
 
     The target of the benchmark ``matbench_phonons`` (Petretto et al. 2018; Dunn et al. 2020), there from DFPT.
     """
@@ -291,12 +322,16 @@ _FIELDS = (
 )
 
 
-def _force_constants(atoms: Any, repeats: list[int], calculator: Any, distance: float, symprec: float, out: dict[str, Any]) -> Any:
+def _force_constants(
+    atoms: Any, repeats: list[int], calculator: Any, distance: float, symprec: float, out: dict[str, Any]
+) -> Any:
     """A ``Phonopy`` object with symmetric force constants; counts force calls in ``out``."""
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 
-    cell = PhonopyAtoms(numbers=atoms.numbers, cell=np.array(atoms.cell[:]), scaled_positions=atoms.get_scaled_positions())
+    cell = PhonopyAtoms(
+        numbers=atoms.numbers, cell=np.array(atoms.cell[:]), scaled_positions=atoms.get_scaled_positions()
+    )
     spectrum = Phonopy(cell, np.diag(repeats), primitive_matrix="auto", symprec=symprec, log_level=0)
     spectrum.generate_displacements(distance=distance)
     rest = _forces(spectrum.supercell, calculator, out)

@@ -1,13 +1,15 @@
 """An interatomic potential against DFT: errors of energies, forces and stresses over frames.
 
-Energies are compared per atom, in meV/atom. Total energies of two methods rest on different zeros, so beside the raw error stands the one
-after one constant per element is removed: energies of a frame k with n_kz atoms of element z are compared as
-E_k - Σ_z n_kz c_z. The constants c are fitted to the same frames by least squares of the residual per atom, unless they are
-given. Fitting flatters: each constant takes one degree of freedom. A frame that fixes a constant alone (its leverage in the fit is 1, as that of the only
-frame with some element) has no error left whatever the potential, and counts as missing from the error after the fit, not as zero.
+Energies are compared per atom, in meV/atom. Total energies of two methods rest on different zeros, so beside the raw
+error stands the one after one constant per element is removed: energies of a frame k with n_kz atoms of element z are
+compared as E_k - Σ_z n_kz c_z. The constants c are fitted to the same frames by least squares of the residual per atom,
+unless they are given. Fitting flatters: each constant takes one degree of freedom. A frame that fixes a constant alone
+(its leverage in the fit is 1, as that of the only frame with some element) has no error left whatever the potential,
+and counts as missing from the error after the fit, not as zero.
 
-Forces are compared by component (meV/Å), over all components of all frames, so that large frames weigh more. Stresses are compared by the six
-components xx yy zz yz xz xy of the symmetric part, tension positive, in GPa, and by pressure -tr σ/3, which no convention of order can spoil.
+Forces are compared by component (meV/Å), over all components of all frames, so that large frames weigh more. Stresses
+are compared by the six components xx yy zz yz xz xy of the symmetric part, tension positive, in GPa, and by pressure
+-tr σ/3, which no convention of order can spoil.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from autoperi.convert import element_number
+from autoperi.data.convert import element_number
 from autoperi.errors import DataError, RequestError
 from autoperi.metrics.counts import mean
 from autoperi.metrics.regression import mae, r2, rmse
@@ -30,9 +32,11 @@ MIN_FORCE = 1e-3
 """eV/Å: a smaller reference force has no direction to compare."""
 DEFINITIONS = {
     "energy": "mean absolute error of total energy per atom, meV/atom",
-    "energy_shifted": "the same after one constant per element, fitted on all these frames by least squares unless they are given",
+    "energy_shifted": "the same after one constant per element, fitted on all these frames by least squares unless "
+    "they are given",
     "force": "over all components of all frames, meV/Å",
-    "force_cosine": f"mean over atoms of the cosine between predicted and reference force, reference above {MIN_FORCE} eV/Å",
+    "force_cosine": "mean over atoms of the cosine between predicted and reference force, reference above "
+    f"{MIN_FORCE} eV/Å",
     "stress": "over the components xx yy zz yz xz xy, tension positive, GPa; pressure is -tr/3",
 }
 """What the numbers of this module mean, in words that a report can carry."""
@@ -62,18 +66,19 @@ def compositions(atomic_numbers: Sequence[ArrayLike]) -> NDArray[np.float64]:
 def fit_element_energies(
     predicted: ArrayLike, reference: ArrayLike, counts: NDArray[np.float64]
 ) -> tuple[dict[int, float], NDArray[np.float64]]:
-    """Constants c_z (eV/atom) with Σ_z n_kz c_z nearest to E_pred - E_ref, per atom, by least squares; and the leverage of each frame.
+    """Constants c_z (eV/atom) with Σ_z n_kz c_z nearest to E_pred - E_ref, per atom, by least squares; and the leverage
+    of each frame.
 
-    Elements that always occur in the same ratio share one degree of freedom; the smallest constants are then taken, which
-    changes no residual. Frames without either energy do not count.
+    Elements that always occur in the same ratio share one degree of freedom; the smallest constants are then taken,
+    which changes no residual. Frames without either energy do not count.
 
     Args:
         predicted, reference: total energies in eV, ``[F]``; NaN where there is none.
         counts: see :func:`compositions`.
 
     Returns:
-        Atomic number to constant, and the diagonal of the hat matrix ``[F]``: 1 where the frame fixes a constant alone, 0 where it does
-        not count. It sums to the degrees of freedom.
+        Atomic number to constant, and the diagonal of the hat matrix ``[F]``: 1 where the frame fixes a constant alone,
+        0 where it does not count. It sums to the degrees of freedom.
     """
     residual = np.asarray(predicted, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     good = np.isfinite(residual)
@@ -107,9 +112,9 @@ def energy_errors(
         leverage: of these frames in the fit that gave ``constants``, ``[F]``; None where they come from elsewhere.
 
     Returns:
-        Quantities ``mae``, ``rmse`` and ``bias`` (predicted - reference), raw, and ``mae_shifted``, ``rmse_shifted``, ``r2_shifted`` after
-        the constants. From the latter a frame is missing that has an element without a constant, or fixes a constant alone
-        (``fixed_by_the_fit`` counts those).
+        Quantities ``mae``, ``rmse`` and ``bias`` (predicted - reference), raw, and ``mae_shifted``, ``rmse_shifted``,
+        ``r2_shifted`` after the constants. From the latter a frame is missing that has an element without a constant,
+        or fixes a constant alone (``fixed_by_the_fit`` counts those).
     """
     e, t = (np.asarray(v, dtype=np.float64) for v in (predicted, reference))
     if constants is None:
@@ -159,7 +164,10 @@ def element_constants(table: Mapping[Any, float]) -> dict[int, float]:
                 f"element_energies: {key!r}: {value!r} is not an element with an energy in eV; write {{'Cu': -3.7}}"
             ) from None
         if not 1 <= z <= MAX_ATOMIC_NUMBER or not np.isfinite(number):
-            raise RequestError(f"element_energies: {key!r}: {value!r} is not an element with a finite energy in eV; write {{'Cu': -3.7}}")
+            raise RequestError(
+                f"element_energies: {key!r}: {value!r} is not an element with a finite energy in eV; write "
+                f"{{'Cu': -3.7}}"
+            )
         out[z] = number
     return out
 
@@ -170,7 +178,8 @@ def force_errors(
     """Errors of forces, ``[n, 3]`` in eV/Å a frame, None where there are none.
 
     Returns:
-        Quantities ``mae``, ``rmse`` (meV/Å, of components), ``r2``, ``cosine`` (of atoms), and ``frames`` with ``missing_frames``.
+        Quantities ``mae``, ``rmse`` (meV/Å, of components), ``r2``, ``cosine`` (of atoms), and ``frames`` with
+        ``missing_frames``.
 
     Raises:
         DataError: a frame whose two sets of forces differ in shape.
@@ -194,7 +203,8 @@ def stress_errors(predicted: Sequence[ArrayLike | None], reference: Sequence[Arr
     """Errors of stresses, ``[3, 3]`` in GPa a frame, None where there is none.
 
     Returns:
-        Quantities ``mae``, ``rmse`` (GPa, of the six components), ``r2``, ``pressure_mae``, and ``frames`` with ``missing_frames``.
+        Quantities ``mae``, ``rmse`` (GPa, of the six components), ``r2``, ``pressure_mae``, and ``frames`` with
+        ``missing_frames``.
     """
     x, y, missing = _joined(predicted, reference, "stress")
     six_x, six_y = voigt(x.reshape(-1, 3, 3)), voigt(y.reshape(-1, 3, 3))
@@ -227,24 +237,31 @@ def potential_errors(
     Args:
         predicted, reference: one frame each, in the same order.
         atomic_numbers: of each frame.
-        element_energies: constants c_z in eV/atom (symbol or number) to subtract from the predictions; None fits them to all these frames.
+        element_energies: constants c_z in eV/atom (symbol or number) to subtract from the predictions; None fits them
+            to all these frames.
         groups: the group of each frame (an element set), or a tuple of groups; each uses the constants of all frames.
 
     Returns:
-        ``energy``, ``force``, ``stress`` (dicts of quantities), ``element_energies`` (symbol to eV), ``element_energies_from``, and ``by_group`` with the
-        first three of each.
+        ``energy``, ``force``, ``stress`` (dicts of quantities), ``element_energies`` (symbol to eV),
+        ``element_energies_from``, and ``by_group`` with the first three of each.
 
     Raises:
         RequestError: unequal numbers of frames, constants that are none. DataError: forces of the wrong shape.
     """
-    if not len(predicted) == len(reference) == len(atomic_numbers) or (groups is not None and len(groups) != len(reference)):
+    if not len(predicted) == len(reference) == len(atomic_numbers) or (
+        groups is not None and len(groups) != len(reference)
+    ):
         raise RequestError(
-            f"{len(predicted)} predicted and {len(reference)} reference frames; give one prediction, atoms and group for each"
+            f"{len(predicted)} predicted and {len(reference)} reference frames; give one prediction, atoms and group "
+            "for each"
         )
     from ase.data import chemical_symbols
 
     counts = compositions(atomic_numbers)
-    e, t = (np.array([np.nan if f.energy is None else f.energy for f in frames], dtype=np.float64) for frames in (predicted, reference))
+    e, t = (
+        np.array([np.nan if f.energy is None else f.energy for f in frames], dtype=np.float64)
+        for frames in (predicted, reference)
+    )
     leverage = None
     if element_energies is None:
         constants, leverage = fit_element_energies(e, t, counts)
@@ -276,7 +293,10 @@ def _joined(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Rows ``[·, 3]`` of the frames that have both, and the number of frames that have not."""
     if len(predicted) != len(reference):
-        raise RequestError(f"{what} of {len(predicted)} predicted and {len(reference)} reference frames; give None where there are none")
+        raise RequestError(
+            f"{what} of {len(predicted)} predicted and {len(reference)} reference frames; give None where there are "
+            "none"
+        )
     found: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for k, (x, y) in enumerate(zip(predicted, reference, strict=True)):
         if x is None or y is None:
@@ -284,7 +304,8 @@ def _joined(
         one, other = np.asarray(x, dtype=np.float64).reshape(-1, 3), np.asarray(y, dtype=np.float64).reshape(-1, 3)
         if one.shape != other.shape:
             raise DataError(
-                f"frame {k}: {what} of shape {one.shape} predicted, {other.shape} in the reference; they must be of the same atoms"
+                f"frame {k}: {what} of shape {one.shape} predicted, {other.shape} in the reference; they must be of "
+                "the same atoms"
             )
         if np.isfinite(one).all() and np.isfinite(other).all():
             found.append((one, other))

@@ -1,7 +1,8 @@
 """Reference entries of a convex hull: what the user gives, read into one form, and its scale kept beside it.
 
-Two scales of energy exist. ``formation``: eV/atom above the elements, which are at zero. ``total``: eV/atom of a method, with
-the elements among the entries. A hull mixes no scales; :func:`recompute` puts references on the scale of a calculator.
+Two scales of energy exist. ``formation``: eV/atom above the elements, which are at zero. ``total``: eV/atom of a
+method, with the elements among the entries. A hull mixes no scales; :func:`recompute` puts references on the scale of a
+calculator.
 """
 
 from __future__ import annotations
@@ -54,7 +55,13 @@ class References:
 
     def facts(self) -> dict[str, Any]:
         """For the JSON of a report."""
-        return {"source": self.source, "entries": len(self), "scale": self.kind, "judge": self.judge, "dropped": dict(self.dropped)}
+        return {
+            "source": self.source,
+            "entries": len(self),
+            "scale": self.kind,
+            "judge": self.judge,
+            "dropped": dict(self.dropped),
+        }
 
 
 def reference_entries(
@@ -68,12 +75,12 @@ def reference_entries(
     """References from what the user has.
 
     Args:
-        source: a file (.json or .json.gz of pymatgen ``PDEntry``, ``ComputedEntry`` or ``ComputedStructureEntry``, or of formulas
-            with energies; .csv or .parquet with the column ``formula`` and an energy, and crystals if it has them), a mapping of
-            formula to energy, such pairs, pymatgen entries, or ``materials-project`` (its client asks for the entries of
-            ``chemical_systems``).
-        kind: scale of the energies. May be left out where it is said by the column (``formation_energy_per_atom``), for pymatgen
-            entries (total) and for plain formulas with numbers (formation).
+        source: a file (.json or .json.gz of pymatgen ``PDEntry``, ``ComputedEntry`` or ``ComputedStructureEntry``, or
+            of formulas with energies; .csv or .parquet with the column ``formula`` and an energy, and crystals if it
+            has them), a mapping of formula to energy, such pairs, pymatgen entries, or ``materials-project`` (its
+            client asks for the entries of ``chemical_systems``).
+        kind: scale of the energies. May be left out where it is said by the column (``formation_energy_per_atom``), for
+            pymatgen entries (total) and for plain formulas with numbers (formation).
         chemical_systems: such as ``"Li-O"``, for the Materials Project.
         api_key: of the Materials Project; None takes it from the environment variable ``MP_API_KEY``.
         judge: calculator that gave these energies, where it was the one that judges the crystals.
@@ -83,12 +90,17 @@ def reference_entries(
         DataError: a file that cannot be read or lacks a column; the message names it.
     """
     if kind is not None and kind not in KINDS:
-        raise RequestError(f"kind={kind!r} is no scale of energies; choose formation (elements at zero) or total (as a method gives them)")
+        raise RequestError(
+            f"kind={kind!r} is no scale of energies; choose formation (elements at zero) or total (as a method gives "
+            "them)"
+        )
     found = _read(source, kind, chemical_systems, api_key)
     return found if judge is None else replace(found, judge=judge)
 
 
-def _read(source: Any, kind: Kind | None, chemical_systems: Iterable[str | Collection[str]] | None, api_key: str | None) -> References:
+def _read(
+    source: Any, kind: Kind | None, chemical_systems: Iterable[str | Collection[str]] | None, api_key: str | None
+) -> References:
     if isinstance(source, References):
         return source
     if isinstance(source, str) and source.lower() in MATERIALS_PROJECT:
@@ -105,7 +117,9 @@ def _read(source: Any, kind: Kind | None, chemical_systems: Iterable[str | Colle
     return _from_pairs(items, kind or "formation", "pairs")
 
 
-def formation_energies(crystals: Sequence[Any], energies: Sequence[float | None], elements: Mapping[str, float]) -> list[float | None]:
+def formation_energies(
+    crystals: Sequence[Any], energies: Sequence[float | None], elements: Mapping[str, float]
+) -> list[float | None]:
     """Total energies (eV/atom) turned into formation energies with a method's own energies of the elements.
 
     ``E_f = E - Σ x_i E_i``; None where the energy or one of its elements is missing.
@@ -135,7 +149,8 @@ def recompute(
     relax: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> References:
-    """References with the energies of a calculator, for entries that carry a structure; the result has the scale ``total``.
+    """References with the energies of a calculator, for entries that carry a structure; the result has the scale
+    ``total``.
 
     Args:
         references: with structures.
@@ -184,7 +199,8 @@ def recompute(
             bar.update()
     if not kept:
         raise RequestError(
-            f"none of {len(chosen)} references could be recomputed ({dropped}); give ComputedStructureEntry or a table with crystals"
+            f"none of {len(chosen)} references could be recomputed ({dropped}); give ComputedStructureEntry or a "
+            "table with crystals"
         )
     ids = [references.ids[i] for i in kept] if references.ids else ()
     return replace(
@@ -235,7 +251,9 @@ def _from_pairs(pairs: Iterable[Any], kind: Kind, source: str) -> References:
             if composition.num_atoms <= 0:
                 raise ValueError
         except Exception:
-            raise RequestError(f"references: {formula!r}: {energy!r} is not a formula with an energy in eV/atom") from None
+            raise RequestError(
+                f"references: {formula!r}: {energy!r} is not a formula with an energy in eV/atom"
+            ) from None
         if not math.isfinite(value):
             raise RequestError(f"references: the energy of {formula!r} is {value}; give a finite number in eV/atom")
         compositions.append(composition)
@@ -267,7 +285,9 @@ def _from_file(path: Path, kind: Kind | None) -> References:
         raise DataError(
             f"{path} holds no reference entries ({reason}); give a list of pymatgen entries, or formulas with energies"
         ) from None
-    raise DataError(f"{path} has the suffix {path.suffix!r}; give reference entries as .json, .json.gz, .csv or .parquet")
+    raise DataError(
+        f"{path} has the suffix {path.suffix!r}; give reference entries as .json, .json.gz, .csv or .parquet"
+    )
 
 
 def _from_dicts(rows: Sequence[Any], kind: Kind | None, source: str) -> References:
@@ -286,13 +306,19 @@ def _from_dicts(rows: Sequence[Any], kind: Kind | None, source: str) -> Referenc
             composition = Composition(row["composition"])
             value = (float(row["energy"]) + float(row.get("correction") or 0.0)) / composition.num_atoms
         except Exception:
-            raise DataError(f"entry {i} has no composition with an energy in eV; write entries with as_dict of pymatgen") from None
+            raise DataError(
+                f"entry {i} has no composition with an energy in eV; write entries with as_dict of pymatgen"
+            ) from None
         if not math.isfinite(value):
-            raise DataError(f"entry {i} ({composition.reduced_formula}) has the energy {value}; give a finite number in eV")
+            raise DataError(
+                f"entry {i} ({composition.reduced_formula}) has the energy {value}; give a finite number in eV"
+            )
         compositions.append(composition)
         energies.append(value)
     ids = [None if row.get("entry_id") is None else str(row["entry_id"]) for row in rows]
-    return References(compositions, energies, kind or "total", source, None, ids, lambda i: _structure(rows[i].get("structure")))
+    return References(
+        compositions, energies, kind or "total", source, None, ids, lambda i: _structure(rows[i].get("structure"))
+    )
 
 
 def _structure(fields: Any) -> Any:
@@ -325,7 +351,7 @@ def _lazy_structures(path: Path) -> Callable[[int], Any]:
     """Crystals of the table, read only when a reference is recomputed."""
     from functools import lru_cache
 
-    from autoperi.io import read_table
+    from autoperi.data.io import read_table
 
     @lru_cache(maxsize=1)
     def table() -> Any:
@@ -342,9 +368,12 @@ def _from_columns(
     energy = {"formation": formation or total, "total": total, None: formation}[kind]
     if "formula" not in columns or energy is None:
         if "formula" in columns and total is not None and kind is None:
-            raise DataError(f"{source}: the column {total} does not say its scale; add kind='formation' or kind='total'")
+            raise DataError(
+                f"{source}: the column {total} does not say its scale; add kind='formation' or kind='total'"
+            )
         raise DataError(
-            f"{source} has the columns {', '.join(columns)}; write formula and formation_energy_per_atom (or energy_per_atom), eV"
+            f"{source} has the columns {', '.join(columns)}; write formula and formation_energy_per_atom (or "
+            "energy_per_atom), eV"
         )
     rows = [i for i, value in enumerate(columns[energy]) if value is not None and math.isfinite(float(value))]
     pairs = [(columns["formula"][i], columns[energy][i]) for i in rows]
@@ -356,13 +385,17 @@ def _from_columns(
     return replace(found, ids=ids, structure_of=lookup, dropped={"no energy": lost} if lost else {})
 
 
-def _from_materials_project(chemical_systems: Iterable[str | Collection[str]] | None, api_key: str | None) -> References:
+def _from_materials_project(
+    chemical_systems: Iterable[str | Collection[str]] | None, api_key: str | None
+) -> References:
     wanted = sorted({"-".join(sorted(s.split("-") if isinstance(s, str) else s)) for s in chemical_systems or ()})
     if not wanted:
         raise RequestError("the Materials Project is asked by chemical system; add chemical_systems such as ['Li-O']")
     key = api_key or os.environ.get("MP_API_KEY")
     if not key:
-        raise RequestError("the Materials Project needs a key; set the environment variable MP_API_KEY, or give a file of entries")
+        raise RequestError(
+            "the Materials Project needs a key; set the environment variable MP_API_KEY, or give a file of entries"
+        )
     try:
         client_of = importlib.import_module("mp_api.client").MPRester
     except ImportError:
@@ -378,7 +411,8 @@ def _from_materials_project(chemical_systems: Iterable[str | Collection[str]] | 
     except Exception as error:
         reason = " ".join(str(error).split())[:200].replace(key, "…")
         raise RequestError(
-            f"the Materials Project gave no entries ({reason}); check the key and the network, or give a file of entries"
+            f"the Materials Project gave no entries ({reason}); check the key and the network, or give a file of "
+            "entries"
         ) from None
     if not entries:
         raise RequestError(f"the Materials Project has no entries for {', '.join(wanted)}; check the elements")

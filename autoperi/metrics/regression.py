@@ -1,7 +1,7 @@
 """Numbers predicted against numbers known: errors, R², correlations and outliers, each with its counts.
 
-A pair counts where both numbers are finite; the others are counted in ``missing``. What cannot be said of the pairs that
-are left (an R² of one pair, a correlation with a constant) is None with its reason.
+A pair counts where both numbers are finite; the others are counted in ``missing``. What cannot be said of the pairs
+that are left (an R² of one pair, a correlation with a constant) is None with its reason.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def pairs(predicted: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float6
     x = np.asarray(predicted, dtype=np.float64).ravel()
     y = np.asarray(reference, dtype=np.float64).ravel()
     if len(x) != len(y):
-        raise RequestError(f"{len(x)} predicted and {len(y)} reference values are not pairs; give one prediction for each reference")
+        raise RequestError(
+            f"{len(x)} predicted and {len(y)} reference values are not pairs; give one prediction for each reference"
+        )
     good = np.isfinite(x) & np.isfinite(y)
     return x[good], y[good], int((~good).sum())
 
@@ -49,7 +51,9 @@ def absolute_errors(predicted: ArrayLike, reference: ArrayLike) -> NDArray[np.fl
 def mae(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
     """Mean absolute error, a quantity in the unit of the values."""
     x, y, missing = pairs(predicted, reference)
-    return quantity(float(np.abs(x - y).mean()) if len(x) else None, of=len(x), missing=missing, reason=_nothing(missing))
+    return quantity(
+        float(np.abs(x - y).mean()) if len(x) else None, of=len(x), missing=missing, reason=_nothing(missing)
+    )
 
 
 def rmse(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
@@ -60,7 +64,9 @@ def rmse(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
 
 
 def r2(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
-    """Coefficient of determination 1 - Σ(y - x)²/Σ(y - ȳ)², y the reference; negative where the mean would do better."""
+    """Coefficient of determination 1 - Σ(y - x)²/Σ(y - ȳ)², y the reference; negative where the mean would do
+    better.
+    """
     x, y, missing = pairs(predicted, reference)
     if len(y) < 2 or _constant(y):
         reason = _nothing(missing) if not len(y) else "one pair" if len(y) == 1 else "all reference values are equal"
@@ -81,9 +87,9 @@ def spearman(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
 def outliers(errors: ArrayLike, *, whisker: float = WHISKER) -> dict[str, Any]:
     """Share of errors beyond the whiskers of their box plot: below Q1 - 1.5 IQR or above Q3 + 1.5 IQR.
 
-    PGCGM (Zhao et al. 2023), Figure 4, of relative errors of lattice lengths. Quartiles by linear interpolation, as NumPy's and
-    matplotlib's. The fences come from the errors themselves: this is the weight of the tails beside the bulk, not a measure of how
-    large the errors are, and it can only be compared beside R² or RMSE.
+    PGCGM (Zhao et al. 2023), Figure 4, of relative errors of lattice lengths. Quartiles by linear interpolation, as
+    NumPy's and matplotlib's. The fences come from the errors themselves: this is the weight of the tails beside the
+    bulk, not a measure of how large the errors are, and it can only be compared beside R² or RMSE.
 
     Args:
         errors: signed errors, any shape; NaN where there is none.
@@ -100,11 +106,20 @@ def outliers(errors: ArrayLike, *, whisker: float = WHISKER) -> dict[str, Any]:
     first, third = np.quantile(found, [0.25, 0.75])
     low, high = first - whisker * (third - first), third + whisker * (third - first)
     count = int(((found < low - ROUNDING) | (found > high + ROUNDING)).sum())
-    return quantity(count / len(found), of=len(found), missing=missing, count=count, low=round(float(low), 6), high=round(float(high), 6))
+    return quantity(
+        count / len(found),
+        of=len(found),
+        missing=missing,
+        count=count,
+        low=round(float(low), 6),
+        high=round(float(high), 6),
+    )
 
 
 def regression(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
-    """MAE, median absolute error, RMSE, mean signed error (predicted - reference), R², Pearson and Spearman: a dict of quantities."""
+    """MAE, median absolute error, RMSE, mean signed error (predicted - reference), R², Pearson and Spearman: a dict of
+    quantities.
+    """
     x, y, missing = pairs(predicted, reference)
     error, n = x - y, len(x)
     why = _nothing(missing)
@@ -127,17 +142,24 @@ def mae_by(groups: Sequence[Any], predicted: ArrayLike, reference: ArrayLike) ->
     """
     x, y = np.asarray(predicted, dtype=np.float64).ravel(), np.asarray(reference, dtype=np.float64).ravel()
     if not len(groups) == len(x) == len(y):
-        raise RequestError(f"{len(groups)} groups, {len(x)} predictions and {len(y)} references; give one group for each pair")
+        raise RequestError(
+            f"{len(groups)} groups, {len(x)} predictions and {len(y)} references; give one group for each pair"
+        )
     labels = list(groups)
-    return {str(g): mae(x[inside], y[inside]) for g in sorted(set(labels)) for inside in [np.array([v == g for v in labels])]}
+    return {
+        str(g): mae(x[inside], y[inside])
+        for g in sorted(set(labels))
+        for inside in [np.array([v == g for v in labels])]
+    }
 
 
 def calibration(predicted: ArrayLike, std: ArrayLike, reference: ArrayLike, *, bins: int = 10) -> dict[str, Any]:
     """Whether uncertainties say how large errors are: a dict of quantities.
 
-    ``coverage_68`` and ``coverage_95`` are the shares of references within one and two standard deviations (0.683 and 0.954 of a
-    normal distribution). ``ence`` is the expected normalised calibration error of Levi et al., Sensors 22, 5540 (2022), eq. 8: over
-    ``bins`` of equal counts of pairs sorted by std, the mean of |√⟨std²⟩ - RMSE| / √⟨std²⟩; zero is perfect. ``spearman`` ranks
+    ``coverage_68`` and ``coverage_95`` are the shares of references within one and two standard deviations (0.683 and
+    0.954 of a normal distribution). ``ence`` is the expected normalised calibration error of Levi et al., Sensors 22,
+    5540 (2022), eq. 8: over ``bins`` of equal counts of pairs sorted by std, the mean of |√⟨std²⟩ - RMSE| / √⟨std²⟩;
+    zero is perfect. ``spearman`` ranks
     |error| against std, ``mean_std`` is the sharpness, in the unit of the values.
 
     Args:
@@ -149,20 +171,26 @@ def calibration(predicted: ArrayLike, std: ArrayLike, reference: ArrayLike, *, b
     """
     x, s, y = (np.asarray(v, dtype=np.float64).ravel() for v in (predicted, std, reference))
     if not len(x) == len(s) == len(y):
-        raise RequestError(f"{len(x)} predictions, {len(s)} uncertainties and {len(y)} references; give one of each for a crystal")
+        raise RequestError(
+            f"{len(x)} predictions, {len(s)} uncertainties and {len(y)} references; give one of each for a crystal"
+        )
     good = np.isfinite(x) & np.isfinite(s) & np.isfinite(y) & (s > 0)
     missing, n = int((~good).sum()), int(good.sum())
     error, s = np.abs(x - y)[good], s[good]
     order = np.argsort(s, kind="stable")
     parts = np.array_split(order, max(1, min(bins, n // 10))) if n >= 10 else []
     off = [
-        abs(float(np.sqrt(np.mean(s[p] ** 2))) - float(np.sqrt(np.mean(error[p] ** 2)))) / float(np.sqrt(np.mean(s[p] ** 2))) for p in parts
+        abs(float(np.sqrt(np.mean(s[p] ** 2))) - float(np.sqrt(np.mean(error[p] ** 2))))
+        / float(np.sqrt(np.mean(s[p] ** 2)))
+        for p in parts
     ]
     why = _nothing(missing)
     return {
         "coverage_68": quantity(float((error <= s).mean()) if n else None, of=n, missing=missing, reason=why),
         "coverage_95": quantity(float((error <= 2 * s).mean()) if n else None, of=n, missing=missing, reason=why),
-        "ence": quantity(float(np.mean(off)) if off else None, of=n, missing=missing, reason="fewer than ten pairs" if n else why),
+        "ence": quantity(
+            float(np.mean(off)) if off else None, of=n, missing=missing, reason="fewer than ten pairs" if n else why
+        ),
         "spearman": spearman(s, error),
         "mean_std": quantity(float(s.mean()) if n else None, of=n, missing=missing, reason=why),
     }
@@ -171,7 +199,13 @@ def calibration(predicted: ArrayLike, std: ArrayLike, reference: ArrayLike, *, b
 def _correlation(predicted: ArrayLike, reference: ArrayLike, *, ranked: bool) -> dict[str, Any]:
     x, y, missing = pairs(predicted, reference)
     if len(x) < 2 or _constant(x) or _constant(y):
-        reason = _nothing(missing) if not len(x) else "one pair" if len(x) == 1 else "all predicted or all reference values are equal"
+        reason = (
+            _nothing(missing)
+            if not len(x)
+            else "one pair"
+            if len(x) == 1
+            else "all predicted or all reference values are equal"
+        )
         return quantity(None, of=len(x), missing=missing, reason=reason)
     if ranked:
         from scipy.stats import rankdata

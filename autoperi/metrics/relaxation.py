@@ -1,4 +1,6 @@
-"""One crystal relaxed, or its energy taken, with any ASE calculator; what explodes is a status with its reason, never an exception."""
+"""One crystal relaxed, or its energy taken, with any ASE calculator; what explodes is a status with its reason, never
+an exception.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from autoperi.convert import arrays_to_structures, as_structure, to_arrays
+from autoperi.data.convert import arrays_to_structures, as_structure, to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics.validity import MIN_DISTANCE
 
@@ -31,7 +33,8 @@ class Relaxation:
         status: ``converged``, ``not converged`` or ``failed``.
         reason: why it failed or did not converge, else None.
         force_calls: evaluations of energy, forces and stress.
-        rms_displacement: Å, of the atoms against the given fractional coordinates, drift removed; see :func:`displacement`.
+        rms_displacement: Å, of the atoms against the given fractional coordinates, drift removed; see
+            :func:`displacement`.
         volume_change: volume after over volume before, minus 1.
     """
 
@@ -70,21 +73,24 @@ def check_settings(steps: int, fmax: float, optimizer: str, seconds: float | Non
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise RequestError(
-            f"steps={steps!r} is not a whole number of at least 0; give the most optimiser steps for one crystal, such as 500"
+            f"steps={steps!r} is not a whole number of at least 0; give the most optimiser steps for one crystal, "
+            "such as 500"
         )
     if not (isinstance(fmax, (int, float)) and math.isfinite(fmax) and fmax > 0):
         raise RequestError(f"fmax={fmax!r} is not a positive force; give eV/Å, such as 0.05")
     if optimizer not in OPTIMIZERS:
         raise RequestError(f"optimizer={optimizer!r} is not offered; choose from {', '.join(OPTIMIZERS)}")
     if seconds is not None and not seconds > 0:
-        raise RequestError(f"seconds={seconds!r} is not a positive time; give seconds for one crystal, or None for no limit but steps")
+        raise RequestError(
+            f"seconds={seconds!r} is not a positive time; give seconds for one crystal, or None for no limit but steps"
+        )
 
 
 def bare_atoms(crystal: Any, name: str = "the crystal") -> Any:
     """Periodic ASE atoms of a crystal: cell, elements and positions, without moments, constraints or calculator.
 
     Raises:
-        StructureError: as :func:`autoperi.convert.to_arrays`.
+        StructureError: as :func:`autoperi.data.convert.to_arrays`.
     """
     from ase import Atoms
 
@@ -93,7 +99,8 @@ def bare_atoms(crystal: Any, name: str = "the crystal") -> Any:
 
 
 def displacement(before: np.ndarray, after: np.ndarray, lattice: np.ndarray) -> float:
-    """Root mean square displacement in Å between fractional coordinates ``[n, 3]`` in the ``lattice`` ``[3, 3]``, their mean removed.
+    """Root mean square displacement in Å between fractional coordinates ``[n, 3]`` in the ``lattice`` ``[3, 3]``, their
+    mean removed.
 
     The cell's own change does not count, nor a drift of all atoms together; coordinates are followed, not wrapped.
     """
@@ -126,8 +133,8 @@ def relax_one(
         seconds: wall time after which a crystal is left as not converged; the result then depends on the machine.
 
     Returns:
-        The relaxation; it fails where energies or forces are no numbers or exceed 1000 eV/Å, where the volume changes more
-        than fourfold, where atoms end closer than 0.5 Å, or where the calculator raises.
+        The relaxation; it fails where energies or forces are no numbers or exceed 1000 eV/Å, where the volume changes
+        more than fourfold, where atoms end closer than 0.5 Å, or where the calculator raises.
 
     Raises:
         RequestError: bad settings.
@@ -150,7 +157,9 @@ def relax_one(
             _forget(calculator)
             return Relaxation(structure, state.before, None, "failed", _reason(error), state.calls)
     move = displacement(state.coords, atoms.get_scaled_positions(wrap=False), atoms.cell[:])
-    why = None if converged else (f"stopped after {seconds:g} s" if state.late else f"not below fmax after {steps} steps")
+    why = (
+        None if converged else (f"stopped after {seconds:g} s" if state.late else f"not below fmax after {steps} steps")
+    )
     change = float(atoms.cell.volume / state.volume - 1)
     status = "converged" if converged else "not converged"
     return Relaxation(final, state.before, energy, status, why, state.calls, round(move, 6), round(change, 6))
@@ -201,7 +210,9 @@ class _Watch:
         self.late = self._end is not None and time.monotonic() > self._end
 
 
-def _descend(atoms: Any, calculator: Any, state: _Watch, steps: int, fmax: float, cell: bool, fix_symmetry: bool, optimizer: str) -> bool:
+def _descend(
+    atoms: Any, calculator: Any, state: _Watch, steps: int, fmax: float, cell: bool, fix_symmetry: bool, optimizer: str
+) -> bool:
     from ase import optimize
     from ase.constraints import FixSymmetry
     from ase.filters import FrechetCellFilter
@@ -245,4 +256,6 @@ def _forget(calculator: Any) -> None:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, (_ExplodedError, StructureError)) else f"{type(error).__name__}: {text}".rstrip(": ")
+    return (
+        text if isinstance(error, (_ExplodedError, StructureError)) else f"{type(error).__name__}: {text}".rstrip(": ")
+    )

@@ -19,15 +19,22 @@ RELAXED_TOLERANCE = 1e-3
 """eV/atom, of energies of crystals relaxed until forces fell below some 0.05 eV/Å."""
 
 
-def within_hull(energies_above_hull: Sequence[float | None], threshold: float, *, tolerance: float = 0.0) -> list[bool | None]:
+def within_hull(
+    energies_above_hull: Sequence[float | None], threshold: float, *, tolerance: float = 0.0
+) -> list[bool | None]:
     """Whether each crystal is at most ``threshold + tolerance`` eV/atom above the hull; None where that is unknown.
 
     Raises:
         RequestError: a threshold that is no number, or a negative tolerance.
     """
     if not math.isfinite(threshold) or not (math.isfinite(tolerance) and tolerance >= 0):
-        raise RequestError(f"threshold={threshold!r}, tolerance={tolerance!r}: give eV/atom as finite numbers, the tolerance at least 0")
-    return [None if e is None or not math.isfinite(e) else bool(e <= threshold + tolerance) for e in energies_above_hull]
+        raise RequestError(
+            f"threshold={threshold!r}, tolerance={tolerance!r}: give eV/atom as finite numbers, the tolerance at "
+            "least 0"
+        )
+    return [
+        None if e is None or not math.isfinite(e) else bool(e <= threshold + tolerance) for e in energies_above_hull
+    ]
 
 
 def all_of(*verdicts: Sequence[bool | None]) -> list[bool | None]:
@@ -38,7 +45,8 @@ def all_of(*verdicts: Sequence[bool | None]) -> list[bool | None]:
     """
     if len({len(v) for v in verdicts}) > 1:
         raise RequestError(
-            f"verdicts for {', '.join(str(len(v)) for v in verdicts)} crystals do not go together; give one of each kind a crystal"
+            f"verdicts for {', '.join(str(len(v)) for v in verdicts)} crystals do not go together; give one of each "
+            "kind a crystal"
         )
     out: list[bool | None] = []
     for row in zip(*verdicts, strict=True):
@@ -56,20 +64,22 @@ def sun(
 ) -> dict[str, Any]:
     """Stable, unique and novel crystals over all that were generated: ``n(stable & unique & novel) / n``.
 
-    By ``unique`` alone a kind is judged by its first member: where the first is not stable, or not novel, the kind counts 0, though a later
-    member may be both. With ``groups`` a kind counts once where any of its members is stable and novel.
+    By ``unique`` alone a kind is judged by its first member: where the first is not stable, or not novel, the kind
+    counts 0, though a later member may be both. With ``groups`` a kind counts once where any of its members is stable
+    and novel.
 
     Args:
         stable: verdict of each generated crystal; None where there is none.
-        unique: the same; a crystal is unique where it is the first of its kind, so that each kind counts once. With ``groups`` it is not
-            looked at.
+        unique: the same; a crystal is unique where it is the first of its kind, so that each kind counts once. With
+            ``groups`` it is not looked at.
         novel: the same.
-        groups: kind of each generated crystal, ``same_as`` of :func:`~autoperi.metrics.novelty.uniqueness`; None where unknown.
+        groups: kind of each generated crystal, ``same_as`` of :func:`~autoperi.metrics.novelty.uniqueness`; None where
+            unknown.
 
     Returns:
-        A share over every crystal generated. A crystal that cannot be judged counts against it and in ``missing`` (one that
-        fails any of the three is judged). ``of_judged`` is the share among the judged alone. With ``groups`` the verdict on a kind
-        stands with the member that decides it, and its other members are judged as not unique.
+        A share over every crystal generated. A crystal that cannot be judged counts against it and in ``missing`` (one
+        that fails any of the three is judged). ``of_judged`` is the share among the judged alone. With ``groups`` the
+        verdict on a kind stands with the member that decides it, and its other members are judged as not unique.
 
     Raises:
         RequestError: not one verdict of each kind for each crystal.
@@ -87,7 +97,9 @@ def _once_a_kind(verdicts: Sequence[bool | None], groups: Sequence[int | None]) 
     A crystal of unknown kind may be of any: None, unless it fails itself.
     """
     if len(groups) != len(verdicts):
-        raise RequestError(f"{len(groups)} groups for {len(verdicts)} crystals; give one for each, None where it is unknown")
+        raise RequestError(
+            f"{len(groups)} groups for {len(verdicts)} crystals; give one for each, None where it is unknown"
+        )
     best: dict[int, int] = {}
     rank = {True: 2, None: 1, False: 0}
     for i, (verdict, group) in enumerate(zip(verdicts, groups, strict=True)):
@@ -95,7 +107,9 @@ def _once_a_kind(verdicts: Sequence[bool | None], groups: Sequence[int | None]) 
             best[group] = i
     out: list[bool | None] = []
     for i, (verdict, group) in enumerate(zip(verdicts, groups, strict=True)):
-        out.append((None if verdict is not False else False) if group is None else verdict if best[group] == i else False)
+        out.append(
+            (None if verdict is not False else False) if group is None else verdict if best[group] == i else False
+        )
     return out
 
 
@@ -115,22 +129,25 @@ def stability(
         energies_above_hull: eV/atom of each generated crystal; None where unknown.
         unique, novel: verdicts of each; without both there is no S.U.N.
         stable, metastable: thresholds in eV/atom.
-        groups: kind of each crystal, so that S.U.N. counts a kind of which any member is stable and novel; see :func:`sun`.
-        tolerance: eV/atom added to both. The default is for rounding alone. An energy relaxed to forces of 0.05 eV/Å is that far from
-            its minimum that a crystal on the hull can lie above it by some tenths of a meV/atom: :data:`RELAXED_TOLERANCE`,
-            1e-3 eV/atom, suits relaxed crystals.
+        groups: kind of each crystal, so that S.U.N. counts a kind of which any member is stable and novel; see
+            :func:`sun`.
+        tolerance: eV/atom added to both. The default is for rounding alone. An energy relaxed to forces of 0.05 eV/Å is
+            that far from its minimum that a crystal on the hull can lie above it by some tenths of a meV/atom:
+            :data:`RELAXED_TOLERANCE`, 1e-3 eV/atom, suits relaxed crystals.
 
     Returns:
         ``stable`` and ``metastable`` (shares of the crystals that could be judged), ``stable_of_all`` and
-        ``metastable_of_all`` (of all), ``mean_energy_above_hull`` (eV/atom), ``sun`` and ``metastable_sun`` (None without
-        ``unique`` and ``novel``) and ``parameters``.
+        ``metastable_of_all`` (of all), ``mean_energy_above_hull`` (eV/atom), ``sun`` and ``metastable_sun`` (None
+        without ``unique`` and ``novel``) and ``parameters``.
 
     Raises:
-        RequestError: thresholds that are no numbers or in the wrong order; not one verdict of each kind for each crystal.
+        RequestError: thresholds that are no numbers or in the wrong order; not one verdict of each kind for each
+        crystal.
     """
     if stable > metastable:
         raise RequestError(
-            f"stable={stable!r} is above metastable={metastable!r}; every stable crystal is metastable, so give it the lower one"
+            f"stable={stable!r} is above metastable={metastable!r}; every stable crystal is metastable, so give it "
+            "the lower one"
         )
     levels = {
         "stable": within_hull(energies_above_hull, stable, tolerance=tolerance),
@@ -140,16 +157,24 @@ def stability(
     out: dict[str, Any] = {name: share(flags, missing=why) for name, flags in levels.items()}
     for name, flags in levels.items():
         whole = share(flags, missing=why, against=True)
-        out[f"{name}_of_all"] = whole if out[name]["value"] is not None or not flags else {**whole, "value": None, "reason": why}
+        out[f"{name}_of_all"] = (
+            whole if out[name]["value"] is not None or not flags else {**whole, "value": None, "reason": why}
+        )
     out["mean_energy_above_hull"] = mean(energies_above_hull, missing=why)
     told = unique is not None and novel is not None
-    out["sun"] = sun(levels["stable"], unique, novel, groups=groups) if unique is not None and novel is not None else None
-    out["metastable_sun"] = sun(levels["metastable"], unique, novel, groups=groups) if unique is not None and novel is not None else None
+    out["sun"] = (
+        sun(levels["stable"], unique, novel, groups=groups) if unique is not None and novel is not None else None
+    )
+    out["metastable_sun"] = (
+        sun(levels["metastable"], unique, novel, groups=groups) if unique is not None and novel is not None else None
+    )
     out["parameters"] = {
         "stable_eV_per_atom": stable,
         "metastable_eV_per_atom": metastable,
         "tolerance_eV_per_atom": tolerance,
         "sun": told,
-        "sun_counts": ("a kind by any member" if groups is not None else "a kind by its first member") if told else None,
+        "sun_counts": ("a kind by any member" if groups is not None else "a kind by its first member")
+        if told
+        else None,
     }
     return out

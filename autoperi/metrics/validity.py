@@ -1,11 +1,12 @@
-"""Validity of generated crystals: distances, volume and composition as CDVAE (Xie et al. 2022) defines them, and further tests.
+"""Validity of generated crystals: distances, volume and composition as CDVAE (Xie et al. 2022) defines them, and
+further tests.
 
-Of one crystal: :func:`validity`, :func:`radii_validity`. Of many, with a reason for each verdict: :func:`validity_report`, whose tests of
-the CIF and of the symmetry are in :mod:`autoperi.metrics.consistency`.
+Of one crystal: :func:`validity`, :func:`radii_validity`. Of many, with a reason for each verdict:
+:func:`validity_report`, whose tests of the CIF and of the symmetry are in :mod:`autoperi.metrics.consistency`.
 
-One deviation from CDVAE (txie-93/cdvae, ``scripts/compute_metrics.py``): it sets ``valid`` to False also where a fingerprint of the crystal
-cannot be computed. Here validity is that of distances, volume and composition alone, and the crystals without a fingerprint are counted with
-the metrics that need one (:mod:`autoperi.metrics.coverage`).
+One deviation from CDVAE (txie-93/cdvae, ``scripts/compute_metrics.py``): it sets ``valid`` to False also where a
+fingerprint of the crystal cannot be computed. Here validity is that of distances, volume and composition alone, and the
+crystals without a fingerprint are counted with the metrics that need one (:mod:`autoperi.metrics.coverage`).
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autoperi.convert import arrays_to_structures, kind_of, to_arrays
-from autoperi.elements import atomic_radius
+from autoperi.chemistry.smact import StateSet, Validity, check_states, guess_neutral, smact_validity
+from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
+from autoperi.data.elements import atomic_radius
 from autoperi.errors import RequestError, StructureError
-from autoperi.geometry.symmetry import SYMPREC
 from autoperi.metrics.consistency import cif_validity, recorded_group, symmetry_of
 from autoperi.metrics.counts import share
 from autoperi.metrics.parallel import Failure, featurise
-from autoperi.metrics.smact import StateSet, Validity, check_states, guess_neutral, smact_validity
+from autoperi.symmetry.analysis import SYMPREC
 
 MIN_DISTANCE = 0.5
 """Å; two different sites may not be nearer."""
@@ -75,8 +76,8 @@ class CrystalValidity(Validity):
 def structural_validity(structure: Any) -> StructuralValidity:
     """Whether no two different sites are nearer than 0.5 Å and the cell holds at least 0.1 Å³.
 
-    Nearest periodic images of *different* sites count, an atom's own images do not: a one-atom cell is valid by distance. A crystal that
-    cannot be read (NaN, no volume, disordered) is invalid, with the reason.
+    Nearest periodic images of *different* sites count, an atom's own images do not: a one-atom cell is valid by
+    distance. A crystal that cannot be read (NaN, no volume, disordered) is invalid, with the reason.
 
     Args:
         structure: a pymatgen ``Structure`` or ASE ``Atoms``.
@@ -97,19 +98,21 @@ def structural_validity(structure: Any) -> StructuralValidity:
         np.fill_diagonal(distances, np.inf)
         i, j = np.unravel_index(int(distances.argmin()), distances.shape)
         if distances[i, j] < MIN_DISTANCE:
-            return StructuralValidity(False, f"distance {distances[i, j]:.3g} Å between sites {i} and {j} below {MIN_DISTANCE} Å")
+            return StructuralValidity(
+                False, f"distance {distances[i, j]:.3g} Å between sites {i} and {j} below {MIN_DISTANCE} Å"
+            )
     return StructuralValidity(True, None)
 
 
 def validity(structure: Any, *, oxidation_states: StateSet = "pymatgen-icsd") -> CrystalValidity:
     """Structural and compositional validity of one crystal, and why.
 
-    ``valid`` is False where either fails, None where only the composition is in doubt (an element without oxidation states in the list).
-    The reason is that of the structure if it fails, else that of the composition.
+    ``valid`` is False where either fails, None where only the composition is in doubt (an element without oxidation
+    states in the list). The reason is that of the structure if it fails, else that of the composition.
 
     Args:
         structure: a pymatgen ``Structure`` or ASE ``Atoms``.
-        oxidation_states: see :func:`~autoperi.metrics.smact.smact_validity`.
+        oxidation_states: see :func:`~autoperi.chemistry.smact.smact_validity`.
 
     Raises:
         StructureError: ``structure`` is no crystal at all.
@@ -126,7 +129,8 @@ def validity(structure: Any, *, oxidation_states: StateSet = "pymatgen-icsd") ->
 
 
 def radii_validity(structure: Any, *, fraction: float = RADII_FRACTION) -> Validity:
-    """Whether every pair of different sites is further apart than ``fraction`` times the sum of the two atomic radii (PGCGM).
+    """Whether every pair of different sites is further apart than ``fraction`` times the sum of the two atomic radii
+    (PGCGM).
 
     Atomic radii are pymatgen's (Slater 1964), nearest periodic images count, an atom's own images do not.
 
@@ -138,7 +142,7 @@ def radii_validity(structure: Any, *, fraction: float = RADII_FRACTION) -> Valid
         ``valid`` is None where an element has no atomic radius.
 
     Raises:
-        StructureError: see :func:`~autoperi.convert.to_arrays`.
+        StructureError: see :func:`~autoperi.data.convert.to_arrays`.
     """
     lattice, coords, numbers = to_arrays(structure)
     radii = {int(z): atomic_radius(int(z)) for z in np.unique(numbers)}
@@ -175,25 +179,30 @@ def validity_report(
 
     The verdicts of a crystal, True, False or None where there is none:
 
-    * ``valid``: ``structural`` and ``compositional``, CDVAE's; ``distance`` (0.5 Å) and ``volume`` (0.1 Å³) are the parts of the former;
-    * ``radii``: PGCGM's distance; ``neutral``: pymatgen's guess of oxidation states; ``readable``: a CIF of it gives the same crystal;
+    * ``valid``: ``structural`` and ``compositional``, CDVAE's; ``distance`` (0.5 Å) and ``volume`` (0.1 Å³) are the
+      parts of the former;
+    * ``radii``: PGCGM's distance; ``neutral``: pymatgen's guess of oxidation states; ``readable``: a CIF of it gives
+      the same crystal;
     * ``symmetric``: the symmetrised cell is consistent (:func:`~autoperi.metrics.consistency.symmetry_of`);
     * ``space_group_kept``: the group found is the wanted one;
     * ``cell``: no edge is longer than ``max_edge``, no angle outside ``angles``.
 
     Args:
-        crystals: pymatgen structures or ASE atoms; one that cannot be read (NaN, no volume, disordered) fails, with the reason.
-        oxidation_states: SMACT's list; see :func:`~autoperi.metrics.smact.smact_validity`.
+        crystals: pymatgen structures or ASE atoms; one that cannot be read (NaN, no volume, disordered) fails, with the
+            reason.
+        oxidation_states: SMACT's list; see :func:`~autoperi.chemistry.smact.smact_validity`.
         radii_fraction: see :func:`radii_validity`.
         symprec: Å, for the space group.
         max_edge: Å (KLDM: 40).
         angles: least and greatest cell angle in degrees (ADiT: 50, 130); None for any.
-        space_groups: wanted number of each crystal, None where any will do; by default what ``generate`` recorded in its properties.
+        space_groups: wanted number of each crystal, None where any will do; by default what ``generate`` recorded in
+            its properties.
         processes, cache, progress: as in :func:`~autoperi.metrics.parallel.featurise`.
 
     Returns:
-        ``shares`` (a share a verdict), ``crystals`` (a dictionary each: ``index``, the verdicts, ``space_group``, ``wanted_space_group`` and
-        ``reasons``, verdict to phrase where it is not True), ``n``, ``unreadable`` and ``parameters``.
+        ``shares`` (a share a verdict), ``crystals`` (a dictionary each: ``index``, the verdicts, ``space_group``,
+        ``wanted_space_group`` and ``reasons``, verdict to phrase where it is not True), ``n``, ``unreadable`` and
+        ``parameters``.
 
     Raises:
         RequestError: an option that cannot be honoured.
@@ -206,7 +215,9 @@ def validity_report(
     if angles is not None and not 0 <= angles[0] < angles[1] <= 180:
         raise RequestError(f"angles={angles!r} are not two angles between 0 and 180 degrees, the smaller first")
     if space_groups is not None and len(space_groups) != len(crystals):
-        raise RequestError(f"{len(space_groups)} space groups for {len(crystals)} crystals; give one for each, None for any")
+        raise RequestError(
+            f"{len(space_groups)} space groups for {len(crystals)} crystals; give one for each, None for any"
+        )
     for i, crystal in enumerate(crystals):
         kind_of(crystal, name=f"crystal {i}")
     parameters: dict[str, Any] = {
@@ -229,7 +240,11 @@ def validity_report(
     )
     wanted = space_groups if space_groups is not None else [recorded_group(c) for c in crystals]
     rows = [_row(i, result, group) for i, (result, group) in enumerate(zip(found, wanted, strict=True))]
-    why = {"space_group_kept": "no space group is wanted", "compositional": "no oxidation states", "radii": "no atomic radius"}
+    why = {
+        "space_group_kept": "no space group is wanted",
+        "compositional": "no oxidation states",
+        "radii": "no atomic radius",
+    }
     return {
         "n": len(rows),
         "unreadable": sum(isinstance(result, Failure) for result in found),
@@ -243,7 +258,9 @@ def _row(index: int, result: Any, wanted: int | None) -> dict[str, Any]:
     if isinstance(result, Failure):
         row: dict[str, Any] = dict.fromkeys(VERDICTS)
         # What cannot be read is not valid, by any test of the structure; of its composition nothing is known.
-        row |= dict.fromkeys(("valid", "structural", "distance", "volume", "readable", "cell"), False) | {"space_group": None}
+        row |= dict.fromkeys(("valid", "structural", "distance", "volume", "readable", "cell"), False) | {
+            "space_group": None
+        }
         reasons = {"valid": result.reason}
     else:
         row = json.loads(str(result))
@@ -262,7 +279,13 @@ def _row(index: int, result: Any, wanted: int | None) -> dict[str, Any]:
 
 
 def _judge(
-    structure: Any, *, oxidation_states: StateSet, radii_fraction: float, symprec: float, max_edge: float, angles: Sequence[float] | None
+    structure: Any,
+    *,
+    oxidation_states: StateSet,
+    radii_fraction: float,
+    symprec: float,
+    max_edge: float,
+    angles: Sequence[float] | None,
 ) -> Any:
     """The verdicts on one readable crystal as JSON in a NumPy string, so that they can be remembered."""
     lattice, coords, numbers = to_arrays(structure)
@@ -281,7 +304,10 @@ def _judge(
         "volume": (roomy, shape.reason),
         "compositional": (chemistry.valid, chemistry.reason),
         "radii": (radii.valid, radii.reason),
-        "neutral": (neutral, "no oxidation states of an element" if neutral is None else "pymatgen guesses no neutral oxidation states"),
+        "neutral": (
+            neutral,
+            "no oxidation states of an element" if neutral is None else "pymatgen guesses no neutral oxidation states",
+        ),
         "readable": (readable.valid, readable.reason),
         "symmetric": (symmetric.valid, symmetric.reason),
         "cell": (cell.valid, cell.reason),

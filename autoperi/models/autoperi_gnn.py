@@ -1,14 +1,17 @@
-"""AutoPeri-GNN: a periodic equivariant autoencoder whose decoder is a continuous normalizing flow (seed 0, section 3.2).
+"""AutoPeri-GNN: a periodic equivariant autoencoder whose decoder is a continuous normalizing flow (seed 0, section
+3.2).
 
-- **Encoder** (3.2.1): the shared backbone reads a crystal; a mean over atoms gives the latent vector z, normal with mean μ and variance σ².
-- **Decoder** (3.2.2): a flow on the free parameters of the crystal in its space group (:mod:`autoperi.geometry.freedom`), lattice and
-  positions together. Its field is the backbone again, conditioned on the time t, on z and on where the flow starts, and acts through a strain rate
-  and displacements that turn with the crystal. Such a field cannot leave the space group, and what the network says of a crystal knows no basis,
-  origin or order of atoms. Coordinates and densities are those of the standard primitive cell: another cell of a triclinic or monoclinic
-  crystal has other strains from its reference.
+- **Encoder** (3.2.1): the shared backbone reads a crystal; a mean over atoms gives the latent vector z, normal with
+  mean μ and variance σ².
+- **Decoder** (3.2.2): a flow on the free parameters of the crystal in its space group
+  (:mod:`autoperi.symmetry.freedom`), lattice and positions together. Its field is the backbone again, conditioned on
+  the time t, on z and on where the flow starts, and acts through a strain rate and displacements that turn with the
+  crystal. Such a field cannot leave the space group, and what the network says of a crystal knows no basis, origin or
+  order of atoms. Coordinates and densities are those of the standard primitive cell: another cell of a triclinic or
+  monoclinic crystal has other strains from its reference.
 
-Two starts share one network: *noise* (uniform positions, a wide spread of cells around one of equal edges and additive volume) and *near* (a
-narrow spread around a crystal proposed by something else, such as the prototype prior).
+Two starts share one network: *noise* (uniform positions, a wide spread of cells around one of equal edges and additive
+volume) and *near* (a narrow spread around a crystal proposed by something else, such as the prototype prior).
 """
 
 from __future__ import annotations
@@ -20,14 +23,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
-from autoperi.geometry.freedom import STRAINS, Freedom
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.nn.node_field import NodeField
-from autoperi.processes.apart import keep_apart
-from autoperi.processes.flow import EXACT_DIMENSIONS, UNIFORM_SCALE, Base, Field, LogLikelihood, integrate, log_likelihood
+from autoperi.processes.flow import (
+    EXACT_DIMENSIONS,
+    UNIFORM_SCALE,
+    Base,
+    Field,
+    LogLikelihood,
+    integrate,
+    log_likelihood,
+)
+from autoperi.processes.min_distance import keep_apart
+from autoperi.symmetry.freedom import STRAINS, Freedom
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 NATURAL = 20.0
@@ -50,7 +61,9 @@ class Start:
 
 
 NOISE = Start(0.08, 0.35, None)
-"""A start that knows composition, space group and orbits alone; the spread of ``mp_train`` about cells of equal edges and additive volume."""
+"""A start that knows composition, space group and orbits alone; the spread of ``mp_train`` about cells of equal edges
+and additive volume.
+"""
 NEAR = Start(0.04, 0.06, 0.25)
 """A start about a proposed crystal; the spread of the prior's proposals about the crystals they match."""
 
@@ -94,7 +107,9 @@ class AutoPeriGnn(nn.Module):
         self.latent = latent
         shared: dict[str, Any] = {"channels": channels, "cutoff": cutoff, "n_radial": n_radial, "l_max": l_max}
         self.encoder = Backbone(layers=encoder_layers, **shared)
-        self.posterior = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent))
+        self.posterior = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent)
+        )
         self.backbone = Backbone(layers=layers, **shared)
         self.register_buffer("frequencies", torch.arange(1, 9) * torch.pi, persistent=False)
         # time, kind of start, whether z is given, z
@@ -133,7 +148,14 @@ class AutoPeriGnn(nn.Module):
         return Base(space, mean, scale)
 
     def velocity(
-        self, y: Tensor, t: Tensor, freedom: Freedom, *, near: Tensor, z: Tensor | None = None, given: Tensor | None = None
+        self,
+        y: Tensor,
+        t: Tensor,
+        freedom: Freedom,
+        *,
+        near: Tensor,
+        z: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """The field v(y, t), ``[B, D]``: :meth:`rates` of the crystals with coordinates y, on their free parameters.
 
@@ -144,9 +166,17 @@ class AutoPeriGnn(nn.Module):
         return freedom.velocity(*self.rates(freedom.crystals(y), t, freedom, near=near, z=z, given=given))
 
     def rates(
-        self, crystals: CrystalBatch, t: Tensor, freedom: Freedom, *, near: Tensor, z: Tensor | None = None, given: Tensor | None = None
+        self,
+        crystals: CrystalBatch,
+        t: Tensor,
+        freedom: Freedom,
+        *,
+        near: Tensor,
+        z: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What the network says of crystals before any projection: dS/dt ``[B, 3, 3]`` and the atoms' dx/dt, fractional, ``[N, 3]``.
+        """What the network says of crystals before any projection: dS/dt ``[B, 3, 3]`` and the atoms' dx/dt,
+        fractional, ``[N, 3]``.
 
         Of a crystal that obeys its group these obey it too, to rounding; of another they do not.
 
@@ -160,7 +190,9 @@ class AutoPeriGnn(nn.Module):
         """
         dtype, real = self.backbone.embedding.weight.dtype, crystals.lattice.dtype
         unit = self._reference_unit(freedom)
-        scaled = crystals.replace(lattice=(crystals.lattice / unit[:, None, None]).to(dtype), frac_coords=crystals.frac_coords.to(dtype))
+        scaled = crystals.replace(
+            lattice=(crystals.lattice / unit[:, None, None]).to(dtype), frac_coords=crystals.frac_coords.to(dtype)
+        )
         phase = t.to(dtype).unsqueeze(1) * self.frequencies.to(dtype)
         known = torch.full_like(near, z is not None) if given is None else given
         code = phase.new_zeros(len(t), self.latent) if z is None else z.to(dtype) * known.unsqueeze(1)
@@ -196,9 +228,10 @@ class AutoPeriGnn(nn.Module):
             start: widths of the start; None is :data:`NEAR` or :data:`NOISE`.
             z: latent vectors, ``[B, latent]``, or None.
             steps, method: of :func:`~autoperi.processes.flow.integrate`.
-            apart: part of the sum of covalent radii that no two atoms come nearer than, from the base density's draw to the end
-                (:func:`~autoperi.processes.apart.keep_apart`); 0 lets them.
-            anneal: of :func:`~autoperi.processes.flow.integrate`: coordinates, not strains, are faster towards the end; 0 follows the flow.
+            apart: part of the sum of covalent radii that no two atoms come nearer than, from the base density's draw to
+                the end (:func:`~autoperi.processes.min_distance.keep_apart`); 0 lets them.
+            anneal: of :func:`~autoperi.processes.flow.integrate`: coordinates, not strains, are faster towards the end;
+                0 follows the flow.
         """
         base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
         field, begin = self._field(freedom, centre, z), base.draw(noise)
@@ -220,13 +253,16 @@ class AutoPeriGnn(nn.Module):
             **how: as in :meth:`sample`.
 
         Returns:
-            Coordinates ``[B, D]``, and the squared distance of their latent mean from z, ``[B]``; infinite where no draw gave a crystal.
+            Coordinates ``[B, D]``, and the squared distance of their latent mean from z, ``[B]``; infinite where no
+            draw gave a crystal.
 
         Raises:
             RequestError: noise of other dimensions, or no draw.
         """
         if noise.ndim != 3 or not len(noise):
-            raise RequestError(f"noise has the shape {tuple(noise.shape)}; give draws, crystals, coordinates, and at least one draw")
+            raise RequestError(
+                f"noise has the shape {tuple(noise.shape)}; give draws, crystals, coordinates, and at least one draw"
+            )
         with torch.no_grad():
             draws = torch.stack([self.sample(freedom, own, z=z, **how) for own in noise])
             means = torch.stack([self.encode(freedom.crystals(y))[0] for y in draws])
@@ -247,7 +283,8 @@ class AutoPeriGnn(nn.Module):
     ) -> LogLikelihood:
         """Log densities of crystals over their free parameters: strain coordinates and turns.
 
-        Exact where at most :data:`~autoperi.processes.flow.EXACT_DIMENSIONS` parameters are free, by Hutchinson's estimate elsewhere.
+        Exact where at most :data:`~autoperi.processes.flow.EXACT_DIMENSIONS` parameters are free, by Hutchinson's
+        estimate elsewhere.
 
         Args:
             freedom, centre, start, z: as in :meth:`sample`.
@@ -257,8 +294,8 @@ class AutoPeriGnn(nn.Module):
             probes: ±1, ``[K, B, D]``, such as signs of :func:`crystal_noise`; needed where the density is estimated.
 
         Returns:
-            Densities of the coordinates y. A crystal has as many y as its orbits can be exchanged, and their representatives chosen, without
-            changing it.
+            Densities of the coordinates y. A crystal has as many y as its orbits can be exchanged, and their
+            representatives chosen, without changing it.
 
         Raises:
             RequestError: no ``probes`` for a crystal of many free parameters.
@@ -266,11 +303,19 @@ class AutoPeriGnn(nn.Module):
         base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
         many = base.space.dimensions > EXACT_DIMENSIONS
         if bool(many.any()) and probes is None:
-            raise RequestError(f"a crystal has more than {EXACT_DIMENSIONS} free parameters; give probes for the estimate of its density")
+            raise RequestError(
+                f"a crystal has more than {EXACT_DIMENSIONS} free parameters; give probes for the estimate of its "
+                "density"
+            )
         nats, error, begin = y.new_zeros(len(y)), y.new_zeros(len(y)), torch.zeros_like(y)
 
         def field(rows: Tensor) -> Field:
-            return self._field(freedom[rows], None if centre is None else centre[rows], None if z is None else z[rows], width=y.shape[1])
+            return self._field(
+                freedom[rows],
+                None if centre is None else centre[rows],
+                None if z is None else z[rows],
+                width=y.shape[1],
+            )
 
         kinds = (torch.nonzero(~many).squeeze(1), torch.nonzero(many).squeeze(1))
         for rows in (part for kind in kinds for part in (kind.split(1) if steps is None else [kind])):
@@ -282,7 +327,9 @@ class AutoPeriGnn(nn.Module):
             copies = None
             if exact and len(rows) == 1:  # a pass over copies takes hardly longer than one over the crystal
                 copies = field(rows.expand(int(base.space.dimensions[rows[0]])))
-            found = log_likelihood(field(rows), own, y[rows], copies=copies, steps=steps, tolerance=tolerance, exact=exact, noise=noise)
+            found = log_likelihood(
+                field(rows), own, y[rows], copies=copies, steps=steps, tolerance=tolerance, exact=exact, noise=noise
+            )
             nats[rows], error[rows], begin[rows] = found.nats, found.standard_error, found.start
         return LogLikelihood(nats, error, base.space.dimensions, begin)
 
@@ -297,21 +344,26 @@ class AutoPeriGnn(nn.Module):
         return field
 
     def unit(self, batch: CrystalBatch) -> Tensor:
-        """Length in Å that the networks read as one: the cube root of the additive volume over :data:`NATURAL` an atom, ``[B, 1, 1]``."""
+        """Length in Å that the networks read as one: the cube root of the additive volume over :data:`NATURAL` an atom,
+        ``[B, 1, 1]``.
+        """
         volume = self.additive_volume(batch.atomic_numbers, batch.batch, len(batch)).to(batch.lattice.dtype)
         return (volume / (NATURAL * batch.n_atoms)).pow(1 / 3)[:, None, None]
 
     def _reference_unit(self, freedom: Freedom) -> Tensor:
-        volume = self.additive_volume(freedom.atomic_numbers, freedom.crystal.index_select(0, freedom.orbit), len(freedom))
+        volume = self.additive_volume(
+            freedom.atomic_numbers, freedom.crystal.index_select(0, freedom.orbit), len(freedom)
+        )
         return (volume.to(freedom.reference.dtype) / (NATURAL * freedom.n_atoms)).pow(1 / 3)
 
 
 def crystal_noise(freedom: Freedom, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise ``[B, D]`` in float64; each crystal draws as many numbers as it has columns itself, whatever stands beside it.
+    """Standard normal noise ``[B, D]`` in float64; each crystal draws as many numbers as it has columns itself,
+    whatever stands beside it.
 
     Args:
         freedom: B crystals.
-        generators: one a crystal (:func:`autoperi.random.torch_generator` of seed and index).
+        generators: one a crystal (:func:`autoperi.data.random.torch_generator` of seed and index).
     """
     orbits = torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()
     noise = torch.zeros(len(freedom), freedom.width, dtype=torch.float64)

@@ -1,14 +1,16 @@
-"""CGCNN: crystal graph convolutional network (Xie & Grossman, PRL 120, 145301 (2018)), a baseline and a feature extractor.
+"""CGCNN: crystal graph convolutional network (Xie & Grossman, PRL 120, 145301 (2018)), a baseline and a feature
+extractor.
 
-The gated convolution of eq. 5 with batch normalisation, over the 12 nearest neighbours within 8 Å and Gaussians of their
-distances. Three things differ from the paper:
+The gated convolution of eq. 5 with batch normalisation, over the 12 nearest neighbours within 8 Å and Gaussians of
+their distances. Three things differ from the paper:
 
 * The vector of an element is learned; the paper feeds nine fixed properties of it through a linear layer.
-* Which neighbours are "the twelve nearest" is undefined where the twelfth ties with the thirteenth, as in every body-centred
-  metal, and a choice among them would depend on the order of atoms and on the lattice basis. Here each neighbour has
-  an occupation in [0, 1], a smooth step of its distance r around a level μ of its atom, and μ is where the occupations sum to
-  twelve. Where no other distance lies within 0.2 Å of the twelfth this is the paper's choice; ties share what is left
-  equally, which is what a random choice among them gives on average; and the output is continuous in the positions.
+* Which neighbours are "the twelve nearest" is undefined where the twelfth ties with the thirteenth, as in every
+  body-centred metal, and a choice among them would depend on the order of atoms and on the lattice basis. Here each
+  neighbour has an occupation in [0, 1], a smooth step of its distance r around a level μ of its atom, and μ is where
+  the occupations sum to twelve. Where no other distance lies within 0.2 Å of the twelfth this is the paper's choice;
+  ties share what is left equally, which is what a random choice among them gives on average; and the output is
+  continuous in the positions.
 * The loss of :mod:`autoperi.training` is the mean absolute error.
 """
 
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -54,9 +56,9 @@ class Neighbours(NamedTuple):
 def nearest_neighbours(batch: CrystalBatch, *, k: int = 12, cutoff: float = 8.0) -> Neighbours:
     """The ``k`` nearest neighbours of each atom within ``cutoff`` (Å), the last places shared smoothly.
 
-    The occupation of an edge of length r is s((μ - r) / 0.2 Å), s the smoothstep from 0 at -1/2 to 1 at 1/2, with the level
-    μ of its centre such that all add up to ``k``; it fades to zero over the last 0.2 Å before the cutoff. An atom with
-    fewer than ``k`` neighbours keeps them all; one with none has no edge. No gradients are followed.
+    The occupation of an edge of length r is s((μ - r) / 0.2 Å), s the smoothstep from 0 at -1/2 to 1 at 1/2, with the
+    level μ of its centre such that all add up to ``k``; it fades to zero over the last 0.2 Å before the cutoff. An atom
+    with fewer than ``k`` neighbours keeps them all; one with none has no edge. No gradients are followed.
 
     Args:
         batch: B crystals.
@@ -96,7 +98,9 @@ def nearest_neighbours(batch: CrystalBatch, *, k: int = 12, cutoff: float = 8.0)
     occupation = _occupations(centre, distance, n, k, cutoff)
     keep = (occupation > 0).nonzero().squeeze(-1)
     keep = keep[torch.argsort(centre[keep] * max(n, 1) + neighbour[keep], stable=True)]
-    return Neighbours(centre[keep], neighbour[keep], *(x[keep].to(batch.lattice.dtype) for x in (distance, occupation, vector)))
+    return Neighbours(
+        centre[keep], neighbour[keep], *(x[keep].to(batch.lattice.dtype) for x in (distance, occupation, vector))
+    )
 
 
 def _occupations(centre: Tensor, distance: Tensor, n: int, k: int, cutoff: float) -> Tensor:
@@ -106,7 +110,9 @@ def _occupations(centre: Tensor, distance: Tensor, n: int, k: int, cutoff: float
     high = torch.full_like(low, cutoff + _HALF_WIDTH)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        filled = torch.zeros_like(low).index_add(0, centre, fade * _smoothstep((middle[centre] - distance) / (2 * _HALF_WIDTH)))
+        filled = torch.zeros_like(low).index_add(
+            0, centre, fade * _smoothstep((middle[centre] - distance) / (2 * _HALF_WIDTH))
+        )
         enough = filled >= k
         high = torch.where(enough, middle, high)
         low = torch.where(enough, low, middle)
@@ -123,15 +129,17 @@ class _Norm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and len(x) < 2:
-            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
         return super().forward(x)
 
 
 class GatedConvolution(nn.Module):
     """Eq. 5: v_i ← g(v_i + BN Σ_j w_ij σ(z_ij W_f + b_f) ⊙ g(z_ij W_s + b_s)), z_ij = v_i ⊕ v_j ⊕ u_ij, g softplus.
 
-    As in the paper's own program, z W is batch-normalised before the gate. The three blocks of W act separately, because
-    atoms are fewer than edges.
+    As in the paper's own program, z W is batch-normalised before the gate. The three blocks of W act separately,
+    because atoms are fewer than edges.
     """
 
     def __init__(self, channels: int, n_gaussians: int) -> None:
@@ -212,7 +220,10 @@ class Cgcnn(nn.Module):
 
 
 def load_cgcnn(
-    name_or_path: str | os.PathLike[str] = BUNDLED, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    name_or_path: str | os.PathLike[str] = BUNDLED,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> Cgcnn:
     """A trained CGCNN in evaluation mode.
 
@@ -224,7 +235,7 @@ def load_cgcnn(
     Raises:
         WeightsError: no such model, or one without a component ``cgcnn``.
     """
-    from autoperi.bundle import load_baseline
+    from autoperi.pipelines.bundle import load_baseline
 
     network = load_baseline(COMPONENT, name_or_path)
     assert isinstance(network, Cgcnn)

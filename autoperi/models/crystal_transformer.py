@@ -1,20 +1,23 @@
 """A crystal transformer after CTGNN (Du et al., arXiv:2405.11502 (2024)), a baseline.
 
-CTGNN has two transformers: one among the neighbours of an atom, whose edges carry distances and angles, and one among the atoms of a
-crystal. So has this network. Its equations are ours, chosen so that the laws of :mod:`autoperi.laws` hold exactly and one CPU core
-trains it in minutes; errors of the published program are not comparable digit by digit. One layer is
+CTGNN has two transformers: one among the neighbours of an atom, whose edges carry distances and angles, and one among
+the atoms of a crystal. So has this network. Its equations are ours, chosen so that the laws of :mod:`autoperi.laws`
+hold exactly and one CPU core trains it in minutes; errors of the published program are not comparable digit by digit.
+One layer is
 
     t_ij    = W_c h_i + W_n h_j + W_r G(r_ij)                                     (token of an edge, G Gaussians)
     l_jk    = q_ij·k_ik/√d + Σ_l β_l(t_ij) P_l(cos θ_jik) + ln w_ik               (among the edges of atom i)
     t_ij   += W_o Σ_k softmax_k(l_jk) (v_ik ⊕ P_1..L(cos θ_jik))
     h_i    += (1/k) Σ_j w_ij σ(W_g t_ij) ⊙ silu(W_s t_ij)                         (edges to atom)
-    h      += attention over the atoms of the crystal, then a feed-forward network (Vaswani et al. 2017, normalised first)
+    h      += attention over the atoms of the crystal, then a feed-forward network (Vaswani et al. 2017, normalised
+    first)
 
-with w the occupations of the nearest neighbours (:func:`autoperi.models.cgcnn.nearest_neighbours`), and P_l the Legendre
-polynomials of the angle at i between the edges to j and k, from which all angles of l ≤ ``l_max`` follow through the addition theorem
-P_l(cos θ_jik) = Σ_m Y_lm(u_ij) Y_lm(u_ik). They stand among the values too, because weights alone show nothing where all edges of an
-atom are alike, as in most elements. Because an edge counts with its occupation, the output is continuous in the positions.
-The attention over atoms knows no positions: in a supercell every key is there n times, which changes no weighted mean.
+with w the occupations of the nearest neighbours (:func:`autoperi.models.cgcnn.nearest_neighbours`), and P_l the
+Legendre polynomials of the angle at i between the edges to j and k, from which all angles of l ≤ ``l_max`` follow
+through the addition theorem P_l(cos θ_jik) = Σ_m Y_lm(u_ij) Y_lm(u_ik). They stand among the values too, because
+weights alone show nothing where all edges of an atom are alike, as in most elements. Because an edge counts with its
+occupation, the output is continuous in the positions. The attention over atoms knows no positions: in a supercell every
+key is there n times, which changes no weighted mean.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import places
 from autoperi.models.cgcnn import Neighbours, nearest_neighbours
 from autoperi.nn.heads import sum_per_crystal
@@ -48,7 +51,8 @@ class EdgeTable(NamedTuple):
         slot: place of each in the table of M rows and K columns, flat, ``[E]``.
         shape: (M, K).
         log_weight: ln w, :data:`_ABSENT` where there is no edge, ``[M, K]``.
-        harmonics: spherical harmonics of l = 1..l_max, normalised to one for each l, zero where there is no edge, ``[M, K, (l_max+1)²-1]``.
+        harmonics: spherical harmonics of l = 1..l_max, normalised to one for each l, zero where there is no edge, ``[M,
+            K, (l_max+1)²-1]``.
     """
 
     edges: Tensor
@@ -77,7 +81,9 @@ def edge_tables(edges: Neighbours, n_atoms: int, l_max: int) -> list[EdgeTable]:
         least, k = most, int(degree[here].max()) if len(chosen) else 0
         if k:
             row = torch.cumsum(here, 0) - 1
-            made = EdgeTable(chosen, row[edges.centre[chosen]] * k + place[chosen], (int(here.sum()), k), log_weight, harmonics)
+            made = EdgeTable(
+                chosen, row[edges.centre[chosen]] * k + place[chosen], (int(here.sum()), k), log_weight, harmonics
+            )
             weight = made.spread(log_weight[chosen] - _ABSENT).squeeze(-1) + _ABSENT
             found.append(made._replace(log_weight=weight, harmonics=made.spread(harmonics[chosen])))
     return found
@@ -95,7 +101,9 @@ class NeighbourAttention(nn.Module):
         neighbours: k, by which sums are divided.
     """
 
-    def __init__(self, *, channels: int, edge_channels: int, heads: int, n_gaussians: int, l_max: int, neighbours: int) -> None:
+    def __init__(
+        self, *, channels: int, edge_channels: int, heads: int, n_gaussians: int, l_max: int, neighbours: int
+    ) -> None:
         super().__init__()
         self.heads, self.l_max, self.neighbours = heads, l_max, neighbours
         self.norm = nn.LayerNorm(channels)
@@ -112,7 +120,9 @@ class NeighbourAttention(nn.Module):
         self.message = nn.Linear(edge_channels, 2 * channels)
 
     def forward(self, atoms: Tensor, edges: Neighbours, basis: Tensor, tables: list[EdgeTable]) -> Tensor:
-        """What is added to the atom vectors ``[N, C]``; zero for an atom without edges. The basis of the edges is ``[E, G]``."""
+        """What is added to the atom vectors ``[N, C]``; zero for an atom without edges. The basis of the edges is ``[E,
+        G]``.
+        """
         normed = self.norm(atoms)
         tokens = self.centre(normed)[edges.centre] + self.neighbour(normed)[edges.neighbour] + self.radial(basis)
         tokens = tokens + self.mix(self.attend(self.norm_edges(tokens), tables))
@@ -121,7 +131,9 @@ class NeighbourAttention(nn.Module):
         return torch.zeros_like(atoms).index_add(0, edges.centre, message)
 
     def attend(self, tokens: Tensor, tables: list[EdgeTable]) -> Tensor:
-        """What an edge learns from the edges of the same atom, ``[E, edge_channels + heads·l_max]``: values, then angles, head after head."""
+        """What an edge learns from the edges of the same atom, ``[E, edge_channels + heads·l_max]``: values, then
+        angles, head after head.
+        """
         qkv, beta = self.qkv(tokens), self.angular(tokens)
         out = tokens.new_zeros(len(tokens), tokens.shape[1] + beta.shape[1])
         for table in tables:
@@ -134,8 +146,12 @@ class NeighbourAttention(nn.Module):
         own = table.harmonics.unsqueeze(1)
         others = own.expand(-1, self.heads, -1, -1)
         # β_l P_l(cos θ) is a product of what the query and the key each know
-        query = torch.cat([query * query.shape[-1] ** -0.5, (self._by_head(table.spread(beta), table.shape) @ of_degree.T) * own], -1)
-        weight = torch.softmax(query @ torch.cat([key, others], -1).transpose(-1, -2) + table.log_weight[:, None, None], -1)
+        query = torch.cat(
+            [query * query.shape[-1] ** -0.5, (self._by_head(table.spread(beta), table.shape) @ of_degree.T) * own], -1
+        )
+        weight = torch.softmax(
+            query @ torch.cat([key, others], -1).transpose(-1, -2) + table.log_weight[:, None, None], -1
+        )
         values, angles = (weight @ torch.cat([value, others], -1)).split([value.shape[-1], own.shape[-1]], -1)
         found = [x.transpose(1, 2).flatten(2).flatten(0, 1)[table.slot] for x in (values, (angles * own) @ of_degree)]
         return torch.cat(found, -1)
@@ -153,7 +169,9 @@ class AtomAttention(nn.Module):
         self.norm, self.norm_forward = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.mix = nn.Linear(channels, channels, bias=False)
-        self.forward_net = nn.Sequential(nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels))
+        self.forward_net = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels)
+        )
 
     def forward(self, atoms: Tensor, batch: CrystalBatch) -> Tensor:
         """Atom vectors ``[N, C]`` to new ones."""
@@ -209,7 +227,9 @@ class CrystalTransformer(nn.Module):
             "l_max": l_max,
         }
         if channels % heads or edge_channels % heads or l_max < 1:
-            raise ValueError(f"{heads} heads must divide {channels} and {edge_channels} channels, and l_max {l_max} be at least 1")
+            raise ValueError(
+                f"{heads} heads must divide {channels} and {edge_channels} channels, and l_max {l_max} be at least 1"
+            )
         self.n_neighbours, self.cutoff, self.l_max = neighbours, cutoff, l_max
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.register_buffer("centres", torch.linspace(0.0, cutoff, n_gaussians), persistent=False)
@@ -242,7 +262,10 @@ class CrystalTransformer(nn.Module):
 
 
 def load_crystal_transformer(
-    name_or_path: str | os.PathLike[str] = BUNDLED, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    name_or_path: str | os.PathLike[str] = BUNDLED,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> CrystalTransformer:
     """A trained crystal transformer in evaluation mode.
 
@@ -254,7 +277,7 @@ def load_crystal_transformer(
     Raises:
         WeightsError: no such model, or one without a component ``crystal_transformer``.
     """
-    from autoperi.bundle import load_baseline
+    from autoperi.pipelines.bundle import load_baseline
 
     network = load_baseline(COMPONENT, name_or_path)
     assert isinstance(network, CrystalTransformer)

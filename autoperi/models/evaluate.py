@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.models.potential import Evaluation, Potential
 
@@ -15,7 +15,8 @@ MAX_EDGES = 100_000
 
 
 def passes(batch: CrystalBatch, cutoff: float, *, max_edges: int = MAX_EDGES) -> list[slice]:
-    """Consecutive crystals whose edges, estimated from their densities, stay below ``max_edges`` together; at least one a pass.
+    """Consecutive crystals whose edges, estimated from their densities, stay below ``max_edges`` together; at least one
+    a pass.
 
     Raises:
         RequestError: ``max_edges`` is not positive.
@@ -33,7 +34,9 @@ def passes(batch: CrystalBatch, cutoff: float, *, max_edges: int = MAX_EDGES) ->
     return [*found, slice(start, len(batch))] if len(batch) else []
 
 
-def evaluate(potential: Potential, batch: CrystalBatch, *, derivatives: bool = True, max_edges: int = MAX_EDGES) -> Evaluation:
+def evaluate(
+    potential: Potential, batch: CrystalBatch, *, derivatives: bool = True, max_edges: int = MAX_EDGES
+) -> Evaluation:
     """Evaluate a batch of any size; each crystal gets what it gets alone (to rounding), without a graph of gradients.
 
     Args:

@@ -1,17 +1,20 @@
 """The lattice relaxer that ``relax_lattice`` and ``generate`` use: EMPNN passes that know how sure they are.
 
-Klipfel et al. (AAAI 2023) let a network read a crystal and act on its lattice, ρ' = exp(A)·ρ (eq. 10a), with A in the span of edge
-ket-bras |u⟩⟨u| (Definition 8). This model keeps that and adds what a relaxer in daily use needs:
+Klipfel et al. (AAAI 2023) let a network read a crystal and act on its lattice, ρ' = exp(A)·ρ (eq. 10a), with A in the
+span of edge ket-bras |u⟩⟨u| (Definition 8). This model keeps that and adds what a relaxer in daily use needs:
 
-- **A natural unit of length.** ℓ = (V̂/N)^⅓ with V̂ the sum of learned element volumes: crystals enter scaled to 20 Å³ an atom, so that every
-  one of them has about as many neighbours, and a cell of absurd density can be brought to V̂ before anything else is asked.
+- **A natural unit of length.** ℓ = (V̂/N)^⅓ with V̂ the sum of learned element volumes: crystals enter scaled to 20 Å³
+  an atom, so that every one of them has about as many neighbours, and a cell of absurd density can be brought to V̂
+  before anything else is asked.
 - **Two fields.** |u⟩⟨u| = I/3 + (|u⟩⟨u| - I/3): the weights of the two parts differ, φ_iso and φ_dev, each Σ_c α_c(h_i) R_c(r_ij) s_c(h_j).
   That is what the last layer's features of l = 0 and 2 already hold, so the field costs no further work on edges.
-- **Uncertainty.** From the invariants and the sizes of both fields the network predicts how large the error will be that is left, b_iso
-  and b_dev (means of |tr e|/√3 and ‖dev e‖, by the likelihood of a Laplace distribution), and by how much to shorten each field.
-  A relaxation that does not stand out from that error is not believed (:func:`autoperi.processes.lattice.cautious`).
+- **Uncertainty.** From the invariants and the sizes of both fields the network predicts how large the error will be
+  that is left, b_iso and b_dev (means of |tr e|/√3 and ‖dev e‖, by the likelihood of a Laplace distribution), and by
+  how much to shorten each field. A relaxation that does not stand out from that error is not believed
+  (:func:`autoperi.processes.lattice.cautious`).
 
-All of it is invariant or equivariant under O(3) × translations × S_n × SL3(Z) and the choice of supercell (Proposition 4).
+All of it is invariant or equivariant under O(3) × translations × S_n × SL3(Z) and the choice of supercell (Proposition
+4).
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.models.empnn import Empnn
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
@@ -59,7 +62,8 @@ class LatticeRelaxer(nn.Module):
         cutoff: radius of the multigraph in Å of the scaled crystal; 4.75 Å hold about 22 neighbours at 20 Å³ an atom.
         hidden: width of the heads.
         max_strain: bound on the norm of A, reached smoothly.
-        caution: how many times its expected error a relaxation must exceed to be believed, see :func:`~autoperi.processes.lattice.cautious`.
+        caution: how many times its expected error a relaxation must exceed to be believed, see
+            :func:`~autoperi.processes.lattice.cautious`.
         calibration: factor and power of :meth:`expected_error`.
         kind: what tells this config from that of an :class:`~autoperi.models.empnn.Empnn`; only :data:`KIND`.
     """
@@ -101,7 +105,9 @@ class LatticeRelaxer(nn.Module):
         # relative to the covalent spheres, so that an element never seen keeps a sensible volume
         self.log_volume = nn.Parameter(torch.zeros(MAX_ATOMIC_NUMBER + 1))
         self.register_buffer("radii_log_volume", _radii_log_volumes(), persistent=False)
-        self.atom = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, hidden + channels + 1))
+        self.atom = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, hidden + channels + 1)
+        )
         self.hidden = hidden
         last = nn.Linear(hidden, 4)
         with torch.no_grad():  # a fresh model hardly doubts its fields, and expects errors of a few per cent
@@ -115,8 +121,9 @@ class LatticeRelaxer(nn.Module):
         return sum_per_crystal(volumes.index_select(0, batch.atomic_numbers), batch)
 
     def expected_error(self, spread: Tensor) -> Tensor:
-        """Mean relative error of a cell's lengths, ``[B]``, from the spread of a step: √(b_iso²/3 + 2 b_dev²/15), the root mean square of
-        uᵀeu over directions u, as ``calibration`` (factor, power) found it on crystals that the network was not trained on.
+        """Mean relative error of a cell's lengths, ``[B]``, from the spread of a step: √(b_iso²/3 + 2 b_dev²/15), the
+        root mean square of uᵀeu over directions u, as ``calibration`` (factor, power) found it on crystals that the
+        network was not trained on.
         """
         factor, power = self.calibration
         return factor * length_error(spread) ** power
@@ -160,13 +167,15 @@ def length_error(spread: Tensor) -> Tensor:
 
 
 def lattice_network(*, kind: str = "empnn", **config: Any) -> Empnn | LatticeRelaxer:
-    """The network of a component ``empnn``: a :class:`LatticeRelaxer` where its config says so by ``kind``, else a one-shot :class:`Empnn`."""
+    """The network of a component ``empnn``: a :class:`LatticeRelaxer` where its config says so by ``kind``, else a
+    one-shot :class:`Empnn`.
+    """
     return Empnn(**config) if kind == "empnn" else LatticeRelaxer(kind=kind, **config)
 
 
 def _radii_log_volumes() -> Tensor:
     """Log of 4/3 π r³/0.6 with r the covalent radius in Å, ``[Z]``."""
-    from autoperi.physics.distance import covalent_radii
+    from autoperi.geometry.distances import covalent_radii
 
     radii = torch.tensor(covalent_radii(), dtype=torch.float32)[: MAX_ATOMIC_NUMBER + 1]
     return torch.log(4 / 3 * math.pi * radii.nan_to_num(1.5).clamp(min=0.3) ** 3 / 0.6)

@@ -1,9 +1,10 @@
 """p(space group, orbits, which element sits where | composition): an autoregressive network over the sentences of a grammar.
 
-The composition is read by a transformer encoder, one token an element. A space group is chosen among those that can hold it, then one orbit after
-another, by a transformer decoder whose every choice is masked by what :class:`~autoperi.prior.orbit_grammar.Grammar` allows. Probabilities of all groups and
-sentences of a composition therefore add up to one exactly, and none of them misses the composition or the number of atoms. P1 is
-no exception: its sentences have one orbit an atom.
+The composition is read by a transformer encoder, one token an element. A space group is chosen among those that can
+hold it, then one orbit after another, by a transformer decoder whose every choice is masked by what
+:class:`~autoperi.symmetry.orbit_grammar.Grammar` allows. Probabilities of all groups and sentences of a composition
+therefore add up to one exactly, and none of them misses the composition or the number of atoms. P1 is no exception: its
+sentences have one orbit an atom.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoperi.geometry.wyckoff import LETTERS, can_fit, wyckoff_positions
-from autoperi.prior.orbit_grammar import Sentence, State, grammar
+from autoperi.symmetry.orbit_grammar import Sentence, State, grammar
+from autoperi.symmetry.wyckoff import LETTERS, can_fit, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 GROUPS, N_LETTERS = 231, len(LETTERS)
@@ -80,7 +81,9 @@ class OrbitNetwork(nn.Module):
     site_table: Tensor
     site_row: Tensor
 
-    def __init__(self, *, channels: int = 96, layers: int = 3, encoder_layers: int = 2, heads: int = 4, dropout: float = 0.1) -> None:
+    def __init__(
+        self, *, channels: int = 96, layers: int = 3, encoder_layers: int = 2, heads: int = 4, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
             "channels": channels,
@@ -89,7 +92,8 @@ class OrbitNetwork(nn.Module):
             "heads": heads,
             "dropout": dropout,
         }
-        # what is known of elements, groups and positions; filled by tables(), kept with the weights, so that training needs no symmetry library
+        # what is known of elements, groups and positions; filled by tables(), kept with the weights, so that training
+        # needs no symmetry library
         self.register_buffer("element_table", torch.zeros(MAX_ATOMIC_NUMBER + 1, ELEMENT_FEATURES))
         self.register_buffer("group_table", torch.zeros(GROUPS, GROUP_FEATURES))
         self.register_buffer("site_table", torch.zeros(_N_SITES, SITE_FEATURES))
@@ -107,9 +111,13 @@ class OrbitNetwork(nn.Module):
             nn.init.normal_(table.weight, std=0.05)
         options: dict[str, Any] = {"dropout": dropout, "batch_first": True, "norm_first": True, "activation": "gelu"}
         self.encoder = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(channels, heads, 2 * channels, **options), encoder_layers, enable_nested_tensor=False
+            nn.TransformerEncoderLayer(channels, heads, 2 * channels, **options),
+            encoder_layers,
+            enable_nested_tensor=False,
         )
-        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(channels, heads, 2 * channels, **options), layers)
+        self.decoder = nn.TransformerDecoder(
+            nn.TransformerDecoderLayer(channels, heads, 2 * channels, **options), layers
+        )
         self.which_group = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)
         )
@@ -125,7 +133,9 @@ class OrbitNetwork(nn.Module):
         """One token an element ``[B, E, C]``, and which tokens are padding ``[B, E]``."""
         counts = counts.clamp(max=MOST_ATOMS)
         total = self.total(counts.sum(1).clamp(max=MOST_ATOMS)).unsqueeze(1)
-        tokens = self.element(elements) + self.element_features(self.element_table[elements]) + self.count(counts) + total
+        tokens = (
+            self.element(elements) + self.element_features(self.element_table[elements]) + self.count(counts) + total
+        )
         padding = elements == 0
         return self.encoder(tokens, src_key_padding_mask=padding), padding
 
@@ -138,7 +148,14 @@ class OrbitNetwork(nn.Module):
         return torch.log_softmax(scores.masked_fill(~groups, -torch.inf), -1)
 
     def word_log_p(
-        self, memory: Tensor, padding: Tensor, group: Tensor, element: Tensor, left: Tensor, letter: Tensor, allowed: Tensor
+        self,
+        memory: Tensor,
+        padding: Tensor,
+        group: Tensor,
+        element: Tensor,
+        left: Tensor,
+        letter: Tensor,
+        allowed: Tensor,
     ) -> Tensor:
         """ln p(word | what stands before it), ``[B, T, 27]``; -inf for words that are not allowed, 0 beyond the end."""
         t = element.shape[1]
@@ -199,12 +216,18 @@ class OrbitNetwork(nn.Module):
         return of_group, torch.where(letter >= 0, said_p, torch.zeros_like(said_p)).sum(1)
 
     def likeliest(
-        self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None, beam: int = BEAM
+        self,
+        elements: Sequence[int],
+        counts: Sequence[int],
+        *,
+        limit: int,
+        space_group: int | None = None,
+        beam: int = BEAM,
     ) -> list[OrbitAnswer]:
         """The likeliest ways to build a composition, best first, found by beam search.
 
         Args:
-            elements: atomic numbers in the order of :func:`~autoperi.prior.orbit_grammar.element_order`.
+            elements: atomic numbers in the order of :func:`~autoperi.symmetry.orbit_grammar.element_order`.
             counts: atoms of each in the primitive cell.
             limit: number of answers.
             space_group: only this one; probabilities are then given the group.
@@ -231,7 +254,9 @@ class OrbitNetwork(nn.Module):
                 partial = sorted(rest, key=_best_first)[:beam]
         return [OrbitAnswer(p.group, _by_element(p, counts), round(p.log_p, 9)) for p in done]
 
-    def _longer(self, partial: list[_Partial], memory: Tensor, padding: Tensor, counts: tuple[int, ...]) -> list[_Partial]:
+    def _longer(
+        self, partial: list[_Partial], memory: Tensor, padding: Tensor, counts: tuple[int, ...]
+    ) -> list[_Partial]:
         n, t = len(partial), len(partial[0].words)
         group = torch.tensor([p.group for p in partial])
         element, left, letter = (torch.zeros(n, t + 1, dtype=torch.long) for _ in range(3))
@@ -275,8 +300,8 @@ def fitting_groups(counts: tuple[int, ...]) -> Tensor:
 
 def tables() -> dict[str, Tensor]:
     """The buffers of :class:`OrbitNetwork`: descriptors of elements, groups and Wyckoff positions."""
-    from autoperi.geometry.spacegroup import space_group
-    from autoperi.prior.chemistry import element_descriptors
+    from autoperi.chemistry.descriptors import element_descriptors
+    from autoperi.symmetry.spacegroup import space_group
 
     group_table, site_table = torch.zeros(GROUPS, GROUP_FEATURES), torch.zeros(_N_SITES, SITE_FEATURES)
     site_row = torch.zeros(GROUPS, N_LETTERS, dtype=torch.long)
@@ -287,7 +312,9 @@ def tables() -> dict[str, Tensor]:
         system = next(k for k, last in enumerate((2, 15, 74, 142, 167, 194, 230)) if number <= last)
         inversion = any((r == -torch.eye(3).numpy()).all() for r in group.primitive.rotations)
         group_table[number, system] = 1.0
-        group_table[number, 7:] = torch.tensor([torch.log(torch.tensor(float(size))) / 4, group.n_centring / 4, float(inversion)])
+        group_table[number, 7:] = torch.tensor(
+            [torch.log(torch.tensor(float(size))) / 4, group.n_centring / 4, float(inversion)]
+        )
         for k, p in enumerate(wyckoff_positions(number)):
             site_row[number, k] = row
             site_table[row, p.dof] = 1.0

@@ -1,10 +1,10 @@
 """The potential: total energy as a sum over atoms on the shared backbone; forces and stress are its derivatives.
 
-E = Σ_i [E₀(Z_i) + ε(h_i)] + Σ_(i<j) ZBL(Z_i, Z_j, r_ij) (seed 0, section 3.2.3: an invariant scalar head). The sum over atoms makes
-the energy size-extensive; the envelope of the radial basis, with two vanishing derivatives at the cutoff, makes it smooth
-there. Forces and stress are taken with respect to the edge vectors, of which alone the energy is a function. The screened
-nuclear repulsion (Ziegler, Biersack, Littmark 1985) acts only below the sum of two covalent radii: it keeps atoms apart where no
-training frame was.
+E = Σ_i [E₀(Z_i) + ε(h_i)] + Σ_(i<j) ZBL(Z_i, Z_j, r_ij) (seed 0, section 3.2.3: an invariant scalar head). The sum over
+atoms makes the energy size-extensive; the envelope of the radial basis, with two vanishing derivatives at the cutoff,
+makes it smooth there. Forces and stress are taken with respect to the edge vectors, of which alone the energy is a
+function. The screened nuclear repulsion (Ziegler, Biersack, Littmark 1985) acts only below the sum of two covalent
+radii: it keeps atoms apart where no training frame was.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoperi.crystal import CrystalBatch
-from autoperi.elements import covalent_radii
+from autoperi.data.crystal import CrystalBatch
+from autoperi.data.elements import covalent_radii
 from autoperi.errors import StructureError
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 from autoperi.nn.backbone import Backbone
@@ -60,7 +60,14 @@ class Potential(nn.Module):
     seen: Tensor
 
     def __init__(
-        self, *, channels: int = 64, layers: int = 3, cutoff: float = 5.0, n_radial: int = 8, l_max: int = 2, hidden: int = 64
+        self,
+        *,
+        channels: int = 64,
+        layers: int = 3,
+        cutoff: float = 5.0,
+        n_radial: int = 8,
+        l_max: int = 2,
+        hidden: int = 64,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -103,14 +110,18 @@ class Potential(nn.Module):
             from ase.data import chemical_symbols
 
             names = ", ".join(chemical_symbols[z] for z in unknown)
-            raise StructureError(f"the potential was never trained on {names}; leave these elements out, or use another potential")
+            raise StructureError(
+                f"the potential was never trained on {names}; leave these elements out, or use another potential"
+            )
 
     def atomic_energies(self, batch: CrystalBatch, graph: Multigraph | None = None) -> Tensor:
         """Energies of the atoms in eV, ``[N]``, differentiable in positions and lattice."""
         graph = radius_graph(batch, self.cutoff) if graph is None else graph
         return self.edge_energies(batch.atomic_numbers, graph, edge_vectors(batch, graph))
 
-    def edge_energies(self, atomic_numbers: Tensor, graph: Multigraph, vectors: Tensor, *, once: bool = False) -> Tensor:
+    def edge_energies(
+        self, atomic_numbers: Tensor, graph: Multigraph, vectors: Tensor, *, once: bool = False
+    ) -> Tensor:
         """Energies of atoms ``[N]`` in eV from edge vectors ``[E, 3]`` in Å; edges beyond the cutoff count for nothing.
 
         ``once``: only first derivatives with respect to the vectors will be asked for.
@@ -130,11 +141,11 @@ class Potential(nn.Module):
     ) -> Evaluation:
         """Energies, and by autograd forces and stress.
 
-        With g_e = ∂E/∂v_e of the edge e from atom i to (j, τ): F_i = Σ_(e from i) g_e - Σ_(e to i) g_e, and the symmetric
-        stress σ = (1/V) Σ_e v_e ⊗ g_e, which is (1/V) ∂E/∂ε of the strain that takes L to L(1 + ε).
+        With g_e = ∂E/∂v_e of the edge e from atom i to (j, τ): F_i = Σ_(e from i) g_e - Σ_(e to i) g_e, and the
+        symmetric stress σ = (1/V) Σ_e v_e ⊗ g_e, which is (1/V) ∂E/∂ε of the strain that takes L to L(1 + ε).
 
-        A batch in float64 and a network in float32 go together: vectors are formed, and energies and forces added up, in
-        the batch's precision.
+        A batch in float64 and a network in float32 go together: vectors are formed, and energies and forces added up,
+        in the batch's precision.
 
         Args:
             batch: B crystals.
@@ -182,7 +193,9 @@ class Potential(nn.Module):
 
 
 def _covalent_radii() -> Tensor:
-    """Covalent radii in Å by atomic number (:func:`autoperi.elements.covalent_radii`); 0 for the unused entry 0."""
+    """Covalent radii in Å by atomic number (:func:`autoperi.data.elements.covalent_radii`); 0 for the unused entry
+    0.
+    """
     radii = torch.tensor(covalent_radii(), dtype=torch.float32)
     radii[0] = 0.0
     return radii

@@ -1,16 +1,17 @@
 """Properties of a crystal read from the frozen encoder of the formation energy, each with its uncertainty.
 
-One pass of the encoder gives every atom's features; what the heads read of them is set out in :func:`encode`. A head turns the
-atoms of a crystal into numbers of the crystal (:class:`PropertyHead`); several heads trained on different parts of the data make
-the ensemble of a group of targets (:class:`PropertyHeads`). The uncertainty of a target is
+One pass of the encoder gives every atom's features; what the heads read of them is set out in :func:`encode`. A head
+turns the atoms of a crystal into numbers of the crystal (:class:`PropertyHead`); several heads trained on different
+parts of the data make the ensemble of a group of targets (:class:`PropertyHeads`). The uncertainty of a target is
 
     σ = s·(spread of the members² + ε²)^(1/2)
 
 with ε a small network trained on the errors that members make on crystals they did not see, and s one number a
-target, such that intervals of two σ hold 95 % of the labels of validation crystals (Scalia et al., J. Chem. Inf. Model. 60, 2697 (2020), scale calibration).
+target, such that intervals of two σ hold 95 % of the labels of validation crystals (Scalia et al., J. Chem. Inf. Model.
+60, 2697 (2020), scale calibration).
 
-All inputs are invariant, and atoms are pooled by means, variances, extremes and weighted means: invariant under the order of
-atoms and the choice of a supercell. Hence all outputs are invariant under Euc(3) × S_n × SL3(Z).
+All inputs are invariant, and atoms are pooled by means, variances, extremes and weighted means: invariant under the
+order of atoms and the choice of a supercell. Hence all outputs are invariant under Euc(3) × S_n × SL3(Z).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoperi.crystal import CrystalBatch
-from autoperi.models.properties import FormationEnergy
+from autoperi.data.crystal import CrystalBatch
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -35,7 +36,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "phonon": ("last_phonon_peak",),
     "formation_energy": ("formation_energy",),
 }
-"""Groups of targets that share heads. Gaps and formation energies are in eV, moduli in log10 GPa, the peak in ln 1/cm."""
+"""Groups of targets that share heads. Gaps and formation energies are in eV, moduli in log10 GPa, the peak in ln
+1/cm.
+"""
 _VARIANCE = 1e-2  # added to variances, so that their roots are smooth where all atoms are alike
 _FLOOR = 0.01  # of the deviation of the labels: no error is smaller
 _ATTENTION = 8.0  # largest logarithm of an attention weight
@@ -68,7 +71,9 @@ class CrystalFeatures:
         offsets = torch.cumsum(self.n_atoms, 0) - self.n_atoms
         start = torch.repeat_interleave(offsets[rows] - (torch.cumsum(counts, 0) - counts), counts)
         atoms = start + torch.arange(len(start), device=start.device)
-        return CrystalFeatures(self.nodes[atoms], self.atomic_numbers[atoms], counts, self.volume[rows], self.energy[rows])
+        return CrystalFeatures(
+            self.nodes[atoms], self.atomic_numbers[atoms], counts, self.volume[rows], self.energy[rows]
+        )
 
 
 class Prediction(NamedTuple):
@@ -88,7 +93,8 @@ class Prediction(NamedTuple):
 def node_features(backbone: Backbone, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
     """The last scalars ``[N, C]``, and all features that the heads read, ``[N, (layers + l_max)·C]``.
 
-    These are the scalars after each layer, and of the last layer's features of l > 0 the logarithm of one plus their norm.
+    These are the scalars after each layer, and of the last layer's features of l > 0 the logarithm of one plus their
+    norm.
     """
     geometry = backbone.geometry(batch)
     scalars = backbone.embedding(batch.atomic_numbers)
@@ -120,8 +126,8 @@ def encoder_fingerprint(backbone: Backbone) -> str:
 class PropertyHead(nn.Module):
     """From the atoms of a crystal to numbers of the crystal.
 
-    Each atom's features, element descriptors and a learned element vector pass a small network; means, deviations, extremes and
-    attention-weighted means over the atoms, the same of the descriptors themselves, the logarithm of the
+    Each atom's features, element descriptors and a learned element vector pass a small network; means, deviations,
+    extremes and attention-weighted means over the atoms, the same of the descriptors themselves, the logarithm of the
     volume per atom and the formation energy pass another.
 
     Args:
@@ -149,7 +155,9 @@ class PropertyHead(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, embedding)
-        self.atom = nn.Sequential(nn.Linear(features + descriptors + embedding, width), nn.SiLU(), nn.Linear(width, width))
+        self.atom = nn.Sequential(
+            nn.Linear(features + descriptors + embedding, width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.attention = nn.Linear(width, attention)
         pooled = (4 + attention) * width + 4 * descriptors + 2 * embedding + 2
         self.crystal = nn.Sequential(
@@ -196,8 +204,8 @@ class PropertyHeads(nn.Module):
     Args:
         features: F, as :func:`node_features` gives them.
         descriptors: number of descriptors of an element.
-        heads: group of :data:`GROUPS` to its ``members``, and what :class:`PropertyHead` is to be of (``width``, ``hidden``). A
-            group without members has no mean of its own, only σ.
+        heads: group of :data:`GROUPS` to its ``members``, and what :class:`PropertyHead` is to be of (``width``,
+            ``hidden``). A group without members has no mean of its own, only σ.
         noise: the same for the networks of ε.
         encoder: :func:`encoder_fingerprint` of the encoder, "" where it does not matter.
     """
@@ -236,7 +244,9 @@ class PropertyHeads(nn.Module):
             targets = len(GROUPS[name])
             outputs = targets + (name == "band_gap")
             shape = {k: v for k, v in options.items() if k != "members"}
-            self.members[name] = nn.ModuleList(PropertyHead(**sizes, outputs=outputs, **shape) for _ in range(options["members"]))
+            self.members[name] = nn.ModuleList(
+                PropertyHead(**sizes, outputs=outputs, **shape) for _ in range(options["members"])
+            )
             self.noise[name] = PropertyHead(**sizes, outputs=targets, **noise)
             # labels are learned as (label - centre) / scale
             self.register_buffer(f"{name}_centre", torch.zeros(targets))
@@ -248,7 +258,8 @@ class PropertyHeads(nn.Module):
         return (crystals.nodes - self.feature_mean) / self.feature_std, self.descriptors[crystals.atomic_numbers]
 
     def spread(self, crystals: CrystalFeatures, group: str) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean and deviation of the members ``[B, targets]``, and the probability of a metal ``[B]`` where the group has one.
+        """Mean and deviation of the members ``[B, targets]``, and the probability of a metal ``[B]`` where the group
+        has one.
 
         Raises:
             KeyError: the model lacks the group, or it has no members.
@@ -261,9 +272,11 @@ class PropertyHeads(nn.Module):
         return values.mean(0), values.std(0, correction=0), metal
 
     def decode(self, outputs: Tensor, group: str) -> tuple[Tensor, Tensor | None]:
-        """What a member's outputs ``[B, outputs]`` mean: targets ``[B, targets]``, and the probability of a metal ``[B]`` or None.
+        """What a member's outputs ``[B, outputs]`` mean: targets ``[B, targets]``, and the probability of a metal
+        ``[B]`` or None.
 
-        A band gap is never negative, fades to zero where the probability of a metal goes from 0.4 to 0.6, and is zero beyond.
+        A band gap is never negative, fades to zero where the probability of a metal goes from 0.4 to 0.6, and is zero
+        beyond.
         """
         targets = len(GROUPS[group])
         values = outputs[:, :targets] * getattr(self, f"{group}_scale") + getattr(self, f"{group}_centre")
@@ -299,7 +312,8 @@ class PropertyHeads(nn.Module):
 def properties_of(predictions: dict[str, Prediction]) -> dict[str, Tensor]:
     """Columns of a table, ``[B]`` each: gaps and formation energies in eV, moduli in GPa, the last phonon peak in 1/cm.
 
-    The uncertainty of what is predicted as a logarithm is that of the logarithm times the value: σ(K) = ln 10 · K · σ(log10 K).
+    The uncertainty of what is predicted as a logarithm is that of the logarithm times the value: σ(K) = ln 10 · K ·
+    σ(log10 K).
     """
     columns: dict[str, Tensor] = {}
     for group, prediction in predictions.items():

@@ -22,7 +22,7 @@ from e3nn import o3
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 from autoperi.nn.radial import BesselBasis
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -65,7 +65,8 @@ class BackboneOutput:
 
 
 class _Sums(torch.autograd.Function):
-    """Σ_k Σ_r W[m, r, c] operator[n, mr, k] source[neighbour(n, k), c], a few atoms at a time, so that temporaries stay in the cache.
+    """Σ_k Σ_r W[m, r, c] operator[n, mr, k] source[neighbour(n, k), c], a few atoms at a time, so that temporaries stay
+    in the cache.
 
     What a network that is only evaluated needs: first derivatives with respect to operator and source.
     """
@@ -99,7 +100,11 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def parts(n: int, weight: Tensor) -> list[slice]:
-        size = max(1, _Sums.CHUNK_BYTES // (weight.numel() * weight.element_size())) if weight.device.type == "cpu" else max(1, n)
+        size = (
+            max(1, _Sums.CHUNK_BYTES // (weight.numel() * weight.element_size()))
+            if weight.device.type == "cpu"
+            else max(1, n)
+        )
         return [slice(start, start + size) for start in range(0, n, size)]
 
 
@@ -128,7 +133,12 @@ class Interaction(nn.Module):
         """
         n, c = scalars.shape
         widths = [2 * ell + 1 for ell in range(self.l_max + 1)]
-        radial = torch.cat([weight.expand(width, -1, -1) for weight, width in zip(self.radial.split(1), widths, strict=True)]) * self.scale
+        radial = (
+            torch.cat(
+                [weight.expand(width, -1, -1) for weight, width in zip(self.radial.split(1), widths, strict=True)]
+            )
+            * self.scale
+        )
         source = self.source(scalars)
         if once or not torch.is_grad_enabled():
             sums = _Sums.apply(geometry.operator, source, geometry.neighbours, radial)
@@ -138,7 +148,10 @@ class Interaction(nn.Module):
             sums = (torch.bmm(geometry.operator, gathered).view(n, -1, self.n_radial, c) * radial).sum(2)
         features = [f.contiguous() for f in sums.split(widths, 1)]
         invariants = [scalars, self.left[0](features[0])[:, 0]]
-        invariants += [(left(f) * right(f)).sum(1) for left, right, f in list(zip(self.left, self.right, features, strict=True))[1:]]
+        invariants += [
+            (left(f) * right(f)).sum(1)
+            for left, right, f in list(zip(self.left, self.right, features, strict=True))[1:]
+        ]
         return scalars + self.update(torch.cat(invariants, -1)), features
 
 
@@ -155,7 +168,14 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, *, channels: int = 64, layers: int = 3, cutoff: float = 5.0, n_radial: int = 8, l_max: int = 2, neighbours: float = 30.0
+        self,
+        *,
+        channels: int = 64,
+        layers: int = 3,
+        cutoff: float = 5.0,
+        n_radial: int = 8,
+        l_max: int = 2,
+        neighbours: float = 30.0,
     ) -> None:
         super().__init__()
         self.channels, self.cutoff, self.l_max = channels, cutoff, l_max
@@ -180,7 +200,9 @@ class Backbone(nn.Module):
         neighbours[centre, place] = neighbour
         product = (harmonics.unsqueeze(-1) * radial.unsqueeze(-2)).flatten(1)  # [E, (l_max+1)² R]
         operator = torch.zeros(graph.n_nodes, width, product.shape[1], dtype=product.dtype, device=product.device)
-        operator = operator.index_put((centre, place), product).transpose(1, 2).contiguous()  # contiguous for fast products
+        operator = (
+            operator.index_put((centre, place), product).transpose(1, 2).contiguous()
+        )  # contiguous for fast products
         return EdgeGeometry(graph, vectors, distances, radial, neighbours, operator)
 
     def forward(self, batch: CrystalBatch, graph: Multigraph | None = None) -> BackboneOutput:

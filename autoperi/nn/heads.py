@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.nn.backbone import BackboneOutput
 
 
@@ -20,7 +20,9 @@ class ScalarHead(nn.Module):
 
     def __init__(self, channels: int, outputs: int = 1, hidden: int = 64) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+        self.net = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, outputs)
+        )
 
     def forward(self, output: BackboneOutput) -> Tensor:
         """Backbone features to ``[N, outputs]``."""

@@ -1,8 +1,9 @@
-"""Vector fields that deform a lattice: EMPNN, Definition 8 and eqs. 5-7, summed with learned weights into the exponent of eq. 10.
+"""Vector fields that deform a lattice: EMPNN, Definition 8 and eqs. 5-7, summed with learned weights into the exponent
+of eq. 10.
 
-A field gives every edge γ or pair of edges (γ, γ') a matrix λ of gl(3), which acts on columns: ρ̇ = λ ρ, where ρ = Lᵀ. With u and v = r u the
-unit and the full edge vector, u' and v' = r' u' those of γ', both from the common atom, θ the angle between them and 𝒜 the
-area of their triangle:
+A field gives every edge γ or pair of edges (γ, γ') a matrix λ of gl(3), which acts on columns: ρ̇ = λ ρ, where ρ = Lᵀ.
+With u and v = r u the unit and the full edge vector, u' and v' = r' u' those of γ', both from the common atom, θ the
+angle between them and 𝒜 the area of their triangle:
 
     edge               |u⟩⟨u|                                     on Γ₁
     distance           ∂r/∂ρ = |u⟩⟨v|                             on Γ₁, eq. 6
@@ -19,13 +20,14 @@ ordered both ways, so the fields of γ' are those of γ in the other pair and ne
 What the paper leaves open, and how it is settled here:
 
 - *Gradients in ρ.* Written in lattice coordinates, ∂r/∂ρ is |u⟩⟨e| with e = ρ⁻¹v (eq. 6), which changes with the choice of basis and fails the
-  condition of Proposition 4. The gradients here are those with respect to the action of the group, d/dt f(exp(tX)ρ) = ⟨λ, X⟩, which turn e
-  into v = ρe; they are invariant under SL3(Z).
-- *Plain or symmetrised.* r, θ and 𝒜 do not change when the crystal is turned, so their gradients are orthogonal to all antisymmetric X: they are symmetric
-  matrices already, and the symmetrised field is the same one. Only |u⟩⟨u'| and eq. 7 as it is printed have an antisymmetric part.
+  condition of Proposition 4. The gradients here are those with respect to the action of the group, d/dt f(exp(tX)ρ) =
+  ⟨λ, X⟩, which turn e into v = ρe; they are invariant under SL3(Z).
+- *Plain or symmetrised.* r, θ and 𝒜 do not change when the crystal is turned, so their gradients are orthogonal to all
+  antisymmetric X: they are symmetric matrices already, and the symmetrised field is the same one. Only |u⟩⟨u'| and eq.
+  7 as it is printed have an antisymmetric part.
 - *Equation 7.* The derivative of θ is |ω×u'⟩⟨u'| - |ω×u⟩⟨u|, with u where eq. 7 prints ρe = v. ``angle`` is the derivative.
-- *The factor sin θ.* ω does not exist for collinear edges, which crystals are full of. Times sin θ all three fields are polynomials
-  in u and u', zero or well defined there; the learned weight, a function of θ, takes the factor up.
+- *The factor sin θ.* ω does not exist for collinear edges, which crystals are full of. Times sin θ all three fields are
+  polynomials in u and u', zero or well defined there; the learned weight, a function of θ, takes the factor up.
 
 Every field of a pair is a combination a|u⟩⟨u| + b|u'⟩⟨u'| + c|u⟩⟨u'| + d|u'⟩⟨u| whose coefficients are functions of r, r' and cos θ. So a union of
 fields costs hardly more than one: weights and coefficients are added up first, then matrices.
@@ -38,7 +40,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.geometry.lattice import VOIGT, symmetric_matrix
 from autoperi.nn.backbone import BackboneOutput
@@ -79,7 +81,8 @@ def _angle_as_printed(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:
 
 
 def _area(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:
-    # ∂𝒜/∂ρ = 𝒜 times the projector on the plane of the triangle, which is (|u⟩⟨u| + |u'⟩⟨u'| - cos θ (|u⟩⟨u'| + |u'⟩⟨u|)) / sin² θ
+    # ∂𝒜/∂ρ = 𝒜 times the projector on the plane of the triangle, which is (|u⟩⟨u| + |u'⟩⟨u'| - cos θ (|u⟩⟨u'| +
+    # |u'⟩⟨u|)) / sin² θ
     half = 0.5 * r * s
     return half, half, -half * cos, -half * cos
 
@@ -112,10 +115,13 @@ def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
     names = tuple(fields)
     for name in names:
         if name not in FIELDS and str(name).removesuffix(SYMMETRIC) not in FIELDS:
-            raise RequestError(f"field {name!r} is not known; choose of {', '.join(FIELDS)}, each also with {SYMMETRIC!r} at its end")
+            raise RequestError(
+                f"field {name!r} is not known; choose of {', '.join(FIELDS)}, each also with {SYMMETRIC!r} at its end"
+            )
     if len(set(map(same_field, names))) < len(names):
         raise RequestError(
-            f"fields={list(names)} names a field twice; give each once ({SYMMETRIC!r} changes only {', '.join(_GENERAL)}: the others are symmetric)"
+            f"fields={list(names)} names a field twice; give each once ({SYMMETRIC!r} changes only "
+            f"{', '.join(_GENERAL)}: the others are symmetric)"
         )
     return names
 
@@ -145,7 +151,9 @@ def pair_coefficients(field: str, r: Tensor, s: Tensor, cosines: Tensor) -> Coef
 
 
 def field_matrices(field: str, v: Tensor, w: Tensor | None = None) -> Tensor:
-    """λ of edges v ``[T, 3]`` in Å, or of pairs of edges (v, w), ``[T, 3, 3]``: the definitions, for study and tests."""
+    """λ of edges v ``[T, 3]`` in Å, or of pairs of edges (v, w), ``[T, 3, 3]``: the definitions, for study and
+    tests.
+    """
     r = torch.linalg.vector_norm(v, dim=-1)
     u = v / r.unsqueeze(-1)
     own = u.unsqueeze(-1) * u.unsqueeze(-2)
@@ -163,9 +171,9 @@ class LatticeField(nn.Module):
 
         A = 1/|Γ₁| Σ_γ φ(m_γ) λ_γ + 1/|Γ₂| Σ_(γ,γ') φ(m_γ, m_γ', θ_γγ') λ_γγ'
 
-    The weight of an edge comes from its message m_γ = φ_m(h_i, h_j, r_ij) (eq. 8a), to which 2-cells add theirs where the network passes
-    messages on them; the weight of a pair from both messages and the angle. Means are taken with the envelope-weighted
-    number of edges or pairs, so that an edge that crosses the cutoff changes nothing abruptly.
+    The weight of an edge comes from its message m_γ = φ_m(h_i, h_j, r_ij) (eq. 8a), to which 2-cells add theirs where
+    the network passes messages on them; the weight of a pair from both messages and the angle. Means are taken with the
+    envelope-weighted number of edges or pairs, so that an edge that crosses the cutoff changes nothing abruptly.
 
     Args:
         channels, n_radial: of the backbone.
@@ -197,14 +205,21 @@ class LatticeField(nn.Module):
         self.neighbour = nn.Linear(channels, hidden, bias=False)
         self.radial = nn.Linear(n_radial, hidden, bias=False)
         if self.edge_fields:
-            self.weight = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, len(self.edge_fields)))
+            self.weight = nn.Sequential(
+                nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, len(self.edge_fields))
+            )
         if self.pair_fields:
             self.pair_weight = EdgePairNetwork(hidden, width, len(self.pair_fields))
         if cell_messages:
             self.from_cells = nn.Linear(width, hidden, bias=False)
 
     def forward(
-        self, output: BackboneOutput, batch: CrystalBatch, envelope: Tensor, graph: TwoGraph | None = None, messages: Tensor | None = None
+        self,
+        output: BackboneOutput,
+        batch: CrystalBatch,
+        envelope: Tensor,
+        graph: TwoGraph | None = None,
+        messages: Tensor | None = None,
     ) -> Tensor:
         """A of each crystal, ``[B, 3, 3]``, symmetric where all fields are; zero where a crystal has no edges.
 
@@ -226,12 +241,17 @@ class LatticeField(nn.Module):
             total = total + self._pair_sum(graph, hidden.index_select(0, graph.edges), batch)
         return total
 
-    def _edge_sum(self, vectors: Tensor, distances: Tensor, hidden: Tensor, envelope: Tensor, crystal: Tensor, n: int) -> Tensor:
+    def _edge_sum(
+        self, vectors: Tensor, distances: Tensor, hidden: Tensor, envelope: Tensor, crystal: Tensor, n: int
+    ) -> Tensor:
         """Eq. 10a."""
         if not self.edge_fields:
             return vectors.new_zeros(n, 3, 3)
         weights = (self.weight(hidden) * envelope.unsqueeze(-1)).unbind(-1)
-        scaled = [w * distances if f.removesuffix(SYMMETRIC) == "distance" else w for f, w in zip(self.edge_fields, weights, strict=True)]
+        scaled = [
+            w * distances if f.removesuffix(SYMMETRIC) == "distance" else w
+            for f, w in zip(self.edge_fields, weights, strict=True)
+        ]
         unit = vectors / distances.clamp(min=1e-9).unsqueeze(-1)
         # the six independent entries of |u⟩⟨u| instead of nine keep the sum cheap and the result exactly symmetric
         rows, cols = (list(axis) for axis in VOIGT)
@@ -258,5 +278,7 @@ class LatticeField(nn.Module):
         matrices = own[:, None, None] * (column * row) + (column * right.unsqueeze(-2) + left.unsqueeze(-1) * row)
         crystal = batch.batch[graph.nodes[0]]
         total = torch.zeros(len(batch), 3, 3, dtype=units.dtype, device=units.device).index_add(0, crystal, matrices)
-        count = torch.zeros(len(batch), dtype=units.dtype, device=units.device).index_add(0, crystal[first], graph.envelope)
+        count = torch.zeros(len(batch), dtype=units.dtype, device=units.device).index_add(
+            0, crystal[first], graph.envelope
+        )
         return total / count.clamp(min=1e-6)[:, None, None]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.nn.backbone import BackboneOutput
 from autoperi.nn.heads import sum_per_crystal
 
 
 class NodeField(nn.Module):
-    """Displacements dx_i = Σ_c α_c(h_i) A_i^{1,c} and a strain rate of isotropic part Σ_i φ(h_i) and deviatoric part Σ_i Σ_c β_c(h_i) A_i^{2,c}.
+    """Displacements dx_i = Σ_c α_c(h_i) A_i^{1,c} and a strain rate of isotropic part Σ_i φ(h_i) and deviatoric part
+    Σ_i Σ_c β_c(h_i) A_i^{2,c}.
 
-    A^{l,c} are the last layer's equivariant features: sums over neighbours of radial functions and harmonics of the edges, so that both
-    parts lie in the span of the edges' directions u and of |u⟩⟨u| (EMPNN eq. 2 and Definition 8) and no further work on edges is needed.
+    A^{l,c} are the last layer's equivariant features: sums over neighbours of radial functions and harmonics of the
+    edges, so that both parts lie in the span of the edges' directions u and of |u⟩⟨u| (EMPNN eq. 2 and Definition 8)
+    and no further work on edges is needed.
 
     Args:
         channels: of the backbone, whose l_max is at least 2.
@@ -24,7 +26,9 @@ class NodeField(nn.Module):
     def __init__(self, channels: int, *, hidden: int = 64) -> None:
         super().__init__()
         self.channels = channels
-        self.net = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * channels + 1))
+        self.net = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * channels + 1)
+        )
 
     def forward(self, output: BackboneOutput, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
         """Cartesian displacements ``[N, 3]`` and symmetric strain rates ``[B, 3, 3]``, per unit of time."""
@@ -38,7 +42,9 @@ class NodeField(nn.Module):
 
 
 def traceless_basis(like: Tensor) -> Tensor:
-    """Orthonormal traceless symmetric matrices ``[5, 3, 3]``, turning as the harmonics of l = 2 in e3nn's order: xz, xy, yy, yz, zz - xx."""
+    """Orthonormal traceless symmetric matrices ``[5, 3, 3]``, turning as the harmonics of l = 2 in e3nn's order: xz,
+    xy, yy, yz, zz - xx.
+    """
     s2, s6 = 0.5**0.5, 6**-0.5
     basis = like.new_zeros(5, 3, 3)
     for m, (i, j) in ((0, (0, 2)), (1, (0, 1)), (3, (1, 2))):

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 
 def polynomial_envelope(x: Tensor, p: int = 6) -> Tensor:
-    """Smooth cutoff of x = r/r_c: 1 at 0, and 0 with two vanishing derivatives at 1 (DimeNet, Gasteiger 2020, eq. 8)."""
+    """Smooth cutoff of x = r/r_c: 1 at 0, and 0 with two vanishing derivatives at 1 (DimeNet, Gasteiger 2020, eq.
+    8).
+    """
     a, b, c = -(p + 1) * (p + 2) / 2, p * (p + 2), -p * (p + 1) / 2
     return torch.where(x < 1, 1 + a * x**p + b * x ** (p + 1) + c * x ** (p + 2), torch.zeros_like(x))
 

@@ -1,16 +1,17 @@
 """The 2-graph of a crystal and message passing on it (EMPNN, Definitions 5-7, eqs. 8 and 9).
 
-A 2-cell is an ordered pair of different edges that share their centre, γ = (i, j, τ) and γ' = (i, k, τ'). The paper's path i → j → k is the
-same pair seen from its middle atom, with one edge turned round: the unoriented angle at that atom is the same up to π - θ.
+A 2-cell is an ordered pair of different edges that share their centre, γ = (i, j, τ) and γ' = (i, k, τ'). The paper's
+path i → j → k is the same pair seen from its middle atom, with one edge turned round: the unoriented angle at that atom
+is the same up to π - θ.
 
-Which edges form 2-cells: the number of pairs grows with the square of the neighbours, and the edges of the 1-graph (30 an atom within
-5 Å, thousands in a cell that is much too small) are too many. 2-cells take the edges shorter than
+Which edges form 2-cells: the number of pairs grows with the square of the neighbours, and the edges of the 1-graph (30
+an atom within 5 Å, thousands in a cell that is much too small) are too many. 2-cells take the edges shorter than
 
     c = min(reach · (V/N)^(1/3), cutoff of the 1-graph),      V/N the volume per atom,
 
-a cutoff of one crystal, as Definition 6 allows. An ideal density has 4/3 π reach³ neighbours within it (14 for reach = 1.5), whatever
-the size of the cell, so that the cost an atom is bounded. c depends on nothing but the crystal, and every message carries the
-envelope of its edges, zero at c: nothing jumps where an edge crosses it.
+a cutoff of one crystal, as Definition 6 allows. An ideal density has 4/3 π reach³ neighbours within it (14 for reach =
+1.5), whatever the size of the cell, so that the cost an atom is bounded. c depends on nothing but the crystal, and
+every message carries the envelope of its edges, zero at c: nothing jumps where an edge crosses it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import Multigraph, triplets
 from autoperi.nn.backbone import EdgeGeometry
 from autoperi.nn.radial import polynomial_envelope
@@ -79,7 +80,16 @@ def two_graph(batch: CrystalBatch, geometry: EdgeGeometry, *, reach: float, cuto
     cosines = (units.index_select(0, first) * units.index_select(0, second)).sum(-1)
     envelope = edge_envelope[first] * edge_envelope[second]
     return TwoGraph(
-        edges, nodes, units, lengths, geometry.radial[edges], edge_envelope, pairs, cosines, legendre(cosines, N_ANGULAR), envelope
+        edges,
+        nodes,
+        units,
+        lengths,
+        geometry.radial[edges],
+        edge_envelope,
+        pairs,
+        cosines,
+        legendre(cosines, N_ANGULAR),
+        envelope,
     )
 
 
@@ -119,9 +129,9 @@ class TwoGraphInteraction(nn.Module):
     """One layer of message passing on Γ₁ and Γ₂:
 
         m_γ   = φ_m1(z_i, z_j, r_γ)                                     (eq. 8a)
-        m_γγ' = φ_m2(m_γ, m_γ', θ_γγ')                                  (eq. 8b; z_k and both lengths enter through the messages)
-        m_γ  += Σ_γ' m_γγ'                                             (2-cells feed edges)
-        z_i  += φ_u(z_i, Σ_(γ of i) m_γ, Σ_((γ, γ') of i) m_γγ')          (eq. 9)
+        m_γγ' = φ_m2(m_γ, m_γ', θ_γγ')                                  (eq. 8b; z_k and both lengths enter through the
+        messages) m_γ  += Σ_γ' m_γγ'                                             (2-cells feed edges) z_i  += φ_u(z_i,
+        Σ_(γ of i) m_γ, Σ_((γ, γ') of i) m_γγ')          (eq. 9)
 
     Sums are scaled by the square root of the number of neighbours that an ideal density has within the reach.
 
@@ -141,13 +151,22 @@ class TwoGraphInteraction(nn.Module):
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.pair = EdgePairNetwork(width, width, width)
         self.update = nn.Sequential(
-            nn.LayerNorm(channels + 2 * width), nn.Linear(channels + 2 * width, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels)
+            nn.LayerNorm(channels + 2 * width),
+            nn.Linear(channels + 2 * width, 2 * channels),
+            nn.SiLU(),
+            nn.Linear(2 * channels, channels),
         )
 
     def forward(self, scalars: Tensor, graph: TwoGraph) -> tuple[Tensor, Tensor]:
-        """Scalars ``[N, C]`` to updated scalars and the messages of the short edges, ``[S, width]``, zero at their cutoff."""
+        """Scalars ``[N, C]`` to updated scalars and the messages of the short edges, ``[S, width]``, zero at their
+        cutoff.
+        """
         i, j = graph.nodes
-        hidden = self.centre(scalars).index_select(0, i) + self.neighbour(scalars).index_select(0, j) + self.radial(graph.radial)
+        hidden = (
+            self.centre(scalars).index_select(0, i)
+            + self.neighbour(scalars).index_select(0, j)
+            + self.radial(graph.radial)
+        )
         messages = self.message(hidden) * graph.edge_envelope.unsqueeze(-1)
         cells = self.pair(messages, graph) * graph.envelope.unsqueeze(-1)
         none = messages.new_zeros(len(scalars), self.width)

@@ -1,13 +1,14 @@
 """Compositions and prototypes drawn together, for generation without a composition.
 
-A member of the library, a known crystal, is drawn by its weight, which says how much of the reference distribution it is, and elements near its own
-under the learned element distance take its slots, none twice:
+A member of the library, a known crystal, is drawn by its weight, which says how much of the reference distribution it
+is, and elements near its own under the learned element distance take its slots, none twice:
 
     q(v, e) = Σ_{m ∈ M_v} w_m Π_s κ(e_s | m_s),      κ(z | m) ∝ exp(−d(z, m) / T)
 
-over all members that the constraints leave, Σ w_m = 1. Of what is drawn for a member, that is kept which is no known crystal, was not given before and
-is chemically no less plausible than the member (:func:`plausibility`); a member for whom nothing can be kept gives way to another.
-The members of one request are spread evenly over the library (:meth:`DeNovo.member`), each by itself distributed as w.
+over all members that the constraints leave, Σ w_m = 1. Of what is drawn for a member, that is kept which is no known
+crystal, was not given before and is chemically no less plausible than the member (:func:`plausibility`); a member for
+whom nothing can be kept gives way to another. The members of one request are spread evenly over the library
+(:meth:`DeNovo.member`), each by itself distributed as w.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from autoperi.metrics.smact import smact_validity
+from autoperi.chemistry.smact import smact_validity
+from autoperi.data.random import numpy_generator
 from autoperi.prior.propose import KERNEL_WIDTH, Candidate, Proposer
-from autoperi.random import numpy_generator
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 MIN_FAMILIARITY = 3
@@ -70,7 +71,9 @@ class DeNovo:
         self.owner = np.repeat(np.arange(len(library)), np.diff(library["member_start"]))
         familiar = np.bincount(library["member_elements"].ravel(), minlength=MAX_ATOMIC_NUMBER + 1) >= MIN_FAMILIARITY
         familiar[0] = False
-        allowed: Collection[int] = constraints.elements if constraints.elements is not None else np.nonzero(familiar)[0].tolist()
+        allowed: Collection[int] = (
+            constraints.elements if constraints.elements is not None else np.nonzero(familiar)[0].tolist()
+        )
         self.allowed = np.array(sorted(set(allowed) - constraints.excluded), int)
         self.rows = np.nonzero(self._fitting()[self.owner])[0]
         self.weights = self._weights()
@@ -91,7 +94,12 @@ class DeNovo:
         c, library = self.constraints, self.library
         n_atoms = np.array([sum(counts) for counts in library.counts])
         n_slots = np.array([len(counts) for counts in library.counts])
-        fits = (n_atoms >= c.min_atoms) & (n_atoms <= c.max_atoms) & (n_slots >= c.min_elements) & (n_slots <= c.max_elements)
+        fits = (
+            (n_atoms >= c.min_atoms)
+            & (n_atoms <= c.max_atoms)
+            & (n_slots >= c.min_elements)
+            & (n_slots <= c.max_elements)
+        )
         fits &= n_slots <= len(self.allowed)
         if c.space_group is not None:
             fits &= library["space_group"] == c.space_group
@@ -100,9 +108,11 @@ class DeNovo:
         return fits
 
     def _weights(self) -> np.ndarray:
-        """Probability of each member of ``rows``: its weight; 1 at sizes beyond the reference if sizes were asked for, and where the reference has none.
+        """Probability of each member of ``rows``: its weight; 1 at sizes beyond the reference if sizes were asked for,
+        and where the reference has none.
 
-        Where types were restricted each of the others counts a little too: one member of the reference must not hide dozens that are none.
+        Where types were restricted each of the others counts a little too: one member of the reference must not hide
+        dozens that are none.
         """
         weight = self.library["member_weight"].astype(float)
         if self.constraints.sized and weight.any():
@@ -119,9 +129,13 @@ class DeNovo:
         """How common each element is among the slots of the reference, ``[119]``; those of no member are 0."""
         elements, weight = self.library["member_elements"], self.library["member_weight"].astype(float)
         count = np.bincount(elements.ravel(), minlength=MAX_ATOMIC_NUMBER + 1).astype(float)
-        count = count * 1e-3 + np.bincount(elements.ravel(), np.repeat(weight, elements.shape[1]), MAX_ATOMIC_NUMBER + 1)
+        count = count * 1e-3 + np.bincount(
+            elements.ravel(), np.repeat(weight, elements.shape[1]), MAX_ATOMIC_NUMBER + 1
+        )
         count[0] = 0.0
-        if self.constraints.elements is not None:  # asked for by name, an element that no member has is drawn like a rare one
+        if (
+            self.constraints.elements is not None
+        ):  # asked for by name, an element that no member has is drawn like a rare one
             named = list(self.constraints.elements)
             count[named] = np.maximum(count[named], 1e-3)
         return np.asarray(count / count.sum())
@@ -129,8 +143,9 @@ class DeNovo:
     def member(self, index: int) -> int:
         """Row of the library's member that ``index`` starts from.
 
-        Positions u + index·φ modulo 1, φ the golden ratio, u drawn from the seed, in the order of the library, which is that of space groups and counts:
-        any stretch of a request holds every kind of crystal in proportion, with less scatter than independent draws.
+        Positions u + index·φ modulo 1, φ the golden ratio, u drawn from the seed, in the order of the library, which is
+        that of space groups and counts: any stretch of a request holds every kind of crystal in proportion, with less
+        scatter than independent draws.
         """
         return self._row((self._offset + index * GOLDEN) % 1.0)
 
@@ -231,9 +246,10 @@ def balance(near: np.ndarray, frequencies: np.ndarray, *, rounds: int = 200) -> 
 
 
 def plausibility(elements: Collection[int], counts: Collection[int]) -> int:
-    """SMACT's test by two lists: 2 where frequent oxidation states balance, 1 where any known ones do or nothing is known, 0 where none do.
+    """SMACT's test by two lists: 2 where frequent oxidation states balance, 1 where any known ones do or nothing is
+    known, 0 where none do.
 
-    The frequent ones are ``pymatgen-icsd``, all known ones ``pymatgen-all`` (:mod:`autoperi.metrics.smact`).
+    The frequent ones are ``pymatgen-icsd``, all known ones ``pymatgen-all`` (:mod:`autoperi.chemistry.smact`).
     """
     content = dict(zip(elements, counts, strict=True))
     if smact_validity(content, oxidation_states="pymatgen-icsd").valid is True:

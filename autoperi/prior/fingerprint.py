@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
 
 CUTOFF = 2.0
@@ -41,7 +41,9 @@ def tie_permutations(counts: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(itertools.chain.from_iterable(p)) for p in itertools.islice(product, MAX_PERMUTATIONS)]
 
 
-def fingerprints(crystals: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], n_slots: Sequence[int]) -> list[np.ndarray]:
+def fingerprints(
+    crystals: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], n_slots: Sequence[int]
+) -> list[np.ndarray]:
     """Partial radial distributions of ``(lattice, frac_coords, slots)`` triples, each ``[S, S, bins]`` float32.
 
     Entry (a, b) is the density of slot-b neighbours around the mean slot-a atom, smoothed by a Gaussian, times 1/r²,
@@ -93,10 +95,12 @@ def distances(one: np.ndarray, many: np.ndarray, counts: Sequence[int]) -> tuple
 
 
 def all_distances(many: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`distances` of each of M fingerprints to all of them, by matrix products: for thousands of crystals of many interchangeable slots.
+    """:func:`distances` of each of M fingerprints to all of them, by matrix products: for thousands of crystals of many
+    interchangeable slots.
 
     Returns:
-        Distances ``[M, M]`` and indices ``[M, M]``; where renumberings are as good as each other to 1e-5 it is the first of them.
+        Distances ``[M, M]`` and indices ``[M, M]``; where renumberings are as good as each other to 1e-5 it is the
+        first of them.
     """
     n = len(many)
     weight = np.sqrt(np.asarray(counts, float) / sum(counts) / len(CENTRES))[:, None, None]

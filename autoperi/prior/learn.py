@@ -2,7 +2,8 @@
 
 1. Each crystal becomes its idealised standard primitive cell (spglib, symprec 0.1 Å as Materials Project uses).
 2. Within one space group and one set of counts, crystals whose fingerprints lie within :data:`RADIUS` form a prototype.
-3. Members are aligned to the medoid over the normaliser's half-cell shifts; coordinates and log-metric shape are averaged, and
+3. Members are aligned to the medoid over the normaliser's half-cell shifts; coordinates and log-metric shape are
+averaged, and
    projected back onto the space group. No volume is kept.
 4. Prototypes that StructureMatcher (0.5/0.3/10) cannot tell apart are recorded as matching, so that candidates can be
    made distinct, and their probabilities added, without matching at generation time.
@@ -21,15 +22,16 @@ import torch
 
 from autoperi.errors import StructureError
 from autoperi.geometry.lattice import from_log_metric, to_log_metric
-from autoperi.geometry.spacegroup import space_group
-from autoperi.geometry.symmetry import SYMPREC, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
 from autoperi.prior.fingerprint import all_distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.library import PrototypeLibrary
+from autoperi.symmetry.analysis import SYMPREC, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
+from autoperi.symmetry.spacegroup import space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 logger = logging.getLogger(__name__)
 
-RADIUS = 0.13  # within it 95 to 100 % of same-group pairs match at 0.5/0.3/10, with an RMS of 0.03 or less (benchmarks/prior)
+# within it 95 to 100 % of same-group pairs match at 0.5/0.3/10, with an RMS of 0.03 or less (benchmarks/prior)
+RADIUS = 0.13
 MATCH_RADIUS = 0.45
 MATCH_MAX_ATOMS = 30
 FARTHEST = 0.12  # fractional, and in log shape: members farther from the medoid than this are not averaged with it
@@ -75,7 +77,9 @@ def standardise(crystal: Crystal) -> Standard | None:
 
 
 def cluster(standards: Sequence[Standard], prints: Sequence[np.ndarray], *, radius: float = RADIUS) -> list[Cluster]:
-    """Greedy density clustering within each (space group, counts): the crystal with most neighbours founds a prototype."""
+    """Greedy density clustering within each (space group, counts): the crystal with most neighbours founds a
+    prototype.
+    """
     buckets = defaultdict(list)
     for k, s in enumerate(standards):
         buckets[s.info.number, s.counts].append(k)
@@ -91,14 +95,19 @@ def cluster(standards: Sequence[Standard], prints: Sequence[np.ndarray], *, radi
             medoid = best[np.argmin([(apart[b] * (near[b] & free)).sum() for b in best])]
             chosen = near[medoid] & free
             chosen[medoid] = True
-            members = [(index[j], permutations[which[j, medoid]] if j != medoid else permutations[0]) for j in np.nonzero(chosen)[0]]
+            members = [
+                (index[j], permutations[which[j, medoid]] if j != medoid else permutations[0])
+                for j in np.nonzero(chosen)[0]
+            ]
             clusters.append(Cluster(number, counts, index[medoid], members))
             free &= ~chosen
     return clusters
 
 
 def mean_geometry(c: Cluster, standards: Sequence[Standard]) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric mean of the members that align: coordinates in the medoid's primitive basis ``[n, 3]`` and shape ``[5]``."""
+    """Symmetric mean of the members that align: coordinates in the medoid's primitive basis ``[n, 3]`` and shape
+    ``[5]``.
+    """
     medoid = standards[c.medoid]
     base = medoid.info.primitive_frac_coords
     own = _log_metric(medoid.info.primitive_lattice, len(base))
@@ -115,7 +124,9 @@ def mean_geometry(c: Cluster, standards: Sequence[Standard]) -> tuple[np.ndarray
             moves.append(move)
             shapes.append(shape)
     group = space_group(c.number).primitive
-    coords = project_coordinates(base + np.mean(moves, 0), medoid.slots, group, tolerance=0.15) if len(moves) > 1 else base
+    coords = (
+        project_coordinates(base + np.mean(moves, 0), medoid.slots, group, tolerance=0.15) if len(moves) > 1 else base
+    )
     k6 = torch.as_tensor(np.concatenate([[0.0], np.mean(shapes, 0)[1:]]))
     lattice = symmetrize_lattice(from_log_metric(k6[None])[0].numpy(), group.rotations)
     return coords, to_log_metric(torch.as_tensor(lattice)[None])[0, 1:].numpy()
@@ -170,7 +181,11 @@ def match_table(
     def crystal(k: int, p: Sequence[int]) -> Structure:
         coords, shape = geometry[k]
         k6 = torch.as_tensor(np.concatenate([[0.0], shape]))
-        return Structure(Lattice(from_log_metric(k6[None])[0].numpy()), np.argsort(p)[standards[clusters[k].medoid].slots] + 1, coords)
+        return Structure(
+            Lattice(from_log_metric(k6[None])[0].numpy()),
+            np.argsort(p)[standards[clusters[k].medoid].slots] + 1,
+            coords,
+        )
 
     buckets = defaultdict(list)
     for k, c in enumerate(clusters):
@@ -217,7 +232,9 @@ def additive_volumes(compositions: np.ndarray, volumes: np.ndarray) -> np.ndarra
     return np.clip(prior + np.linalg.solve(gram, per_atom.T @ (target - per_atom @ prior)), 3.0, None)
 
 
-def learn_library(crystals: Sequence[Crystal], *, track: Track = _silent) -> tuple[PrototypeLibrary, np.ndarray, np.ndarray]:
+def learn_library(
+    crystals: Sequence[Crystal], *, track: Track = _silent
+) -> tuple[PrototypeLibrary, np.ndarray, np.ndarray]:
     """Learn from ``(lattice, frac_coords, atomic_numbers)`` triples.
 
     Returns:
@@ -231,12 +248,15 @@ def learn_library(crystals: Sequence[Crystal], *, track: Track = _silent) -> tup
         standards = [s for _, s in found if s is not None]
         logger.info("standardised %d of %d crystals", len(standards), len(crystals))
         prints = fingerprints(
-            [(s.info.primitive_lattice, s.info.primitive_frac_coords, s.slots) for s in standards], [len(s.counts) for s in standards]
+            [(s.info.primitive_lattice, s.info.primitive_frac_coords, s.slots) for s in standards],
+            [len(s.counts) for s in standards],
         )
         clusters = cluster(standards, prints)
         geometry = [mean_geometry(c, standards) for c in track(clusters, "aligning")]
         pairs, permutations = match_table(clusters, geometry, standards, prints, track)
-    counts = np.stack([np.bincount(s.info.primitive_numbers, minlength=MAX_ATOMIC_NUMBER + 1) for s in standards]).astype(float)
+    counts = np.stack(
+        [np.bincount(s.info.primitive_numbers, minlength=MAX_ATOMIC_NUMBER + 1) for s in standards]
+    ).astype(float)
     volumes = np.array([abs(np.linalg.det(s.info.primitive_lattice)) for s in standards])
     element_volume = additive_volumes(counts, volumes)
     log_ratio = np.log(volumes / (counts @ element_volume))

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from autoperi.errors import WeightsError
 from autoperi.geometry.lattice import from_log_metric
-from autoperi.geometry.spacegroup import primitive_transform, space_group
-from autoperi.geometry.symmetry import orbit, site_symmetry_projector, symmetrize_lattice
-from autoperi.geometry.wyckoff import LETTERS, locate
 from autoperi.prior.fingerprint import tie_permutations
+from autoperi.symmetry.analysis import orbit, site_symmetry_projector, symmetrize_lattice
+from autoperi.symmetry.spacegroup import primitive_transform, space_group
+from autoperi.symmetry.wyckoff import LETTERS, locate
 
 SITE_TOLERANCE = 2e-4
 """Fractional distance within which a stored coordinate lies on a special position: twice its rounding."""
@@ -56,13 +56,16 @@ class PrototypeLibrary:
     def __post_init__(self) -> None:
         missing = sorted(set(FIELDS) - set(self.tensors))
         if missing:
-            raise WeightsError(f"the prototype prior lacks {', '.join(missing)}; use weights written by this version of AutoPeri")
+            raise WeightsError(
+                f"the prototype prior lacks {', '.join(missing)}; use weights written by this version of AutoPeri"
+            )
         self._arrays.update({name: self.tensors[name].numpy() for name in FIELDS})
         weight = self.tensors.get("member_weight")
         members = len(self._arrays["member_volume"])
         if weight is not None and (weight.shape != (members,) or weight.dtype != torch.uint8):
             raise WeightsError(
-                f"member_weight of the prototype prior is no uint8 for each of {members} members; use weights that AutoPeri wrote"
+                f"member_weight of the prototype prior is no uint8 for each of {members} members; use weights that "
+                "AutoPeri wrote"
             )
         self._arrays["member_weight"] = np.ones(members, np.uint8) if weight is None else weight.numpy()
 
@@ -100,7 +103,7 @@ class PrototypeLibrary:
         a, b = self["member_start"][v : v + 2]
         return self["member_elements"][a:b, : len(self.counts[v])]
 
-    @lru_cache(maxsize=4096)  # noqa: B019  a library lives as long as its model
+    @lru_cache(maxsize=4096)  # noqa: B019
     def skeleton(self, v: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Primitive cell of prototype ``v`` at unit volume per atom.
 
@@ -124,7 +127,7 @@ class PrototypeLibrary:
         lattice = lattice * (len(coords) / abs(np.linalg.det(lattice))) ** (1 / 3)
         return lattice, coords % 1.0, np.array(slots), np.array(orbits)
 
-    @lru_cache(maxsize=4096)  # noqa: B019  a library lives as long as its model
+    @lru_cache(maxsize=4096)  # noqa: B019
     def letters(self, v: int) -> tuple[tuple[int, int], ...]:
         """Slot and Wyckoff letter (as an index) of each orbit of prototype ``v``."""
         number = int(self["space_group"][v])
@@ -132,7 +135,9 @@ class PrototypeLibrary:
         a, b = self["orbit_start"][v : v + 2]
         found = []
         for k in range(a, b):
-            position, _ = locate(self["orbit_coord"][k].astype(np.float64) @ transform, number, tolerance=SITE_TOLERANCE)
+            position, _ = locate(
+                self["orbit_coord"][k].astype(np.float64) @ transform, number, tolerance=SITE_TOLERANCE
+            )
             found.append((int(self["orbit_slot"][k]), LETTERS.index(position.letter)))
         return tuple(found)
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from autoperi.errors import StructureError
-from autoperi.geometry.symmetry import SYMPREC, SymmetryInfo, analyse
 from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.propose import Proposer, answers
+from autoperi.symmetry.analysis import SYMPREC, SymmetryInfo, analyse
 
 RADIUS = 0.35
 """Fingerprint distance beyond which a crystal is of no known prototype: most pairs within it match."""

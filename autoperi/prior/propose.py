@@ -43,12 +43,13 @@ class Proposer:
 
     Args:
         library: the prototypes.
-        ranker: their probabilities, which are those of a crystal *not yet in the library*: it was trained by leaving each
-            crystal out, so a composition's known crystals speak against themselves.
-        known_weight: probability given to the crystals that the library does know at exactly this composition, where there
-            are any: p = (1 - w) p_new + w p_known. A user who asks for LiFePO4 wants olivine first; a test on crystals
-            that were held out sets it to 0.
-        denovo_temperature: T of draws without a composition, in units of the element distance (:mod:`autoperi.prior.denovo`).
+        ranker: their probabilities, which are those of a crystal *not yet in the library*: it was trained by leaving
+            each crystal out, so a composition's known crystals speak against themselves.
+        known_weight: probability given to the crystals that the library does know at exactly this composition, where
+            there are any: p = (1 - w) p_new + w p_known. A user who asks for LiFePO4 wants olivine first; a test on
+            crystals that were held out sets it to 0.
+        denovo_temperature: T of draws without a composition, in units of the element distance
+            (:mod:`autoperi.prior.denovo`).
         denovo_known: share of those draws that may be known crystals.
     """
 
@@ -110,9 +111,16 @@ class Proposer:
         return p, volume[0].round(decimals=9)
 
     def candidates(
-        self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None, distinct: bool = True
+        self,
+        elements: Sequence[int],
+        counts: Sequence[int],
+        *,
+        limit: int,
+        space_group: int | None = None,
+        distinct: bool = True,
     ) -> list[Candidate]:
-        """Likeliest first, at most ``limit``; log-probabilities are normalised over the answers that the request admits.
+        """Likeliest first, at most ``limit``; log-probabilities are normalised over the answers that the request
+        admits.
 
         Args:
             elements: atomic numbers, all different.
@@ -144,7 +152,9 @@ class Proposer:
         return Candidate(int(bucket.prototypes[v]), elements, float(np.log(mass)), ratio)
 
     def crystal(self, candidate: Candidate) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Lattice (Å), fractional coordinates, atomic numbers and orbit of each atom of a candidate's primitive cell."""
+        """Lattice (Å), fractional coordinates, atomic numbers and orbit of each atom of a candidate's primitive
+        cell.
+        """
         lattice, coords, slots, orbits = self.library.skeleton(candidate.prototype)
         counts = self.library.counts[candidate.prototype]
         volume = self.library.additive_volume(candidate.elements, counts) * np.exp(candidate.log_volume_ratio)
@@ -161,14 +171,18 @@ def _known(bucket: Bucket, ordered: Sequence[int]) -> torch.Tensor:
     """Members of each candidate that are exactly the query, ``[V·P]``."""
     placed = torch.tensor(ordered)[torch.as_tensor(bucket.assignments)]  # [P, S]
     same = (placed[:, None] == bucket.member_elements[None]).all(-1).double()  # [P, M]
-    count = torch.zeros(len(placed), len(bucket.prototypes), dtype=torch.float64).index_add(1, bucket.member_owner, same)
+    count = torch.zeros(len(placed), len(bucket.prototypes), dtype=torch.float64).index_add(
+        1, bucket.member_owner, same
+    )
     return count.T.reshape(-1)
 
 
 def answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, float, list[int]]]:
-    """Distinct answers by probability: the likeliest candidate that names one, its mass, and all candidates it stands for.
+    """Distinct answers by probability: the likeliest candidate that names one, its mass, and all candidates it stands
+    for.
 
-    Greedy: the answer with most unclaimed probability first; matching is not transitive, so the order decides who belongs where.
+    Greedy: the answer with most unclaimed probability first; matching is not transitive, so the order decides who
+    belongs where.
     """
     left = p.clone()
     order: list[tuple[int, float, list[int]]] = []

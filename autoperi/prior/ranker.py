@@ -100,7 +100,9 @@ def make_bucket(library: PrototypeLibrary, counts: tuple[int, ...]) -> Bucket | 
         assignments=np.array(assignments),
         member_elements=torch.as_tensor(np.concatenate(rows).astype(np.int64)),
         member_owner=torch.as_tensor(np.repeat(np.arange(len(rows)), [len(r) for r in rows])),
-        member_volume=torch.as_tensor(np.concatenate([library["member_volume"][starts[v] : starts[v + 1]] for v in prototypes])).float(),
+        member_volume=torch.as_tensor(
+            np.concatenate([library["member_volume"][starts[v] : starts[v + 1]] for v in prototypes])
+        ).float(),
         weight=torch.tensor(counts, dtype=torch.float32) / sum(counts),
         static=torch.as_tensor(static, dtype=torch.float32),
         links=torch.tensor(table, dtype=torch.long).reshape(-1, 2).T,
@@ -221,7 +223,9 @@ class RankerData:
 
     @cached_property
     def buckets(self) -> list[tuple[Bucket, Tensor, Tensor, Tensor]]:
-        """(bucket, query elements ``[Q, S]``, own member row ``[Q]``, target candidate ``[Q]``) with more than one member."""
+        """(bucket, query elements ``[Q, S]``, own member row ``[Q]``, target candidate ``[Q]``) with more than one
+        member.
+        """
         out = []
         for counts in self.library.by_counts:
             bucket = make_bucket(self.library, counts)
@@ -229,7 +233,9 @@ class RankerData:
                 continue
             place = {tuple(p): k for k, p in enumerate(bucket.assignments.tolist())}
             queries, rows, targets = [], [], []
-            for m, (row, owner) in enumerate(zip(bucket.member_elements.tolist(), bucket.member_owner.tolist(), strict=True)):
+            for m, (row, owner) in enumerate(
+                zip(bucket.member_elements.tolist(), bucket.member_owner.tolist(), strict=True)
+            ):
                 ordered, assignment = sort_elements(row, counts)
                 k = place.get(assignment)
                 if k is not None:
@@ -283,8 +289,14 @@ def train_ranker(
         torch.manual_seed(seed)
         ranker = Ranker(descriptors=descriptors, **config)
         nn.init.zeros_(cast("nn.Linear", ranker.score[-1]).weight)
-        ranker.elements.data[:, descriptors.shape[1] :] = 0.02 * torch.randn_like(ranker.elements.data[:, descriptors.shape[1] :])
-    steps = [(b, part) for b, (_, queries, _, _) in enumerate(data) for part in torch.arange(len(queries)).split(_chunk(data[b][0], chunk))]
+        ranker.elements.data[:, descriptors.shape[1] :] = 0.02 * torch.randn_like(
+            ranker.elements.data[:, descriptors.shape[1] :]
+        )
+    steps = [
+        (b, part)
+        for b, (_, queries, _, _) in enumerate(data)
+        for part in torch.arange(len(queries)).split(_chunk(data[b][0], chunk))
+    ]
     optimizer = torch.optim.AdamW(
         [
             {"params": [ranker.elements, ranker.widths], "lr": 3e-3, "weight_decay": 0.0},
@@ -293,7 +305,9 @@ def train_ranker(
     )
     generator = torch.Generator().manual_seed(seed)
     group = 8  # buckets of one step: many compositions, so that a step is not about one stoichiometry
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [4e-3, 4e-3], total_steps=epochs * -(-len(steps) // group), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [4e-3, 4e-3], total_steps=epochs * -(-len(steps) // group), pct_start=0.1
+    )
     for epoch in range(epochs):
         ranker.train()
         losses, hits, n = 0.0, 0.0, 0

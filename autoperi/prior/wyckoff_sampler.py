@@ -1,11 +1,13 @@
-"""Random crystals of a given composition and space group: the fallback where the prototype library has nothing to offer.
+"""Random crystals of a given composition and space group: the fallback where the prototype library has nothing to
+offer.
 
-Orbits, cell shape and free coordinates are drawn, not learned (as in PyXtal, Fredericks et al. 2021, and the random searches before it):
+Orbits, cell shape and free coordinates are drawn, not learned (as in PyXtal, Fredericks et al. 2021, and the random
+searches before it):
 
-1. every way to fill whole Wyckoff orbits with the wanted atoms (an exact cover) is counted by a dynamic programme and one is drawn,
-2. the cell is a random strain of an equilateral one, within what the group leaves free, at the wanted volume,
-3. orbits are placed one after another, free coordinates uniform, each kept apart from those already there,
-4. spglib must find exactly the wanted group, and no smaller cell.
+1. every way to fill whole Wyckoff orbits with the wanted atoms (an exact cover) is counted by a dynamic programme and
+one is drawn, 2. the cell is a random strain of an equilateral one, within what the group leaves free, at the wanted
+volume, 3. orbits are placed one after another, free coordinates uniform, each kept apart from those already there, 4.
+spglib must find exactly the wanted group, and no smaller cell.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoperi.errors import RequestError, StructureError
-from autoperi.geometry.freedom import equal_edges
-from autoperi.geometry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group
-from autoperi.geometry.symmetry import analyse, strain_projector
-from autoperi.geometry.wyckoff import LETTERS, WyckoffPosition, wyckoff_positions
-from autoperi.physics.distance import covalent_radii
+from autoperi.geometry.distances import covalent_radii
+from autoperi.symmetry.analysis import analyse, strain_projector
+from autoperi.symmetry.freedom import equal_edges
+from autoperi.symmetry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group
+from autoperi.symmetry.wyckoff import LETTERS, WyckoffPosition, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
@@ -32,14 +34,16 @@ if TYPE_CHECKING:
 ORBIT_COST = 1.5
 """Natural log by which each orbit makes a choice less likely: few large orbits come first."""
 FREEDOM_GAIN = 1.5
-"""Natural log by which each free coordinate makes a choice likelier: orbits without freedom tend to have a larger group than the wanted.
+"""Natural log by which each free coordinate makes a choice likelier: orbits without freedom tend to have a larger group
+than the wanted.
 
-Both numbers are a maximum-likelihood fit, to half units, to the orbits of 600 crystals of the training set, given composition and group. On
-900 others of that set they are 1.7 nats a crystal better than choosing evenly.
+Both numbers are a maximum-likelihood fit, to half units, to the orbits of 600 crystals of the training set, given
+composition and group. On 900 others of that set they are 1.7 nats a crystal better than choosing evenly.
 """
 STRAIN = 0.4
-"""Standard deviation of each free component of the logarithmic strain that shapes the cell: the middle of what crystals of the training set
-show, 0.2 (triclinic) to 0.9 (rhombohedral)."""
+"""Standard deviation of each free component of the logarithmic strain that shapes the cell: the middle of what crystals
+of the training set show, 0.2 (triclinic) to 0.9 (rhombohedral).
+"""
 PLACEMENTS = 20
 """Draws of the free coordinates of one orbit before the whole crystal is begun again."""
 SYMPREC = 0.01
@@ -48,10 +52,11 @@ SYMPREC = 0.01
 
 @dataclass(frozen=True, eq=False)
 class SampledCrystal:
-    """A crystal in the standard primitive setting of its group (:func:`~autoperi.geometry.spacegroup.primitive_transform`).
+    """A crystal in the standard primitive setting of its group
+    (:func:`~autoperi.symmetry.spacegroup.primitive_transform`).
 
-    The operations are those of the setting. Among the cells that have them, spglib's own pick may differ where the lattice leaves a choice:
-    it sorts axes of orthorhombic cells by length and takes the shortest monoclinic ones.
+    The operations are those of the setting. Among the cells that have them, spglib's own pick may differ where the
+    lattice leaves a choice: it sorts axes of orthorhombic cells by length and takes the shortest monoclinic ones.
 
     Attributes:
         lattice: rows in Å, ``[3, 3]``.
@@ -60,8 +65,8 @@ class SampledCrystal:
         orbits: index of each atom's orbit, ``[n]``, 0 to ``len(letters) - 1``.
         letters: Wyckoff letter of each orbit.
         log_p_orbits: natural log of the probability with which the choice of orbits was *proposed*: its weight,
-            exp(:data:`FREEDOM_GAIN` × free coordinates - :data:`ORBIT_COST` × orbits), over the sum of weights of all exact covers. Covers
-            that seldom survive the later checks come back less often than this.
+            exp(:data:`FREEDOM_GAIN` × free coordinates - :data:`ORBIT_COST` × orbits), over the sum of weights of all
+            exact covers. Covers that seldom survive the later checks come back less often than this.
     """
 
     lattice: FloatArray
@@ -89,16 +94,17 @@ def sample_crystal(
         numbers_and_counts: atomic number to atoms in the primitive cell.
         group_number: 1..230.
         volume: of the primitive cell, Å³.
-        generator: source of every draw; see :func:`autoperi.random.numpy_generator`.
+        generator: source of every draw; see :func:`autoperi.data.random.numpy_generator`.
         min_distance_ratio: no two atoms or images are nearer than this part of the sum of their covalent radii.
         attempts: draws of orbits and cell before giving up; each of them also draws coordinates several times.
 
     Returns:
-        None where no orbits add up to the composition, or no attempt passed the checks, as for compositions that can only sit on
-        orbits of a supergroup.
+        None where no orbits add up to the composition, or no attempt passed the checks, as for compositions that can
+        only sit on orbits of a supergroup.
 
     Raises:
-        RequestError: a group, element, count or volume that does not exist. A request that merely cannot be met is None.
+        RequestError: a group, element, count or volume that does not exist. A request that merely cannot be met is
+        None.
     """
     counts = _check(numbers_and_counts, volume)
     covers = _covers(check_number(group_number), tuple(counts.values()))
@@ -117,7 +123,9 @@ def sample_crystal(
         numbers = np.repeat(np.array([z for z, _ in orbits], dtype=np.int64), sizes)
         if _is_exactly(lattice, coords, numbers, group_number):
             letters = tuple(position.letter for _, position in orbits)
-            return SampledCrystal(lattice, coords, numbers, np.repeat(np.arange(len(orbits)), sizes), letters, covers.log_p(chosen))
+            return SampledCrystal(
+                lattice, coords, numbers, np.repeat(np.arange(len(orbits)), sizes), letters, covers.log_p(chosen)
+            )
     return None
 
 
@@ -125,22 +133,31 @@ def _check(numbers_and_counts: Mapping[int, int], volume: float) -> dict[int, in
     if not (math.isfinite(volume) and volume > 0):
         raise RequestError(f"volume={volume!r} Å³ is not positive; give the volume of the primitive cell")
     counts = {int(z): int(c) for z, c in sorted(numbers_and_counts.items())}
-    if not counts or any(not 1 <= z <= MAX_ATOMIC_NUMBER or c < 1 or c != numbers_and_counts[z] for z, c in counts.items()):
-        raise RequestError(f"composition {dict(numbers_and_counts)!r} is empty or holds no atoms; give atomic numbers 1 to 118 and counts")
+    if not counts or any(
+        not 1 <= z <= MAX_ATOMIC_NUMBER or c < 1 or c != numbers_and_counts[z] for z, c in counts.items()
+    ):
+        raise RequestError(
+            f"composition {dict(numbers_and_counts)!r} is empty or holds no atoms; give atomic numbers 1 to 118 and "
+            "counts"
+        )
     return counts
 
 
-# --- orbits ------------------------------------------------------------------------------------------------------------------------------
+# --- orbits
+# ------------------------------------------------------------------------------------------------------------------------------
 
 
 class Covers:
     """All ways to make atoms of given counts, one count an element, out of whole orbits of a group's primitive cell.
 
-    A position without free coordinates holds one orbit in all, one with free coordinates any number. A cover gives each element a
-    multiset of positions; its weight is exp(gain × free coordinates - cost × orbits), and the weights are summed exactly, in log space.
+    A position without free coordinates holds one orbit in all, one with free coordinates any number. A cover gives each
+    element a multiset of positions; its weight is exp(gain × free coordinates - cost × orbits), and the weights are
+    summed exactly, in log space.
     """
 
-    def __init__(self, number: int, counts: tuple[int, ...], *, gain: float = FREEDOM_GAIN, cost: float = ORBIT_COST) -> None:
+    def __init__(
+        self, number: int, counts: tuple[int, ...], *, gain: float = FREEDOM_GAIN, cost: float = ORBIT_COST
+    ) -> None:
         positions = wyckoff_positions(number)
         self.counts, self.gain, self.cost = counts, gain, cost
         self._fixed: dict[int, list[WyckoffPosition]] = {}
@@ -167,9 +184,13 @@ class Covers:
         return self.log_total > -np.inf
 
     def _options(self, e: int, left: tuple[int, ...]) -> list[tuple[tuple[int, ...], float]]:
-        """How many fixed positions of each size element e takes, and the log weight of all covers of e, e+1, … that follow."""
+        """How many fixed positions of each size element e takes, and the log weight of all covers of e, e+1, … that
+        follow.
+        """
         count, options = self.counts[e], []
-        for used in product(*(range(min(many, count // size) + 1) for many, size in zip(left, self._fixed, strict=True))):
+        for used in product(
+            *(range(min(many, count // size) + 1) for many, size in zip(left, self._fixed, strict=True))
+        ):
             rest = count - sum(u * size for u, size in zip(used, self._fixed, strict=True))
             if rest < 0 or self._multisets[0, rest] == -np.inf:
                 continue
@@ -197,7 +218,9 @@ class Covers:
             used = options[_choose([w for _, w in options], generator)][0]
             chosen: list[WyckoffPosition] = []
             for size, u in zip(self._fixed, used, strict=True):
-                taken = sorted(generator.choice(len(free[size]), size=u, replace=False).tolist(), reverse=True) if u else []
+                taken = (
+                    sorted(generator.choice(len(free[size]), size=u, replace=False).tolist(), reverse=True) if u else []
+                )
                 chosen += [free[size].pop(k) for k in taken]
             rest = count - sum(p.primitive_multiplicity for p in chosen)
             chosen += self._draw_movable(rest, generator)
@@ -233,7 +256,8 @@ def _choose(log_weights: list[float], generator: np.random.Generator) -> int:
     return min(int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")), len(weights) - 1)
 
 
-# --- cell --------------------------------------------------------------------------------------------------------------------------------
+# --- cell
+# --------------------------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=230)
@@ -247,7 +271,9 @@ def _equilateral(number: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _draw_lattice(number: int, volume: float, generator: np.random.Generator) -> FloatArray:
-    """Rows of a primitive cell of this volume, ``[3, 3]`` in Å: conventional a along x, b in the xy plane, as spglib has them."""
+    """Rows of a primitive cell of this volume, ``[3, 3]`` in Å: conventional a along x, b in the xy plane, as spglib
+    has them.
+    """
     lattice, strains = _equilateral(number)
     values, vectors = np.linalg.eigh(np.einsum("k,kij->ij", STRAIN * generator.normal(size=6), strains))
     lattice = lattice @ (vectors * np.exp(values)) @ vectors.T
@@ -263,19 +289,22 @@ def _draw_lattice(number: int, volume: float, generator: np.random.Generator) ->
     return rows * (volume / np.linalg.det(rows)) ** (1 / 3)
 
 
-# --- coordinates -------------------------------------------------------------------------------------------------------------------------
+# --- coordinates
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 def _place(
     orbits: list[tuple[int, WyckoffPosition]], lattice: FloatArray, radii: FloatArray, generator: np.random.Generator
 ) -> list[FloatArray] | None:
-    """Points ``[p, 3]`` of each orbit, no two atoms or images i, j nearer than radii_i + radii_j (by atomic number, Å), or None.
+    """Points ``[p, 3]`` of each orbit, no two atoms or images i, j nearer than radii_i + radii_j (by atomic number, Å),
+    or None.
 
     Free coordinates are uniform given the orbits placed before: those without freedom first, then the largest.
     """
     search = _Neighbours(lattice, 2 * max(radii[z] for z, _ in orbits))
     order = sorted(
-        range(len(orbits)), key=lambda k: (orbits[k][1].dof > 0, -orbits[k][1].primitive_multiplicity * radii[orbits[k][0]] ** 3)
+        range(len(orbits)),
+        key=lambda k: (orbits[k][1].dof > 0, -orbits[k][1].primitive_multiplicity * radii[orbits[k][0]] ** 3),
     )
     placed: list[FloatArray | None] = [None] * len(orbits)
     around, reach = np.zeros((0, 3)), np.zeros(0)
@@ -283,11 +312,15 @@ def _place(
         z, position = orbits[k]
         for _ in range(PLACEMENTS if position.dof else 1):
             points = position.points(generator.random(3) if position.dof else np.zeros(3), primitive=True)
-            # the group takes any atom of an orbit to the first and leaves the orbits placed before in place: the first stands for all
+            # the group takes any atom of an orbit to the first and leaves the orbits placed before in place: the first
+            # stands for all
             own = np.full(len(points), 2 * radii[z])
             if search.apart(points, own, itself=True) and search.apart(around, reach + radii[z], centre=points[0]):
                 placed[k] = points
-                around, reach = np.concatenate([around, points]), np.concatenate([reach, np.full(len(points), radii[z])])
+                around, reach = (
+                    np.concatenate([around, points]),
+                    np.concatenate([reach, np.full(len(points), radii[z])]),
+                )
                 break
         else:
             return None
@@ -307,8 +340,11 @@ class _Neighbours:
         self.shifts = shifts @ lattice
         self.square = (self.shifts**2).sum(-1)
 
-    def apart(self, points: FloatArray, limits: FloatArray, *, centre: FloatArray | None = None, itself: bool = False) -> bool:
-        """Whether every image of ``points`` is at least ``limits`` (Å, one a point) from ``centre``, by default the first of them.
+    def apart(
+        self, points: FloatArray, limits: FloatArray, *, centre: FloatArray | None = None, itself: bool = False
+    ) -> bool:
+        """Whether every image of ``points`` is at least ``limits`` (Å, one a point) from ``centre``, by default the
+        first of them.
 
         ``itself`` says that the centre is the first point, whose own place then does not count.
         """

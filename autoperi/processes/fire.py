@@ -1,9 +1,11 @@
-"""The fast inertial relaxation engine on positions and cell, many crystals side by side (Bitzek et al., PRL 97, 170201, 2006).
+"""The fast inertial relaxation engine on positions and cell, many crystals side by side (Bitzek et al., PRL 97, 170201,
+2006).
 
-A crystal moves along its Cartesian displacements u (Å) at fixed cell, and along the logarithm of its deformation: a step takes L to
-L·exp(S) with S symmetric, fractional coordinates carried along. The strain enters as n·S, with n atoms, so that its generalised force
--V σ / n is of the size of a force on an atom, whatever the cell (the scaling of ASE's ``FrechetCellFilter``). Every crystal has its
-own velocities, time step and mixing, so batchmates cannot change its path.
+A crystal moves along its Cartesian displacements u (Å) at fixed cell, and along the logarithm of its deformation: a
+step takes L to L·exp(S) with S symmetric, fractional coordinates carried along. The strain enters as n·S, with n atoms,
+so that its generalised force -V σ / n is of the size of a force on an atom, whatever the cell (the scaling of ASE's
+``FrechetCellFilter``). Every crystal has its own velocities, time step and mixing, so batchmates cannot change its
+path.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.lattice import symmetric_exp
 
 DT_START, DT_MAX = 0.1, 1.0
@@ -68,13 +70,19 @@ def cell_force(batch: CrystalBatch, stress: Tensor) -> Tensor:
 
 
 def largest_force(batch: CrystalBatch, forces: Tensor, on_cell: Tensor | None) -> Tensor:
-    """Largest force on an atom, or norm of the generalised force on the cell, ``[B]``; what ``fmax`` is compared with."""
+    """Largest force on an atom, or norm of the generalised force on the cell, ``[B]``; what ``fmax`` is compared
+    with.
+    """
     norms = torch.linalg.vector_norm(forces, dim=-1)
-    largest = torch.zeros(len(batch), dtype=norms.dtype, device=norms.device).scatter_reduce(0, batch.batch, norms, "amax")
+    largest = torch.zeros(len(batch), dtype=norms.dtype, device=norms.device).scatter_reduce(
+        0, batch.batch, norms, "amax"
+    )
     return largest if on_cell is None else torch.maximum(largest, torch.linalg.matrix_norm(on_cell))
 
 
-def fire_step(batch: CrystalBatch, state: FireState, forces: Tensor, on_cell: Tensor | None = None) -> tuple[CrystalBatch, FireState]:
+def fire_step(
+    batch: CrystalBatch, state: FireState, forces: Tensor, on_cell: Tensor | None = None
+) -> tuple[CrystalBatch, FireState]:
     """One step of every crystal; coordinates are not wrapped.
 
     Args:
@@ -106,7 +114,9 @@ def fire_step(batch: CrystalBatch, state: FireState, forces: Tensor, on_cell: Te
     # F3 and F4: faster after N_min steps downhill, slower and at rest after one uphill
     faster = ~uphill & (state.downhill > N_MIN)
     dt = torch.where(uphill, state.dt * F_DEC, torch.where(faster, (state.dt * F_INC).clamp(max=DT_MAX), state.dt))
-    alpha = torch.where(uphill, torch.full_like(dt, ALPHA_START), torch.where(faster, state.alpha * F_ALPHA, state.alpha))
+    alpha = torch.where(
+        uphill, torch.full_like(dt, ALPHA_START), torch.where(faster, state.alpha * F_ALPHA, state.alpha)
+    )
     downhill = torch.where(uphill, torch.zeros_like(state.downhill), state.downhill + 1)
     crystals = torch.arange(len(batch), device=owner.device)
     velocity = mixed(velocity, forces, owner, (-1, 1))
@@ -118,8 +128,12 @@ def fire_step(batch: CrystalBatch, state: FireState, forces: Tensor, on_cell: Te
         strain = (dt / batch.n_atoms).view(-1, 1, 1) * cell_velocity
         excess = torch.maximum(excess, torch.linalg.matrix_norm(strain) / MAX_STEP_STRAIN)
     scale = 1 / excess.clamp(min=1.0)
-    frac = batch.frac_coords + torch.einsum("ni,nij->nj", move * scale[owner].unsqueeze(-1), torch.linalg.inv(lattice)[owner])
+    frac = batch.frac_coords + torch.einsum(
+        "ni,nij->nj", move * scale[owner].unsqueeze(-1), torch.linalg.inv(lattice)[owner]
+    )
     if strain is not None:
         lattice = lattice @ symmetric_exp(strain * scale.view(-1, 1, 1))
     moved = CrystalBatch(lattice, frac, batch.atomic_numbers, batch.n_atoms)
-    return moved, FireState(velocity, state.cell_velocity if cell_velocity is None else cell_velocity, dt, alpha, downhill)
+    return moved, FireState(
+        velocity, state.cell_velocity if cell_velocity is None else cell_velocity, dt, alpha, downhill
+    )

@@ -1,12 +1,13 @@
-"""Continuous normalizing flows on products of lines and circles: flow matching, fixed-step integration, exact log-likelihoods.
+"""Continuous normalizing flows on products of lines and circles: flow matching, fixed-step integration, exact
+log-likelihoods.
 
 A flow carries a base density p₀ along a field v_θ(y, t), and (seed 0, 3.2.2; Chen et al. 2018)
 
     log p₁(y₁) = log p₀(y₀) − ∫₀¹ tr(∂v_θ/∂y) dt.
 
-The field is learned by flow matching (Lipman et al. 2023; on manifolds Chen & Lipman 2024): along the shortest path from y₀ ~ p₀ to
-y₁ the velocity is constant. No network is in here: a field is any function of coordinates and time. Steps are fixed and each crystal has
-its own coordinates, hence a sample never depends on those beside it.
+The field is learned by flow matching (Lipman et al. 2023; on manifolds Chen & Lipman 2024): along the shortest path
+from y₀ ~ p₀ to y₁ the velocity is constant. No network is in here: a field is any function of coordinates and time.
+Steps are fixed and each crystal has its own coordinates, hence a sample never depends on those beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Field = Callable[[Tensor, Tensor], Tensor]
 EXACT_DIMENSIONS = 48
 """Free coordinates up to which the divergence is exact."""
 UNIFORM_SCALE = 1.0
-"""Standard deviation, in turns, from which a wrapped normal counts as uniform: it then differs from it by less than 1e-8."""
+"""Standard deviation, in turns, from which a wrapped normal counts as uniform: it then differs from it by less than
+1e-8.
+"""
 _TABLEAUS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # nodes of the stages (each stage starts from the previous one's slope), weights of their slopes
     "euler": ((0.0,), (1.0,)),
@@ -115,9 +118,10 @@ def integrate(
 ) -> Tensor:
     """Follow a field from t = 0 to 1, or backwards, in equal steps, ``[B, D]``.
 
-    Annealed velocities (FlowMM, Miller et al. 2024; CrystalFlow, Luo et al. 2025) draw coordinates to where the field points sooner than its paths
-    would. Here no step goes past the end of a straight path: in the last step but k they are at most k + 1 times as fast. What is
-    reached is sharper than the flow's density, and not distributed as :func:`log_likelihood` says.
+    Annealed velocities (FlowMM, Miller et al. 2024; CrystalFlow, Luo et al. 2025) draw coordinates to where the field
+    points sooner than its paths would. Here no step goes past the end of a straight path: in the last step but k they
+    are at most k + 1 times as fast. What is reached is sharper than the flow's density, and not distributed as
+    :func:`log_likelihood` says.
 
     Args:
         field: the velocity.
@@ -133,7 +137,14 @@ def integrate(
         raise ValueError(f"anneal={anneal!r} must be at least 0, and 0 where time runs backwards")
     with torch.no_grad():
         return _solve(
-            lambda at, t: (field(at, t), None), y, space, steps=steps, method=method, backwards=backwards, after=after, anneal=anneal
+            lambda at, t: (field(at, t), None),
+            y,
+            space,
+            steps=steps,
+            method=method,
+            backwards=backwards,
+            after=after,
+            anneal=anneal,
         )[0]
 
 
@@ -151,19 +162,21 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Log density of the flow at ``y``.
 
-    The integral is that of the differential equation, to the accuracy of the steps. Those of a flow that was learned from crystals want to be short in
-    some places and may be long in others, which a Runge-Kutta method of order 5(4) finds by itself (Dormand and Prince 1980, in SciPy); equal steps of
-    rk4 have an error of steps⁻⁴ where the field is smooth. Hutchinson's estimate tr J = E[εᵀJε] (FFJORD; Grathwohl et al. 2019) keeps its probes along the way.
+    The integral is that of the differential equation, to the accuracy of the steps. Those of a flow that was learned
+    from crystals want to be short in some places and may be long in others, which a Runge-Kutta method of order 5(4)
+    finds by itself (Dormand and Prince 1980, in SciPy); equal steps of rk4 have an error of steps⁻⁴ where the field is
+    smooth. Hutchinson's estimate tr J = E[εᵀJε] (FFJORD; Grathwohl et al. 2019) keeps its probes along the way.
 
     Args:
         field: the velocity, differentiable in the coordinates.
         base: density at t = 0.
         y: coordinates at t = 1, ``[B, D]``.
         steps, method: equal steps instead of adapted ones.
-        tolerance: nats that an adapted step may be wrong by, and hundredths of it for coordinates. Rows share their steps: give one at a time for
-            results that do not depend on others.
+        tolerance: nats that an adapted step may be wrong by, and hundredths of it for coordinates. Rows share their
+            steps: give one at a time for results that do not depend on others.
         exact: one backward pass a coordinate; otherwise Hutchinson's estimate.
-        copies: for a single row, the field of as many copies of it as it has coordinates that are present: all passes become one.
+        copies: for a single row, the field of as many copies of it as it has coordinates that are present: all passes
+            become one.
         noise: probes ±1, ``[K, B, D]``, K at least 2; seeded by the caller, crystal by crystal.
     """
     space = base.space
@@ -197,7 +210,9 @@ def log_likelihood(
 def _adapted(
     slopes: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], y: Tensor, space: Space, tolerance: float, *, traces: int
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`_solve`, backwards, with steps as short as they must be; ``slopes`` gives ``traces`` of each row beside its velocity."""
+    """As :func:`_solve`, backwards, with steps as short as they must be; ``slopes`` gives ``traces`` of each row beside
+    its velocity.
+    """
     from scipy.integrate import solve_ivp
 
     size = y.numel()

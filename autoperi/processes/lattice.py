@@ -1,4 +1,6 @@
-"""Lattice relaxation as a process: passes L' = L·exp(A) (EMPNN, eq. 10a) until a pass changes nothing, each crystal by itself."""
+"""Lattice relaxation as a process: passes L' = L·exp(A) (EMPNN, eq. 10a) until a pass changes nothing, each crystal by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.lattice import from_lengths_angles, metric, niggli_reduce, symmetric_exp, symmetric_log
 from autoperi.models.lattice_relaxer import LatticeRelaxer, length_error
 
@@ -22,7 +24,9 @@ STILL = 6e-3
 LARGEST_STRAIN = 2.5
 """Change of the log volume beyond which a relaxation is called exploded or collapsed."""
 ABSURD = math.log(4.0)
-"""A cell smaller than its composition's volume by more than this factor (a log) is no crystal: it is brought to that volume first."""
+"""A cell smaller than its composition's volume by more than this factor (a log) is no crystal: it is brought to that
+volume first.
+"""
 DOUBT = 0.02
 """Expected relative error of lengths above which a cell of absurd density is tried again from other shapes."""
 LESS_DOUBT = 0.7
@@ -31,11 +35,15 @@ LESS_DOUBT = 0.7
 SAME_DOUBT = 1e-4
 """Relative difference of doubts that rounding makes, in float32."""
 SHAPE_TO_VOLUME = 8.0
-"""⟨d²⟩/⟨t²⟩ of a symmetric strain whose six entries are drawn alike with variance σ²: t² = (tr A)²/3 has the mean σ², ‖A‖² the mean 9σ²."""
+"""⟨d²⟩/⟨t²⟩ of a symmetric strain whose six entries are drawn alike with variance σ²: t² = (tr A)²/3 has the mean σ²,
+‖A‖² the mean 9σ².
+"""
 
 
 def _around(first: float, second: float) -> list[tuple[float, ...]]:
-    """Cells whose three angles all lie ``first`` from 90°, signs as in the four bases of one rhombohedral lattice, and so for ``second``."""
+    """Cells whose three angles all lie ``first`` from 90°, signs as in the four bases of one rhombohedral lattice, and
+    so for ``second``.
+    """
     signs = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
     return [(1, 1, 1, *(90 - x * s for s in sign)) for sign in signs for x in (first, second)]
 
@@ -61,8 +69,9 @@ def _on_axis(k: int) -> list[tuple[float, ...]]:
 
 
 SHAPES = [*_around(30, -19.5), *_on_axis(0), *_on_axis(1), *_on_axis(2)]
-"""(a, b, c, α, β, γ) of the cells from which a reconstruction in doubt is tried again: the primitive cells of the centred lattices, and long,
-flat and hexagonal ones, in each of their orientations to the axes."""
+"""(a, b, c, α, β, γ) of the cells from which a reconstruction in doubt is tried again: the primitive cells of the
+centred lattices, and long, flat and hexagonal ones, in each of their orientations to the axes.
+"""
 BATCH, BATCH_ATOMS = 128, 1536
 """Crystals, and atoms, that a network reads together at most (one crystal at least)."""
 CLOSE = 0.02
@@ -78,8 +87,8 @@ class LatticeRelaxation:
         strain: A of each crystal's last pass, ``[B, 3, 3]``.
         passes: how many it went through, ``[B]``.
         status: ``converged``, ``max_steps``, ``isolated``, ``exploded``, ``collapsed`` or ``nan``.
-        expected_error: mean relative error of the lengths that the network expects to be left, ``[B]``, calibrated on crystals as they are
-            returned; NaN for those without an edge or a volume, None if the network cannot tell.
+        expected_error: mean relative error of the lengths that the network expects to be left, ``[B]``, calibrated on
+            crystals as they are returned; NaN for those without an edge or a volume, None if the network cannot tell.
     """
 
     crystals: CrystalBatch
@@ -90,7 +99,9 @@ class LatticeRelaxation:
 
     @property
     def confidence(self) -> Tensor | None:
-        """Probability that lengths are right within :data:`CLOSE`, ``[B]``, if errors fall off exponentially; NaN and None as ``expected_error``."""
+        """Probability that lengths are right within :data:`CLOSE`, ``[B]``, if errors fall off exponentially; NaN and
+        None as ``expected_error``.
+        """
         return None if self.expected_error is None else 1 - torch.exp(-CLOSE / self.expected_error.clamp(min=1e-6))
 
 
@@ -114,10 +125,11 @@ def relax_cells(
 ) -> LatticeRelaxation:
     """At most ``passes`` passes over each crystal; no crystal's result depends on the others.
 
-    With a network that knows what it does not know (:class:`~autoperi.models.lattice_relaxer.LatticeRelaxer`), crystals that have come to rest
-    are left out of the passes that follow; the error that is left is estimated; cells of absurd density are brought to the volume of
-    their composition before the first pass, because no network reads a crystal in which hundreds of atoms lie within a bond; and of
-    every other crystal's way only as much is gone as stands out from that error (:func:`cautious`).
+    With a network that knows what it does not know (:class:`~autoperi.models.lattice_relaxer.LatticeRelaxer`), crystals
+    that have come to rest are left out of the passes that follow; the error that is left is estimated; cells of absurd
+    density are brought to the volume of their composition before the first pass, because no network reads a crystal in
+    which hundreds of atoms lie within a bond; and of every other crystal's way only as much is gone as stands out from
+    that error (:func:`cautious`).
 
     Args:
         network: crystals to exponents A, ``[B, 3, 3]``.
@@ -138,10 +150,20 @@ def relax_cells(
     if passes and bool(absurd.any()):
         _try_other_shapes(network, start, natural, absurd, found, passes, batch_size)
     status = relaxation_status(start.lattice, found.lattice, found.strain)
-    status = ["isolated" if alone and word == "converged" else word for word, alone in zip(status, found.isolated.tolist(), strict=True)]
-    near = torch.tensor([word in ("converged", "max_steps") for word in status], dtype=torch.bool, device=start.lattice.device) & ~absurd
+    status = [
+        "isolated" if alone and word == "converged" else word
+        for word, alone in zip(status, found.isolated.tolist(), strict=True)
+    ]
+    near = (
+        torch.tensor(
+            [word in ("converged", "max_steps") for word in status], dtype=torch.bool, device=start.lattice.device
+        )
+        & ~absurd
+    )
     if passes and bool(near.any()):
-        found.lattice[near] = cautious(start.lattice[near], found.lattice[near], found.spread[near], caution=network.caution)
+        found.lattice[near] = cautious(
+            start.lattice[near], found.lattice[near], found.spread[near], caution=network.caution
+        )
     expected = torch.where(found.isolated, torch.nan, network.expected_error(found.spread)) if passes else None
     return LatticeRelaxation(batch.replace(lattice=found.lattice), found.strain, found.passes, status, expected)
 
@@ -173,7 +195,9 @@ def _with_hopeless(
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """Where B crystals ended: lattices, the last A, the spread after it, how many passes, and whether there was no edge."""
+    """Where B crystals ended: lattices, the last A, the spread after it, how many passes, and whether there was no
+    edge.
+    """
 
     lattice: Tensor
     strain: Tensor
@@ -183,7 +207,12 @@ class _Path:
 
 
 def _passes(
-    network: LatticeRelaxer, start: CrystalBatch, natural: Tensor, passes: int, batch_size: int, told: Callable[[int], object]
+    network: LatticeRelaxer,
+    start: CrystalBatch,
+    natural: Tensor,
+    passes: int,
+    batch_size: int,
+    told: Callable[[int], object],
 ) -> _Path:
     lattice, strain = start.lattice.clone(), torch.zeros_like(start.lattice)
     spread = lattice.new_zeros(len(start), 2)
@@ -222,13 +251,20 @@ def _chunks(order: Tensor, n_atoms: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def _try_other_shapes(
-    network: LatticeRelaxer, start: CrystalBatch, natural: Tensor, absurd: Tensor, found: _Path, passes: int, batch_size: int
+    network: LatticeRelaxer,
+    start: CrystalBatch,
+    natural: Tensor,
+    absurd: Tensor,
+    found: _Path,
+    passes: int,
+    batch_size: int,
 ) -> None:
-    """From every shape of :data:`SHAPES`, where a cell of absurd density ended in doubt; the end that the network doubts least is taken.
+    """From every shape of :data:`SHAPES`, where a cell of absurd density ended in doubt; the end that the network
+    doubts least is taken.
 
-    The density said nothing of the lattice, so its shape need not either; and no equivariant pass can leave a cube whose atoms have all its
-    symmetry. Shapes are taken in the Niggli-reduced basis of the start, which makes the answer one for all bases and orientations, but
-    not for supercells: theirs are other shapes.
+    The density said nothing of the lattice, so its shape need not either; and no equivariant pass can leave a cube
+    whose atoms have all its symmetry. Shapes are taken in the Niggli-reduced basis of the start, which makes the answer
+    one for all bases and orientations, but not for supercells: theirs are other shapes.
     """
     doubtful = (absurd & (length_error(found.spread) > DOUBT)).nonzero().squeeze(-1)
     if not len(doubtful):
@@ -241,13 +277,16 @@ def _try_other_shapes(
     reduced = transform @ part.lattice
     ends = [_Path(*(getattr(found, name)[doubtful] for name in _FIELDS))]
     for shape in _shapes(part.lattice):
-        first = part.replace(lattice=part.lattice @ symmetric_exp(exponent_to(reduced, part.volume.pow(1 / 3)[:, None, None] * shape)))
+        first = part.replace(
+            lattice=part.lattice @ symmetric_exp(exponent_to(reduced, part.volume.pow(1 / 3)[:, None, None] * shape))
+        )
         ends.append(_passes(network, first, natural[doubtful], passes, batch_size, lambda _: None))
     doubt = torch.stack([length_error(end.spread) for end in ends])
     doubt = torch.where(torch.stack([torch.isfinite(end.lattice).flatten(1).all(1) for end in ends]), doubt, torch.inf)
     size = torch.stack([((transform @ end.lattice) ** 2).sum((-1, -2)) for end in ends])
-    # of those that are doubted about alike the shortest basis; of equally short ones the least doubted, which no order of shapes decides;
-    # what is equal in both is one lattice in several bases, where rounding must not decide: the first of them
+    # of those that are doubted about alike the shortest basis; of equally short ones the least doubted, which no order
+    # of shapes decides; what is equal in both is one lattice in several bases, where rounding must not decide: the
+    # first of them
     alike = doubt <= doubt.amin(0) / LESS_DOUBT
     size = torch.where(alike, size, torch.inf)
     short = torch.where(size <= size.amin(0) * (1 + 1e-3), doubt, torch.inf)
@@ -269,7 +308,11 @@ def _shapes(like: Tensor) -> list[Tensor]:
 
 
 def _plain(
-    network: Callable[[CrystalBatch], Tensor], batch: CrystalBatch, passes: int, batch_size: int, told: Callable[[int], object]
+    network: Callable[[CrystalBatch], Tensor],
+    batch: CrystalBatch,
+    passes: int,
+    batch_size: int,
+    told: Callable[[int], object],
 ) -> LatticeRelaxation:
     """The same with a network that says nothing of itself: ``passes`` passes for every crystal."""
     lattice, strain = batch.lattice.clone(), torch.zeros_like(batch.lattice)
@@ -282,21 +325,27 @@ def _plain(
         lattice[chosen] = moved.lattice
         told(len(moved))
     done = torch.full((len(batch),), passes, device=strain.device)
-    return LatticeRelaxation(batch.replace(lattice=lattice), strain, done, relaxation_status(batch.lattice, lattice, strain), None)
+    return LatticeRelaxation(
+        batch.replace(lattice=lattice), strain, done, relaxation_status(batch.lattice, lattice, strain), None
+    )
 
 
 def exponent_to(lattice: Tensor, target: Tensor) -> Tensor:
-    """The symmetric A with metric(L·exp(A)) = metric(target), ``[B, 3, 3]``: ½ log(L⁻¹ G Lᵀ⁻¹), the exact answer of eq. 10a."""
+    """The symmetric A with metric(L·exp(A)) = metric(target), ``[B, 3, 3]``: ½ log(L⁻¹ G Lᵀ⁻¹), the exact answer of eq.
+    10a.
+    """
     inverse = torch.linalg.inv(lattice.double())
     return (0.5 * symmetric_log(inverse @ metric(target.double()) @ inverse.mT)).to(lattice.dtype)
 
 
 def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> Tensor:
-    """Lattices ``[B, 3, 3]`` on the way from ``start`` to ``end``: the farther, the more the way exceeds what the network cannot know.
+    """Lattices ``[B, 3, 3]`` on the way from ``start`` to ``end``: the farther, the more the way exceeds what the
+    network cannot know.
 
     With A = D + I tr A/3 the exponent from start to end, t = |tr A|/√3 and d = ‖D‖, its parts are shortened by x²/(x² + caution²), where x = d/b_dev for
-    D, and x = √(t² + d²/8)/b_iso for the trace: a crystal that was deformed in shape was most likely deformed in volume too, and t² has the
-    mean of d²/8 where strains are drawn entry by entry (:data:`SHAPE_TO_VOLUME`). A relaxed cell thus stays nearly where it is, and a deformed one goes all the way.
+    D, and x = √(t² + d²/8)/b_iso for the trace: a crystal that was deformed in shape was most likely deformed in volume
+    too, and t² has the mean of d²/8 where strains are drawn entry by entry (:data:`SHAPE_TO_VOLUME`). A relaxed cell
+    thus stays nearly where it is, and a deformed one goes all the way.
 
     Args:
         start, end: lattices, ``[B, 3, 3]``.
@@ -304,7 +353,11 @@ def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> T
         caution: 0 goes all the way.
     """
     strain = exponent_to(start, end)
-    trace = strain.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] / 3 * torch.eye(3, dtype=strain.dtype, device=strain.device)
+    trace = (
+        strain.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+        / 3
+        * torch.eye(3, dtype=strain.dtype, device=strain.device)
+    )
     shape = strain - trace
     t2, d2 = (trace**2).sum((-1, -2)), (shape**2).sum((-1, -2))
     limit = (caution * spread.clamp(min=1e-9)) ** 2
@@ -336,7 +389,9 @@ def relaxation_status(start: Tensor, end: Tensor, last_strain: Tensor) -> list[s
 
 
 def _plausible(batch: CrystalBatch, natural: Tensor) -> tuple[CrystalBatch, Tensor]:
-    """Cells far too small, grown to the volume of their composition, and which they are: a scaling, so every law of the field holds for it too."""
+    """Cells far too small, grown to the volume of their composition, and which they are: a scaling, so every law of the
+    field holds for it too.
+    """
     ratio = natural / batch.volume
     absurd = torch.log(ratio) > ABSURD
     scale = torch.where(absurd, ratio.pow(1 / 3), torch.ones_like(ratio))

@@ -1,4 +1,6 @@
-"""An adversary for crystals: a small network that tells true ones from a decoder's estimates, and the losses of both sides."""
+"""An adversary for crystals: a small network that tells true ones from a decoder's estimates, and the losses of both
+sides.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import ScalarHead, sum_per_crystal
 
 
 class Discriminator(nn.Module):
-    """Scores of crystals, high for true ones: the mean over atoms of a scalar on the shared backbone, invariant as everything on it.
+    """Scores of crystals, high for true ones: the mean over atoms of a scalar on the shared backbone, invariant as
+    everything on it.
 
     Args:
         channels, layers, cutoff: of the backbone; the cutoff in Å of the crystals that it is given.
@@ -34,8 +37,8 @@ class Discriminator(nn.Module):
 def hinge_losses(discriminator: nn.Module, estimate: CrystalBatch, truth: CrystalBatch) -> tuple[Tensor, Tensor]:
     """The hinge losses of a generative adversarial network (Lim & Ye 2017; Miyato et al. 2018), each ``[B]``.
 
-    Both are minimised at once by one optimiser: −D(x̂), whose gradient reaches the decoder alone, and [1 − D(x)]₊ + [1 + D(x̂)]₊, whose
-    gradient reaches the discriminator D alone.
+    Both are minimised at once by one optimiser: −D(x̂), whose gradient reaches the decoder alone, and [1 − D(x)]₊ + [1
+    + D(x̂)]₊, whose gradient reaches the discriminator D alone.
 
     Args:
         discriminator: D.

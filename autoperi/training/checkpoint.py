@@ -33,7 +33,9 @@ class SafetensorsCheckpointIO(CheckpointIO):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 tree = json.loads(file.metadata()["tree"])
         except Exception as error:
-            raise WeightsError(f"checkpoint {path} cannot be read ({error}); remove it and start the training again") from None
+            raise WeightsError(
+                f"checkpoint {path} cannot be read ({error}); remove it and start the training again"
+            ) from None
         return _decode(tree, tensors)
 
     def remove_checkpoint(self, path: Any) -> None:  # noqa: D102

@@ -1,10 +1,12 @@
 """Which description of a crystal a flow's path should end at: the one nearest to where it starts, or any.
 
-Orbits of one element on one position may be exchanged, each orbit has several representatives, and the origin may be shifted; the network sees none of
-that. Paths to a fixed description cross each other and their velocities cancel; paths to the nearest one are short. As the uniform density does
-not know descriptions either, the flow so learned still begins there and ends at the crystals (minibatch optimal transport, Tong et al. 2024, over
-the symmetries of one crystal instead of over a batch; Song et al. 2023 and Klein et al. 2023 for molecules). Random descriptions are what augmentation
-by operations of the space group and shifts of the origin means here: the network itself is invariant under them.
+Orbits of one element on one position may be exchanged, each orbit has several representatives, and the origin may be
+shifted; the network sees none of that. Paths to a fixed description cross each other and their velocities cancel; paths
+to the nearest one are short. As the uniform density does not know descriptions either, the flow so learned still begins
+there and ends at the crystals (minibatch optimal transport, Tong et al. 2024, over the symmetries of one crystal
+instead of over a batch; Song et al. 2023 and Klein et al. 2023 for molecules). Random descriptions are what
+augmentation by operations of the space group and shifts of the origin means here: the network itself is invariant under
+them.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from autoperi.geometry.equivalents import descriptions
-from autoperi.geometry.freedom import STRAINS, Freedom, Orbit
-from autoperi.geometry.wyckoff import LETTERS
+from autoperi.symmetry.equivalents import descriptions
+from autoperi.symmetry.freedom import STRAINS, Freedom, Orbit
+from autoperi.symmetry.wyckoff import LETTERS
 
 FAR = 1e9
 
@@ -32,7 +34,8 @@ class Equivalents:
 
     Attributes:
         shifts: origin shifts of each crystal, ``[B]``, orbits: how many orbits it has, ``[B]``.
-        kind: element and position of each orbit, one number, first as given, ``[Σ O]``, then under each shift, ``[Σ shifts·O]``.
+        kind: element and position of each orbit, one number, first as given, ``[Σ O]``, then under each shift, ``[Σ
+            shifts·O]``.
         shifted: as ``kind``, under each shift of each crystal.
         choices: representatives of each orbit under each shift, ``[Σ shifts·O]``.
         parameters: s of each of them, ``[Σ choices, 3]``.
@@ -50,7 +53,9 @@ class Equivalents:
 
     @cached_property
     def _starts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Where each crystal's orbits begin, where its rows of shifts and orbits do, and where each row's choices do."""
+        """Where each crystal's orbits begin, where its rows of shifts and orbits do, and where each row's choices
+        do.
+        """
         lengths = (self.orbits, self.shifts * self.orbits, self.choices)
         orbits, rows, choices = (torch.cumsum(n, 0) - n for n in lengths)
         return orbits, rows, choices
@@ -67,7 +72,9 @@ class Equivalents:
             padded = np.full((s * o, int(counts.max()), 3), np.nan)
             padded[np.arange(padded.shape[1])[None] < counts[:, None]] = values
             kind = self.kind[start : start + o].numpy()
-            found.append(Choices(kind, self.shifted[first : first + s * o].numpy().reshape(s, o), padded.reshape(s, o, -1, 3)))
+            found.append(
+                Choices(kind, self.shifted[first : first + s * o].numpy().reshape(s, o), padded.reshape(s, o, -1, 3))
+            )
         return found
 
 
@@ -85,7 +92,9 @@ class Choices:
     parameters: np.ndarray
 
     def nearest(self, start: np.ndarray, metric: np.ndarray) -> np.ndarray:
-        """Parameters ``[O, 3]`` of the description nearest to ``start`` ``[O, 3]``; ``metric`` ``[O, 3, 3]`` measures each orbit's step."""
+        """Parameters ``[O, 3]`` of the description nearest to ``start`` ``[O, 3]``; ``metric`` ``[O, 3, 3]`` measures
+        each orbit's step.
+        """
         d = self.parameters[:, None] - start[None, :, None, None]  # [S, slot, orbit, R, 3]
         d = d - np.floor(d + 0.5)
         square: np.ndarray = np.einsum("sijra,iab,sijrb->sijr", d, metric, d, optimize=True)
@@ -101,7 +110,9 @@ class Choices:
         return found
 
     def random(self, rng: np.random.Generator) -> np.ndarray:
-        """Parameters ``[O, 3]`` of a description drawn uniformly: a shift, an exchange of like orbits, a representative of each."""
+        """Parameters ``[O, 3]`` of a description drawn uniformly: a shift, an exchange of like orbits, a representative
+        of each.
+        """
         s = int(rng.integers(len(self.shifted)))
         orbits = np.empty(len(self.kind), dtype=np.int64)
         for kind in np.unique(self.kind):
@@ -144,8 +155,11 @@ def _kind(element: int, letter: int) -> int:
     return element * len(LETTERS) + letter
 
 
-def nearest_ends(choices: Sequence[Choices], freedom: Freedom, start: Tensor, end: Tensor, *, rows: Tensor | None = None) -> Tensor:
-    """``end`` ``[B, D]`` with each crystal's positions in the description nearest to ``start`` ``[B, D]``; the crystals stay the same.
+def nearest_ends(
+    choices: Sequence[Choices], freedom: Freedom, start: Tensor, end: Tensor, *, rows: Tensor | None = None
+) -> Tensor:
+    """``end`` ``[B, D]`` with each crystal's positions in the description nearest to ``start`` ``[B, D]``; the crystals
+    stay the same.
 
     Args:
         choices: of each crystal.
@@ -155,7 +169,9 @@ def nearest_ends(choices: Sequence[Choices], freedom: Freedom, start: Tensor, en
     """
     begin = start.detach().cpu().double().numpy()
     # how far an orbit's atoms go in Å² of the reference cell, all of them together
-    maps = torch.einsum("nij,nic->njc", freedom.maps.double(), freedom.reference.double()[freedom.crystal][freedom.orbit])
+    maps = torch.einsum(
+        "nij,nic->njc", freedom.maps.double(), freedom.reference.double()[freedom.crystal][freedom.orbit]
+    )
     total = torch.zeros(len(freedom.free), 3, 3, dtype=torch.float64, device=maps.device)
     metric = total.index_add(0, freedom.orbit, maps @ maps.transpose(1, 2)).cpu().numpy()
     chosen = [True] * len(choices) if rows is None else rows.tolist()
@@ -179,7 +195,9 @@ def random_ends(choices: Sequence[Choices], freedom: Freedom, end: Tensor, rng: 
 
 
 def _described(freedom: Freedom, end: Tensor, parameters: Callable[[int, slice, slice], np.ndarray | None]) -> Tensor:
-    """``end`` with the ``parameters`` ``[O, 3]`` of each crystal, asked for by its number, its columns and its orbits; None leaves it as it is."""
+    """``end`` with the ``parameters`` ``[O, 3]`` of each crystal, asked for by its number, its columns and its orbits;
+    None leaves it as it is.
+    """
     out = end.detach().clone().cpu()
     first = 0
     for b, count in enumerate(torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()):

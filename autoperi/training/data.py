@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import DataError
 from autoperi.geometry.multigraph import radius_graph
 
@@ -54,8 +54,15 @@ class TensorCrystals:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file."""
         c = self.crystals
-        tensors = {"lattice": c.lattice, "frac_coords": c.frac_coords, "atomic_numbers": c.atomic_numbers, "n_atoms": c.n_atoms}
-        labels = {f"label.{k}": v for k, v in self.labels.items()} | {f"atom.{k}": v for k, v in self.atom_labels.items()}
+        tensors = {
+            "lattice": c.lattice,
+            "frac_coords": c.frac_coords,
+            "atomic_numbers": c.atomic_numbers,
+            "n_atoms": c.n_atoms,
+        }
+        labels = {f"label.{k}": v for k, v in self.labels.items()} | {
+            f"atom.{k}": v for k, v in self.atom_labels.items()
+        }
         save_file({**tensors, **labels}, str(path))
 
     @classmethod
@@ -67,13 +74,16 @@ class TensorCrystals:
         """
         try:
             tensors = load_file(str(path))
-            crystals = CrystalBatch(tensors["lattice"], tensors["frac_coords"], tensors["atomic_numbers"], tensors["n_atoms"])
+            crystals = CrystalBatch(
+                tensors["lattice"], tensors["frac_coords"], tensors["atomic_numbers"], tensors["n_atoms"]
+            )
         except Exception as error:
             raise DataError(
                 f"{path} does not hold training tensors ({error}); make it from crystals with 'autoperi train --data'"
             ) from None
         labels, atom_labels = (
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)} for prefix in ("label.", "atom.")
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            for prefix in ("label.", "atom.")
         )
         return cls(crystals, labels, atom_labels)
 
@@ -95,15 +105,16 @@ class Rows(Protocol):
 
 @dataclass
 class Batches:
-    """Seeded batches of one epoch after another; the order depends on ``(seed, epoch)`` alone, so a resumed run repeats it.
+    """Seeded batches of one epoch after another; the order depends on ``(seed, epoch)`` alone, so a resumed run repeats
+    it.
 
     Crystals of like ``width`` share a batch, in random order: widths are sorted within pools of ``pool`` batches, which
     keeps padding small and batches random. The width of a crystal is its number of atoms unless :func:`widths` of its
-    neighbour table, which is what the backbone pads, are given. Beside the labels, ``row`` says which rows of the data a
-    batch holds.
+    neighbour table, which is what the backbone pads, are given. Beside the labels, ``row`` says which rows of the data
+    a batch holds.
 
-    Of several ``processes`` that train together, that of ``rank`` takes every ``processes``-th batch of the epoch; so that all take equally many, the
-    first batches come again at the end where the number does not divide.
+    Of several ``processes`` that train together, that of ``rank`` takes every ``processes``-th batch of the epoch; so
+    that all take equally many, the first batches come again at the end where the number does not divide.
     """
 
     data: Rows

@@ -10,16 +10,17 @@ from typing import Any
 
 import torch
 
-from autoperi.bundle import BASELINES, COMPONENTS, network_of, parts_of
 from autoperi.errors import WeightsError
-from autoperi.hub.serialize import Bundle, Component, save_bundle
+from autoperi.hub.bundle import Bundle, Component, save_bundle
+from autoperi.pipelines.bundle import BASELINES, COMPONENTS, network_of, parts_of
 
 _RUN = ("steps", "time", "hardware", "seed", "command")
 UNITS = {"val_mae": "eV/atom", "train_mae": "eV/atom"}
 
 
 def check_base(base: Bundle, name: str) -> None:
-    """Refuse a base model that would not be complete with the component ``name``, or does not load, before any training.
+    """Refuse a base model that would not be complete with the component ``name``, or does not load, before any
+    training.
 
     Raises:
         WeightsError: naming what is missing or does not fit.
@@ -33,7 +34,9 @@ def check_base(base: Bundle, name: str) -> None:
         parts_of(base, device=torch.device("cpu"), dtype=torch.float64)
 
 
-def export(base: Bundle, component_name: str, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]) -> Bundle:
+def export(
+    base: Bundle, component_name: str, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]
+) -> Bundle:
     """Write ``base`` with one component replaced into ``directory``, as a model that ``from_pretrained`` reads.
 
     What the card of ``base`` says of data and training is kept for the components that are; its results are left out,
@@ -41,11 +44,12 @@ def export(base: Bundle, component_name: str, component: Component, directory: s
 
     Args:
         base: a complete model, or one that lacks just this component.
-        component_name: ``empnn``, ``formation_energy`` or ``prior``; or one of ``BASELINES``, which is written alone, without ``base``.
+        component_name: ``empnn``, ``formation_energy`` or ``prior``; or one of ``BASELINES``, which is written alone,
+            without ``base``.
         component: what was trained.
         directory: made if need be.
-        facts: ``name`` of the new model, ``data`` and ``validation`` (one line each), ``command``, ``summary`` of the run
-            (``epochs``, ``crystals``, ``seconds_last_run``, ``threads``, ``final`` metrics) and ``settings``.
+        facts: ``name`` of the new model, ``data`` and ``validation`` (one line each), ``command``, ``summary`` of the
+            run (``epochs``, ``crystals``, ``seconds_last_run``, ``threads``, ``final`` metrics) and ``settings``.
 
     Returns:
         The model as written.
@@ -57,7 +61,9 @@ def export(base: Bundle, component_name: str, component: Component, directory: s
     if component_name in BASELINES:
         return _export_baseline(component_name, component, directory, facts)
     # property heads read the encoder of the formation energy: they do not fit another
-    kept = {k: v for k, v in base.components.items() if not (k == "properties" and component_name == "formation_energy")}
+    kept = {
+        k: v for k, v in base.components.items() if not (k == "properties" and component_name == "formation_energy")
+    }
     bundle = Bundle(
         name=model_name(str(facts.get("name") or Path(directory).resolve().name)),
         components={**kept, component_name: component},
@@ -68,7 +74,9 @@ def export(base: Bundle, component_name: str, component: Component, directory: s
     return bundle
 
 
-def _export_baseline(name: str, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]) -> Bundle:
+def _export_baseline(
+    name: str, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]
+) -> Bundle:
     """A network that is a model by itself."""
     title = model_name(str(facts.get("name") or Path(directory).resolve().name))
     summary, settings, command = (facts.get(key) or {} for key in ("summary", "settings", "command"))
@@ -106,10 +114,16 @@ def _metadata(base: Bundle, name: str, facts: Mapping[str, Any]) -> dict[str, An
         "description": f"{base.name} with its {name} trained on {facts.get('data', 'other data')}.",
         "base_model": {"name": base.name, "sha256": digest, "revision": base.revision or ""},
         "data": {kept: _line(old.get("data")) or "see its card", name: str(facts.get("data", ""))},
-        "split": {kept: _line(old.get("split")) or "see its card", name: f"validated on {facts.get('validation') or 'nothing'}"},
+        "split": {
+            kept: _line(old.get("split")) or "see its card",
+            name: f"validated on {facts.get('validation') or 'nothing'}",
+        },
         "training": {kept: _line(before) or "see its card", name: f"{run}; `{command}`" if command else run},
         "metrics": _metrics(name, facts),
-        "limits": [*_lines(old.get("limits")), f"Results of {base.name} do not hold for this model, which has another {name}."],
+        "limits": [
+            *_lines(old.get("limits")),
+            f"Results of {base.name} do not hold for this model, which has another {name}.",
+        ],
     }
 
 
@@ -129,7 +143,11 @@ def _metrics(name: str, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _run_line(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     said = [f"{summary[k]} {k}" for k in ("epochs", "steps", "crystals", "prototypes") if summary.get(k) is not None]
-    said += [f"{k.replace('_', ' ')} {settings[k]}" for k in ("batch_size", "learning_rate", "seed") if settings.get(k) is not None]
+    said += [
+        f"{k.replace('_', ' ')} {settings[k]}"
+        for k in ("batch_size", "learning_rate", "seed")
+        if settings.get(k) is not None
+    ]
     if summary.get("seconds_last_run") is not None:
         said.append(f"{summary['seconds_last_run']} s on {summary.get('threads', '?')} threads in the last run")
     return ", ".join(said)
@@ -144,4 +162,8 @@ def _lines(value: Any) -> list[str]:
         return []
     if isinstance(value, Mapping):
         return [f"{k}: {_line(v) if isinstance(v, Mapping) else v}" for k, v in value.items()]
-    return [str(v) for v in value] if isinstance(value, Sequence) and not isinstance(value, str) else [" ".join(str(value).split())]
+    return (
+        [str(v) for v in value]
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else [" ".join(str(value).split())]
+    )

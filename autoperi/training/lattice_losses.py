@@ -6,15 +6,16 @@ With L' the predicted and L the true lattice of one crystal, rows a, b, c, in th
     parameters_mse   1/6 Σ_k (p'_k - p_k)²
     metric_mae       1/9 Σ_ij |G'_ij - G_ij|                             Å²
     metric_mse       1/9 Σ_ij (G'_ij - G_ij)²                            Å⁴
-    riemann          ‖log(G^(-1/2) G' G^(-1/2))‖_F                       the affine-invariant distance of positive matrices
+    riemann          ‖log(G^(-1/2) G' G^(-1/2))‖_F                       the affine-invariant distance of positive
+    matrices
 
-All are invariant under O(3) on either side, for they see lengths, angles or metric tensors only. The first four depend on the basis; ``riemann``
-does not: it is the same in every basis that both share, because G → T G Tᵀ is an isometry of this metric. The paper normalises
-parameters in an appendix that is not at hand; lengths over V^(1/3) and angles in radians have about the ratio of weights that their standard
-deviations over a training set would give.
+All are invariant under O(3) on either side, for they see lengths, angles or metric tensors only. The first four depend
+on the basis; ``riemann`` does not: it is the same in every basis that both share, because G → T G Tᵀ is an isometry of
+this metric. The paper normalises parameters in an appendix that is not at hand; lengths over V^(1/3) and angles in
+radians have about the ratio of weights that their standard deviations over a training set would give.
 
-Every loss is differentiable where eigenvalues coincide, as they do in cubic crystals, and has the gradient zero at L' = L, where the absolute values and the
-distance have a corner.
+Every loss is differentiable where eigenvalues coincide, as they do in cubic crystals, and has the gradient zero at L' =
+L, where the absolute values and the distance have a corner.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from autoperi.geometry.lattice import lengths_angles, metric, symmetric_log
 
 
 def normalised_parameters(lattice: Tensor, volume: Tensor) -> Tensor:
-    """(a, b, c) / V^(1/3) and (α, β, γ) in radians, ``[B, 6]``, of lattices ``[B, 3, 3]`` in Å and volumes ``[B]`` in Å³."""
+    """(a, b, c) / V^(1/3) and (α, β, γ) in radians, ``[B, 6]``, of lattices ``[B, 3, 3]`` in Å and volumes ``[B]`` in
+    Å³.
+    """
     lengths, angles = lengths_angles(lattice)
     return torch.cat([lengths / volume.pow(1 / 3).unsqueeze(-1), torch.deg2rad(angles)], -1)
 
@@ -40,7 +43,9 @@ def parameters_mae(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def parameters_mse(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean squared error of the normalised parameters, 1/6 Σ_k (p'_k - p_k)², ``[B]``, of lattices ``[B, 3, 3]`` in Å."""
+    """Mean squared error of the normalised parameters, 1/6 Σ_k (p'_k - p_k)², ``[B]``, of lattices ``[B, 3, 3]`` in
+    Å.
+    """
     return _parameter_errors(predicted, true).square().mean(-1)
 
 
@@ -50,14 +55,18 @@ def metric_mae(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def metric_mse(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean squared error of the metric tensor, 1/9 Σ_ij (G'_ij - G_ij)² in Å⁴, ``[B]``, of lattices ``[B, 3, 3]`` in Å."""
+    """Mean squared error of the metric tensor, 1/9 Σ_ij (G'_ij - G_ij)² in Å⁴, ``[B]``, of lattices ``[B, 3, 3]`` in
+    Å.
+    """
     return (metric(predicted) - metric(true)).square().mean((-1, -2))
 
 
 def riemann(predicted: Tensor, true: Tensor) -> Tensor:
-    """Affine-invariant distance d(G', G) = ‖log(G^(-1/2) G' G^(-1/2))‖_F, no unit, ``[B]``, of lattices ``[B, 3, 3]`` in Å.
+    """Affine-invariant distance d(G', G) = ‖log(G^(-1/2) G' G^(-1/2))‖_F, no unit, ``[B]``, of lattices ``[B, 3, 3]``
+    in Å.
 
-    With W = L⁻¹ L' it is ‖log(W Wᵀ)‖_F: W Wᵀ is G^(-1/2) G' G^(-1/2) up to a rotation. For L' = L exp(A) with A symmetric and L a cube it is 2‖A‖_F.
+    With W = L⁻¹ L' it is ‖log(W Wᵀ)‖_F: W Wᵀ is G^(-1/2) G' G^(-1/2) up to a rotation. For L' = L exp(A) with A
+    symmetric and L a cube it is 2‖A‖_F.
     """
     relative = torch.linalg.solve(true, predicted)
     log = symmetric_log(relative @ relative.mT)

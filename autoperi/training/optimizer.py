@@ -1,7 +1,8 @@
 """The optimiser: Muon for the matrices of hidden layers, AdamW for everything else.
 
-Muon (Jordan et al. 2024) replaces the momentum of a weight matrix by the nearest orthogonal matrix, so that every direction of the layer
-learns at the same pace. It is not meant for embeddings, biases, norms and tensors that are not matrices; these go with AdamW.
+Muon (Jordan et al. 2024) replaces the momentum of a weight matrix by the nearest orthogonal matrix, so that every
+direction of the layer learns at the same pace. It is not meant for embeddings, biases, norms and tensors that are not
+matrices; these go with AdamW.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ class Joined(Optimizer):
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024) with Nesterov momentum and decoupled weight decay, for matrices.
 
-    The step is W ← (1 − ηλ) W − 0.2 η √max(rows, columns) · orthogonal(g + μ m): as large as one of AdamW. Matrices of one shape are made
-    orthogonal together, in their own precision: ``torch.optim.Muon`` goes through bfloat16 one by one, which takes longer than the network
-    itself on processors that have no bfloat16 arithmetic.
+    The step is W ← (1 − ηλ) W − 0.2 η √max(rows, columns) · orthogonal(g + μ m): as large as one of AdamW. Matrices of
+    one shape are made orthogonal together, in their own precision: ``torch.optim.Muon`` goes through bfloat16 one by
+    one, which takes longer than the network itself on processors that have no bfloat16 arithmetic.
 
     Args:
         params: matrices.
@@ -98,7 +99,9 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor, *, steps: int = 5) -> Tensor:
-    """Nearly orthogonal matrices beside ``matrices`` ``[B, m, n]``, singular values about 0.7 to 1.2: quintic Newton-Schulz iteration (Jordan et al. 2024)."""
+    """Nearly orthogonal matrices beside ``matrices`` ``[B, m, n]``, singular values about 0.7 to 1.2: quintic
+    Newton-Schulz iteration (Jordan et al. 2024).
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.transpose(1, 2)
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)

@@ -1,8 +1,10 @@
-"""Losses on the crystal that AutoPeri-GNN's decoder is on its way to: energy, symmetry, reconstruction, and an adversary (seed 0, 3.2.3).
+"""Losses on the crystal that AutoPeri-GNN's decoder is on its way to: energy, symmetry, reconstruction, and an
+adversary (seed 0, 3.2.3).
 
-From a point y_t of a path the decoder's estimate of its end is ŷ₁ = y_t + (1 − t) v(y_t, t), one step without an integration and with a gradient.
-Early on a path from noise this is a mean over what the crystal may become and no crystal itself; energies and distances of it say nothing. So all but
-the symmetry count by how little way is left (:func:`nearness`).
+From a point y_t of a path the decoder's estimate of its end is ŷ₁ = y_t + (1 − t) v(y_t, t), one step without an
+integration and with a gradient. Early on a path from noise this is a mean over what the crystal may become and no
+crystal itself; energies and distances of it say nothing. So all but the symmetry count by how little way is left
+(:func:`nearness`).
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
-from autoperi.geometry.freedom import Freedom
 from autoperi.geometry.lattice import symmetric_matrix
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
-from autoperi.geometry.operations import operations_of
 from autoperi.models.potential import Potential
 from autoperi.nn.heads import sum_per_crystal
-from autoperi.physics.losses import excess_energy, plausible, reconstruction_error, symmetry_deviation
+from autoperi.symmetry.freedom import Freedom
+from autoperi.symmetry.operations import operations_of
 from autoperi.training.adversarial import Discriminator, hinge_losses
+from autoperi.training.losses import excess_energy, plausible, reconstruction_error, symmetry_deviation
 
 REACH = 0.5
 """Å (of the scaled cell) of way left at which an estimate counts 1/e."""
@@ -40,7 +42,8 @@ class Weights:
     """Weights of the losses in the sum that is minimised; 0 means that a loss is not even evaluated.
 
     Attributes:
-        energy: of the energy per atom above that of the true crystal, in eV (:func:`~autoperi.physics.losses.excess_energy`).
+        energy: of the energy per atom above that of the true crystal, in eV
+            (:func:`~autoperi.training.losses.excess_energy`).
         symmetry: of the mean squared distance from the crystal to its images, in Å².
         reconstruction: of the squared difference of neighbours' distances, in Å², where z is given.
         adversarial: of what a discriminator says of the estimate.
@@ -63,7 +66,9 @@ class Weights:
 
 
 def nearness(t: Tensor, spread: Tensor) -> Tensor:
-    """How much an estimate at time t counts, exp(−((1 − t) s / :data:`REACH`)²), ``[B]``; s Å is the typical way of an atom from its start."""
+    """How much an estimate at time t counts, exp(−((1 − t) s / :data:`REACH`)²), ``[B]``; s Å is the typical way of an
+    atom from its start.
+    """
     return torch.exp(-(((1 - t) * spread / REACH) ** 2))
 
 
@@ -76,11 +81,15 @@ class PhysicalLosses:
         discriminator: needed for the adversarial loss.
     """
 
-    def __init__(self, weights: Weights, *, potential: Potential | None = None, discriminator: Discriminator | None = None) -> None:
+    def __init__(
+        self, weights: Weights, *, potential: Potential | None = None, discriminator: Discriminator | None = None
+    ) -> None:
         self.weights, self.discriminator = weights, discriminator
         self.potential = None if potential is None else potential.requires_grad_(False).eval()
 
-    def __call__(self, estimate: CrystalBatch, truth: CrystalBatch, count: Tensor, given: Tensor, unit: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, estimate: CrystalBatch, truth: CrystalBatch, count: Tensor, given: Tensor, unit: Tensor
+    ) -> dict[str, Tensor]:
         """Losses on the estimate, each ``[B]``.
 
         Args:
@@ -102,7 +111,9 @@ class PhysicalLosses:
             adversary = self.discriminator
             assert adversary is not None
             scaled = [c.replace(lattice=c.lattice / unit) for c in (estimate, truth)]
-            both = _spread(count > 0, count, lambda r: list(hinge_losses(adversary, scaled[0][r], scaled[1][r])), parts=2)
+            both = _spread(
+                count > 0, count, lambda r: list(hinge_losses(adversary, scaled[0][r], scaled[1][r])), parts=2
+            )
             found["adversarial"], found["discriminator"] = both
         return found
 
@@ -116,7 +127,9 @@ class PhysicalLosses:
         assert self.potential is not None
         self.potential.to(device=crystals.lattice.device, dtype=crystals.lattice.dtype)
         unseen = (~self.potential.seen[crystals.atomic_numbers]).long()
-        return torch.zeros(len(crystals), dtype=torch.long, device=unseen.device).index_add(0, crystals.batch, unseen) == 0
+        return (
+            torch.zeros(len(crystals), dtype=torch.long, device=unseen.device).index_add(0, crystals.batch, unseen) == 0
+        )
 
     def _excess(self, estimate: CrystalBatch, truth: CrystalBatch) -> Tensor:
         with torch.no_grad():
@@ -126,12 +139,16 @@ class PhysicalLosses:
     def _energy(self, crystals: CrystalBatch) -> Tensor:
         assert self.potential is not None
         graph = radius_graph(crystals, self.potential.cutoff)
-        energies = self.potential.edge_energies(crystals.atomic_numbers, graph, edge_vectors(crystals, graph), once=True)
+        energies = self.potential.edge_energies(
+            crystals.atomic_numbers, graph, edge_vectors(crystals, graph), once=True
+        )
         return sum_per_crystal(energies, crystals) / crystals.n_atoms
 
 
 def _spread(rows: Tensor, count: Tensor, losses: Callable[[Tensor], list[Tensor]], *, parts: int = 1) -> list[Tensor]:
-    """``parts`` losses of the crystals of ``rows`` ``[B]`` bool, times what they count, and 0 elsewhere, each ``[B]``."""
+    """``parts`` losses of the crystals of ``rows`` ``[B]`` bool, times what they count, and 0 elsewhere, each
+    ``[B]``.
+    """
     chosen = rows.nonzero().squeeze(1)
     none = count.new_zeros(len(count))
     if not len(chosen):
@@ -142,11 +159,13 @@ def _spread(rows: Tensor, count: Tensor, losses: Callable[[Tensor], list[Tensor]
 def symmetry_loss(
     freedom: Freedom, at: Tensor, t: Tensor, groups: Tensor, rates: Rates, *, rattle: float, generator: torch.Generator
 ) -> Tensor:
-    """L_sym of the decoder's estimate as the network gives it, before the projection on free parameters, in Å², ``[B]``.
+    """L_sym of the decoder's estimate as the network gives it, before the projection on free parameters, in Å²,
+    ``[B]``.
 
-    Of a crystal that obeys its group an equivariant network cannot lead away from it: without a rattle this is 0 to rounding, whatever the weights.
-    With one, the network reads a crystal whose symmetry is broken, by (1 − t) times a normal displacement of each atom and a strain, as on a path
-    that starts outside the group, and the loss asks that its one step ends inside.
+    Of a crystal that obeys its group an equivariant network cannot lead away from it: without a rattle this is 0 to
+    rounding, whatever the weights. With one, the network reads a crystal whose symmetry is broken, by (1 − t) times a
+    normal displacement of each atom and a strain, as on a path that starts outside the group, and the loss asks that
+    its one step ends inside.
 
     Args:
         freedom: B crystals.
@@ -160,7 +179,9 @@ def symmetry_loss(
     owner = freedom.crystal.index_select(0, freedom.orbit)
     strain, moves = at.new_zeros(len(freedom), 3, 3), at.new_zeros(len(owner), 3)
     if rattle > 0:
-        strain = rattle * RATTLE_STRAIN * left * symmetric_matrix(torch.randn(len(freedom), 6, generator=generator).to(at))
+        strain = (
+            rattle * RATTLE_STRAIN * left * symmetric_matrix(torch.randn(len(freedom), 6, generator=generator).to(at))
+        )
         moves = rattle * left[owner, 0] * torch.randn(len(owner), 3, generator=generator).to(at)
         moves = torch.einsum("ni,nij->nj", moves, torch.linalg.inv(freedom.crystals(at).lattice)[owner])
     rate, velocity = rates(freedom.crystals(at, strain=strain, moves=moves))

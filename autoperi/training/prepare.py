@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
+from autoperi.data.io import CrystalTable, read_table
 from autoperi.errors import DataError, RequestError
-from autoperi.io import CrystalTable, read_table
 from autoperi.training.data import TensorCrystals
 
 LABEL = "formation_energy_per_atom"
@@ -24,19 +24,27 @@ SETTINGS_FILE = "training.json"
 PROGRESS_FILES = ("last.ckpt", "library.safetensors")
 
 
-def training_crystals(path: str | Path, *, label: str = LABEL, required: bool = True, max_atoms: int | None = None) -> TensorCrystals:
+def training_crystals(
+    path: str | Path, *, label: str = LABEL, required: bool = True, max_atoms: int | None = None
+) -> TensorCrystals:
     """Crystals and labels of a file, see :func:`tensor_crystals`.
 
     Raises:
-        DataError: as :func:`autoperi.io.read_table` and :func:`tensor_crystals`.
+        DataError: as :func:`autoperi.data.io.read_table` and :func:`tensor_crystals`.
     """
     return tensor_crystals(read_table(path), label=label, required=required, max_atoms=max_atoms, source=str(path))
 
 
 def tensor_crystals(
-    table: CrystalTable, *, label: str = LABEL, required: bool = True, max_atoms: int | None = None, source: str = "the table"
+    table: CrystalTable,
+    *,
+    label: str = LABEL,
+    required: bool = True,
+    max_atoms: int | None = None,
+    source: str = "the table",
 ) -> TensorCrystals:
-    """A table as float32 tensors with the labels ``formation_energy_per_atom`` (eV/atom, NaN where missing) and ``label_weight``.
+    """A table as float32 tensors with the labels ``formation_energy_per_atom`` (eV/atom, NaN where missing) and
+    ``label_weight``.
 
     A label weighs 1, or :data:`FOREIGN_WEIGHT` where the column :data:`ORIGIN` is not null.
 
@@ -59,11 +67,14 @@ def tensor_crystals(
         try:
             values = table.labels[label].to_numpy(dtype=np.float64, na_value=np.nan)
         except (TypeError, ValueError):
-            raise DataError(f"column {label!r} of {source} holds something else than numbers; give energies in eV/atom") from None
+            raise DataError(
+                f"column {label!r} of {source} holds something else than numbers; give energies in eV/atom"
+            ) from None
         energy = torch.as_tensor(np.where(np.isfinite(values), values, np.nan).astype(np.float32))
     elif required:
         raise DataError(
-            f"{source} has no column {label!r}; its labels are {', '.join(map(str, table.labels)) or 'none'}: name one as label"
+            f"{source} has no column {label!r}; its labels are {', '.join(map(str, table.labels)) or 'none'}: name "
+            "one as label"
         )
     if required and not bool(torch.isfinite(energy).any()):
         raise DataError(f"column {label!r} of {source} has no value; give energies in eV/atom")
@@ -73,8 +84,11 @@ def tensor_crystals(
     return TensorCrystals(crystals, {LABEL: energy, "label_weight": weight})
 
 
-def run_settings(given: Mapping[str, Any], defaults: Mapping[str, Any], *, directory: str | Path, resume: bool) -> dict[str, Any]:
-    """The settings of a run: those given, else those of the run that is resumed, else the defaults; settings that are mappings entry by entry.
+def run_settings(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], *, directory: str | Path, resume: bool
+) -> dict[str, Any]:
+    """The settings of a run: those given, else those of the run that is resumed, else the defaults; settings that are
+    mappings entry by entry.
 
     Args:
         given: settings, None where nothing was said.
@@ -103,7 +117,8 @@ def run_settings(given: Mapping[str, Any], defaults: Mapping[str, Any], *, direc
     for key, value, old in _changes(said, kept):
         if key != "epochs":
             raise RequestError(
-                f"{key}={value!r} differs from {old!r} of the run in {folder}; resume with its own settings, or choose another directory"
+                f"{key}={value!r} differs from {old!r} of the run in {folder}; resume with its own settings, or "
+                "choose another directory"
             )
     return _merged({**defaults, **kept}, said)
 

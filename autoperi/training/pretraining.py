@@ -1,16 +1,21 @@
 """Self-supervised pre-training of the encoder and its distillation, after CrysGNN (Das et al., AAAI 2023).
 
-The teacher is our backbone with small heads that are thrown away afterwards (:class:`CrysGnn`). It learns from crystals without labels:
+The teacher is our backbone with small heads that are thrown away afterwards (:class:`CrysGnn`). It learns from crystals
+without labels:
 
-* **node level**: the elements of masked atoms; of pairs of atoms, how many edges join them (connectivity) and how long the shortest is;
-* **graph level**: the space group, and a contrastive loss (NT-Xent) in which the crystals of a batch with the same crystal system belong together.
+* **node level**: the elements of masked atoms; of pairs of atoms, how many edges join them (connectivity) and how long
+  the shortest is;
+* **graph level**: the space group, and a contrastive loss (NT-Xent) in which the crystals of a batch with the same
+  crystal system belong together.
 
-As in the paper the four kinds of loss weigh the same. The paper reconstructs the features of all atoms; here 15 % of the atoms are masked, without which our
-encoder, whose first layer knows the element, would have nothing to learn from this. Distances are ours too.
+As in the paper the four kinds of loss weigh the same. The paper reconstructs the features of all atoms; here 15 % of
+the atoms are masked, without which our encoder, whose first layer knows the element, would have nothing to learn from
+this. Distances are ours too.
 
-What it learned is then used in one of two ways. *Fine-tuning*: a property model begins with its backbone (``initial`` of
-:func:`autoperi.training.run.train`). *Distillation*, as in the paper: a property model that begins at random adds to its loss the mean
-squared difference between its own atom features and the teacher's (:class:`DistilledTask`), which are found once (:func:`with_teacher`).
+What it learned is then used in one of two ways. *Fine-tuning*: a property model begins with its backbone (``initial``
+of :func:`autoperi.training.run.train`). *Distillation*, as in the paper: a property model that begins at random adds to
+its loss the mean squared difference between its own atom features and the teacher's (:class:`DistilledTask`), which are
+found once (:func:`with_teacher`).
 """
 
 from __future__ import annotations
@@ -21,14 +26,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import Multigraph
-from autoperi.geometry.spacegroup import crystal_system
-from autoperi.models.properties import FormationEnergy
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.nn.backbone import Backbone, EdgeGeometry
 from autoperi.nn.heads import sum_per_crystal
+from autoperi.symmetry.spacegroup import crystal_system
 from autoperi.training.data import TensorCrystals
-from autoperi.training.tasks import Batch, CrystalTask, FormationEnergyTask, weighted_error
+from autoperi.training.tasks.base import Batch, CrystalTask, FormationEnergyTask, weighted_error
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 MASK = 0
@@ -45,9 +50,17 @@ class CrysGnn(nn.Module):
         channels, layers, cutoff, n_radial, l_max: of the :class:`~autoperi.nn.backbone.Backbone`.
     """
 
-    def __init__(self, *, channels: int = 64, layers: int = 3, cutoff: float = 5.0, n_radial: int = 8, l_max: int = 2) -> None:
+    def __init__(
+        self, *, channels: int = 64, layers: int = 3, cutoff: float = 5.0, n_radial: int = 8, l_max: int = 2
+    ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {"channels": channels, "layers": layers, "cutoff": cutoff, "n_radial": n_radial, "l_max": l_max}
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "layers": layers,
+            "cutoff": cutoff,
+            "n_radial": n_radial,
+            "l_max": l_max,
+        }
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         self.norm = nn.LayerNorm(channels)
         self.element = nn.Linear(channels, MAX_ATOMIC_NUMBER + 1)
@@ -65,7 +78,9 @@ class CrysGnn(nn.Module):
         return sum_per_crystal(atoms, batch) / batch.n_atoms.to(atoms.dtype).unsqueeze(-1)
 
     def pairs(self, atoms: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """Of pairs of atoms: ln(1 + number of edges), and the length of the shortest in Å, ``[P, 2]``; the order of a pair is of no matter."""
+        """Of pairs of atoms: ln(1 + number of edges), and the length of the shortest in Å, ``[P, 2]``; the order of a
+        pair is of no matter.
+        """
         a, b = atoms[first], atoms[second]
         return self.pair(torch.cat([a + b, a * b], -1))
 
@@ -86,7 +101,8 @@ def random_pairs(batch: CrystalBatch, generator: torch.Generator) -> tuple[Tenso
 
 
 def joined(graph: Multigraph, distances: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of edges between the atoms of each pair, ``[P]``, and the length of the shortest in Å, infinite where there is none, ``[P]``.
+    """Number of edges between the atoms of each pair, ``[P]``, and the length of the shortest in Å, infinite where
+    there is none, ``[P]``.
 
     Args:
         graph: all edges.
@@ -102,7 +118,9 @@ def joined(graph: Multigraph, distances: Tensor, first: Tensor, second: Tensor) 
     wanted = first * graph.n_nodes + second
     row = torch.searchsorted(known, wanted)
     found = row.clamp(max=len(known) - 1) if len(known) else row
-    row = torch.where((known[found] == wanted) if len(known) else torch.zeros_like(wanted, dtype=torch.bool), found, len(known))
+    row = torch.where(
+        (known[found] == wanted) if len(known) else torch.zeros_like(wanted, dtype=torch.bool), found, len(known)
+    )
     return counts[row], shortest[row]
 
 
@@ -161,9 +179,12 @@ class CrysGnnTask(CrystalTask):
         elements, groups = model.element(atoms[hidden]), model.space_group(whole)
         target, known = group - 1, group > 0
         return {
-            "element": functional.cross_entropy(elements, crystals.atomic_numbers[hidden], reduction="sum") / hidden.sum().clamp(min=1),
-            "pairs": functional.smooth_l1_loss(found[:, 0], torch.log1p(count.to(found))) + distance.sum() / near.sum().clamp(min=1),
-            "space_group": functional.cross_entropy(groups, target, ignore_index=-1, reduction="sum") / known.sum().clamp(min=1),
+            "element": functional.cross_entropy(elements, crystals.atomic_numbers[hidden], reduction="sum")
+            / hidden.sum().clamp(min=1),
+            "pairs": functional.smooth_l1_loss(found[:, 0], torch.log1p(count.to(found)))
+            + distance.sum() / near.sum().clamp(min=1),
+            "space_group": functional.cross_entropy(groups, target, ignore_index=-1, reduction="sum")
+            / known.sum().clamp(min=1),
             "contrast": contrastive_loss(model.projection(whole), self.systems[group]),
             "element_right": (elements.argmax(-1) == crystals.atomic_numbers[hidden]).sum() / hidden.sum().clamp(min=1),
             "space_group_right": ((groups.argmax(-1) == target) & known).sum() / known.sum().clamp(min=1),
@@ -183,10 +204,11 @@ class CrysGnnTask(CrystalTask):
 
 
 class DistilledTask(FormationEnergyTask):
-    """A property with the teacher's atom features as a second target: L = (1-δ)·(weighted absolute error) + δ·(feature difference).
+    """A property with the teacher's atom features as a second target: L = (1-δ)·(weighted absolute error) + δ·(feature
+    difference).
 
-    The difference is the mean square of that of the two features, each of mean 0 and variance 1 over its channels. Crystals without the atom label
-    ``teacher`` are learned from their label alone.
+    The difference is the mean square of that of the two features, each of mean 0 and variance 1 over its channels.
+    Crystals without the atom label ``teacher`` are learned from their label alone.
 
     Args:
         model: the student.

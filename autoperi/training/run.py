@@ -21,19 +21,19 @@ from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.cgcnn import Cgcnn
 from autoperi.models.crystal_transformer import CrystalTransformer
 from autoperi.models.empnn import Empnn
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.models.potential import Potential
-from autoperi.models.properties import FormationEnergy
 from autoperi.nn.backbone import Backbone
-from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, Rows, TensorCrystals, widths
-from autoperi.training.empnn import RelaxerTask
-from autoperi.training.orbit_network import OrbitNetworkTask
-from autoperi.training.potential import PotentialTask
 from autoperi.training.pretraining import CrysGnn, CrysGnnTask, DistilledTask
-from autoperi.training.tasks import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask, NeighbourTask
+from autoperi.training.tasks.autoperi_gnn import AutoPeriGnnTask
+from autoperi.training.tasks.base import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask, NeighbourTask
+from autoperi.training.tasks.lattice_relaxer import RelaxerTask
+from autoperi.training.tasks.orbit_network import OrbitNetworkTask
+from autoperi.training.tasks.potential import PotentialTask
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,9 @@ TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
 class TrainingConfig:
     """Everything that decides a training run.
 
-    ``warmup`` is that of the task where it is None, and ``task_config`` holds its other options. ``held_out`` is for the record: the share of the data
-    that was set aside for validation (:func:`autoperi.splits.held_out`), 0 where validation data were given.
+    ``warmup`` is that of the task where it is None, and ``task_config`` holds its other options. ``held_out`` is for
+    the record: the share of the data that was set aside for validation (:func:`autoperi.data.splits.held_out`), 0 where
+    validation data were given.
     """
 
     model: str
@@ -100,12 +101,15 @@ class _Record(Callback):
         if trainer.is_global_zero:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        # in every process, of which one writes; explicit, because Lightning's ModelCheckpoint with save_top_k=0 writes nothing before the run ends
+        # in every process, of which one writes; explicit, because Lightning's ModelCheckpoint with save_top_k=0 writes
+        # nothing before the run ends
         trainer.save_checkpoint(self.checkpoint)
 
 
 class _Order(Callback):
-    """Tells the batches which epoch comes and whose they are: Lightning would do so for the sampler of a DataLoader, and for nothing else."""
+    """Tells the batches which epoch comes and whose they are: Lightning would do so for the sampler of a DataLoader,
+    and for nothing else.
+    """
 
     def __init__(self, batches: Batches, val: Batches) -> None:
         self.batches, self.val = batches, val
@@ -135,10 +139,11 @@ def train(
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Train ``config.model``, with a checkpoint each epoch in ``directory``.
 
-    On several ``devices`` the gradient is the mean over their batches (Lightning's DDP): a step sees ``devices`` times ``config.batch_size`` crystals. There is a
-    process a device, and Lightning makes the others by starting the same command again: a script that calls this must be runnable from its
-    beginning, and what it does afterwards happens in each of them but where it asks :func:`first_process`. Which batch goes where depends on the seed
-    and the number of devices alone; the first process keeps the record and the checkpoints.
+    On several ``devices`` the gradient is the mean over their batches (Lightning's DDP): a step sees ``devices`` times
+    ``config.batch_size`` crystals. There is a process a device, and Lightning makes the others by starting the same
+    command again: a script that calls this must be runnable from its beginning, and what it does afterwards happens in
+    each of them but where it asks :func:`first_process`. Which batch goes where depends on the seed and the number of
+    devices alone; the first process keeps the record and the checkpoints.
 
     Args:
         config: the run.
@@ -148,7 +153,8 @@ def train(
         device: a Lightning accelerator: ``auto``, ``cpu``, ``gpu``.
         devices: how many of them; on ``cpu``, processes.
         progress: show Lightning's bar.
-        initial: tensors to begin with, those of another model's encoder for one; what they do not name is drawn with the seed.
+        initial: tensors to begin with, those of another model's encoder for one; what they do not name is drawn with
+            the seed.
 
     Returns:
         The averaged model, and what the card should say of the run.
@@ -170,7 +176,8 @@ def train(
         unknown = model.load_state_dict(dict(initial), strict=False).unexpected_keys
         if unknown:
             raise RequestError(
-                f"initial holds {', '.join(unknown[:3])}, which {config.model} does not have; give tensors of the same network"
+                f"initial holds {', '.join(unknown[:3])}, which {config.model} does not have; give tensors of the "
+                "same network"
             )
     backbone = getattr(model, "backbone", None)
     width = None

@@ -1,9 +1,11 @@
-"""What each condition of ``generate`` costs: crystals per second, and how many requests get all that they ask for, condition by condition.
+"""What each condition of ``generate`` costs: crystals per second, and how many requests get all that they ask for,
+condition by condition.
 
 usage: python benchmarks/autoperi_gnn/condition_costs.py mp20_test.parquet [--limit 40] [-n 10] [--threads 1] --out FILE
 
-Crystals of the table, drawn with the seed, are asked for with what the row says of them. Model already loaded, one process. ``full`` counts requests that
-got all n crystals, ``none`` those that got nothing, ``refused`` those that were refused beforehand.
+Crystals of the table, drawn with the seed, are asked for with what the row says of them. Model already loaded, one
+process. ``full`` counts requests that got all n crystals, ``none`` those that got nothing, ``refused`` those that were
+refused beforehand.
 """
 
 from __future__ import annotations
@@ -82,7 +84,12 @@ def main() -> int:
     result = {
         "task": "condition_costs",
         "rows": found,
-        **facts(args.table, peri.provenance(), args.seed, parameters={"limit": args.limit, "n": args.n, "threads": args.threads}),
+        **facts(
+            args.table,
+            peri.provenance(),
+            args.seed,
+            parameters={"limit": args.limit, "n": args.n, "threads": args.threads},
+        ),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0

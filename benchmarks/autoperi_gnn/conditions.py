@@ -2,9 +2,9 @@
 
 usage: python benchmarks/autoperi_gnn/conditions.py mp20_test.parquet [--requests 200] [--seed 0] --out FILE
 
-Compositions are those of the table; space groups are drawn among all 230, cell sizes up to 20 atoms. Counted: requests refused because
-no orbits fit (with the reason), requests for which nothing passed, candidates tried and accepted, and whether every returned crystal has the composition, the
-number of atoms and, by spglib at symprec 0.01, the group.
+Compositions are those of the table; space groups are drawn among all 230, cell sizes up to 20 atoms. Counted: requests
+refused because no orbits fit (with the reason), requests for which nothing passed, candidates tried and accepted, and
+whether every returned crystal has the composition, the number of atoms and, by spglib at symprec 0.01, the group.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from autoperi import AutoPeri, generation
 from autoperi.errors import RequestError, StructureError
 from autoperi.evaluation.common import facts, load
-from autoperi.geometry.symmetry import analyse
-from autoperi.request import make_request
+from autoperi.pipelines.request import make_request
+from autoperi.symmetry.analysis import analyse
 
 EACH = 3
 

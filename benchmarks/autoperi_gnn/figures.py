@@ -8,12 +8,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-SERIES = {"midpoint": "midpoint", "euler": "Euler", "annealed_5": "Euler, annealed by 5", "annealed_20": "Euler, annealed by 20"}
+SERIES = {
+    "midpoint": "midpoint",
+    "euler": "Euler",
+    "annealed_5": "Euler, annealed by 5",
+    "annealed_20": "Euler, annealed by 20",
+}
 """Series of ``results/steps_curve_mp_val.json`` and what they are called."""
 
 
 def fingerprint(result: dict[str, Any]) -> str:
-    """sha256 of results, which the figure carries: a test then knows that it was drawn from those that are stated beside it."""
+    """sha256 of results, which the figure carries: a test then knows that it was drawn from those that are stated
+    beside it.
+    """
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
@@ -45,7 +52,13 @@ def draw_steps_curve(result: dict[str, Any], path: Path) -> None:
             calls = np.array(sorted(map(int, result["series"][name])))
             points = [result["series"][name][str(c)] for c in calls]
             rate, error = (100 * np.array([p[key] for p in points]) for key in ("match_rate", "standard_error"))
-            style = {"color": COLOURS[k], "linestyle": LINES[k], "marker": MARKERS[k], "markersize": 4.5, "linewidth": 1.5}
+            style = {
+                "color": COLOURS[k],
+                "linestyle": LINES[k],
+                "marker": MARKERS[k],
+                "markersize": 4.5,
+                "linewidth": 1.5,
+            }
             left.plot(calls, rate, label=words, **style)
             left.fill_between(calls, rate - error, rate + error, color=COLOURS[k], alpha=0.12, linewidth=0)
             right.plot(calls, [p["rmse"] for p in points], **style)

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoperi.hub.serialize import load_bundle
+from autoperi.hub.bundle import load_bundle
 from autoperi.models.autoperi_gnn import AutoPeriGnn
-from autoperi.training.orbits import OrbitCrystals
+from autoperi.training.orbit_data import OrbitCrystals
 
 BUNDLED = Path(__file__).resolve().parents[2] / "autoperi" / "weights" / "autoperi-base"
 
@@ -23,8 +23,8 @@ def load_flow(weights: Path | None = None) -> tuple[AutoPeriGnn, str]:
     """The network in evaluation mode, float32, and the sha256 of its file.
 
     Args:
-        weights: ``autoperi_gnn.safetensors`` of benchmarks/autoperi_gnn/train.py (``training.json`` beside it says its size), a model directory with a
-            flow, or a file of the size of the bundled one; None is the bundled model's.
+        weights: ``autoperi_gnn.safetensors`` of benchmarks/autoperi_gnn/train.py (``training.json`` beside it says its
+            size), a model directory with a flow, or a file of the size of the bundled one; None is the bundled model's.
     """
     weights = BUNDLED if weights is None else weights
     if weights.is_dir():
@@ -43,7 +43,9 @@ def load_flow(weights: Path | None = None) -> tuple[AutoPeriGnn, str]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What :func:`tried_on` reads."""
     parser.add_argument(
-        "--weights", type=Path, help="autoperi_gnn.safetensors of a run, or a model directory; the bundled model's by default"
+        "--weights",
+        type=Path,
+        help="autoperi_gnn.safetensors of a run, or a model directory; the bundled model's by default",
     )
     parser.add_argument("--data", required=True, help="tensors of train.py prepare")
     parser.add_argument("--limit", type=int, default=300, help="crystals, drawn with the seed; 0 is all of them")

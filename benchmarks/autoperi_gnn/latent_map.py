@@ -1,10 +1,11 @@
-"""What the latent vector z of AutoPeri-GNN knows: a map of the test set in two dimensions, and what can be read from all of them.
+"""What the latent vector z of AutoPeri-GNN knows: a map of the test set in two dimensions, and what can be read from
+all of them.
 
     python benchmarks/autoperi_gnn/latent_map.py mp20_test.parquet
 
 The encoder reads every crystal into mean and variance of q(z | crystal). Principal components of the means give the map. Probes, cross-validated in five
-parts, say how much of crystal system and formation energy a linear map, or the ten nearest crystals, find in the means, beside what they find in the
-composition (fractions of the elements).
+parts, say how much of crystal system and formation energy a linear map, or the ten nearest crystals, find in the means,
+beside what they find in the composition (fractions of the elements).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import torch
 from figures import save_small
 from flow_weights import load_flow
 
-from autoperi.convert import batch_arrays
-from autoperi.geometry.spacegroup import crystal_system, parse_space_group, space_group
-from autoperi.geometry.symmetry import SYMPREC, analyse
-from autoperi.io import read_table
+from autoperi.data.convert import batch_arrays
+from autoperi.data.io import read_table
+from autoperi.symmetry.analysis import SYMPREC, analyse
+from autoperi.symmetry.spacegroup import crystal_system, parse_space_group, space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a table with space_group and formation_energy_per_atom")
     parser.add_argument(
-        "--weights", type=Path, help="autoperi_gnn.safetensors of a run, or a model directory; the bundled model's by default"
+        "--weights",
+        type=Path,
+        help="autoperi_gnn.safetensors of a run, or a model directory; the bundled model's by default",
     )
     parser.add_argument("--limit", type=int, help="the first crystals alone")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -52,7 +55,10 @@ def main() -> None:
     systems = np.array([SYSTEMS.index(crystal_system(g)) for g in groups])
     energy = table.labels["formation_energy_per_atom"].to_numpy(dtype=float)[list(rows)]
     fractions = np.stack(
-        [np.bincount(table.atomic_numbers[k], minlength=MAX_ATOMIC_NUMBER + 1) / len(table.atomic_numbers[k]) for k in rows]
+        [
+            np.bincount(table.atomic_numbers[k], minlength=MAX_ATOMIC_NUMBER + 1) / len(table.atomic_numbers[k])
+            for k in rows
+        ]
     )
     points, result = summary(mean, log_variance, fractions, systems, energy)
     sizes = np.array([len(table.atomic_numbers[k]) for k in rows])
@@ -126,9 +132,15 @@ def summary(
     }
     for name, x in features.items():
         linear, near = ridge(x, onehot, fold).argmax(1), neighbours(x, onehot, fold).argmax(1)
-        result["crystal_system"][name] = {"linear": rounded((linear == systems).mean(), 4), "nearest": rounded((near == systems).mean(), 4)}
+        result["crystal_system"][name] = {
+            "linear": rounded((linear == systems).mean(), 4),
+            "nearest": rounded((near == systems).mean(), 4),
+        }
         y, f = energy[labelled], fold[labelled]
-        by = {"linear": ridge(x[labelled], y[:, None], f)[:, 0], "nearest": neighbours(x[labelled], y[:, None], f)[:, 0]}
+        by = {
+            "linear": ridge(x[labelled], y[:, None], f)[:, 0],
+            "nearest": neighbours(x[labelled], y[:, None], f)[:, 0],
+        }
         result["formation_energy"][name] = {
             how: {
                 "mae_eV": rounded(np.abs(found - y).mean(), 4),
@@ -227,7 +239,9 @@ def draw(points: np.ndarray, systems: np.ndarray, energy: np.ndarray, result: di
         left.scatter(*points[order].T, color=colours[systems[order]], alpha=0.6, **size)
         for k, name in enumerate(SYSTEMS):
             left.scatter([], [], color=colours[k], s=36, linewidths=0, label=f"{name} ({result['systems'][name]:,})")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4, handletextpad=0.2, columnspacing=1.2)
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside lower left", ncols=4, handletextpad=0.2, columnspacing=1.2
+        )
         known = order[np.isfinite(energy[order])]
         low, high = np.quantile(energy[known], [0.01, 0.99])
         shown = right.scatter(*points[known].T, c=energy[known], cmap="viridis", vmin=low, vmax=high, alpha=0.7, **size)

@@ -1,10 +1,13 @@
-"""What each loss and each choice of descriptions is worth: small trainings of AutoPeri-GNN under one budget, measured on mp_val.
+"""What each loss and each choice of descriptions is worth: small trainings of AutoPeri-GNN under one budget, measured
+on mp_val.
 
-    python benchmarks/autoperi_gnn/losses.py --data .train/gnn/train.safetensors --val .train/gnn/val.safetensors --runs .train/gnn/losses
+    python benchmarks/autoperi_gnn/losses.py --data .train/gnn/train.safetensors --val .train/gnn/val.safetensors --runs
+    .train/gnn/losses
 
-Every row trains the same network from the same weights on the same crystals in the same order, for the same number of steps. Measured are the error of the
-velocity from noise and near, the physical losses, and how many crystals are matched from noise and near a moved start, space group and orbits given. Rows
-that --out holds already, under the same budget, are not run again; those whose weights are in --runs are only measured again.
+Every row trains the same network from the same weights on the same crystals in the same order, for the same number of
+steps. Measured are the error of the velocity from noise and near, the physical losses, and how many crystals are
+matched from noise and near a moved start, space group and orbits given. Rows that --out holds already, under the same
+budget, are not run again; those whose weights are in --runs are only measured again.
 """
 
 from __future__ import annotations
@@ -23,11 +26,11 @@ from sample import ROWS as SAMPLED
 from sample import evaluate
 from torch import Tensor
 
+from autoperi.data.random import torch_generator
 from autoperi.models.autoperi_gnn import AutoPeriGnn
-from autoperi.random import torch_generator
-from autoperi.training.autoperi_gnn import AutoPeriGnnTask
-from autoperi.training.orbits import OrbitBatch, OrbitCrystals
+from autoperi.training.orbit_data import OrbitBatch, OrbitCrystals
 from autoperi.training.run import TrainingConfig, train
+from autoperi.training.tasks.autoperi_gnn import AutoPeriGnnTask
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 ROWS: dict[str, dict[str, Any]] = {
@@ -89,9 +92,15 @@ def chosen(data: OrbitCrystals, count: int, seed: int) -> Chosen:
     return Chosen(data, order.repeat(-(-count // len(data)))[:count])
 
 
-def trained(options: dict[str, Any], budget: Budget, data: OrbitCrystals, val: OrbitCrystals, directory: Path) -> tuple[AutoPeriGnn, float]:
+def trained(
+    options: dict[str, Any], budget: Budget, data: OrbitCrystals, val: OrbitCrystals, directory: Path
+) -> tuple[AutoPeriGnn, float]:
     """The network of a row, and the seconds of processor time that its training took."""
-    weights, model, record = directory / "autoperi_gnn.safetensors", AutoPeriGnn(**budget.network), directory / "budget.json"
+    weights, model, record = (
+        directory / "autoperi_gnn.safetensors",
+        AutoPeriGnn(**budget.network),
+        directory / "budget.json",
+    )
     made_with = {"options": options, "budget": asdict(budget)}
     if weights.exists() and json.loads(record.read_text())["made_with"] == made_with:
         model.load_state_dict(load_file(weights))
@@ -109,7 +118,10 @@ def trained(options: dict[str, Any], budget: Budget, data: OrbitCrystals, val: O
         task_config=options,
     )
     initial = {"element_volume": data.element_volume.float()}
-    every, few = chosen(data, budget.steps * budget.batch_size, budget.seed), chosen(val, budget.batch_size, budget.seed)
+    every, few = (
+        chosen(data, budget.steps * budget.batch_size, budget.seed),
+        chosen(val, budget.batch_size, budget.seed),
+    )
     started = time.process_time()
     found, _ = train(config, train_data=every, val_data=few, directory=directory, device="cpu", initial=initial)
     seconds = round(time.process_time() - started, 1)
@@ -120,8 +132,12 @@ def trained(options: dict[str, Any], budget: Budget, data: OrbitCrystals, val: O
 
 
 def errors(model: AutoPeriGnn, val: Chosen, potential: str) -> dict[str, float]:
-    """Means over crystals of the velocity's error from noise and near, to the nearest description, and of the physical losses."""
-    task = AutoPeriGnnTask(model, total_steps=1, energy_weight=1.0, symmetry_weight=1.0, reconstruction_weight=1.0, potential=potential)
+    """Means over crystals of the velocity's error from noise and near, to the nearest description, and of the physical
+    losses.
+    """
+    task = AutoPeriGnnTask(
+        model, total_steps=1, energy_weight=1.0, symmetry_weight=1.0, reconstruction_weight=1.0, potential=potential
+    )
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for k, rows in enumerate(torch.arange(len(val)).split(64)):
@@ -130,7 +146,11 @@ def errors(model: AutoPeriGnn, val: Chosen, potential: str) -> dict[str, float]:
     found = {name: torch.cat(values) for name, values in parts.items()}
     near = found.pop("near")
     error = found.pop("error")
-    means = {"noise": error[~near].mean(), "near": error[near].mean(), **{name: values.mean() for name, values in found.items()}}
+    means = {
+        "noise": error[~near].mean(),
+        "near": error[near].mean(),
+        **{name: values.mean() for name, values in found.items()},
+    }
     return {name: round(float(value), 6) for name, value in means.items()}
 
 
@@ -149,7 +169,12 @@ def main() -> int:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     budget = Budget(steps=args.steps, crystals=args.crystals, matched=args.matched)
-    head = {"task": "autoperi_gnn_losses", "budget": asdict(budget), "potential": Path(args.potential).name, "threads": 1}
+    head = {
+        "task": "autoperi_gnn_losses",
+        "budget": asdict(budget),
+        "potential": Path(args.potential).name,
+        "threads": 1,
+    }
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
     found = old["rows"] if all(old.get(key) == value for key, value in head.items()) else {}
     data, val = OrbitCrystals.load(args.data), OrbitCrystals.load(args.val)
@@ -161,7 +186,9 @@ def main() -> int:
         told = options | ({"potential": args.potential} if options.get("energy_weight") else {})
         model, seconds = trained(told, budget, data, val, args.runs / "".join(c if c.isalnum() else "_" for c in name))
         rows = measured.rows[: budget.matched].sort().values
-        made = evaluate(model.eval(), val, rows, names=SAMPLED, seed=budget.seed, steps=budget.flow_steps, method="midpoint")
+        made = evaluate(
+            model.eval(), val, rows, names=SAMPLED, seed=budget.seed, steps=budget.flow_steps, method="midpoint"
+        )
         found[name] = {
             "options": options,
             "seconds": seconds,

@@ -2,7 +2,8 @@
 
 python benchmarks/autoperi_gnn/orbits.py prepare --data mp_train.parquet --out .train/gnn/sentences.safetensors
 python benchmarks/autoperi_gnn/orbits.py prepare --data mp_val.parquet --out .train/gnn/sentences_val.safetensors
-python benchmarks/autoperi_gnn/orbits.py train --data .train/gnn/sentences.safetensors --val .train/gnn/sentences_val.safetensors --out .train/gnn/orbits --resume
+python benchmarks/autoperi_gnn/orbits.py train --data .train/gnn/sentences.safetensors --val
+.train/gnn/sentences_val.safetensors --out .train/gnn/orbits --resume
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoperi.models.orbit_network import OrbitNetwork, tables
-from autoperi.training.orbit_network import OrbitSentences, sentence_table
 from autoperi.training.run import TrainingConfig, train
+from autoperi.training.tasks.orbit_network import OrbitSentences, sentence_table
 
 
 def main() -> None:
@@ -51,7 +52,11 @@ def prepare(args: argparse.Namespace) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     data.save(args.out)
     save_file(tables(), str(args.out.parent / "tables.safetensors"))
-    print(json.dumps({"crystals": len(data), "failed": failed, "mean_words": round(float(data.n_words.double().mean()), 2)}))
+    print(
+        json.dumps(
+            {"crystals": len(data), "failed": failed, "mean_words": round(float(data.n_words.double().mean()), 2)}
+        )
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,7 +73,13 @@ def run(args: argparse.Namespace) -> None:
     )
     initial = load_file(str(Path(args.data).parent / "tables.safetensors"))
     model, summary = train(
-        config, train_data=data, val_data=val, directory=args.out, resume=args.resume, device=args.device, initial=initial
+        config,
+        train_data=data,
+        val_data=val,
+        directory=args.out,
+        resume=args.resume,
+        device=args.device,
+        initial=initial,
     )
     assert isinstance(model, OrbitNetwork)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(args.out / "orbit_network.safetensors"))

@@ -3,8 +3,8 @@
     python benchmarks/autoperi_gnn/reconstruct.py --data .train/gnn/val.safetensors --limit 300 --out FILE
 
 Space group and orbits are given. Of K draws through the mean of q(z | crystal), three are judged: the first; the one that the encoder reads as nearest to z
-(``AutoPeriGnn.reconstruct``), which needs no more than z; and the best, which needs the crystal and shows what choosing could reach. ``without`` is the first of
-the draws that do not see z.
+(``AutoPeriGnn.reconstruct``), which needs no more than z; and the best, which needs the crystal and shows what choosing
+could reach. ``without`` is the first of the draws that do not see z.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from flow_weights import add_options, tried_on
 from sample import BATCH, rates, rms_distances
 
-from autoperi.convert import to_structures
+from autoperi.data.convert import to_structures
+from autoperi.data.random import torch_generator
 from autoperi.models.autoperi_gnn import crystal_noise
-from autoperi.random import torch_generator
 
 DRAWS = (1, 4, 16)
 

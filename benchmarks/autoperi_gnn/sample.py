@@ -1,10 +1,12 @@
 """What the flow of AutoPeri-GNN does with space group and orbits given: match rate and RMSE of held-out crystals.
 
-Four rows: from noise alone; from noise through the latent vector of the crystal itself (reconstruction); near a start that is the crystal with its lattice
-strained and its free coordinates moved; and that start itself. ``--anneal`` repeats them with faster coordinates towards the end.
+Four rows: from noise alone; from noise through the latent vector of the crystal itself (reconstruction); near a start
+that is the crystal with its lattice strained and its free coordinates moved; and that start itself. ``--anneal``
+repeats them with faster coordinates towards the end.
 
     python benchmarks/autoperi_gnn/sample.py --data .train/gnn/val.safetensors --limit 300 --steps 5 10 20
-    python benchmarks/autoperi_gnn/sample.py --data .train/gnn/val.safetensors --rows noise --anneal 0 2 5 10 --method euler
+    python benchmarks/autoperi_gnn/sample.py --data .train/gnn/val.safetensors --rows noise --anneal 0 2 5 10 --method
+    euler
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from flow_weights import add_options, tried_on
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from torch import Tensor
 
-from autoperi.convert import to_structures
+from autoperi.data.convert import to_structures
+from autoperi.data.random import torch_generator
 from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
 from autoperi.models.autoperi_gnn import NEAR, AutoPeriGnn, crystal_noise
 from autoperi.processes.flow import METHODS
-from autoperi.random import torch_generator
-from autoperi.training.orbits import OrbitCrystals
+from autoperi.training.orbit_data import OrbitCrystals
 
 BATCH = 64
 ROWS = ("noise", "latent", "near", "start")
@@ -38,7 +40,9 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--steps", type=int, nargs="+", default=[20])
     parser.add_argument("--method", choices=METHODS, default="midpoint")
-    parser.add_argument("--anneal", type=float, nargs="+", default=[0.0], help="slopes of velocity annealing; 0 follows the flow")
+    parser.add_argument(
+        "--anneal", type=float, nargs="+", default=[0.0], help="slopes of velocity annealing; 0 follows the flow"
+    )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -53,7 +57,9 @@ def main() -> None:
     }
     for slope in args.anneal:
         how = {"method": args.method, "anneal": slope}
-        found = {str(s): evaluate(model, data, rows, names=args.rows, seed=args.seed, steps=s, **how) for s in args.steps}
+        found = {
+            str(s): evaluate(model, data, rows, names=args.rows, seed=args.seed, steps=s, **how) for s in args.steps
+        }
         if slope:
             result.setdefault("annealed", {})[f"{slope:g}"] = found
         else:
@@ -66,14 +72,18 @@ def main() -> None:
 def evaluate(
     model: AutoPeriGnn, data: OrbitCrystals, rows: Tensor, *, names: Sequence[str], seed: int, **how: Any
 ) -> dict[str, dict[str, float]]:
-    """Match rate and RMSE by name of :data:`ROWS`, sampled as ``how`` says, and the speed of the first that is named."""
+    """Match rate and RMSE by name of :data:`ROWS`, sampled as ``how`` says, and the speed of the first that is
+    named.
+    """
     found: dict[str, list] = {name: [] for name in names}
     truth: list = []
     seconds = 0.0
     for part in rows.split(BATCH):
         batch, _ = data.take(part)
         freedom, y = batch.freedom.to(dtype=torch.float32), batch.y.float()
-        noise, moved = (crystal_noise(freedom, [torch_generator(seed, kind, int(row)) for row in part]).float() for kind in (0, 1))
+        noise, moved = (
+            crystal_noise(freedom, [torch_generator(seed, kind, int(row)) for row in part]).float() for kind in (0, 1)
+        )
         with torch.no_grad():
             begin = model.base(freedom, y, NEAR).draw(moved)
             # near: the start is the density's own draw, with no noise added the flow begins there
@@ -85,7 +95,9 @@ def evaluate(
                 seconds += time.perf_counter() - started if name == names[0] else 0.0
                 found[name] += to_structures(freedom.crystals(at))
         truth += to_structures(freedom.crystals(y))
-    return {name: matched(truth, made) for name, made in found.items()} | {"speed": {"crystals_per_second": round(len(rows) / seconds, 2)}}
+    return {name: matched(truth, made) for name, made in found.items()} | {
+        "speed": {"crystals_per_second": round(len(rows) / seconds, 2)}
+    }
 
 
 def matched(truth: list, made: list) -> dict[str, float]:

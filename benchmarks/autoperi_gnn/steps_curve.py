@@ -2,7 +2,8 @@
 
     python benchmarks/autoperi_gnn/steps_curve.py --data .train/gnn/val.safetensors --limit 300
 
-Space group and orbits are given, as in sample.py. Each point is kept as soon as it is there; the same command goes on with what is missing.
+Space group and orbits are given, as in sample.py. Each point is kept as soon as it is there; the same command goes on
+with what is missing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from flow_weights import add_options, tried_on
 from sample import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS, FIGURE = ROOT / "benchmarks" / "results" / "steps_curve_mp_val.json", ROOT / "docs" / "images" / "steps_curve.png"
+RESULTS, FIGURE = (
+    ROOT / "benchmarks" / "results" / "steps_curve_mp_val.json",
+    ROOT / "docs" / "images" / "steps_curve.png",
+)
 CALLS = (2, 4, 8, 20, 40)
 """Evaluations of the network for one crystal."""
 SERIES: dict[str, dict[str, Any]] = {

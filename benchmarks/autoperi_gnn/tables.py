@@ -24,16 +24,30 @@ def flow_table(found: dict[str, Any]) -> str:
 
 
 def reconstruction_table(found: dict[str, Any]) -> str:
-    """Match rate and RMSE of crystals drawn through their own z, by number of draws, from ``results/autoperi_gnn_reconstruct_mp_val.json``."""
+    """Match rate and RMSE of crystals drawn through their own z, by number of draws, from
+    ``results/autoperi_gnn_reconstruct_mp_val.json``.
+    """
     draws = list(found["draws"])
-    words = {"nearest": "the draw that the encoder reads as nearest to z", "best": "the best draw, chosen by knowing the crystal"}
+    words = {
+        "nearest": "the draw that the encoder reads as nearest to z",
+        "best": "the best draw, chosen by knowing the crystal",
+    }
     head = ["match rate, RMSE", *(f"{k} draw{'s' if k != '1' else ''}" for k in draws)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     without = found["without"]
     lines.append("| " + " | ".join(["without z", _both(without), *[""] * (len(draws) - 1)]) + " |")
-    lines += ["| " + " | ".join([label, *(_both(found["draws"][k][name]) for k in draws)]) + " |" for name, label in words.items()]
+    lines += [
+        "| " + " | ".join([label, *(_both(found["draws"][k][name]) for k in draws)]) + " |"
+        for name, label in words.items()
+    ]
     error = 100 * max(row["standard_error"] for by in found["draws"].values() for row in by.values())
-    return "\n".join([*lines, "", f"{found['crystals']:,} crystals; the standard error of a match rate is at most {error:.1f} points."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{found['crystals']:,} crystals; the standard error of a match rate is at most {error:.1f} points.",
+        ]
+    )
 
 
 def _both(row: dict[str, float]) -> str:
@@ -41,8 +55,15 @@ def _both(row: dict[str, float]) -> str:
 
 
 def steps_table(found: dict[str, Any]) -> str:
-    """Match rate and RMSE from noise by solver and number of network calls, from ``results/steps_curve_mp_val.json``."""
-    words = {"midpoint": "midpoint", "euler": "Euler", "annealed_5": "Euler, annealed by 5", "annealed_20": "Euler, annealed by 20"}
+    """Match rate and RMSE from noise by solver and number of network calls, from
+    ``results/steps_curve_mp_val.json``.
+    """
+    words = {
+        "midpoint": "midpoint",
+        "euler": "Euler",
+        "annealed_5": "Euler, annealed by 5",
+        "annealed_20": "Euler, annealed by 20",
+    }
     calls = list(found["series"]["euler"])
     head = ["match rate, RMSE", *(f"{c} network calls" for c in calls)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -52,12 +73,18 @@ def steps_table(found: dict[str, Any]) -> str:
         lines.append("| " + " | ".join([label, *cells]) + " |")
     error = max(point["standard_error"] for by in found["series"].values() for point in by.values())
     return "\n".join(
-        [*lines, "", f"{found['crystals']:,} crystals; the standard error of a match rate is at most {100 * error:.1f} points."]
+        [
+            *lines,
+            "",
+            f"{found['crystals']:,} crystals; the standard error of a match rate is at most {100 * error:.1f} points.",
+        ]
     )
 
 
 def ranking_table(found: dict[str, Any]) -> str:
-    """Match rates by what ranks, with prototypes as they are and refined by the flow, from ``results/choose_ranking_mp_val.json``."""
+    """Match rates by what ranks, with prototypes as they are and refined by the flow, from
+    ``results/choose_ranking_mp_val.json``.
+    """
     lines = ["| prototypes | ranked by | match at 1 | at 5 | at 20 | RMSE |", "|" + "---|" * 6]
     for steps, by in found["near_steps"].items():
         words = "as they are" if steps == "0" else f"refined by the flow, {steps} steps"
@@ -88,7 +115,10 @@ def condition_costs_table(found: dict[str, Any]) -> str:
     n = found["parameters"]["n"]
     lines = [f"| asked for | crystals/s | requests | all {n} crystals | none | refused beforehand |", "|" + "---|" * 6]
     for name, row in found["rows"].items():
-        cells = [f"{row['crystals_per_second']:.1f}", *(str(row[key]) for key in ("requests", "full", "none", "refused"))]
+        cells = [
+            f"{row['crystals_per_second']:.1f}",
+            *(str(row[key]) for key in ("requests", "full", "none", "refused")),
+        ]
         lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
 
@@ -105,7 +135,12 @@ def latent_table(found: dict[str, Any]) -> str:
         "MAE 10 nearest, eV/atom",
         "R²",
     ]
-    nothing = [f"{100 * system['majority']:.1f} %", f"{100 * system['majority']:.1f} %", f"{energy['mean_mae_eV']:.3f}", "0"]
+    nothing = [
+        f"{100 * system['majority']:.1f} %",
+        f"{100 * system['majority']:.1f} %",
+        f"{energy['mean_mae_eV']:.3f}",
+        "0",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines.append("| " + " | ".join(["nothing (most common system, mean energy)", *nothing, *nothing[2:]]) + " |")
     for key, words in (("z", "z"), ("composition", "composition"), ("z_and_composition", "both")):
@@ -118,10 +153,14 @@ def latent_table(found: dict[str, Any]) -> str:
         [
             *lines,
             "",
-            f"{found['crystals']:,} crystals. KL from the standard normal: {found['kl_nats']:.1f} nats over {found['dimensions']} dimensions, "
-            f"{min(found['kl_nats_by_dimension']):.2f} to {max(found['kl_nats_by_dimension']):.2f} each; {found['active_dimensions']} of them vary between "
-            f"crystals (variance of the means above 0.01). The means lie near a space of {found['effective_dimensions']:.1f} dimensions "
-            f"(participation ratio); their principal components hold {share} … % of the variance, the map {100 * found['variance_in_map']:.0f} %.",
+            f"{found['crystals']:,} crystals. KL from the standard normal: {found['kl_nats']:.1f} nats over "
+            f"{found['dimensions']} dimensions, "
+            f"{min(found['kl_nats_by_dimension']):.2f} to {max(found['kl_nats_by_dimension']):.2f} each; "
+            f"{found['active_dimensions']} of them vary between "
+            "crystals (variance of the means above 0.01). The means lie near a space of "
+            f"{found['effective_dimensions']:.1f} dimensions "
+            f"(participation ratio); their principal components hold {share} … % of the variance, the map "
+            f"{100 * found['variance_in_map']:.0f} %.",
         ]
     )
 
@@ -142,7 +181,9 @@ def latent_ends_table(found: dict[str, Any]) -> str:
         row = found["ends"][key]
         groups = ", ".join(f"{symbol} {100 * share:.0f} %" for symbol, share in row["space_groups"].items())
         energy = f"{row['formation_energy_eV']:.2f}".replace("-", "−")
-        lines.append(f"| {name} | {groups} | {100 * row['cubic']:.0f} % | {row['atoms']:.0f} | {row['kl_nats']:.1f} | {energy} |")
+        lines.append(
+            f"| {name} | {groups} | {100 * row['cubic']:.0f} % | {row['atoms']:.0f} | {row['kl_nats']:.1f} | {energy} |"
+        )
     return "\n".join([*lines, "", "Medians, where no share is given."])
 
 

@@ -1,8 +1,9 @@
 """Train AutoPeri-GNN's encoder and flow: crystals to orbits once, then flow matching.
 
     python benchmarks/autoperi_gnn/train.py prepare --data mp_train.parquet --out .train/gnn/train.safetensors
-    python benchmarks/autoperi_gnn/train.py prepare --data mp_val.parquet --like .train/gnn/train.safetensors --out .train/gnn/val.safetensors
-    python benchmarks/autoperi_gnn/train.py train --data .train/gnn/train.safetensors --val .train/gnn/val.safetensors --out .train/gnn/run --resume
+    python benchmarks/autoperi_gnn/train.py prepare --data mp_val.parquet --like .train/gnn/train.safetensors --out
+    .train/gnn/val.safetensors python benchmarks/autoperi_gnn/train.py train --data .train/gnn/train.safetensors --val
+    .train/gnn/val.safetensors --out .train/gnn/run --resume
 
 ``train`` needs torch, e3nn, numpy, safetensors and lightning alone.
 """
@@ -16,9 +17,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from autoperi.training.autoperi_gnn import ENDS, TASK_DEFAULTS
-from autoperi.training.orbits import OrbitCrystals
+from autoperi.training.orbit_data import OrbitCrystals
 from autoperi.training.run import TrainingConfig, first_process, train
+from autoperi.training.tasks.autoperi_gnn import ENDS, TASK_DEFAULTS
 
 OPTIONS = [name for name, value in TASK_DEFAULTS.items() if isinstance(value, float)]
 """Weights and shares of the task, each an option of ``train``."""
@@ -42,8 +43,12 @@ def main() -> None:
     two.add_argument("--initial", type=Path, help="weights to go on from, such as the bundled flow.safetensors")
     for name in OPTIONS:
         two.add_argument(f"--{name.replace('_', '-')}", type=float, default=TASK_DEFAULTS[name])
-    two.add_argument("--ends", choices=ENDS, default=TASK_DEFAULTS["ends"], help="description of the crystal that a path ends at")
-    two.add_argument("--potential", default=TASK_DEFAULTS["potential"], help="model whose potential --energy-weight takes")
+    two.add_argument(
+        "--ends", choices=ENDS, default=TASK_DEFAULTS["ends"], help="description of the crystal that a path ends at"
+    )
+    two.add_argument(
+        "--potential", default=TASK_DEFAULTS["potential"], help="model whose potential --energy-weight takes"
+    )
     two.add_argument("--devices", type=int, default=1)
     two.add_argument("--threads", type=int, default=1)
     two.add_argument("--device", default="auto")
@@ -56,14 +61,16 @@ def main() -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from autoperi.training.orbits import orbit_table
+    from autoperi.training.orbit_data import orbit_table
 
     volume = OrbitCrystals.load(args.like).element_volume if args.like else None
     data, failed = orbit_table(args.data, max_atoms=args.max_atoms, element_volume=volume)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     data.save(args.out)
     free = data.freedom.space.dimensions.double()
-    print(json.dumps({"crystals": len(data), "failed": len(failed), "mean_free_parameters": round(float(free.mean()), 2)}))
+    print(
+        json.dumps({"crystals": len(data), "failed": len(failed), "mean_free_parameters": round(float(free.mean()), 2)})
+    )
 
 
 def run(args: argparse.Namespace) -> None:

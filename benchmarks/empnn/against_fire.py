@@ -1,9 +1,12 @@
-"""How many force calls the lattice relaxer saves: relax_lattice and then FIRE, against FIRE alone from the same deformed crystals.
+"""How many force calls the lattice relaxer saves: relax_lattice and then FIRE, against FIRE alone from the same
+deformed crystals.
 
-usage: python benchmarks/empnn/against_fire.py TABLE [--model autoperi-base] [--limit 200] [--sigma 0.1] --out RESULT.json
+usage: python benchmarks/empnn/against_fire.py TABLE [--model autoperi-base] [--limit 200] [--sigma 0.1] --out
+RESULT.json
 
-Every crystal is deformed as `autoperi evaluate denoise` deforms it. One force call is one evaluation of energy, forces and stress of one crystal;
-FIRE moves positions and cell, in batches, until forces and scaled stress are below 0.05 eV/Å. The potential is the model's in both ways.
+Every crystal is deformed as `autoperi evaluate denoise` deforms it. One force call is one evaluation of energy, forces
+and stress of one crystal; FIRE moves positions and cell, in batches, until forces and scaled stress are below 0.05
+eV/Å. The potential is the model's in both ways.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ import numpy as np
 import torch
 
 from autoperi import AutoPeri
-from autoperi.bundle import potential_of
 from autoperi.evaluation.common import facts, load
 from autoperi.evaluation.denoise import deformed
 from autoperi.models.potential import Potential
-from autoperi.relaxation import relax
+from autoperi.pipelines.bundle import potential_of
+from autoperi.relax.positions import relax
 
 STEPS = (0, 1, 2, 5, 10, 20, 40, 80, 160)
 """FIRE steps after which energies are compared."""
@@ -57,7 +60,9 @@ def main() -> int:
         energies[way] = np.stack([runs[s][0] for s in grid])  # [steps, crystals], eV/atom
         full[way] = runs[grid[-1]][1] | {
             "seconds_fire_after_steps": {str(s): runs[s][1]["seconds_fire"] for s in grid},
-            "energy_above_undeformed_eV_per_atom": {str(s): _summary(energies[way][k] - zero) for k, s in enumerate(grid)},
+            "energy_above_undeformed_eV_per_atom": {
+                str(s): _summary(energies[way][k] - zero) for k, s in enumerate(grid)
+            },
         }
     reached = energies["relax_lattice and fire"][grid.index(SHORT)]
     result = {
@@ -67,7 +72,9 @@ def main() -> int:
         "ways": full,
         "seconds_relax_lattice": round(seconds, 2),
         "calls_saved": _saved(energies["fire"], reached, grid),
-        "lower_after_relax_lattice": _share(energies["relax_lattice and fire"][0] < energies["fire"][0], energies["fire"][0]),
+        "lower_after_relax_lattice": _share(
+            energies["relax_lattice and fire"][0] < energies["fire"][0], energies["fire"][0]
+        ),
         "calculator": "the potential of the model",
         **facts(
             args.table,
@@ -99,7 +106,9 @@ def _energies(potential: Potential, starts: list[Any], steps: int) -> tuple[np.n
 
 
 def _saved(alone: np.ndarray, reached: np.ndarray, grid: list[int]) -> dict[str, Any]:
-    """Force calls that FIRE alone needs to come as low as relax_lattice and :data:`SHORT` steps, between the steps of the grid linearly."""
+    """Force calls that FIRE alone needs to come as low as relax_lattice and :data:`SHORT` steps, between the steps of
+    the grid linearly.
+    """
     calls: list[float] = []
     never = 0
     for k, goal in enumerate(reached):

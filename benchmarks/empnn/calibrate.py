@@ -1,9 +1,12 @@
-"""Calibrate what a trained relaxer says of its own errors, on validation crystals, and write the component that goes into a model.
+"""Calibrate what a trained relaxer says of its own errors, on validation crystals, and write the component that goes
+into a model.
 
-usage: python benchmarks/empnn/calibrate.py DATA_DIR RUN --component .train/empnn/final [--out benchmarks/results/empnn_calibration.json]
+usage: python benchmarks/empnn/calibrate.py DATA_DIR RUN --component .train/empnn/final [--out
+benchmarks/results/empnn_calibration.json]
 
-RUN is that of relaxer.py. Crystals of the three validation tables are strained (σ = 0.03 and 0.1) or begun in the 1 Å cube (Niggli cells); errors of
-lengths are taken for exponentially distributed about factor·(predicted)^power, and both numbers are those of the largest likelihood.
+RUN is that of relaxer.py. Crystals of the three validation tables are strained (σ = 0.03 and 0.1) or begun in the 1 Å
+cube (Niggli cells); errors of lengths are taken for exponentially distributed about factor·(predicted)^power, and both
+numbers are those of the largest likelihood.
 """
 
 from __future__ import annotations
@@ -17,13 +20,13 @@ import numpy as np
 import torch
 from relaxer import tables
 
-from autoperi.bundle import network_component, network_of
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
+from autoperi.data.random import torch_generator
 from autoperi.geometry.lattice import change_basis, lengths_angles, niggli_reduce, symmetric_exp, symmetric_matrix
-from autoperi.hub.serialize import Bundle, Component, load_bundle, save_bundle
+from autoperi.hub.bundle import Bundle, Component, load_bundle, save_bundle
 from autoperi.models.lattice_relaxer import LatticeRelaxer
+from autoperi.pipelines.bundle import network_component, network_of
 from autoperi.processes.lattice import CLOSE, relax_cells
-from autoperi.random import torch_generator
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CRYSTALS = {"mp_val": 600, "carbon24_val": 200, "perov5_val": 100}
@@ -38,7 +41,12 @@ def pairs(network: LatticeRelaxer, crystals: CrystalBatch, seed: int) -> tuple[n
     starts = [(cubes, reduced.lattice)]
     for k, sigma in enumerate(SIGMAS):
         noise = torch.randn(len(crystals), 6, generator=torch_generator(seed, k), dtype=torch.float64)
-        starts.append((crystals.replace(lattice=crystals.lattice @ symmetric_exp(symmetric_matrix(sigma * noise))), crystals.lattice))
+        starts.append(
+            (
+                crystals.replace(lattice=crystals.lattice @ symmetric_exp(symmetric_matrix(sigma * noise))),
+                crystals.lattice,
+            )
+        )
     predicted, true = [], []
     for start, truth in starts:
         with torch.no_grad():
@@ -51,7 +59,9 @@ def pairs(network: LatticeRelaxer, crystals: CrystalBatch, seed: int) -> tuple[n
 
 
 def likeliest(predicted: np.ndarray, true: np.ndarray) -> tuple[float, float]:
-    """(factor, power) of the largest likelihood of exponential errors; for each power the best factor is mean(e / p^power)."""
+    """(factor, power) of the largest likelihood of exponential errors; for each power the best factor is mean(e /
+    p^power).
+    """
 
     def cost(power: float) -> tuple[float, float]:
         shape = predicted**power
@@ -63,7 +73,9 @@ def likeliest(predicted: np.ndarray, true: np.ndarray) -> tuple[float, float]:
 
 
 def reliability(expected: np.ndarray, true: np.ndarray) -> list[dict[str, Any]]:
-    """Fifths of the crystals by confidence: how sure the model is that lengths are right within 2 %, and how many are."""
+    """Fifths of the crystals by confidence: how sure the model is that lengths are right within 2 %, and how many
+    are.
+    """
     confidence = 1 - np.exp(-CLOSE / expected)
     return [
         {

@@ -1,12 +1,14 @@
-"""EMPNN's Table 2 under one small budget: every vector field, trained on 6,000 crystals of mp_train and measured on mp_val.
+"""EMPNN's Table 2 under one small budget: every vector field, trained on 6,000 crystals of mp_train and measured on
+mp_val.
 
-usage: python benchmarks/empnn/fields.py DATA_DIR [--runs .train/empnn/sweeps] [--out benchmarks/results/empnn_fields.json] [--finished-only]
+usage: python benchmarks/empnn/fields.py DATA_DIR [--runs .train/empnn/sweeps] [--out
+benchmarks/results/empnn_fields.json] [--finished-only]
 
-Networks have l_max = 0 (messages see distances only, as eq. 8a has it); rows of 2-cells add one layer of message passing on the 2-graph. All
-rows of ∇_sym but the last have the very field of the row of ∇ (see autoperi.nn.lattice_fields): two of them are trained with a second
-seed, which shows the noise, two not at all. Both rows with θ have equation 7 as it is printed; one more has
-the derivative of θ. What ``--runs`` holds is not trained again; ``--finished-only`` trains nothing and
-writes the rows that are there.
+Networks have l_max = 0 (messages see distances only, as eq. 8a has it); rows of 2-cells add one layer of message
+passing on the 2-graph. All rows of ∇_sym but the last have the very field of the row of ∇ (see
+autoperi.nn.lattice_fields): two of them are trained with a second seed, which shows the noise, two not at all. Both
+rows with θ have equation 7 as it is printed; one more has the derivative of θ. What ``--runs`` holds is not trained
+again; ``--finished-only`` trains nothing and writes the rows that are there.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ ROWS = [
     Row("ketbra_1", "{|•⟩⟨•| ⊂ Γ₁}", one_graph("edge")),
     Row("ketbra_2", "{|γ⟩⟨γ| ⊂ Γ₂}", two_graph("triplet_edge")),
     Row("ketbra_12", "{|•⟩⟨•| ⊂ Γ₁} ∪ {|γ⟩⟨γ| ⊂ Γ₂}", two_graph("edge", "triplet_edge")),
-    Row("ketbra_12_sym", "{|•⟩⟨•| ⊂ Γ₁} ∪ {|γ⟩⟨γ|, |γ⟩⟨γ'|sym ⊂ Γ₂}", two_graph("edge", "triplet_edge", "triplet_symmetric")),
+    Row(
+        "ketbra_12_sym",
+        "{|•⟩⟨•| ⊂ Γ₁} ∪ {|γ⟩⟨γ|, |γ⟩⟨γ'|sym ⊂ Γ₂}",
+        two_graph("edge", "triplet_edge", "triplet_symmetric"),
+    ),
     Row("ketbra_12_all", "{|•⟩⟨•| ⊂ Γ₁} ∪ {|•⟩⟨•| ⊂ Γ₂}", two_graph("edge", "triplet_edge", "triplet")),
     Row("grad_1", "∇ {r ⊂ Γ₁}", one_graph("distance")),
     Row("grad_2", "∇ {r, r' ⊂ Γ₂}", two_graph("triplet_distance")),
@@ -80,7 +86,12 @@ def main() -> int:
             continue
         rows.append(run_row(row, data, val, budget, args.runs))
         print(line(rows[-1]), flush=True)
-    result = {"task": "empnn_fields", "budget": asdict(budget), "rows": rows, **facts(val, None, 0, others={"train": train})}
+    result = {
+        "task": "empnn_fields",
+        "budget": asdict(budget),
+        "rows": rows,
+        **facts(val, None, 0, others={"train": train}),
+    }
     args.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return 0
 

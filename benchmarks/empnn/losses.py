@@ -1,9 +1,11 @@
 """EMPNN's Table 1 under one small budget: every loss, trained on 6,000 crystals of mp_train and measured on mp_val.
 
-usage: python benchmarks/empnn/losses.py DATA_DIR [--model autoperi-base] [--runs .train/empnn/sweeps] [--out …] [--energies-only]
+usage: python benchmarks/empnn/losses.py DATA_DIR [--model autoperi-base] [--runs .train/empnn/sweeps] [--out …]
+[--energies-only]
 
-The network is that of a row of Table 2, NETWORK, which is not trained again where fields.py left it in ``--runs``. Energies are those of
-the potential of ``--model`` instead of VASP, before and after, of every crystal whose elements it knows. ``--energies-only`` trains
+The network is that of a row of Table 2, NETWORK, which is not trained again where fields.py left it in ``--runs``.
+Energies are those of the potential of ``--model`` instead of VASP, before and after, of every crystal whose elements it
+knows. ``--energies-only`` trains
 nothing: it takes the rows that ``--runs`` holds and measures their energies, with another potential for one.
 """
 
@@ -19,20 +21,22 @@ import torch
 from fields import ROWS as FIELD_ROWS
 from sweep import Budget, Denoiser, finished, line, run_row, sweep_data, trained
 
-from autoperi.bundle import potential_of
-from autoperi.convert import to_batch
+from autoperi.data.convert import to_batch
+from autoperi.data.io import read_table
 from autoperi.evaluation.common import facts
 from autoperi.evaluation.denoise import evaluate_denoise
 from autoperi.hub.download import load_pretrained
-from autoperi.io import read_table
 from autoperi.metrics.lattice import energy_improvement, lattice_improvement
 from autoperi.models.evaluate import evaluate
 from autoperi.models.potential import Potential
+from autoperi.pipelines.bundle import potential_of
 from autoperi.training.lattice_losses import LOSSES
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NETWORK = next(row for row in FIELD_ROWS if row.name == "ketbra_12_sym")
-ROWS = [NETWORK if name == NETWORK.loss else replace(NETWORK, name=f"{NETWORK.name}_{name}", loss=name) for name in LOSSES]
+ROWS = [
+    NETWORK if name == NETWORK.loss else replace(NETWORK, name=f"{NETWORK.name}_{name}", loss=name) for name in LOSSES
+]
 
 
 def energies(potential: Potential, crystals: list[Any]) -> list[float | None]:
@@ -77,7 +81,9 @@ def main() -> int:
             before = energies(potential, noisy)
         denoised = denoiser(noisy)
         if lattice_improvement(noisy, denoised, truth) != result["improvement"]:
-            raise SystemExit(f"{row.name}: the network in {args.runs} does not give the errors in its record; train it anew")
+            raise SystemExit(
+                f"{row.name}: the network in {args.runs} does not give the errors in its record; train it anew"
+            )
         result["energy"] = energy_improvement(before, energies(potential, list(denoised)))
         rows.append(result)
         gain = result["energy"]

@@ -1,10 +1,13 @@
-"""EMPNN's Table 3: cells from the 1 Å cube, by the relaxer of a model and by the paper's feed-forward baseline trained beside it.
+"""EMPNN's Table 3: cells from the 1 Å cube, by the relaxer of a model and by the paper's feed-forward baseline trained
+beside it.
 
-usage: python benchmarks/empnn/reconstruct.py DATA_DIR [--model autoperi-base] [--run .train/empnn/feed_forward] [--out FILE] [--epochs 4]
+usage: python benchmarks/empnn/reconstruct.py DATA_DIR [--model autoperi-base] [--run .train/empnn/feed_forward] [--out
+FILE] [--epochs 4]
 
-Niggli cells (the preprocessing of CDVAE, whose splits the paper uses) and, for the relaxer, also cells as the tables give them; the test splits of
-Carbon-24 and Perov-5, and mp20_test. The baseline sees the same training crystals as the relaxer (benchmarks/empnn/relaxer.py), in cubes of the same volume, begins
-with the same encoder, and predicts (a, b, c)/N^(1/3) and the angles; it is trained once and then read from --run.
+Niggli cells (the preprocessing of CDVAE, whose splits the paper uses) and, for the relaxer, also cells as the tables
+give them; the test splits of Carbon-24 and Perov-5, and mp20_test. The baseline sees the same training crystals as the
+relaxer (benchmarks/empnn/relaxer.py), in cubes of the same volume, begins with the same encoder, and predicts (a, b,
+c)/N^(1/3) and the angles; it is trained once and then read from --run.
 """
 
 from __future__ import annotations
@@ -22,13 +25,13 @@ from sweep import FeedForward
 from torch import Tensor
 
 from autoperi import AutoPeri
-from autoperi.bundle import network_of
-from autoperi.convert import to_batch, to_structures
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch, to_structures
+from autoperi.data.crystal import CrystalBatch
 from autoperi.evaluation.common import facts
 from autoperi.evaluation.reconstruct import UNIT_CUBE, evaluate_reconstruct
 from autoperi.geometry.lattice import change_basis, niggli_reduce
 from autoperi.models.lattice_relaxer import LatticeRelaxer
+from autoperi.pipelines.bundle import network_of
 from autoperi.training.data import Batches
 from autoperi.training.optimizer import muon
 
@@ -47,7 +50,9 @@ def cube(batch: CrystalBatch, relaxer: LatticeRelaxer) -> CrystalBatch:
     return relaxer.scaled(batch.replace(lattice=edge[:, None, None] * torch.eye(3).to(batch.lattice)))
 
 
-def train(folder: Path, run: Path, relaxer: LatticeRelaxer, *, epochs: int, batch_size: int = 32, rate: float = 3e-3) -> FeedForward:
+def train(
+    folder: Path, run: Path, relaxer: LatticeRelaxer, *, epochs: int, batch_size: int = 32, rate: float = 3e-3
+) -> FeedForward:
     """The baseline, or what an earlier run left in ``run``."""
     torch.manual_seed(0)
     network = FeedForward(l_max=2)
@@ -63,7 +68,9 @@ def train(folder: Path, run: Path, relaxer: LatticeRelaxer, *, epochs: int, batc
     batches = Batches(data, batch_size, seed=0)
     steps, started = epochs * len(batches), time.process_time()
     optimiser = muon(network, learning_rate=rate, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.03, cycle_momentum=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, rate, total_steps=steps, pct_start=0.03, cycle_momentum=False
+    )
     history = []
     for epoch in range(epochs):
         batches.set_epoch(epoch)
@@ -103,7 +110,11 @@ class FeedForwardCells:
             with torch.no_grad():
                 lattices: list[Tensor | None] = self.network.lattices(cube(batch, self.relaxer))
             for k, lattice in enumerate(lattices):
-                found.append(None if lattice is None else to_structures(batch[k].to(dtype=torch.float64).replace(lattice=lattice[None]))[0])
+                found.append(
+                    None
+                    if lattice is None
+                    else to_structures(batch[k].to(dtype=torch.float64).replace(lattice=lattice[None]))[0]
+                )
         return found
 
 
@@ -143,7 +154,16 @@ def main() -> int:
     for key in ("data", "data_sha256"):
         said.pop(key)
     args.out.write_text(
-        json.dumps({"task": "empnn_reconstruct", "rows": rows, "feed_forward_training": training, "data_sha256": hashes, **said}) + "\n"
+        json.dumps(
+            {
+                "task": "empnn_reconstruct",
+                "rows": rows,
+                "feed_forward_training": training,
+                "data_sha256": hashes,
+                **said,
+            }
+        )
+        + "\n"
     )
     return 0
 

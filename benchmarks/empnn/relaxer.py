@@ -2,8 +2,9 @@
 
 usage: python benchmarks/empnn/relaxer.py DATA_DIR --out RUN [--epochs 6] [--resume]
 
-DATA_DIR holds mp_train, perov5_train, carbon24_train and the three *_val tables. RUN/last.ckpt is written after each epoch (--resume goes
-on with it), RUN/history.jsonl holds the validation errors of each epoch, RUN/model the component that build_autoperi_base.py takes.
+DATA_DIR holds mp_train, perov5_train, carbon24_train and the three *_val tables. RUN/last.ckpt is written after each
+epoch (--resume goes on with it), RUN/history.jsonl holds the validation errors of each epoch, RUN/model the component
+that build_autoperi_base.py takes.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from autoperi.bundle import network_component
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
+from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.download import load_pretrained
-from autoperi.hub.serialize import Bundle, save_bundle
+from autoperi.pipelines.bundle import network_component
 from autoperi.training.data import TensorCrystals
 from autoperi.training.prepare import training_crystals
 from autoperi.training.run import TrainingConfig, train
@@ -58,7 +59,11 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="crystals of each training table, for trials")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the network, such as channels=48")
     parser.add_argument("--encoder", metavar="MODEL", help="start from an encoder of this model, such as autoperi-base")
-    parser.add_argument("--encoder-of", default="formation_energy", help="the component whose encoder that is (default: formation_energy)")
+    parser.add_argument(
+        "--encoder-of",
+        default="formation_energy",
+        help="the component whose encoder that is (default: formation_energy)",
+    )
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -80,9 +85,17 @@ def main() -> int:
     )
     initial = None if args.encoder is None else encoder(args.encoder, args.encoder_of)
     network, summary = train(
-        config, initial=initial, train_data=data, val_data=validation, directory=args.out, resume=args.resume, device="cpu"
+        config,
+        initial=initial,
+        train_data=data,
+        val_data=validation,
+        directory=args.out,
+        resume=args.resume,
+        device="cpu",
     )
-    save_bundle(Bundle(name="relaxer", components={"empnn": network_component(network.eval())}, metadata={}), args.out / "model")
+    save_bundle(
+        Bundle(name="relaxer", components={"empnn": network_component(network.eval())}, metadata={}), args.out / "model"
+    )
     print(json.dumps(summary))
     return 0
 

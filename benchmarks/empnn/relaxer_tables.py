@@ -20,7 +20,9 @@ def reconstruct_table(found: dict[str, Any]) -> str:
     """Table 3, from ``results/empnn_reconstruct.json``."""
     lines = ["| | crystals | model | lengths, Å | angles, ° |", "|" + "---|" * 5]
     for name, row in found["rows"].items():
-        published = {} if row["paper"] is None else {f"{model}, as published": errors for model, errors in row["paper"].items()}
+        published = (
+            {} if row["paper"] is None else {f"{model}, as published": errors for model, errors in row["paper"].items()}
+        )
         ours = {
             "feed forward, trained beside": row["feed forward"],
             "relaxer": row["relaxer"],
@@ -38,8 +40,15 @@ def against_fire_table(found: dict[str, Any]) -> str:
     """Energies after so many FIRE steps, from ``results/empnn_against_fire.json``."""
     alone, after = found["ways"]["fire"], found["ways"]["relax_lattice and fire"]
     key = "energy_above_undeformed_eV_per_atom"
-    lines = ["| FIRE steps | FIRE alone: median, meV/atom | mean | after `relax_lattice`: median, meV/atom | mean |", "|" + "---|" * 5]
+    lines = [
+        "| FIRE steps | FIRE alone: median, meV/atom | mean | after `relax_lattice`: median, meV/atom | mean |",
+        "|" + "---|" * 5,
+    ]
     for steps in alone[key]:
-        cells = [f"{round(1000 * way[key][steps][what], 1) + 0.0:.1f}" for way in (alone, after) for what in ("median", "mean")]
+        cells = [
+            f"{round(1000 * way[key][steps][what], 1) + 0.0:.1f}"
+            for way in (alone, after)
+            for what in ("median", "mean")
+        ]
         lines.append("| " + " | ".join([steps, *cells]).replace("-", "−") + " |")
     return "\n".join(lines)

@@ -2,7 +2,8 @@
 
 usage: python benchmarks/empnn/speed.py TABLE [--model autoperi-base] [--threads 2] [--limit 1000] --out RESULT.json
 
-Everything counts: reading structures, the passes, and making structures again. The best of three runs in each precision, after one that warms up.
+Everything counts: reading structures, the passes, and making structures again. The best of three runs in each
+precision, after one that warms up.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 import torch
 
 from autoperi import AutoPeri
+from autoperi.data.io import read_table
 from autoperi.evaluation.common import facts
 from autoperi.evaluation.denoise import deformed
-from autoperi.io import read_table
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """What the sweeps over vector fields and over losses share: one small budget, one training loop, one measurement.
 
-Every network sees the same crystals of mp_train in the same order with the same deformations L̃ = L·exp(A), A symmetric with entries N(0, σ), and
-is measured by ``autoperi.evaluation.denoise`` on mp_val with the same σ, one pass.
+Every network sees the same crystals of mp_train in the same order with the same deformations L̃ = L·exp(A), A symmetric
+with entries N(0, σ), and is measured by ``autoperi.evaluation.denoise`` on mp_val with the same σ, one pass.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from autoperi.convert import to_batch, to_structures
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch, to_structures
+from autoperi.data.crystal import CrystalBatch
+from autoperi.data.random import torch_generator
 from autoperi.evaluation.denoise import evaluate_denoise
 from autoperi.geometry.lattice import from_lengths_angles, lengths_angles, symmetric_exp
 from autoperi.models.empnn import Empnn
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.processes.lattice import lattice_step
-from autoperi.random import torch_generator
 from autoperi.training.data import Batches, TensorCrystals
 from autoperi.training.lattice_losses import lattice_loss
 from autoperi.training.prepare import training_crystals
-from autoperi.training.tasks import deform
+from autoperi.training.tasks.base import deform
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Row:
-    """One network to train: its name, what the paper calls it, options of the network (None for the feed-forward baseline), loss and seed."""
+    """One network to train: its name, what the paper calls it, options of the network (None for the feed-forward
+    baseline), loss and seed.
+    """
 
     name: str
     paper: str
@@ -57,7 +59,8 @@ class Row:
 
 
 class FeedForward(nn.Module):
-    """EMPNN's baseline FF: an invariant encoder, the mean over atoms, and a feed-forward network that reads lengths and angles from it.
+    """EMPNN's baseline FF: an invariant encoder, the mean over atoms, and a feed-forward network that reads lengths and
+    angles from it.
 
     Lengths over N^(1/3) and angles in degrees are standardised over the training crystals.
     """
@@ -70,7 +73,12 @@ class FeedForward(nn.Module):
         self.config = {"channels": channels, "layers": layers, "l_max": l_max}
         self.backbone = Backbone(channels=channels, layers=layers, l_max=l_max)
         self.readout = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(), nn.Linear(128, 6)
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 128),
+            nn.SiLU(),
+            nn.Linear(128, 128),
+            nn.SiLU(),
+            nn.Linear(128, 6),
         )
         self.register_buffer("mean", torch.zeros(6))
         self.register_buffer("std", torch.ones(6))
@@ -88,7 +96,9 @@ class FeedForward(nn.Module):
 
     def forward(self, batch: CrystalBatch) -> Tensor:
         """Standardised parameters, ``[B, 6]``."""
-        return self.readout(sum_per_crystal(self.backbone(batch).scalars, batch) / batch.n_atoms.to(batch.lattice).unsqueeze(-1))
+        return self.readout(
+            sum_per_crystal(self.backbone(batch).scalars, batch) / batch.n_atoms.to(batch.lattice).unsqueeze(-1)
+        )
 
     def loss(self, batch: CrystalBatch, true: Tensor) -> Tensor:
         """Mean absolute error of the standardised parameters, ``[B]``."""
@@ -129,7 +139,8 @@ def fit(network: Empnn | FeedForward, data: TensorCrystals, row: Row, budget: Bu
     steps = budget.epochs * len(batches)
     optimiser = torch.optim.AdamW(network.parameters(), lr=budget.learning_rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: min(1.0, (k + 1) / budget.warmup) * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * k / steps))))
+        optimiser,
+        lambda k: min(1.0, (k + 1) / budget.warmup) * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * k / steps)))),
     )
     history = []
     for epoch in range(budget.epochs):
@@ -234,5 +245,6 @@ def line(result: dict[str, Any], more: Callable[[dict[str, Any]], str] = lambda 
     gain = result["improvement"]
     return (
         f"{result['name']:28s} {gain['length_A']['value']:8.4f} Å {gain['angle_deg']['value']:8.4f}°  "
-        f"removed {result['length_error_removed']:.3f} {result['angle_error_removed']:.3f}  {result['seconds_training']:.0f} s{more(result)}"
+        f"removed {result['length_error_removed']:.3f} {result['angle_error_removed']:.3f}  "
+        f"{result['seconds_training']:.0f} s{more(result)}"
     )

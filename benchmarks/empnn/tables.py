@@ -1,4 +1,6 @@
-"""Tables 1 and 2 of EMPNN (Klipfel et al., AAAI 2023) in Markdown: the published rows of Mp-20 beside ours. ``benchmarks/refresh_docs.py`` writes them."""
+"""Tables 1 and 2 of EMPNN (Klipfel et al., AAAI 2023) in Markdown: the published rows of Mp-20 beside ours.
+``benchmarks/refresh_docs.py`` writes them.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,17 @@ PUBLISHED_LOSSES = {
     "metric_mse": (0.683, 2.645, 10.964, 18.5),
     "riemann": (0.729, 3.777, 6.859, 51.7),
 }
-"""Improvement of lengths (Å), angles (degrees) and energy (eV/atom, by VASP), and the percentage with less energy, on Mp-20, Table 1."""
+"""Improvement of lengths (Å), angles (degrees) and energy (eV/atom, by VASP), and the percentage with less energy, on
+Mp-20, Table 1.
+"""
 
 
 def fields_table(found: dict[str, Any]) -> str:
     """Table 2 from ``results/empnn_fields.json``."""
-    lines = ["| field | paper: lengths, Å | angles, ° | ours: lengths, Å | angles, ° | error removed, lengths | angles |", "|" + "---|" * 7]
+    lines = [
+        "| field | paper: lengths, Å | angles, ° | ours: lengths, Å | angles, ° | error removed, lengths | angles |",
+        "|" + "---|" * 7,
+    ]
     for row in found["rows"]:
         published = PUBLISHED_FIELDS.get(row["name"])
         gain = row["improvement"]
@@ -54,7 +61,8 @@ def fields_table(found: dict[str, Any]) -> str:
 def losses_table(found: dict[str, Any]) -> str:
     """Table 1 from ``results/empnn_losses.json``."""
     lines = [
-        "| loss | paper: lengths, Å | angles, ° | energy, eV/atom (lower in) | ours: lengths, Å | angles, ° | energy, eV/atom | median | lower in |",
+        "| loss | paper: lengths, Å | angles, ° | energy, eV/atom (lower in) | ours: lengths, Å | angles, ° | energy, "
+        "eV/atom | median | lower in |",
         "|" + "---|" * 9,
     ]
     for row in found["rows"]:

@@ -1,9 +1,12 @@
-"""One tensor file of frames for training the potential: the teacher's shards and, if asked for, frames of DFT force sets.
+"""One tensor file of frames for training the potential: the teacher's shards and, if asked for, frames of DFT force
+sets.
 
-Each DFT set is brought onto the teacher's energy scale by one constant an element, fitted to the difference between its energies and the
-teacher's on a few of its frames; forces and stresses are taken as they are. Only rows with ``split == train`` are read.
+Each DFT set is brought onto the teacher's energy scale by one constant an element, fitted to the difference between its
+energies and the teacher's on a few of its frames; forces and stresses are taken as they are. Only rows with ``split ==
+train`` are read.
 
-    python benchmarks/potential/build_training_set.py --shards .train/labels/train --out .train/potential/train.safetensors \\
+    python benchmarks/potential/build_training_set.py --shards .train/labels/train --out
+    .train/potential/train.safetensors \\
         --dft mlearn_dft_forces.parquet:400 snap_dft_forces.parquet:800
 """
 
@@ -18,9 +21,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.training.data import TensorCrystals
-from autoperi.training.potential import element_constants
+from autoperi.training.tasks.potential import element_constants
 from autoperi.units import EV_PER_A3_IN_GPA
 
 
@@ -49,13 +52,15 @@ def teacher_frames(folder: Path) -> TensorCrystals:
     shards = [load_file(str(path)) for path in sorted(folder.glob("*.safetensors"))]
     tensors = {k: torch.cat([s[k] for s in shards]) for k in shards[0]}
     crystals = CrystalBatch(tensors["lattice"], tensors["frac_coords"], tensors["atomic_numbers"], tensors["n_atoms"])
-    return TensorCrystals(crystals, {"energy": tensors["energy"], "stress": tensors["stress"]}, {"forces": tensors["forces"]})
+    return TensorCrystals(
+        crystals, {"energy": tensors["energy"], "stress": tensors["stress"]}, {"forces": tensors["forces"]}
+    )
 
 
 def dft_frames(path: str, number: int, args: argparse.Namespace) -> TensorCrystals:
     from chgnet.model import CHGNet
 
-    from autoperi.io import read_table
+    from autoperi.data.io import read_table
 
     table = read_table(path)
     labels = table.labels
@@ -65,7 +70,8 @@ def dft_frames(path: str, number: int, args: argparse.Namespace) -> TensorCrysta
     chosen = table[rows]
     energy = torch.tensor(chosen.labels["energy_eV"].to_numpy(float))
     forces = torch.tensor(
-        np.concatenate([np.asarray(f, float).reshape(-1, 3) for f in chosen.labels["forces_eV_per_A"]]), dtype=torch.float32
+        np.concatenate([np.asarray(f, float).reshape(-1, 3) for f in chosen.labels["forces_eV_per_A"]]),
+        dtype=torch.float32,
     )
     stress = torch.full((len(rows), 3, 3), float("nan"))
     for k, value in enumerate(chosen.labels["stress_GPa"]):
@@ -86,7 +92,9 @@ def dft_frames(path: str, number: int, args: argparse.Namespace) -> TensorCrysta
         )
         constants = element_constants(crystals[sample.tolist()], difference, ridge=1e-6)
         group = crystals[members.tolist()]
-        shift = torch.zeros(len(members), dtype=torch.float64).index_add(0, group.batch, constants[group.atomic_numbers])
+        shift = torch.zeros(len(members), dtype=torch.float64).index_add(
+            0, group.batch, constants[group.atomic_numbers]
+        )
         energy[members] -= shift
     return TensorCrystals(crystals, {"energy": energy, "stress": stress}, {"forces": forces})
 

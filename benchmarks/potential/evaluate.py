@@ -1,4 +1,5 @@
-"""The bundled potential against its teacher: errors on perturbed crystals of mp_val that neither training nor any choice has used.
+"""The bundled potential against its teacher: errors on perturbed crystals of mp_val that neither training nor any
+choice has used.
 
 python benchmarks/potential/label_with_chgnet.py --data mp_val.parquet --out .train/labels/val --frames 2560 --seed 1
 python benchmarks/potential/evaluate.py --shards .train/labels/val --skip 2 \\
@@ -16,11 +17,11 @@ from label_with_chgnet import MODES
 from safetensors.torch import load_file
 
 from autoperi import AutoPeri
-from autoperi.bundle import potential_of
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.evaluation.common import facts
 from autoperi.metrics.counts import quantity
 from autoperi.models.evaluate import evaluate
+from autoperi.pipelines.bundle import potential_of
 from autoperi.units import EV_PER_A3_IN_GPA
 
 
@@ -28,13 +29,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--skip", type=int, default=0, help="first shards to leave out: those that training was watched on")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="first shards to leave out: those that training was watched on"
+    )
     parser.add_argument("--model", default="autoperi-base")
     args = parser.parse_args()
     peri = AutoPeri.from_pretrained(args.model)
     shards = [load_file(str(path)) for path in sorted(args.shards.glob("*.safetensors"))[args.skip :]]
     tensors = {k: torch.cat([s[k] for s in shards]) for k in shards[0]}
-    crystals = CrystalBatch(tensors["lattice"].double(), tensors["frac_coords"].double(), tensors["atomic_numbers"], tensors["n_atoms"])
+    crystals = CrystalBatch(
+        tensors["lattice"].double(), tensors["frac_coords"].double(), tensors["atomic_numbers"], tensors["n_atoms"]
+    )
     found = evaluate(potential_of(peri.bundle), crystals)
     assert found.forces is not None
     assert found.stress is not None

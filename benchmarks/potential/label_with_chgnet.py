@@ -3,14 +3,14 @@
 Each frame is a crystal of the table, perturbed in one of four ways drawn from ``(seed, frame)``:
 
 - ``as is`` (10 %);
-- ``rattled`` (45 %): atoms moved by N(0, s) with s = 0.01 + 0.24 u² Å, cell strained by symmetric A with entries N(0, 0.05 u²), each u
-  uniform in 0..1: most are as far from rest as at a few hundred kelvin, a few much farther;
+- ``rattled`` (45 %): atoms moved by N(0, s) with s = 0.01 + 0.24 u² Å, cell strained by symmetric A with entries N(0,
+  0.05 u²), each u uniform in 0..1: most are as far from rest as at a few hundred kelvin, a few much farther;
 - ``volume`` (20 %): volume times a factor uniform in 0.82..1.22, atoms moved by s up to 0.06 Å;
-- ``substituted`` (25 %): another crystal's composition in this prototype, as the prior of ``autoperi-base`` proposes it for a composition of
-  the table (one of its first ten candidates), strained and rattled by half as much as ``rattled``.
+- ``substituted`` (25 %): another crystal's composition in this prototype, as the prior of ``autoperi-base`` proposes it
+  for a composition of the table (one of its first ten candidates), strained and rattled by half as much as ``rattled``.
 
-Frames with an atom nearer than 0.6 of the sum of covalent radii, or a force above 30 eV/Å, are dropped and counted. Shards of
-256 frames are written whole; a second run goes on where the first was interrupted.
+Frames with an atom nearer than 0.6 of the sum of covalent radii, or a force above 30 eV/Å, are dropped and counted.
+Shards of 256 frames are written whole; a second run goes on where the first was interrupted.
 
     python benchmarks/potential/label_with_chgnet.py --data mp_train.parquet --out .train/labels/train --frames 20000
 """
@@ -46,7 +46,7 @@ def main() -> None:
     from chgnet.model import CHGNet
 
     from autoperi import AutoPeri
-    from autoperi.io import read_table
+    from autoperi.data.io import read_table
 
     teacher = CHGNet.load(use_device="cpu", verbose=False)
     peri = AutoPeri.from_pretrained()
@@ -54,7 +54,12 @@ def main() -> None:
     sizes = table.batch().n_atoms.numpy()
     rows = np.nonzero(sizes <= args.max_atoms)[0]
     args.out.mkdir(parents=True, exist_ok=True)
-    recipe = {"data": Path(args.data).name, "seed": args.seed, "max_atoms": args.max_atoms, "modes": dict(zip(MODES, SHARES, strict=True))}
+    recipe = {
+        "data": Path(args.data).name,
+        "seed": args.seed,
+        "max_atoms": args.max_atoms,
+        "modes": dict(zip(MODES, SHARES, strict=True)),
+    }
     note = args.out / "recipe.json"
     if note.exists() and json.loads(note.read_text()) != recipe:
         raise SystemExit(f"{args.out} holds labels of another recipe; give another folder")
@@ -80,9 +85,22 @@ def main() -> None:
         results = teacher.predict_structure(structures, task="efs", batch_size=16)
         kept = [k for k, r in enumerate(results) if np.isfinite(r["e"]) and np.abs(r["f"]).max() < MAX_FORCE]
         dropped += len(structures) - len(kept)
-        write(path, [structures[k] for k in kept], [results[k] for k in kept], [modes[k] for k in kept], [sources[k] for k in kept])
+        write(
+            path,
+            [structures[k] for k in kept],
+            [results[k] for k in kept],
+            [modes[k] for k in kept],
+            [sources[k] for k in kept],
+        )
         print(
-            json.dumps({"shard": shard, "frames": len(kept), "dropped": dropped, "seconds": round(time.perf_counter() - started, 1)}),
+            json.dumps(
+                {
+                    "shard": shard,
+                    "frames": len(kept),
+                    "dropped": dropped,
+                    "seconds": round(time.perf_counter() - started, 1),
+                }
+            ),
             flush=True,
         )
 
@@ -119,7 +137,11 @@ def moved(structure, rng: np.random.Generator, rattle: float, strain: float):
 
     a = rng.normal(0, strain, (3, 3)) if strain else np.zeros((3, 3))
     lattice = structure.lattice.matrix @ expm((a + a.T) / 2)
-    coords = structure.frac_coords @ lattice + rng.normal(0, rattle, (len(structure), 3)) if rattle else structure.frac_coords @ lattice
+    coords = (
+        structure.frac_coords @ lattice + rng.normal(0, rattle, (len(structure), 3))
+        if rattle
+        else structure.frac_coords @ lattice
+    )
     return Structure(Lattice(lattice), [s.specie for s in structure], coords, coords_are_cartesian=True)
 
 
@@ -139,7 +161,9 @@ def write(path: Path, structures, results, modes, sources) -> None:
         "frac_coords": torch.tensor(np.concatenate([s.frac_coords for s in structures]), dtype=torch.float32),
         "atomic_numbers": torch.tensor([site.specie.Z for s in structures for site in s]),
         "n_atoms": torch.tensor([len(s) for s in structures]),
-        "energy": torch.tensor([float(r["e"]) * len(s) for r, s in zip(results, structures, strict=True)], dtype=torch.float64),
+        "energy": torch.tensor(
+            [float(r["e"]) * len(s) for r, s in zip(results, structures, strict=True)], dtype=torch.float64
+        ),
         "forces": torch.tensor(np.concatenate([r["f"] for r in results]), dtype=torch.float32),
         "stress": torch.tensor(np.array([r["s"] for r in results]) / 160.21766208, dtype=torch.float32),
         "mode": torch.tensor(modes),

@@ -18,8 +18,8 @@ from ase.md.verlet import VelocityVerlet
 
 from autoperi import AutoPeri
 from autoperi._version import __version__
-from autoperi.convert import structure_to_atoms
-from autoperi.io import write_atomically
+from autoperi.data.convert import structure_to_atoms
+from autoperi.data.io import write_atomically
 from autoperi.metrics.relaxation import relax_one
 
 CELLS = {

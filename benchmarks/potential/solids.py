@@ -1,8 +1,10 @@
-"""Si, Cu, NaCl and MgO with the bundled potential beside CHGNet and experiment: lattice, equation of state, elastic constants, phonons.
+"""Si, Cu, NaCl and MgO with the bundled potential beside CHGNet and experiment: lattice, equation of state, elastic
+constants, phonons.
 
 python benchmarks/potential/solids.py --peer --out benchmarks/results/solids.json --figure docs/images/solids.png
-python benchmarks/potential/solids.py --from benchmarks/results/solids.json --figure docs/images/solids.png    # draw again
-python benchmarks/refresh_docs.py                                                                              # tables of the docs
+python benchmarks/potential/solids.py --from benchmarks/results/solids.json --figure docs/images/solids.png    # draw
+again python benchmarks/refresh_docs.py                                                                              #
+tables of the docs
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from ase.build import bulk
 from ase.eos import EquationOfState
 
 from autoperi import AutoPeri
+from autoperi.data.io import write_atomically
 from autoperi.evaluation.calculators import describe_calculator, make_calculator
-from autoperi.io import write_atomically
 from autoperi.metrics.elastic import elastic
 from autoperi.metrics.phonons import phonons
 from autoperi.metrics.relaxation import relax_one
@@ -34,14 +36,42 @@ CELLS = {
     "NaCl": {"name": "NaCl", "crystalstructure": "rocksalt", "a": 5.64, "cubic": True},
     "MgO": {"name": "MgO", "crystalstructure": "rocksalt", "a": 4.21, "cubic": True},
 }
-LATTICE_SOURCE = "Swanson et al., Standard X-ray Diffraction Powder Patterns, NBS Circular 539, vol. 1 and 2 (1953), 25 to 27 °C"
+LATTICE_SOURCE = (
+    "Swanson et al., Standard X-ray Diffraction Powder Patterns, NBS Circular 539, vol. 1 and 2 (1953), 25 to 27 °C"
+)
 EXPERIMENT: dict[str, dict[str, Any]] = {
-    "Si": {"a": 5.430, "C11": 165.7, "C12": 63.9, "C44": 79.6, "source": "McSkimin & Andreatch, J. Appl. Phys. 35, 2161 (1964), 298 K"},
-    "Cu": {"a": 3.615, "C11": 168.4, "C12": 121.4, "C44": 75.4, "source": "Overton & Gaffney, Phys. Rev. 98, 969 (1955), 300 K"},
-    "NaCl": {"a": 5.640, "C11": 48.7, "C12": 12.4, "C44": 12.6, "source": "Overton & Swenson, Phys. Rev. 84, 758 (1951), 300 K"},
-    "MgO": {"a": 4.213, "C11": 297.8, "C12": 97.0, "C44": 156.3, "source": "Sumino et al., J. Phys. Earth 24, 263 (1976), 293 K"},
+    "Si": {
+        "a": 5.430,
+        "C11": 165.7,
+        "C12": 63.9,
+        "C44": 79.6,
+        "source": "McSkimin & Andreatch, J. Appl. Phys. 35, 2161 (1964), 298 K",
+    },
+    "Cu": {
+        "a": 3.615,
+        "C11": 168.4,
+        "C12": 121.4,
+        "C44": 75.4,
+        "source": "Overton & Gaffney, Phys. Rev. 98, 969 (1955), 300 K",
+    },
+    "NaCl": {
+        "a": 5.640,
+        "C11": 48.7,
+        "C12": 12.4,
+        "C44": 12.6,
+        "source": "Overton & Swenson, Phys. Rev. 84, 758 (1951), 300 K",
+    },
+    "MgO": {
+        "a": 4.213,
+        "C11": 297.8,
+        "C12": 97.0,
+        "C44": 156.3,
+        "source": "Sumino et al., J. Phys. Earth 24, 263 (1976), 293 K",
+    },
 }
-"""Å and GPa (adiabatic), at room temperature: thermal expansion and zero-point motion, which no static calculation has, are in them."""
+"""Å and GPa (adiabatic), at room temperature: thermal expansion and zero-point motion, which no static calculation has,
+are in them.
+"""
 VOLUMES = tuple(np.round(np.linspace(0.94, 1.06, 13), 3).tolist())
 PATH = "GXU,KGL"
 SETTINGS: dict[str, Any] = {
@@ -68,7 +98,10 @@ def measure(formula: str, calculator: Any) -> dict[str, Any]:
         "relaxation": relaxed.status,
         "a": round(float(atoms.cell.lengths().mean()), 4),
         "K": curve.pop("K"),
-        **{name: None if tensor is None else round(tensor[i][j], 2) for name, i, j in (("C11", 0, 0), ("C12", 0, 1), ("C44", 3, 3))},
+        **{
+            name: None if tensor is None else round(tensor[i][j], 2)
+            for name, i, j in (("C11", 0, 0), ("C12", 0, 1), ("C44", 3, 3))
+        },
         "eos": curve,
         "elastic": constants,
         "bands": found.pop("bands", None),
@@ -78,7 +111,9 @@ def measure(formula: str, calculator: Any) -> dict[str, Any]:
 
 
 def equation_of_state(atoms: Any, calculator: Any) -> dict[str, Any]:
-    """Energies at the :data:`VOLUMES` and the third-order Birch-Murnaghan fit; positions are fixed by symmetry in these crystals."""
+    """Energies at the :data:`VOLUMES` and the third-order Birch-Murnaghan fit; positions are fixed by symmetry in these
+    crystals.
+    """
     volumes, energies = [], []
     for factor in VOLUMES:
         scaled = atoms.copy()
@@ -109,10 +144,17 @@ def report(model: str, *, peer: bool) -> dict[str, Any]:
     solids: dict[str, Any] = {}
     for formula in CELLS:
         known = EXPERIMENT[formula]
-        solids[formula] = {"experiment": known | {"K": round((known["C11"] + 2 * known["C12"]) / 3, 1), "a_source": LATTICE_SOURCE}}
+        solids[formula] = {
+            "experiment": known | {"K": round((known["C11"] + 2 * known["C12"]) / 3, 1), "a_source": LATTICE_SOURCE}
+        }
         for name, calculator in calculators.items():
             solids[formula][name] = measure(formula, calculator)
-            print(formula, name, {k: solids[formula][name][k] for k in ("a", "K", "C11", "C12", "C44", "cpu_seconds")}, flush=True)
+            print(
+                formula,
+                name,
+                {k: solids[formula][name][k] for k in ("a", "K", "C11", "C12", "C44", "cpu_seconds")},
+                flush=True,
+            )
     return {
         "task": "solids",
         "model": peri.provenance()["model"],
@@ -164,12 +206,28 @@ def draw(result: dict[str, Any], path: str | Path) -> None:
                 curve, style = solid[name]["eos"], "-" if name == "autoperi" else "--"
                 volumes, energies = np.array(curve["volume_A3_per_atom"]), np.array(curve["energy_eV_per_atom"])
                 shifted = 1000 * (energies - energies.min())
-                upper.plot(volumes, shifted, style, marker="o", markersize=2.5, color=COLOURS[name], label=LABELS[name], linewidth=1.3)
+                upper.plot(
+                    volumes,
+                    shifted,
+                    style,
+                    marker="o",
+                    markersize=2.5,
+                    color=COLOURS[name],
+                    label=LABELS[name],
+                    linewidth=1.3,
+                )
                 bands = solid[name]["bands"] or {"x": [], "frequency": []}
                 for x, frequency in zip(bands["x"], bands["frequency"], strict=True):
                     # fractions of the path: the two have different lattice constants
                     along = np.array(x) / bands["ticks"][-1][0]
-                    lower.plot(along, frequency, style, color=COLOURS[name], linewidth=1.1, zorder=3 if name == "autoperi" else 2)
+                    lower.plot(
+                        along,
+                        frequency,
+                        style,
+                        color=COLOURS[name],
+                        linewidth=1.1,
+                        zorder=3 if name == "autoperi" else 2,
+                    )
             upper.set_title(formula, fontweight="bold", fontsize=11)
             upper.set_xlabel("Volume (Å³/atom)")
             ticks = next((solid[n]["bands"]["ticks"] for n in names if solid[n]["bands"]), [[1.0, ""]])
@@ -192,7 +250,9 @@ def draw(result: dict[str, Any], path: str | Path) -> None:
 
 
 def fingerprint(result: dict[str, Any]) -> str:
-    """sha256 of results, which the figure carries: a test then knows that it was drawn from those that are stated beside it."""
+    """sha256 of results, which the figure carries: a test then knows that it was drawn from those that are stated
+    beside it.
+    """
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,6 +1,8 @@
-"""Train the potential on the frames of ``build_training_set.py``; the encoder starts from the formation-energy model of ``autoperi-base``.
+"""Train the potential on the frames of ``build_training_set.py``; the encoder starts from the formation-energy model of
+``autoperi-base``.
 
-    python benchmarks/potential/train.py --data .train/potential/train.safetensors --val .train/potential/val.safetensors \\
+    python benchmarks/potential/train.py --data .train/potential/train.safetensors --val
+    .train/potential/val.safetensors \\
         --out .train/potential/run --epochs 20 [--resume]
 """
 
@@ -15,8 +17,8 @@ from safetensors.torch import save_file
 
 from autoperi.hub import load_bundle, resolve, state_of
 from autoperi.training.data import TensorCrystals
-from autoperi.training.potential import element_constants
 from autoperi.training.run import TrainingConfig, train
+from autoperi.training.tasks.potential import element_constants
 
 
 def main() -> None:
@@ -37,7 +39,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     data, val = TensorCrystals.load(args.data), TensorCrystals.load(args.val)
     if args.limit:
-        crystals, labels = data.take(torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[: args.limit])
+        crystals, labels = data.take(
+            torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[: args.limit]
+        )
         data = TensorCrystals(crystals, {k: labels[k] for k in data.labels}, {k: labels[k] for k in data.atom_labels})
     initial = {"reference": element_constants(data.crystals, data.labels["energy"]).float()}
     if args.start:
@@ -48,7 +52,9 @@ def main() -> None:
         tensors = load_bundle(resolve("autoperi-base").path).components["formation_energy"].tensors
         initial |= {k: v for k, v in tensors.items() if k.startswith(("backbone.", "head."))}
     config = TrainingConfig("potential", args.epochs, args.batch_size, args.learning_rate, optimizer=args.optimizer)
-    model, summary = train(config, train_data=data, val_data=val, directory=args.out, resume=args.resume, device="cpu", initial=initial)
+    model, summary = train(
+        config, train_data=data, val_data=val, directory=args.out, resume=args.resume, device="cpu", initial=initial
+    )
     model.set_seen(data.crystals.atomic_numbers)
     save_file(state_of(model), str(args.out / "potential.safetensors"))
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1))

@@ -2,10 +2,11 @@
 
     python benchmarks/prior/denovo.py DATA_FOLDER --out benchmarks/results/denovo_mp_val.json
 
-Each variant is a setting of the bundled model; it generates the same number of crystals of up to three elements (mp_val has 1.7 % with more), which
-`autoperi evaluate generation` judges against mp_val: hull of mp_train, energies of the model's own formation energy. The density and the number of
-elements are also told of 2,000 draws without the flow, because a few hundred crystals scatter by 0.2 g/cm³ in that distance. A variant that the file
-holds already is kept; ``--only NAME`` measures one anew.
+Each variant is a setting of the bundled model; it generates the same number of crystals of up to three elements (mp_val
+has 1.7 % with more), which `autoperi evaluate generation` judges against mp_val: hull of mp_train, energies of the
+model's own formation energy. The density and the number of elements are also told of 2,000 draws without the flow,
+because a few hundred crystals scatter by 0.2 g/cm³ in that distance. A variant that the file holds already is kept;
+``--only NAME`` measures one anew.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from ase.data import atomic_masses
 from scipy.stats import wasserstein_distance
 
 from autoperi import AutoPeri
+from autoperi.data.io import CrystalTable, read_table
 from autoperi.evaluation.generation import evaluate_generation
-from autoperi.hub.registry import resolve
-from autoperi.hub.serialize import load_bundle
-from autoperi.io import CrystalTable, read_table
+from autoperi.hub.bundle import load_bundle
+from autoperi.hub.store import resolve
 from autoperi.prior.denovo import Constraints, DeNovo
 
 DRAWS = 2000
@@ -97,7 +98,12 @@ def drawn(peri: AutoPeri, validation: CrystalTable) -> dict[str, float]:
         "n": len(candidates),
         "density": round(float(wasserstein_distance([density(c[0], c[2]) for c in cells], real)), 4),
         "n_elements": round(
-            float(wasserstein_distance([len(set(c.elements)) for c in candidates], [len(set(z)) for z in validation.atomic_numbers])), 4
+            float(
+                wasserstein_distance(
+                    [len(set(c.elements)) for c in candidates], [len(set(z)) for z in validation.atomic_numbers]
+                )
+            ),
+            4,
         ),
         "known": round(float(np.mean(known)), 4),
         "distinct_elements": len({z for c in candidates for z in c.elements}),

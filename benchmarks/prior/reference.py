@@ -1,10 +1,11 @@
 """Give the members of a learned prior their weights in draws without a composition, without learning it again.
 
-    python benchmarks/prior/reference.py mp_train.parquet MODEL_DIRECTORY --reference origin=mp20_train_partial,mp20_val_partial
+    python benchmarks/prior/reference.py mp_train.parquet MODEL_DIRECTORY --reference
+    origin=mp20_train_partial,mp20_val_partial
 
-Members know neither ids nor rows. A member is told to be the row of the same reduced composition whose volume, over the additive one, is nearest (rounded
-to 1e-4 in the library; a few hundred rows are alike in both, and count as their first). What `autoperi train prior --reference` stores at once, this
-writes into an existing model directory.
+Members know neither ids nor rows. A member is told to be the row of the same reduced composition whose volume, over the
+additive one, is nearest (rounded to 1e-4 in the library; a few hundred rows are alike in both, and count as their
+first). What `autoperi train prior --reference` stores at once, this writes into an existing model directory.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoperi.bundle import proposer_of
-from autoperi.hub.registry import update_registry
-from autoperi.hub.serialize import load_bundle, save_bundle
-from autoperi.io import CrystalTable, read_table
+from autoperi.data.io import CrystalTable, read_table
+from autoperi.hub.bundle import load_bundle, save_bundle
+from autoperi.hub.store import update_registry
+from autoperi.pipelines.bundle import proposer_of
 from autoperi.prior.library import PrototypeLibrary
-from autoperi.training.prior import reference_weights
+from autoperi.training.tasks.prior import reference_weights
 
 TOLERANCE = 0.01
-"""Largest difference of ln(volume over additive volume) between a member and its row; cells idealised at 0.1 Å differ by less."""
+"""Largest difference of ln(volume over additive volume) between a member and its row; cells idealised at 0.1 Å differ
+by less.
+"""
 
 
 def main() -> int:
@@ -40,13 +43,18 @@ def main() -> int:
     rows, apart = rows_of(library, table)
     if apart.max() > TOLERANCE:
         raise SystemExit(
-            f"{int((apart > TOLERANCE).sum())} of {len(apart)} members are in no row of {args.data}; give the data of this prior"
+            f"{int((apart > TOLERANCE).sum())} of {len(apart)} members are in no row of {args.data}; give the data of "
+            "this prior"
         )
     weight = reference_weights(table, args.reference)[rows]
     bundle.components["prior"].tensors["member_weight"] = torch.as_tensor(weight)
     save_bundle(bundle, args.model)
     update_registry()
-    told: dict[str, Any] = {"members": len(rows), "distinct rows": len(set(rows.tolist())), "of the reference": int((weight > 0).sum())}
+    told: dict[str, Any] = {
+        "members": len(rows),
+        "distinct rows": len(set(rows.tolist())),
+        "of the reference": int((weight > 0).sum()),
+    }
     print(json.dumps(told | {"largest difference": round(float(apart.max()), 5)}))
     return 0
 
@@ -63,7 +71,8 @@ def rows_of(library: PrototypeLibrary, table: CrystalTable) -> tuple[np.ndarray,
         a, b = library["member_start"][v : v + 2]
         for elements, ratio in zip(library.members(v), library["member_volume"][a:b], strict=True):
             near = min(
-                ((abs(r - float(ratio)), row) for r, row in known[_reduced(np.repeat(elements.astype(int), counts))]), default=(np.inf, 0)
+                ((abs(r - float(ratio)), row) for r, row in known[_reduced(np.repeat(elements.astype(int), counts))]),
+                default=(np.inf, 0),
             )
             apart.append(near[0])
             rows.append(near[1])

@@ -57,7 +57,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 @pytest.fixture
 def rock_salt(tmp_path: Path) -> Path:
     """Two crystals in a file."""
-    from autoperi.io import write_crystals
+    from autoperi.data.io import write_crystals
     from autoperi.testing import tiny_crystals
 
     crystals = [c for c in tiny_crystals() if c.composition.reduced_formula in {"NaCl", "TiO2"}]

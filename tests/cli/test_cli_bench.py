@@ -9,21 +9,26 @@ from typing import Any
 
 import pytest
 
-from autoperi.bundle import network_component
 from autoperi.cli.bench import sizes
-from autoperi.hub.serialize import Bundle, save_bundle
+from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.models.potential import Potential
+from autoperi.pipelines.bundle import network_component
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that is nothing but a small potential."""
     directory = tmp_path_factory.mktemp("models") / "small"
-    save_bundle(Bundle("small", {"potential": network_component(Potential(channels=8, layers=1))}, {"licence": "MIT"}), directory)
+    save_bundle(
+        Bundle("small", {"potential": network_component(Potential(channels=8, layers=1))}, {"licence": "MIT"}),
+        directory,
+    )
     return directory
 
 
-def test_a_report_holds_times_ratios_memory_and_what_they_were_measured_with(cli: Callable[..., Any], model: Path, tmp_path: Path) -> None:
+def test_a_report_holds_times_ratios_memory_and_what_they_were_measured_with(
+    cli: Callable[..., Any], model: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "bench.json"
     ran = cli(
         "bench", "calculator", "--model", model, "--device", "cpu", "--sizes", "8,64", "--scaling", "64,216", "--repeats", 2,
@@ -40,7 +45,12 @@ def test_a_report_holds_times_ratios_memory_and_what_they_were_measured_with(cli
     for row in report["scaling"]:
         assert row["us_per_atom"] == pytest.approx(1e3 * row["ms"] / row["atoms"])
     assert report["scaling"][0]["peak_memory_GB"] <= report["scaling"][1]["peak_memory_GB"]
-    assert (report["model"], report["untrained"], report["dtype"], report["device"]) == ("small", False, "float32", "cpu")
+    assert (report["model"], report["untrained"], report["dtype"], report["device"]) == (
+        "small",
+        False,
+        "float32",
+        "cpu",
+    )
     assert report["against"]["calculator"] == "lj"
     assert report["threads"] >= 1
     assert {"autoperi", "torch"} <= set(report["versions"])
@@ -48,7 +58,18 @@ def test_a_report_holds_times_ratios_memory_and_what_they_were_measured_with(cli
 
 def test_a_table_alone_and_nothing_to_compare_with(cli: Callable[..., Any]) -> None:
     ran = cli(
-        "bench", "calculator", "--untrained", "--sizes", "8", "--scaling", "none", "--repeats", 1, "--against", "none", "--quiet"
+        "bench",
+        "calculator",
+        "--untrained",
+        "--sizes",
+        "8",
+        "--scaling",
+        "none",
+        "--repeats",
+        1,
+        "--against",
+        "none",
+        "--quiet",
     ).done()
     assert "against nothing" in ran.out
     assert ran.out.splitlines()[1].split()[0] == "8"

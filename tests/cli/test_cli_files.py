@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from autoperi.io import read_crystals, write_crystals
+from autoperi.data.io import read_crystals, write_crystals
 from autoperi.testing import tiny_crystals
 
 
@@ -60,7 +60,9 @@ def test_bad_files(cli, monkeypatch, tmp_path, command, name):
     if content is not None:
         (tmp_path / name).write_text(content)
     before = set(tmp_path.rglob("*"))
-    monkeypatch.setattr("autoperi.cli.common.load_model", lambda _: pytest.fail("a file is read before the model is loaded"))
+    monkeypatch.setattr(
+        "autoperi.cli.common.load_model", lambda _: pytest.fail("a file is read before the model is loaded")
+    )
     ran = cli(command, tmp_path / name, "--out", tmp_path / "out.json", "--json")
     ran.refused(str(tmp_path / name), *words)
     assert ran.json["error"]
@@ -72,7 +74,8 @@ def test_the_bad_crystal_is_named(cli, tmp_path):
     cli("score", tmp_path / "x.extxyz").refused("x.extxyz", "2")
 
 
-# --- relax ---------------------------------------------------------------------------------------------------------------
+# --- relax
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_relax(cli, rock_salt, tiny_dir, tmp_path):
@@ -87,13 +90,28 @@ def test_relax(cli, rock_salt, tiny_dir, tmp_path):
 
 
 def test_relax_json_and_symmetry(cli, rock_salt, tiny_dir, tmp_path):
-    ran = cli("relax", rock_salt, "--out", f"{tmp_path}/cifs/", "--fix-symmetry", "--model", tiny_dir, "--json").done().json
+    ran = (
+        cli("relax", rock_salt, "--out", f"{tmp_path}/cifs/", "--fix-symmetry", "--model", tiny_dir, "--json")
+        .done()
+        .json
+    )
     assert [row["formula"] for row in ran["rows"]] == ["NaCl", "TiO2"]
     assert ran["rows"][0]["a"] == ran["rows"][0]["b"] == ran["rows"][0]["c"]
     assert ran["rows"][0]["status"] in ("converged", "max_steps")
     assert ran["files"] == [str(tmp_path / "cifs" / name) for name in ("001_NaCl.cif", "002_TiO2.cif")]
     assert ran["provenance"]["model"] == "tiny"
-    again = cli("relax", rock_salt, "--out", f"{tmp_path}/cifs/", "--fix-symmetry", "--model", tiny_dir, "--batch-size", 1, "--json")
+    again = cli(
+        "relax",
+        rock_salt,
+        "--out",
+        f"{tmp_path}/cifs/",
+        "--fix-symmetry",
+        "--model",
+        tiny_dir,
+        "--batch-size",
+        1,
+        "--json",
+    )
     assert again.done().json["rows"] == ran["rows"]
 
 
@@ -115,7 +133,9 @@ def test_relax_positions(cli, rock_salt, tmp_path):
 
 
 def test_relax_positions_says_why_it_could_not(cli, rock_salt, tiny_dir, tmp_path):
-    cli("relax", rock_salt, "--out", tmp_path / "x.cif", "--positions", "--model", tiny_dir).refused("positions", "potential", "tiny")
+    cli("relax", rock_salt, "--out", tmp_path / "x.cif", "--positions", "--model", tiny_dir).refused(
+        "positions", "potential", "tiny"
+    )
     (tmp_path / "close.extxyz").write_text(frame(atoms="Na 0 0 0\nCl 0.02 0 0"))
     ran = cli("relax", tmp_path / "close.extxyz", "--out", tmp_path / "x.json", "--positions").done()
     assert "1 of 1 crystals failed" in ran.err
@@ -144,25 +164,41 @@ def test_relax_says_that_a_crystal_without_a_group_failed(cli, tmp_path, options
 )
 def test_relax_refuses(cli, rock_salt, tmp_path, monkeypatch, nothing_left, options, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("autoperi.cli.common.load_model", lambda _: pytest.fail("options are checked before the model is loaded"))
+    monkeypatch.setattr(
+        "autoperi.cli.common.load_model", lambda _: pytest.fail("options are checked before the model is loaded")
+    )
     cli("relax", rock_salt, "--out", "y.cif", *options).refused(*words)
     nothing_left()
 
 
-# --- score ---------------------------------------------------------------------------------------------------------------
+# --- score
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_score(cli, rock_salt, tiny_dir):
     ran = cli("score", rock_salt, "--model", tiny_dir, "--quiet").done()
     head, *rows = ran.out.splitlines()
-    assert all(name in head for name in ("formula", "valid", "formation_energy_per_atom_eV", "space_group", "log_likelihood"))
+    assert all(
+        name in head for name in ("formula", "valid", "formation_energy_per_atom_eV", "space_group", "log_likelihood")
+    )
     assert [row.split()[1] for row in rows] == ["NaCl", "TiO2"]
 
 
 def test_score_json(cli, rock_salt, tiny_dir):
-    ran = cli("score", rock_salt, "--model", tiny_dir, "--properties", "formula,symmetry formation_energy", "--json").done().json
+    ran = (
+        cli("score", rock_salt, "--model", tiny_dir, "--properties", "formula,symmetry formation_energy", "--json")
+        .done()
+        .json
+    )
     assert [row["space_group"] for row in ran["rows"]] == [225, 136]
-    assert set(ran["rows"][0]) == {"crystal", "formula", "n_atoms", "space_group", "space_group_symbol", "formation_energy_per_atom_eV"}
+    assert set(ran["rows"][0]) == {
+        "crystal",
+        "formula",
+        "n_atoms",
+        "space_group",
+        "space_group_symbol",
+        "formation_energy_per_atom_eV",
+    }
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
@@ -171,7 +207,14 @@ def test_score_writes_a_table(cli, rock_salt, tiny_dir, tmp_path, suffix):
     cli("score", rock_salt, "--model", tiny_dir, "--properties", "formula,density,log_likelihood", "--out", out).done()
     read = {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}[suffix]
     table = read(out)
-    assert list(table.columns) == ["crystal", "formula", "n_atoms", "density_g_per_cm3", "volume_per_atom_A3", "log_likelihood"]
+    assert list(table.columns) == [
+        "crystal",
+        "formula",
+        "n_atoms",
+        "density_g_per_cm3",
+        "volume_per_atom_A3",
+        "log_likelihood",
+    ]
     assert list(table.formula) == ["NaCl", "TiO2"]
     assert [p.name for p in out.parent.iterdir()] == [out.name]
 
@@ -181,7 +224,11 @@ def test_score_keeps_names(cli, tiny_dir, tmp_path):
     for name, crystal in zip(("mine", "007"), crystals, strict=True):
         crystal.properties["id"] = name
     write_crystals(crystals, tmp_path / "x.parquet")
-    rows = cli("score", tmp_path / "x.parquet", "--properties", "formula", "--model", tiny_dir, "--json").done().json["rows"]
+    rows = (
+        cli("score", tmp_path / "x.parquet", "--properties", "formula", "--model", tiny_dir, "--json")
+        .done()
+        .json["rows"]
+    )
     assert [row["id"] for row in rows] == ["mine", "007"]
 
 
@@ -197,7 +244,15 @@ def test_score_keeps_names(cli, tiny_dir, tmp_path):
 )
 def test_score_against_references(cli, rock_salt, tiny_dir, tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    options = ("--properties", "formula,formation_energy", "--references", tmp_path / name, "--model", tiny_dir, "--json")
+    options = (
+        "--properties",
+        "formula,formation_energy",
+        "--references",
+        tmp_path / name,
+        "--model",
+        tiny_dir,
+        "--json",
+    )
     rows = cli("score", rock_salt, *options).done().json["rows"]
     for row, hull in zip(rows, (-2.1, -3.2), strict=True):
         assert row["energy_above_hull_eV"] == pytest.approx(row["formation_energy_per_atom_eV"] - hull, abs=1e-5)
@@ -242,12 +297,14 @@ def test_references_of_nonsense(cli, rock_salt, tiny_dir, tmp_path):
 def test_score_refuses(cli, rock_salt, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.csv").mkdir()
-    monkeypatch.setattr("autoperi.cli.common.load_model", lambda _: pytest.fail("options are checked before the model is loaded"))
+    monkeypatch.setattr(
+        "autoperi.cli.common.load_model", lambda _: pytest.fail("options are checked before the model is loaded")
+    )
     cli("score", rock_salt, *options).refused(*words)
 
 
 def test_an_interrupted_relaxation_is_written_as_far_as_it_came(cli, rock_salt, tmp_path, monkeypatch):
-    import autoperi.relaxing as module
+    import autoperi.relax.lattice as module
 
     real, calls = module.relax, []
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Composition
 
-from autoperi import generation
-from autoperi.io import read_crystals
+from autoperi.data.io import read_crystals
+from autoperi.pipelines import generation
 
 FAST = ("--quiet", "--device", "cpu")
 
@@ -27,7 +27,19 @@ def test_a_table(cli, tiny_dir, tmp_path, monkeypatch, nothing_left):
 
 
 def test_json(cli, tiny_dir):
-    options = ("generate", "TiO2", "-n", 2, "--num-atoms", "3-6", "--rank", "probability", "--model", tiny_dir, "--json")
+    options = (
+        "generate",
+        "TiO2",
+        "-n",
+        2,
+        "--num-atoms",
+        "3-6",
+        "--rank",
+        "probability",
+        "--model",
+        tiny_dir,
+        "--json",
+    )
     summary = cli(*options, "--seed", 7).done().json
     assert summary["request"]["composition"] == "TiO2"
     assert summary["request"]["num_atoms"] == [3, 6]
@@ -65,7 +77,20 @@ def test_a_folder(cli, tiny_dir, tmp_path):
 
 @pytest.mark.parametrize("name", ["x.cif", "x.extxyz", "x.json", "x.parquet"])
 def test_a_file(cli, tiny_dir, tmp_path, name):
-    cli("generate", "NaCl", "-n", 2, "--space-group", "Fm-3m", "--no-strict", "--out", tmp_path / name, "--model", tiny_dir, *FAST).done()
+    cli(
+        "generate",
+        "NaCl",
+        "-n",
+        2,
+        "--space-group",
+        "Fm-3m",
+        "--no-strict",
+        "--out",
+        tmp_path / name,
+        "--model",
+        tiny_dir,
+        *FAST,
+    ).done()
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert {c.composition.reduced_formula for c in read_crystals(tmp_path / name)} == {"NaCl"}
 
@@ -79,18 +104,24 @@ def test_a_poscar(cli, tiny_dir, tmp_path, nothing_left):
 
 def test_de_novo(cli, tiny_dir):
     rows = (
-        cli("generate", "--chemical-system", "Na-Cl", "--exclude", "Pb,Cd", "--seed", 0, "--model", tiny_dir, "--json").done().json["rows"]
+        cli("generate", "--chemical-system", "Na-Cl", "--exclude", "Pb,Cd", "--seed", 0, "--model", tiny_dir, "--json")
+        .done()
+        .json["rows"]
     )
     assert rows[0]["origin"] == "de novo"
     assert rows[0]["formula"] == "NaCl"
-    ran = cli("generate", "--num-elements", "1-1", "-n", 2, "--seed", 0, "--model", tiny_dir, "--json", *FAST).done().json
+    ran = (
+        cli("generate", "--num-elements", "1-1", "-n", 2, "--seed", 0, "--model", tiny_dir, "--json", *FAST).done().json
+    )
     assert ran["request"]["num_elements"] == [1, 1]
     assert all(len(Composition(row["formula"])) == 1 for row in ran["rows"])
 
 
 def test_a_space_group_holds(cli, tiny_dir):
     for group in ("221", "Pm-3m"):
-        ran = cli("generate", "SrTiO3", "--space-group", group, "--num-atoms", 5, "--steps", 1, "--model", tiny_dir, "--json").done()
+        ran = cli(
+            "generate", "SrTiO3", "--space-group", group, "--num-atoms", 5, "--steps", 1, "--model", tiny_dir, "--json"
+        ).done()
         assert ran.json["rows"][0]["space_group"] == 221
 
 
@@ -124,17 +155,23 @@ def test_a_space_group_holds(cli, tiny_dir):
     ],
 )
 def test_bad_requests(cli, monkeypatch, tmp_path, nothing_left, arguments, words):
-    monkeypatch.setattr("autoperi.cli.common.load_model", lambda _: pytest.fail("a request is checked before the model is loaded"))
+    monkeypatch.setattr(
+        "autoperi.cli.common.load_model", lambda _: pytest.fail("a request is checked before the model is loaded")
+    )
     cli("generate", *arguments, "--out", tmp_path / "out").refused(*words)
     nothing_left()
 
 
-@pytest.mark.parametrize("out", ["file.txt/new/", "file.txt/x.cif", "folder.cif/x.cif/", "x.docx", "file.txt/", "/proc/nowhere/x.cif"])
+@pytest.mark.parametrize(
+    "out", ["file.txt/new/", "file.txt/x.cif", "folder.cif/x.cif/", "x.docx", "file.txt/", "/proc/nowhere/x.cif"]
+)
 def test_bad_places(cli, monkeypatch, tmp_path, out):
     (tmp_path / "file.txt").write_text("mine")
     (tmp_path / "folder.cif").write_text("mine")
     before = set(tmp_path.rglob("*"))
-    monkeypatch.setattr("autoperi.cli.common.load_model", lambda _: pytest.fail("a place is checked before the model is loaded"))
+    monkeypatch.setattr(
+        "autoperi.cli.common.load_model", lambda _: pytest.fail("a place is checked before the model is loaded")
+    )
     cli("generate", "NaCl", "--out", out if out.startswith("/") else f"{tmp_path}/{out}").refused(
         out.split("/")[-2 if out.endswith("/") else -1]
     )
@@ -200,7 +237,9 @@ def interrupt(monkeypatch):
 @pytest.mark.parametrize("out", ["new/", "x.extxyz"])
 def test_interrupting_keeps_what_is_finished(cli, interrupt, tiny_dir, tmp_path, out):
     interrupt(3)
-    ran = cli("generate", "NaCl", "-n", 1000, "--seed", 0, "--out", f"{tmp_path}/{out}", "--model", tiny_dir, "--json", *FAST)
+    ran = cli(
+        "generate", "NaCl", "-n", 1000, "--seed", 0, "--out", f"{tmp_path}/{out}", "--model", tiny_dir, "--json", *FAST
+    )
     assert ran.code == 130
     assert ran.err == f"autoperi: interrupted after 3 of 1000 crystals; those are in {tmp_path}/{out}\n"
     assert ran.json["interrupted"] is True

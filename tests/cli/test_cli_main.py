@@ -43,7 +43,9 @@ def test_help_shows_an_example(cli, command):
 
 def test_help_names_every_command(cli):
     text = cli("--help").done().out
-    assert all(name in text for name in ("generate", "relax", "score", "models", "train", "evaluate", "bench", "examples:"))
+    assert all(
+        name in text for name in ("generate", "relax", "score", "models", "train", "evaluate", "bench", "examples:")
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_interrupting_before_work_begins(cli, monkeypatch):
     def stop(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autoperi.hub.registry.list_pretrained", stop)
+    monkeypatch.setattr("autoperi.hub.store.list_pretrained", stop)
     monkeypatch.setattr("autoperi.cli.models._facts", stop)
     ran = cli("models", "info", "autoperi-base")
     assert (ran.code, ran.err) == (130, "autoperi: interrupted\n")
@@ -104,7 +106,7 @@ def test_strange_warnings_are_not_shown(cli, monkeypatch):
         warnings.warn("of ours\nin two lines", AutoPeriWarning, stacklevel=1)
         return []
 
-    monkeypatch.setattr("autoperi.hub.registry.list_pretrained", noisy)
+    monkeypatch.setattr("autoperi.hub.store.list_pretrained", noisy)
     assert cli("models", "list").done().err == "autoperi: warning: of ours in two lines\n"
 
 

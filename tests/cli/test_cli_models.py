@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from autoperi.hub import registry
-from autoperi.hub.serialize import save_bundle
+from autoperi.hub import store as registry
+from autoperi.hub.bundle import save_bundle
 
 
 @pytest.fixture
@@ -44,7 +44,10 @@ def widen(model):
 
 DAMAGE = {
     "truncated": (truncate, ["prior.safetensors", "truncated", "again"]),
-    "pickle": (lambda m: (m / "empnn.safetensors").write_bytes(pickle.dumps([1])), ["empnn.safetensors", "pickle", "save_pretrained"]),
+    "pickle": (
+        lambda m: (m / "empnn.safetensors").write_bytes(pickle.dumps([1])),
+        ["empnn.safetensors", "pickle", "save_pretrained"],
+    ),
     "changed": (change, ["empnn.safetensors", "sha256"]),
     "no config": (lambda m: (m / "config.json").unlink(), ["config.json", "save_pretrained"]),
     "no file": (lambda m: (m / "prior.safetensors").unlink(), ["prior.safetensors", "missing"]),
@@ -64,13 +67,27 @@ def test_damaged_models(cli, model, rock_salt, tmp_path, damage, command):
         "generate": ["NaCl", "--out", tmp_path / "new", "--model", model],
         "relax": [rock_salt, "--out", tmp_path / "x.cif", "--model", model],
         "score": [rock_salt, "--out", tmp_path / "x.csv", "--model", model],
-        "train": ["formation_energy", "--data", rock_salt, "--val", rock_salt, "--out", tmp_path / "run", "--base", model],
+        "train": [
+            "formation_energy",
+            "--data",
+            rock_salt,
+            "--val",
+            rock_salt,
+            "--out",
+            tmp_path / "run",
+            "--base",
+            model,
+        ],
     }[command]
-    cli(command, *arguments, "--json").refused(*(words if (command, damage) != ("train", "not complete") else ["no component prior"]))
+    cli(command, *arguments, "--json").refused(
+        *(words if (command, damage) != ("train", "not complete") else ["no component prior"])
+    )
     assert set(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("name", "words"), [("autoperi-bass", ["autoperi-base"]), ("./nowhere", ["does not exist"]), ("", ["not a name"])])
+@pytest.mark.parametrize(
+    ("name", "words"), [("autoperi-bass", ["autoperi-base"]), ("./nowhere", ["does not exist"]), ("", ["not a name"])]
+)
 def test_unknown_models(cli, name, words):
     cli("generate", "NaCl", "--model", name).refused(*words)
     cli("models", "info", name).refused(*words)
@@ -127,7 +144,11 @@ def bundled(monkeypatch, tiny_bundle, tmp_path):
 
 def test_bundled_models(cli, bundled):
     lines = cli("models", "list").done().out.splitlines()
-    assert [line.split()[:3] for line in lines[1:]] == [["gone", "active", "no"], ["tiny", "active", "yes"], ["old", "retired", "no"]]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["gone", "active", "no"],
+        ["tiny", "active", "yes"],
+        ["old", "retired", "no"],
+    ]
     assert cli("models", "info", "small", "--json").done().json["directory"] == str(bundled)
     assert cli("models", "info", "old", "--json").done().json["replacement"] == "tiny"
     assert cli("models", "info", "gone", "--json").done().json["available"] is False

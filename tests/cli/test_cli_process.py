@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from autoperi.io import read_crystals
+from autoperi.data.io import read_crystals
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED = """
 import os, signal, sys
-from autoperi import generation
+from autoperi.pipelines import generation
 from autoperi.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # test runners may start children that ignore it
 real, seen = generation._finish, []
@@ -72,7 +72,9 @@ def test_bad_input_costs_no_time(words, tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_finished(tiny_dir, tmp_path):
-    ran = run("-c", INTERRUPTED, "generate", "--seed", 0, "-n", 100000, "--model", tiny_dir, "--out", "new", cwd=tmp_path)
+    ran = run(
+        "-c", INTERRUPTED, "generate", "--seed", 0, "-n", 100000, "--model", tiny_dir, "--out", "new", cwd=tmp_path
+    )
     assert ran.returncode == 130
     assert ran.stderr == "autoperi: interrupted after 6 of 100000 crystals; those are in new\n"
     summary = json.loads((tmp_path / "new" / "summary.json").read_text())

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from autoperi import AutoPeri
-from autoperi.bundle import network_component
+from autoperi.data.io import read_table, write_crystals
 from autoperi.hub import load_bundle
-from autoperi.hub.serialize import save_bundle
-from autoperi.io import read_table, write_crystals
+from autoperi.hub.bundle import save_bundle
 from autoperi.models.cgcnn import load_cgcnn
 from autoperi.models.crystal_transformer import load_crystal_transformer
 from autoperi.models.lattice_relaxer import LatticeRelaxer
+from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training.prepare import tensor_crystals
 
@@ -28,7 +28,9 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     crystals = tiny_crystals()
     for k, crystal in enumerate(crystals):
-        crystal.properties.update(formation_energy_per_atom=-0.1 * k, energy=float(k), label_origin="elsewhere" if k % 3 == 0 else None)
+        crystal.properties.update(
+            formation_energy_per_atom=-0.1 * k, energy=float(k), label_origin="elsewhere" if k % 3 == 0 else None
+        )
     crystals[1].properties["formation_energy_per_atom"] = None
     write_crystals(crystals[:18], folder / "train.parquet")
     write_crystals(crystals[18:], folder / "val.parquet")
@@ -53,7 +55,9 @@ def options(data, tiny_dir):
 
 
 def same(first, second):
-    return all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors.keys() | second.tensors.keys())
+    return all(
+        torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors.keys() | second.tensors.keys()
+    )
 
 
 @pytest.mark.parametrize("component", ["empnn", "formation_energy"])
@@ -103,7 +107,11 @@ def test_a_relaxer_is_trained_as_one(cli, options, tiny_bundle, tmp_path):
     assert trained.config == relaxer.config
     assert not same(trained, relaxer)
     (crystal,) = AutoPeri.from_pretrained(tmp_path / "run" / "model", device="cpu").generate("NaCl", seed=0)
-    note = AutoPeri.from_pretrained(tmp_path / "run" / "model", device="cpu").relax_lattice(crystal).properties["autoperi"]["relaxation"]
+    note = (
+        AutoPeri.from_pretrained(tmp_path / "run" / "model", device="cpu")
+        .relax_lattice(crystal)
+        .properties["autoperi"]["relaxation"]
+    )
     assert 0 < note["confidence"] <= 1
     assert note["expected_error"] > 0
 
@@ -131,7 +139,18 @@ def test_a_baseline_is_a_model_by_itself(cli, options, tmp_path, name, load):
 def test_settings_need_not_be_repeated(cli, options, tmp_path, data, tiny_dir):
     run = tmp_path / "run"
     cli("train", "empnn", *options, "--out", run, "--epochs", 1, "--channels", 4, "--seed", 3).done()
-    short = ["--data", data / "train.parquet", "--val", data / "val.parquet", "--base", tiny_dir, "--out", run, "--quiet", "--resume"]
+    short = [
+        "--data",
+        data / "train.parquet",
+        "--val",
+        data / "val.parquet",
+        "--base",
+        tiny_dir,
+        "--out",
+        run,
+        "--quiet",
+        "--resume",
+    ]
     summary = cli("train", "empnn", *short, "--epochs", 2, "--json").done().json
     assert summary["settings"]["seed"] == 3
     assert summary["settings"]["batch_size"] == 8
@@ -148,7 +167,9 @@ def test_a_damaged_checkpoint(cli, options, tmp_path):
     cli("train", "empnn", *options, "--out", tmp_path / "run", "--epochs", 1).done()
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
-    cli("train", "empnn", *options, "--out", tmp_path / "run", "--epochs", 2, "--resume").refused("last.ckpt", "cannot be read")
+    cli("train", "empnn", *options, "--out", tmp_path / "run", "--epochs", 2, "--resume").refused(
+        "last.ckpt", "cannot be read"
+    )
 
 
 def test_prior(cli, data, tiny_dir, tmp_path, monkeypatch):
@@ -159,13 +180,17 @@ def test_prior(cli, data, tiny_dir, tmp_path, monkeypatch):
     first = load_bundle(run / "model")
     cli("train", "prior", *common, "--out", run, "--epochs", 1).refused("earlier run")
     with monkeypatch.context() as patch:
-        patch.setattr("autoperi.training.prior.learn_library", lambda *_, **__: pytest.fail("the library is there already"))
+        patch.setattr(
+            "autoperi.training.tasks.prior.learn_library", lambda *_, **__: pytest.fail("the library is there already")
+        )
         summary = cli("train", "prior", *common, "--out", run, "--resume", "--json", "--quiet").done().json
     assert summary["summary"]["crystals"] == 18
     assert summary["settings"]["epochs"] == 1
     assert same(load_bundle(run / "model").components["prior"], first.components["prior"])
     assert cli("generate", "NaCl", "--model", run / "model", "--json").done().json["provenance"]["model"] == "prior"
-    cli("train", "prior", "--data", data / "val.parquet", "--base", tiny_dir, "--out", run, "--resume").refused("library.safetensors", "18")
+    cli("train", "prior", "--data", data / "val.parquet", "--base", tiny_dir, "--out", run, "--resume").refused(
+        "library.safetensors", "18"
+    )
     cli("train", "prior", *common, "--out", tmp_path / "x", "--max-atoms", 1).refused("--max-atoms 1")
 
 
@@ -177,9 +202,15 @@ def test_prior_with_a_reference(cli, data, tiny_dir, tmp_path):
     cli("train", "prior", *common, "--out", tmp_path / "a", "--reference", "source=mine").done()
     weight = load_bundle(tmp_path / "a" / "model").components["prior"].tensors["member_weight"]
     assert int(weight.sum()) == int((table["source"] == "mine").sum())
-    cli("train", "prior", *common, "--out", tmp_path / "a", "--resume", "--reference", "source=theirs").refused("reference")
-    cli("train", "prior", *common, "--out", tmp_path / "b", "--reference", "nothing=mine").refused("COLUMN=VALUE", "source")
-    cli("train", "prior", *common, "--out", tmp_path / "b", "--reference", "source=yours").refused("source=yours", "no row")
+    cli("train", "prior", *common, "--out", tmp_path / "a", "--resume", "--reference", "source=theirs").refused(
+        "reference"
+    )
+    cli("train", "prior", *common, "--out", tmp_path / "b", "--reference", "nothing=mine").refused(
+        "COLUMN=VALUE", "source"
+    )
+    cli("train", "prior", *common, "--out", tmp_path / "b", "--reference", "source=yours").refused(
+        "source=yours", "no row"
+    )
 
 
 def test_interrupting(cli, options, tmp_path, monkeypatch):
@@ -219,7 +250,11 @@ def test_without_lightning(cli, options, tmp_path, monkeypatch, nothing_left):
         ("empnn", ["--max-atoms", "0"], ["--max-atoms 0"]),
         ("empnn", ["--max-atoms", "1"], ["train.parquet", "1 atoms"]),
         ("empnn", ["--data", "missing.parquet"], ["missing.parquet", "does not exist"]),
-        ("empnn", ["--data", "missing.parquet", "--base", "elsewhere"], ["missing.parquet"]),  # before any network is built
+        (
+            "empnn",
+            ["--data", "missing.parquet", "--base", "elsewhere"],
+            ["missing.parquet"],
+        ),  # before any network is built
         ("empnn", ["--base", "missing"], ["missing"]),
         ("empnn", ["--out", "/proc/nowhere"], ["/proc/nowhere"]),
         ("empnn", ["--device", "abacus"], ["'abacus'"]),
@@ -251,4 +286,6 @@ def test_labels(data):
     small = tensor_crystals(table, max_atoms=2)
     assert len(small) == int((torch.tensor([len(n) for n in table.atomic_numbers]) <= 2).sum())
     assert int(small.crystals.n_atoms.max()) <= 2
-    assert bool(torch.isnan(tensor_crystals(table, label="nothing", required=False).labels["formation_energy_per_atom"]).all())
+    assert bool(
+        torch.isnan(tensor_crystals(table, label="nothing", required=False).labels["formation_energy_per_atom"]).all()
+    )

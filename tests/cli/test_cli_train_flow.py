@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from autoperi.data.io import read_table, write_crystals
+from autoperi.data.splits import fold_of, held_out
 from autoperi.hub import load_bundle
-from autoperi.io import read_table, write_crystals
-from autoperi.splits import fold_of, held_out
 from autoperi.testing import tiny_crystals
 
 
@@ -43,7 +43,16 @@ def test_a_fifth_is_held_out_by_its_ids():
 
 def test_losses_paths_and_the_held_out_fifth(cli, options, table, tmp_path):
     run = tmp_path / "run"
-    weights = ["--symmetry-weight", 0.1, "--reconstruction-weight", 0.2, "--adversarial-weight", 0.01, "--ends", "random"]
+    weights = [
+        "--symmetry-weight",
+        0.1,
+        "--reconstruction-weight",
+        0.2,
+        "--adversarial-weight",
+        0.01,
+        "--ends",
+        "random",
+    ]
     ran = cli("train", "autoperi-gnn", *options, "--out", run, *weights, "--json").done()
     aside = sum(held_out(read_table(table).ids))
     assert aside > 0
@@ -71,7 +80,9 @@ def test_losses_paths_and_the_held_out_fifth(cli, options, table, tmp_path):
     cli("train", "autoperi-gnn", *again, "--out", run, "--resume", "--symmetry-weight", 1).refused(
         "symmetry_weight=1.0", "differs from 0.1"
     )
-    cli("train", "autoperi-gnn", *again, "--out", run, "--resume", "--val", table).refused("held_out=0.0", "differs from 0.2")
+    cli("train", "autoperi-gnn", *again, "--out", run, "--resume", "--val", table).refused(
+        "held_out=0.0", "differs from 0.2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +100,9 @@ def test_losses_paths_and_the_held_out_fifth(cli, options, table, tmp_path):
     ],
 )
 def test_refused(cli, table, tiny_dir, tmp_path, nothing_left, component, more, words):
-    cli("train", component, "--data", table, "--base", tiny_dir, "--device", "cpu", "--out", tmp_path / "run", *more).refused(*words)
+    cli(
+        "train", component, "--data", table, "--base", tiny_dir, "--device", "cpu", "--out", tmp_path / "run", *more
+    ).refused(*words)
     nothing_left()
 
 
@@ -98,18 +111,44 @@ def test_too_few_to_hold_some_out(cli, tiny_dir, tmp_path):
     for crystal, name in zip(crystals, [f"x-{k}" for k in range(9) if fold_of(f"x-{k}", folds=5)], strict=False):
         crystal.properties["material_id"] = name
     write_crystals(crystals, tmp_path / "two.parquet")
-    ran = cli("train", "autoperi-gnn", "--data", tmp_path / "two.parquet", "--base", tiny_dir, "--device", "cpu", "--out", tmp_path / "run")
+    ran = cli(
+        "train",
+        "autoperi-gnn",
+        "--data",
+        tmp_path / "two.parquet",
+        "--base",
+        tiny_dir,
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "run",
+    )
     ran.refused("two.parquet", "too few crystals")
 
 
 def test_two_processes(options, tmp_path):
     """The command starts itself again for the second process; one of the two writes and prints."""
-    words = ["-m", "autoperi", "train", "autoperi-gnn", *map(str, options), "--out", str(tmp_path / "run"), "--devices", "2", "--json"]
+    words = [
+        "-m",
+        "autoperi",
+        "train",
+        "autoperi-gnn",
+        *map(str, options),
+        "--out",
+        str(tmp_path / "run"),
+        "--devices",
+        "2",
+        "--json",
+    ]
     known = {
-        k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
     }
     environment = {**known, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ran = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=900, check=False)
+    ran = subprocess.run(
+        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stderr.count("are held out") == 1

@@ -1,4 +1,6 @@
-"""What the benchmark scripts do with their numbers: tables beside published ones, dealing of candidates, probes of the latent space."""
+"""What the benchmark scripts do with their numbers: tables beside published ones, dealing of candidates, probes of the
+latent space.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def latent_map(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(GNN / "latent_map.py"))
 
 
-@pytest.mark.parametrize(("name", "source"), [("steps_curve", "steps_curve_mp_val.json"), ("latent_map", "latent_map.json")])
+@pytest.mark.parametrize(
+    ("name", "source"), [("steps_curve", "steps_curve_mp_val.json"), ("latent_map", "latent_map.json")]
+)
 def test_figures_are_drawn_from_the_results_and_small(name: str, source: str) -> None:
     image = pytest.importorskip("PIL.Image")
     figures = runpy.run_path(str(GNN / "figures.py"))
@@ -44,7 +48,10 @@ def test_tables_beside_published_numbers_wait_for_ours() -> None:
         assert columns == {8}
     point = {f"{key}{suffix}": {"value": 0.5} for key in ("match_rate", "rmse") for suffix in ("", "_filtered")}
     found = {"n": 4702, "per_k": [point, point], "match_at_1": 0.5, "match_at_k": 0.9, "rmse": 0.1, "metre_dealt": 0.25}
-    found["match_at_1_by_composition"] = {"in_training": {"rows": 9, "match_at_1": 0.7}, "new": {"rows": 8, "match_at_1": 0.5}}
+    found["match_at_1_by_composition"] = {
+        "in_training": {"rows": 9, "match_at_1": 0.7},
+        "new": {"rows": 8, "match_at_1": 0.5},
+    }
     text = tables["published_table"](lambda name: found if "csp" in name else None)
     assert text.count("| **AutoPeri** | 50.0 | 0.500 | 50.0 |") == 2
     text = tables["perov_carbon_table"](lambda _: found | {"n": 2030})
@@ -55,7 +62,9 @@ def test_tables_beside_published_numbers_wait_for_ours() -> None:
 
 def test_candidates_are_dealt_and_repeated() -> None:
     script = runpy.run_path(str(ROOT / "benchmarks" / "perov_carbon.py"))
-    one, two = (Structure(Lattice.cubic(a), ["C"] * n, np.linspace(0, 0.9, 3 * n).reshape(n, 3)) for a, n in ((3, 2), (4, 4)))
+    one, two = (
+        Structure(Lattice.cubic(a), ["C"] * n, np.linspace(0, 0.9, 3 * n).reshape(n, 3)) for a, n in ((3, 2), (4, 4))
+    )
     one.properties = {"log_likelihood": -1.0, "potential_energy_per_atom_eV": -9.0}
     two.properties = {"log_likelihood": -0.5, "potential_energy_per_atom_eV": -8.0}
     request, half = ((6, 4),), ((6, 2),)

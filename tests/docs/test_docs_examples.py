@@ -1,10 +1,12 @@
-"""Everything the documentation shows is run here: each block of README.md and docs/*.md in order, and each file of examples/.
+"""Everything the documentation shows is run here: each block of README.md and docs/*.md in order, and each file of
+examples/.
 
-A page is a session: its ```python blocks share one namespace, its ```bash and ```console blocks run in the same empty directory.
-``autoperi`` commands run; in a ```console block what is shown below a command must be what it prints (``…`` stands for anything),
-and ``<!-- exit 2 -->`` above a block names the exit code that is expected. Commands that change the installation or run the project's
-own checks (pip, pytest, …) are not run, but what they name must exist. The one way to leave a block unrun is the line
-``<!-- not run: REASON -->`` directly above it, with a reason of :data:`REASONS`; then it must still compile, or parse.
+A page is a session: its ```python blocks share one namespace, its ```bash and ```console blocks run in the same empty
+directory. ``autoperi`` commands run; in a ```console block what is shown below a command must be what it prints (``…``
+stands for anything), and ``<!-- exit 2 -->`` above a block names the exit code that is expected. Commands that change
+the installation or run the project's own checks (pip, pytest, …) are not run, but what they name must exist. The one
+way to leave a block unrun is the line ``<!-- not run: REASON -->`` directly above it, with a reason of :data:`REASONS`;
+then it must still compile, or parse.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ MAX_LINES = 40
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its text, the page's line where the text begins, and what the comment above it says."""
+    """A fenced block: its language, its text, the page's line where the text begins, and what the comment above it
+    says.
+    """
 
     language: str
     text: str
@@ -69,7 +73,14 @@ def read_blocks(text: str) -> list[Block]:
             continue
         assert line.strip() == "```", f"line {k + 1}: a fence opens within the one of line {start + 1}"
         above = lines[start - 1].strip() if start else ""
-        found.append(Block(lines[start][3:].strip(), "\n".join(lines[start + 1 : k]), start + 2, above if above.startswith("<!--") else ""))
+        found.append(
+            Block(
+                lines[start][3:].strip(),
+                "\n".join(lines[start + 1 : k]),
+                start + 2,
+                above if above.startswith("<!--") else "",
+            )
+        )
         start = None
     assert start is None, "the last fence is not closed"
     return found
@@ -103,12 +114,16 @@ def run_autoperi(words: list[str]) -> tuple[int, str]:
 
 
 def check_shown(shown: list[str], printed: str) -> None:
-    """Every shown line is printed, in this order; lines of ``…`` stand for any others, ``…`` within a line for any text."""
+    """Every shown line is printed, in this order; lines of ``…`` stand for any others, ``…`` within a line for any
+    text.
+    """
     lines = iter(printed.splitlines())
     for line in (s.rstrip() for s in shown):
         if line and line != "…":
             pattern = ".*".join(re.escape(part) for part in line.split("…"))
-            assert any(re.fullmatch(pattern, p.rstrip()) for p in lines), f"{line!r} is shown, but printed is:\n{printed}"
+            assert any(re.fullmatch(pattern, p.rstrip()) for p in lines), (
+                f"{line!r} is shown, but printed is:\n{printed}"
+            )
 
 
 def check_command(words: list[str]) -> None:
@@ -164,7 +179,9 @@ def run_block(block: Block, page: Path, namespace: dict[str, Any], monkeypatch: 
 def test_blocks_of_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in read_blocks(page.read_text(encoding="utf-8")):
-        assert block.language in LANGUAGES, f"{page.name}:{block.line}: name the language of the block, one of {sorted(LANGUAGES)}"
+        assert block.language in LANGUAGES, (
+            f"{page.name}:{block.line}: name the language of the block, one of {sorted(LANGUAGES)}"
+        )
         assert block.unrun is None or block.unrun.startswith(REASONS), (
             f"{page.name}:{block.line}: {block.unrun!r} is no reason of {REASONS}"
         )
@@ -177,7 +194,9 @@ def test_blocks_of_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_example(example: Path, session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_example(
+    example: Path, session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = example.read_text(encoding="utf-8")
     assert text.startswith('"""'), "an example begins with what it shows"
     assert len(text.splitlines()) <= MAX_LINES
@@ -191,12 +210,16 @@ def test_links_and_placeholders(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"\{\{.*?\}\}", text), "a number is still missing"
     for target in re.findall(r"\]\(([^)#\s]+)", text):
-        assert re.match(r"https?://", target) or (page.parent / target).exists(), f"{page.name} links to {target}, which does not exist"
+        assert re.match(r"https?://", target) or (page.parent / target).exists(), (
+            f"{page.name} links to {target}, which does not exist"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_numbers_are_those_of_the_results(page: Path) -> None:
-    """A table row that names ``benchmarks/results/FILE.json`` and a key states the number found there, to its last digit."""
+    """A table row that names ``benchmarks/results/FILE.json`` and a key states the number found there, to its last
+    digit.
+    """
     for line in page.read_text(encoding="utf-8").split("\n"):
         source = re.search(r"`(benchmarks/results/[\w.-]+\.json)`: `([\w.]+)`", line)
         if source is None:
@@ -209,7 +232,9 @@ def test_numbers_are_those_of_the_results(page: Path) -> None:
         assert stated is not None, f"{cell!r} is not a number; {source[0]}"
         value = float(stated[1].replace(",", ""))
         true = float(found) * (100 if stated[3] else 1)
-        assert abs(value - true) <= 0.5 * 10 ** -len(stated[2]) + 1e-9, f"{cell} is stated, {source[1]} has {source[2]} = {found}"
+        assert abs(value - true) <= 0.5 * 10 ** -len(stated[2]) + 1e-9, (
+            f"{cell} is stated, {source[1]} has {source[2]} = {found}"
+        )
         command = re.search(r"`((?:autoperi|python) [^`]+)`", line)
         assert command is not None, f"name the command that prints {cell}"
         words = shlex.split(command[1])
@@ -226,4 +251,6 @@ def test_ci_and_readme_agree() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert 'pip install -c constraints.txt -e ".[test]" && pytest' in readme
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert 'pip install --quiet --quiet --no-compile -c constraints.txt -e ".[test]"' in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert 'pip install --quiet --quiet --no-compile -c constraints.txt -e ".[test]"' in (
+        ROOT / ".ci" / "run"
+    ).read_text(encoding="utf-8")

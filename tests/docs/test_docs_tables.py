@@ -20,7 +20,9 @@ def results(name: str) -> Any:
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
 def test_pages_are_what_the_script_would_write(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert REFRESH["refreshed"](text) == text, "run python benchmarks/refresh_docs.py"
@@ -97,5 +99,8 @@ def test_a_table_that_is_not_measured_yet_stays_as_it_is(monkeypatch: pytest.Mon
     rows = {"nearest description": {"errors": errors, "noise": matched, "near": matched, "seconds": 61.2}}
     (tmp_path / "autoperi_gnn_losses_mp_val.json").write_text(json.dumps({"rows": rows}))
     made = REFRESH["refreshed"](text)
-    assert "| nearest description | 0.250 | 0.250 | 0.2500 | 0.2500 | 0.2500 | 0.2500 | 50 %, 0.125 | 50 %, 0.125 | 61 |" in made
+    assert (
+        "| nearest description | 0.250 | 0.250 | 0.2500 | 0.2500 | 0.2500 | 0.2500 | 50 %, 0.125 | 50 %, 0.125 | 61 |"
+        in made
+    )
     assert "Not measured" not in made

@@ -14,8 +14,8 @@ from pymatgen.core import Lattice, Structure
 
 from autoperi.errors import RequestError
 from autoperi.evaluation.calculators import describe_calculator, energies, judge_each, make_calculator, relax
-from autoperi.geometry.symmetry import analyse
 from autoperi.metrics.relaxation import displacement
+from autoperi.symmetry.analysis import analyse
 
 
 class Faulty(Calculator):
@@ -184,7 +184,9 @@ def test_any_function_of_a_crystal_and_a_judge():
 
     crystals = [bulk("Cu"), bulk("Al")]
     found = judge_each(elastic, crystals, "emt", settings={"strains": (-0.005, 0.005)}, processes=2, progress=False)
-    assert [row["tensor_GPa"] for row in found] == [elastic(c, EMT(), strains=(-0.005, 0.005))["tensor_GPa"] for c in crystals]
+    assert [row["tensor_GPa"] for row in found] == [
+        elastic(c, EMT(), strains=(-0.005, 0.005))["tensor_GPa"] for c in crystals
+    ]
 
 
 def test_displacement_leaves_out_drift_and_cell():

@@ -10,11 +10,11 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from autoperi import AutoPeri
-from autoperi.convert import to_arrays
+from autoperi.data.convert import to_arrays
+from autoperi.data.io import write_crystals
 from autoperi.errors import DataError, RequestError
 from autoperi.evaluation import csp
 from autoperi.evaluation.csp import _true_group, evaluate_csp
-from autoperi.io import write_crystals
 from autoperi.metrics.match import matcher
 from autoperi.testing import tiny_crystals
 
@@ -52,10 +52,19 @@ def test_predictions_by_hand(tmp_path: Path, suffix: str) -> None:
     truth = table([rock_salt(), caesium_chloride(), odd()], tmp_path / "truth.json")
     # row 0: wrong, right; row 1: wrong, and what row 0 wants; row 2: right at once
     file = predictions(
-        [(2, odd()), (0, caesium_chloride()), (0, rock_salt(5.4)), (1, rock_salt(5.0)), (0, rock_salt()), (1, rock_salt())],
+        [
+            (2, odd()),
+            (0, caesium_chloride()),
+            (0, rock_salt(5.4)),
+            (1, rock_salt(5.0)),
+            (0, rock_salt()),
+            (1, rock_salt()),
+        ],
         tmp_path / f"made.{suffix}",
     )
-    result = evaluate_csp(None, truth, k=2, predictions=file, oxidation_states="pymatgen-icsd", processes=1, progress=False)
+    result = evaluate_csp(
+        None, truth, k=2, predictions=file, oxidation_states="pymatgen-icsd", processes=1, progress=False
+    )
     assert (result["n"], result["candidates"], result["no_candidate"], result["unreadable"]) == (
         3,
         5,
@@ -91,7 +100,15 @@ def test_match_series_and_parameters(tmp_path: Path) -> None:
     made = [(2, odd()), (0, caesium_chloride()), (0, rock_salt(5.4)), (1, rock_salt(5.0)), (1, caesium_chloride())]
     file = predictions(made, tmp_path / "made.json")
     result = evaluate_csp(
-        None, truth, k=2, limit=3, seed=4, predictions=file, oxidation_states="pymatgen-icsd", processes=1, progress=False
+        None,
+        truth,
+        k=2,
+        limit=3,
+        seed=4,
+        predictions=file,
+        oxidation_states="pymatgen-icsd",
+        processes=1,
+        progress=False,
     )
     match = result["match"]
     assert (match["at_1"]["count"], match["at_k"]["count"], match["at_1"]["of"]) == (1, 3, 3)
@@ -132,7 +149,17 @@ def test_match_series_and_parameters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "group"),
-    [("Fm-3m", 225), ("221", 221), (99.0, 99), (5, 5), ("no group", 225), (None, 225), (float("nan"), 225), (225.5, 225), (0, 225)],
+    [
+        ("Fm-3m", 225),
+        ("221", 221),
+        (99.0, 99),
+        (5, 5),
+        ("no group", 225),
+        (None, 225),
+        (float("nan"), 225),
+        (225.5, 225),
+        (0, 225),
+    ],
 )
 def test_the_true_group_of_a_row(value: object, group: int) -> None:
     """A number or a symbol of the table, else spglib's."""
@@ -195,7 +222,9 @@ def _none(peri: AutoPeri, crystals: list[Structure]) -> set[int]:
 
 def test_equal_candidates_of_several_rows_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = table([rock_salt(), rock_salt(5.7), caesium_chloride()], tmp_path / "truth.json")
-    file = predictions([(row, c) for row in range(3) for c in (rock_salt(), caesium_chloride())], tmp_path / "made.json")
+    file = predictions(
+        [(row, c) for row in range(3) for c in (rock_salt(), caesium_chloride())], tmp_path / "made.json"
+    )
     compared: list[int] = []
     compare = csp.compare_pairs
     monkeypatch.setattr(csp, "compare_pairs", lambda *a, **k: compared.append(len(a[2])) or compare(*a, **k))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from autoperi.data.io import write_crystals
 from autoperi.errors import RequestError
 from autoperi.evaluation.denoise import evaluate_denoise
-from autoperi.io import write_crystals
 from autoperi.testing import tiny_crystals
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ def test_errors_before_are_those_of_the_deformation(table):
     import scipy.linalg
     import torch
 
-    from autoperi.random import torch_generator
+    from autoperi.data.random import torch_generator
 
     lengths = []
     for row, structure in enumerate(tiny_crystals()):
-        xx, xy, xz, yy, yz, zz = (torch.randn(1, 6, generator=torch_generator(3, row), dtype=torch.float64)[0] * 0.1).tolist()
+        xx, xy, xz, yy, yz, zz = (
+            torch.randn(1, 6, generator=torch_generator(3, row), dtype=torch.float64)[0] * 0.1
+        ).tolist()
         deformed = structure.lattice.matrix @ scipy.linalg.expm(np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
         lengths.append(np.abs(np.linalg.norm(deformed, axis=1) - structure.lattice.abc).mean())
     found = evaluate_denoise(None, table, relax=identity, seed=3)
@@ -128,7 +130,7 @@ def test_energies_by_emt(metals):
 def test_energy_of_eq_13_by_hand(metals):
     from ase.calculators.emt import EMT
 
-    from autoperi.convert import structure_to_atoms
+    from autoperi.data.convert import structure_to_atoms
 
     def energy(structure: Any) -> float:
         atoms = structure_to_atoms(structure)
@@ -180,7 +182,9 @@ def test_model_and_its_plain_keys(table, tiny_bundle):
     assert found["length_mae_before_A"] == pytest.approx(found["before"]["length_mae_A"]["value"], abs=5e-5)
     assert sum(found["status"].values()) == 6
     json.dumps(found, allow_nan=False)
-    assert series[0]["length_errors"]["sets"]["before"].mean() == pytest.approx(found["before"]["length_mae_A"]["value"], abs=1e-6)
+    assert series[0]["length_errors"]["sets"]["before"].mean() == pytest.approx(
+        found["before"]["length_mae_A"]["value"], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,20 @@ def entries():
             "sets": {"generated": x.tolist(), "reference": (x + 1).tolist()},
             "distance": {"value": 1.0, "of": 60, "missing": 0, "reason": None},
         },
-        "discrete": {"kind": "histogram", "title": "Elements", "x_label": "n", "discrete": True, "sets": {"a": [1, 2, 2], "b": {"2": 3}}},
-        "words": {"kind": "histogram", "title": "System", "x_label": "", "discrete": True, "sets": {"a": ["cubic", "triclinic", None]}},
+        "discrete": {
+            "kind": "histogram",
+            "title": "Elements",
+            "x_label": "n",
+            "discrete": True,
+            "sets": {"a": [1, 2, 2], "b": {"2": 3}},
+        },
+        "words": {
+            "kind": "histogram",
+            "title": "System",
+            "x_label": "",
+            "discrete": True,
+            "sets": {"a": ["cubic", "triclinic", None]},
+        },
         "groups": {
             "kind": "histogram",
             "title": "Space groups",
@@ -38,7 +50,13 @@ def entries():
             "discrete": True,
             "sets": {"generated": list(range(1, 231)), "reference": [225] * 9},
         },
-        "errors": {"kind": "errors", "title": "Lengths", "unit": "Å", "sets": {"before": [0.4, 0.2], "after": [0.0, 0.1]}, "log": True},
+        "errors": {
+            "kind": "errors",
+            "title": "Lengths",
+            "unit": "Å",
+            "sets": {"before": [0.4, 0.2], "after": [0.0, 0.1]},
+            "log": True,
+        },
         "errors_linear": {"kind": "errors", "title": "Angles", "sets": {"before": [4.0, 2.0]}},
         "curve": {
             "kind": "curve",
@@ -46,10 +64,23 @@ def entries():
             "x_label": "k",
             "y_label": "share",
             "share": True,
-            "curves": {"unfiltered": {"x": [1, 5, 20], "y": [0.3, {"value": 0.4}, None], "low": [0.2, 0.3, 0.4], "high": [0.4, 0.5, 0.6]}},
+            "curves": {
+                "unfiltered": {
+                    "x": [1, 5, 20],
+                    "y": [0.3, {"value": 0.4}, None],
+                    "low": [0.2, 0.3, 0.4],
+                    "high": [0.4, 0.5, 0.6],
+                }
+            },
             "lines": {"floor": {"value": 0.1}},
         },
-        "curve_log": {"kind": "curve", "title": "Size", "curves": {"a": {"x": [10, 100], "y": [1, 0.1]}}, "x_log": True, "y_log": True},
+        "curve_log": {
+            "kind": "curve",
+            "title": "Size",
+            "curves": {"a": {"x": [10, 100], "y": [1, 0.1]}},
+            "x_log": True,
+            "y_log": True,
+        },
         "bars": {
             "kind": "bars",
             "title": "Validity",
@@ -156,7 +187,13 @@ def test_counts_and_values_give_the_same_bars():
 
 
 def test_crystal_systems_and_given_categories_are_in_order():
-    common = {"kind": "histogram", "title": "T", "x_label": "s", "discrete": True, "sets": {"a": ["cubic", "triclinic"]}}
+    common = {
+        "kind": "histogram",
+        "title": "T",
+        "x_label": "s",
+        "discrete": True,
+        "sets": {"a": ["cubic", "triclinic"]},
+    }
     assert [t.get_text() for t in draw(common).axes[0].get_xticklabels()] == ["triclinic", "cubic"]
     given = common | {"categories": ["cubic", "hexagonal", "triclinic"]}
     assert [t.get_text() for t in draw(given).axes[0].get_xticklabels()] == ["cubic", "hexagonal", "triclinic"]
@@ -175,7 +212,9 @@ def test_the_hull_is_that_of_pymatgen(name):
 
     random = np.random.default_rng(1)
     elements = ENTRIES[name]["elements"]
-    amounts = random.integers(0, 4, size=(14, len(elements))) + np.eye(len(elements))[random.integers(0, len(elements), 14)]
+    amounts = (
+        random.integers(0, 4, size=(14, len(elements))) + np.eye(len(elements))[random.integers(0, len(elements), 14)]
+    )
     energy = random.uniform(-2, 0.3, 14)
     fractions = amounts / amounts.sum(axis=1, keepdims=True)
     pure = fractions.max(axis=1) == 1
@@ -209,7 +248,9 @@ def test_settings_of_the_user_neither_change_nor_are_changed():
 
 
 def test_formulas_control_characters_and_markup_are_text():
-    figure = draw({"kind": "bars", "title": "<b>$\\frac{$ a\x00\n</svg>", "bars": {"$x$": 1, "a & b": 0.5}, "note": "$$$"})
+    figure = draw(
+        {"kind": "bars", "title": "<b>$\\frac{$ a\x00\n</svg>", "bars": {"$x$": 1, "a & b": 0.5}, "note": "$$$"}
+    )
     assert ET.fromstring(encode(figure, "svg")) is not None
     assert encode(figure, "png").startswith(b"\x89PNG")
 
@@ -228,13 +269,17 @@ def test_labels_of_a_logarithmic_axis_stay_apart(factor):
     errors = 0.013 * np.geomspace(1, factor, 50)
     figures = [
         draw({"kind": "errors", "title": "E", "x_label": "error", "sets": {"a": errors}, "log": True}),
-        draw({"kind": "curve", "title": "C", "curves": {"a": {"x": errors, "y": errors}}, "x_log": True, "y_log": True}),
+        draw(
+            {"kind": "curve", "title": "C", "curves": {"a": {"x": errors, "y": errors}}, "x_log": True, "y_log": True}
+        ),
     ]
     for figure in figures:
         figure.canvas.draw()
         axes = figure.axes[0]
         for axis in (axes.xaxis, axes.yaxis):
-            boxes = [t.get_window_extent() for t in axis.get_ticklabels(which="both") if t.get_text() and t.get_visible()]
+            boxes = [
+                t.get_window_extent() for t in axis.get_ticklabels(which="both") if t.get_text() and t.get_visible()
+            ]
             assert len(boxes) >= 3
             assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
@@ -242,7 +287,9 @@ def test_labels_of_a_logarithmic_axis_stay_apart(factor):
 def test_a_distance_is_named_by_its_label():
     entry = {"kind": "histogram", "title": "T", "unit": "eV", "sets": {"a": [1, 2, 3]}, "distance": 0.179}
     assert "Wasserstein distance 0.179 eV." in describe(draw(entry))
-    assert "Energy distance of valid crystals 0.179 eV." in describe(draw(entry | {"distance_label": "Energy distance of valid crystals"}))
+    assert "Energy distance of valid crystals 0.179 eV." in describe(
+        draw(entry | {"distance_label": "Energy distance of valid crystals"})
+    )
 
 
 def test_save_goes_by_the_suffix(tmp_path):
@@ -266,7 +313,10 @@ def test_save_goes_by_the_suffix(tmp_path):
         ({"kind": "histogram", "title": "T", "sets": [1, 2]}, "sets is list"),
         ({"kind": "histogram", "title": "T", "discrete": True, "sets": {"a": {"1": -1}}}, "count of '1'"),
         ({"kind": "hull", "title": "T", "elements": ["Li"]}, "two or three"),
-        ({"kind": "hull", "title": "T", "elements": ["Li", "O"], "points": {"composition": [[1]], "energy": [0]}}, "has 1 amounts"),
+        (
+            {"kind": "hull", "title": "T", "elements": ["Li", "O"], "points": {"composition": [[1]], "energy": [0]}},
+            "has 1 amounts",
+        ),
     ],
 )
 def test_a_wrong_entry_is_named(entry, message):

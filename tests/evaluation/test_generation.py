@@ -1,4 +1,6 @@
-"""The generation report: a set against itself, counts of what is missing, the same for any number of processes, stability by a calculator."""
+"""The generation report: a set against itself, counts of what is missing, the same for any number of processes,
+stability by a calculator.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,11 @@ from ase.build import bulk
 from pymatgen.core import Lattice, Structure
 
 from autoperi import AutoPeri
-from autoperi.convert import atoms_to_structure
+from autoperi.data.convert import atoms_to_structure
+from autoperi.data.io import write_crystals
 from autoperi.errors import DataError, RequestError
 from autoperi.evaluation.figures import draw
 from autoperi.evaluation.generation import evaluate_generation
-from autoperi.io import write_crystals
 
 FAST = {"features": ("crystalnn",), "processes": 1, "progress": False, "oxidation_states": "pymatgen-all"}
 
@@ -30,7 +32,11 @@ def crystals() -> list[Structure]:
         for cation, anion, a in (("Na", "Cl", 5.64), ("Mg", "O", 4.21), ("Li", "F", 4.03))
     ]
     made.append(Structure.from_spacegroup(216, Lattice.cubic(5.41), ["Zn", "S"], [[0, 0, 0], [0.25, 0.25, 0.25]]))
-    made.append(Structure.from_spacegroup(221, Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]))
+    made.append(
+        Structure.from_spacegroup(
+            221, Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
+        )
+    )
     metals = [bulk("Cu"), bulk("Al"), bulk("Ni"), bulk("Au")]
     return [s.get_primitive_structure() for s in made] + [atoms_to_structure(a) for a in metals]
 
@@ -49,7 +55,10 @@ def test_a_set_against_itself_is_covered_and_at_no_distance(against_itself):
     coverage, distribution = against_itself["coverage"], against_itself["distribution"]
     assert coverage["cov_recall"]["value"] == coverage["cov_precision"]["value"] == 1.0
     assert coverage["amsd_recall"]["value"] == coverage["amcd_precision"]["value"] == 0.0
-    assert all(distribution["all_crystals"][name]["value"] == 0.0 for name in ("density", "n_elements", "min_distance", "max_distance"))
+    assert all(
+        distribution["all_crystals"][name]["value"] == 0.0
+        for name in ("density", "n_elements", "min_distance", "max_distance")
+    )
     assert against_itself["frechet"]["crystalnn"]["value"] == pytest.approx(0.0, abs=1e-6)
     assert against_itself["symmetry"]["space_group"]["jensen_shannon"]["value"] == 0.0
     novelty = against_itself["novelty"]
@@ -73,10 +82,13 @@ def test_the_result_is_plain_json_without_nan_and_every_figure_draws(against_its
 
 
 def test_processes_and_the_cache_change_nothing(peri, table, against_itself, tmp_path):
-    again = evaluate_generation(peri, table, crystals=crystals(), train=table, **{**FAST, "processes": 2}, cache=str(tmp_path))
+    again = evaluate_generation(
+        peri, table, crystals=crystals(), train=table, **{**FAST, "processes": 2}, cache=str(tmp_path)
+    )
     third = evaluate_generation(peri, table, crystals=crystals(), train=table, **FAST, cache=False)
     plain = [
-        json.dumps({k: v for k, v in r.items() if k not in ("seconds", "series")}, sort_keys=True) for r in (against_itself, again, third)
+        json.dumps({k: v for k, v in r.items() if k not in ("seconds", "series")}, sort_keys=True)
+        for r in (against_itself, again, third)
     ]
     assert plain[0] == plain[1] == plain[2]
 
@@ -109,7 +121,15 @@ def test_a_calculator_relaxes_judges_and_finds_what_is_stable(peri, table, tmp_p
     frame["formation_energy_per_atom"] = 0.0
     frame.to_parquet(entries)
     found = evaluate_generation(
-        peri, table, crystals=[*metals, high], entries=entries, train=table, calculator="emt", relax_steps=300, mechanical=1, **FAST
+        peri,
+        table,
+        crystals=[*metals, high],
+        entries=entries,
+        train=table,
+        calculator="emt",
+        relax_steps=300,
+        mechanical=1,
+        **FAST,
     )
     stability = found["stability"]
     assert stability["judge"] == "emt"

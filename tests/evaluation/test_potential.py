@@ -155,7 +155,9 @@ def test_missing_labels_are_counted(tmp_path):
     path = written(tmp_path / "holes.parquet", records)
     found = evaluate_potential("emt", path, split=None, progress=False)
     assert found["without_label"] == {"energy": 1, "forces": 1, "stress": 1}
-    assert found["energy"]["mae"]["missing"] == found["force"]["missing_frames"] == found["stress"]["missing_frames"] == 1
+    assert (
+        found["energy"]["mae"]["missing"] == found["force"]["missing_frames"] == found["stress"]["missing_frames"] == 1
+    )
     for part in ("energy", "force", "stress"):
         assert found[part]["mae"]["value"] == pytest.approx(0, abs=1e-5)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autoperi.data.io import write_crystals
 from autoperi.errors import DataError, RequestError
 from autoperi.evaluation import properties
 from autoperi.evaluation.properties import LABEL, evaluate_properties, targets
-from autoperi.io import write_crystals
 from autoperi.testing import tiny_crystals
 
 if TYPE_CHECKING:
@@ -117,11 +117,14 @@ def test_baselines_stand_beside_the_model(table, monkeypatch):
 def test_real_baselines_predict_each_crystal_once(table, monkeypatch, name):
     import torch
 
-    from autoperi import bundle
-    from autoperi.io import read_table
+    from autoperi.data.io import read_table
+    from autoperi.pipelines import bundle
 
     torch.manual_seed(0)
-    sizes = {"cgcnn": {"channels": 4, "layers": 1, "hidden": 4}, "crystal_transformer": {"channels": 4, "edge_channels": 4, "layers": 1}}
+    sizes = {
+        "cgcnn": {"channels": 4, "layers": 1, "hidden": 4},
+        "crystal_transformer": {"channels": 4, "edge_channels": 4, "layers": 1},
+    }
     network = bundle.BASELINES[name](**sizes[name]).eval()
     monkeypatch.setattr(bundle, "load_baseline", lambda *_: network)
     predict = properties._predictor(name)
@@ -133,7 +136,7 @@ def test_real_baselines_predict_each_crystal_once(table, monkeypatch, name):
 
 
 def test_a_baseline_without_weights_is_left_out(monkeypatch):
-    from autoperi import bundle
+    from autoperi.pipelines import bundle
 
     monkeypatch.setitem(bundle.BUNDLED_BASELINES, "cgcnn", "./nowhere")
     assert properties._predictor("cgcnn") is None
@@ -141,10 +144,12 @@ def test_a_baseline_without_weights_is_left_out(monkeypatch):
 
 @pytest.mark.usefixtures("no_baselines")
 def test_another_property(table, monkeypatch):
-    from autoperi import scoring
+    from autoperi.pipelines import score as scoring
 
     monkeypatch.setitem(scoring.PROPERTIES, "moduli", ("k_vrh_GPa",))
-    found = evaluate_properties(Oracle(np.array([1.0] + [0.0] * (len(LABELS) - 1)), "k_vrh", "k_vrh_GPa"), table, label="k_vrh")
+    found = evaluate_properties(
+        Oracle(np.array([1.0] + [0.0] * (len(LABELS) - 1)), "k_vrh", "k_vrh_GPa"), table, label="k_vrh"
+    )
     assert found["mae_GPa"] == pytest.approx(1 / len(LABELS), abs=1e-4)
     # the first label is 0 GPa and has no logarithm
     assert (found["mae_log10_GPa"]["value"], found["mae_log10_GPa"]["missing"]) == (0.0, 1)
@@ -221,7 +226,9 @@ class Uncertain:
     def score(self, structures: list[Any], *, properties: list[str], progress: Any = None) -> pd.DataFrame:
         del properties, progress
         value = self.factor * np.array([s.properties[self.label] for s in structures])
-        return pd.DataFrame({self.column: value, f"{self.column}_std": 0.1 * value, "is_metal_probability": 0.9 * (value < 0.1)})
+        return pd.DataFrame(
+            {self.column: value, f"{self.column}_std": 0.1 * value, "is_metal_probability": 0.9 * (value < 0.1)}
+        )
 
     def provenance(self) -> dict[str, Any]:
         return {"model": "uncertain", "sha256": None}
@@ -256,12 +263,14 @@ def test_metals_beside_a_gap(tmp_path):
 
 
 def test_split_by_id(tmp_path):
-    from autoperi.splits import splits_of
+    from autoperi.data.splits import splits_of
 
     path = _labelled(tmp_path / "k.parquet", "k_vrh", np.linspace(20, 300, len(LABELS)))
     parts = splits_of([f"mp-{k}" for k in range(len(LABELS))])
     oracle = Uncertain("k_vrh", "bulk_modulus_GPa", 1.0)
-    counts = {part: evaluate_properties(oracle, path, label="k_vrh", split=part)["n"] for part in ("train", "val", "test")}
+    counts = {
+        part: evaluate_properties(oracle, path, label="k_vrh", split=part)["n"] for part in ("train", "val", "test")
+    }
     assert counts == {part: parts.count(part) for part in counts}
     # baselines see the train rows alone: of a table with other labels elsewhere they give the same
     other = np.where([p == "train" for p in parts], np.linspace(20, 300, len(LABELS)), 1e6)

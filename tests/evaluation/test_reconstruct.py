@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from autoperi.data.io import read_table, write_crystals
 from autoperi.errors import RequestError
-from autoperi.evaluation.reconstruct import PACKING, RADII_CUBE, UNIT_CUBE, evaluate_reconstruct, radii_volume, start_structures
-from autoperi.io import read_table, write_crystals
-from autoperi.physics.distance import covalent_radii
+from autoperi.evaluation.reconstruct import (
+    PACKING,
+    RADII_CUBE,
+    UNIT_CUBE,
+    evaluate_reconstruct,
+    radii_volume,
+    start_structures,
+)
+from autoperi.geometry.distances import covalent_radii
 from autoperi.testing import tiny_crystals
 
 if TYPE_CHECKING:
@@ -83,18 +90,35 @@ def test_mean_volume_cube_by_hand(table):
 def test_baselines_come_from_the_table_that_is_given(table, tmp_path):
     train = tmp_path / "train.parquet"
     write_crystals(
-        [Structure(Lattice.cubic(3.0), ["Cu"], [[0, 0, 0]]), Structure(Lattice.cubic(5.0), ["Cu"] * 5, np.eye(5)[:, :3] / 2)], train
+        [
+            Structure(Lattice.cubic(3.0), ["Cu"], [[0, 0, 0]]),
+            Structure(Lattice.cubic(5.0), ["Cu"] * 5, np.eye(5)[:, :3] / 2),
+        ],
+        train,
     )
     found = evaluate_reconstruct(None, table, predict=identity, train=train)
     assert found["baselines_fitted_on"] == "train.parquet"
     assert found["baselines"]["cube of the mean volume per atom"]["volume_per_atom_A3"] == pytest.approx((27 + 25) / 2)
     additive = found["baselines"]["cube of element volumes"]
-    assert set(found["parameters"]) == {"protocols", "cells", "train", "limit", "seed", "steps", "predict", "max_pairs", "packing"}
+    assert set(found["parameters"]) == {
+        "protocols",
+        "cells",
+        "train",
+        "limit",
+        "seed",
+        "steps",
+        "predict",
+        "max_pairs",
+        "packing",
+    }
     assert (found["parameters"]["train"], found["parameters"]["predict"]) == ("train.parquet", "identity")
     assert found["train_sha256"] != found["data_sha256"]
     assert additive["volume_mae_A3"]["missing"] == 0, "an element that the table lacks gets the mean"
     well = evaluate_reconstruct(None, table, predict=identity, train=table)["baselines"]
-    assert well["cube of element volumes"]["volume_mae_A3"]["value"] < well["cube of the mean volume per atom"]["volume_mae_A3"]["value"]
+    assert (
+        well["cube of element volumes"]["volume_mae_A3"]["value"]
+        < well["cube of the mean volume per atom"]["volume_mae_A3"]["value"]
+    )
 
 
 def test_what_is_not_predicted_is_missing(table):

@@ -27,7 +27,10 @@ def result():
         "title": EVIL,
         "n": 1234,
         "command": "autoperi evaluate generation --seed 5 --note '<b>'",
-        "validity": {"distance": quantity(0.998, 4321, count=4312), "charge": quantity(None, 0, 77, "no <oxidation> states")},
+        "validity": {
+            "distance": quantity(0.998, 4321, count=4312),
+            "charge": quantity(None, 0, 77, "no <oxidation> states"),
+        },
         "coverage": {"0.4": {"COV-R": quantity(0.765432, 555)}, "reasons": ["a", "b"]},
         "rows": [{"id": "first", "x": 0.111}, {"id": "second", "x": 0.222}],
         "many": list(range(1000, 1080)),
@@ -39,7 +42,12 @@ def result():
         "seed": 5,
         "series": {
             "validity": {"kind": "bars", "title": EVIL, "bars": {"distance": quantity(0.998)}},
-            "../density": {"kind": "histogram", "title": "Density", "x_label": "v", "sets": {"a": np.array([1.0, 2.0, 98765.4321])}},
+            "../density": {
+                "kind": "histogram",
+                "title": "Density",
+                "x_label": "v",
+                "sets": {"a": np.array([1.0, 2.0, 98765.4321])},
+            },
         },
     }
 
@@ -76,7 +84,9 @@ def test_every_tag_is_closed_and_nothing_is_loaded(page):
     tags = [t for t, _ in page.seen]
     assert not {"script", "link", "iframe", "object", "b"} & set(tags)
     for _, attrs in page.seen:
-        assert all(v.startswith("data:image/svg+xml;base64,") for k, v in attrs.items() if k in ("src", "href", "srcset"))
+        assert all(
+            v.startswith("data:image/svg+xml;base64,") for k, v in attrs.items() if k in ("src", "href", "srcset")
+        )
         assert not any(k.startswith("on") for k in attrs)
     assert not re.search(r"@import|url\(", html(result()))
 
@@ -106,9 +116,30 @@ def test_tables_have_headers(page):
 
 def test_every_number_is_there_with_its_counts(page):
     cells = " ".join(page.text)
-    for expected in ("1234", "0.998", "4321", "4312", "77", "no <oxidation> states", "0.765432", "555", "0.111", "0.222", "second", "a, b"):
+    for expected in (
+        "1234",
+        "0.998",
+        "4321",
+        "4312",
+        "77",
+        "no <oxidation> states",
+        "0.765432",
+        "555",
+        "0.111",
+        "0.222",
+        "second",
+        "a, b",
+    ):
         assert expected in cells
-    for expected in ("0.0625", "0.5125", "9.8.7", "f00d" * 16, "table.parquet", "autoperi evaluate generation --seed 5", "coverage › 0.4"):
+    for expected in (
+        "0.0625",
+        "0.5125",
+        "9.8.7",
+        "f00d" * 16,
+        "table.parquet",
+        "autoperi evaluate generation --seed 5",
+        "coverage › 0.4",
+    ):
         assert expected in cells
     assert "1049, … (80 in all)" in cells
     assert "1050" not in cells
@@ -137,8 +168,17 @@ def test_the_summary_is_what_the_headline_asks_for():
 
 def test_a_headline_that_is_absent_says_why_or_nothing():
     given = {
-        "headline": {"stable": "stability.stable", "S.U.N.": "stability.sun", "novel": "novelty.novel", "unique": "novelty.unique"},
-        "stability": {"reason": "no reference entries were given", "sun_reason": "no training set was given", "stable": None},
+        "headline": {
+            "stable": "stability.stable",
+            "S.U.N.": "stability.sun",
+            "novel": "novelty.novel",
+            "unique": "novelty.unique",
+        },
+        "stability": {
+            "reason": "no reference entries were given",
+            "sun_reason": "no training set was given",
+            "stable": None,
+        },
         "novelty": {"unique": quantity(0.75), "novel": None},
     }
     shown = summary(html(given))
@@ -154,14 +194,18 @@ def test_notes_are_words():
     text = html({"a": quantity(0.1, of_judged=judged), "fd": distance, "fine": quantity(0.3, rank_deficient=False)})
     notes = [re.sub("<[^>]*>", "", n) for n in re.findall("<td class=why>(.*?)</td>", text)]
     assert notes[0] == "among the judged alone: 0.5 (of 6, 2 missing, count: 3)"
-    assert notes[1] == "fewer crystals than dimensions: not reliable; reference crystals: 7; moments: low order 1.5, high no value"
+    assert (
+        notes[1]
+        == "fewer crystals than dimensions: not reliable; reference crystals: 7; moments: low order 1.5, high no value"
+    )
     assert notes[2] == ""
     assert "<strong class=warning>fewer" in text
     assert not re.search(r"rank_deficient|of_judged|of_reference|\{&quot;", text.split("</style>")[1])
 
 
 @pytest.mark.parametrize(
-    "empty", [{}, {"task": "csp", "match": quantity(None, 0, 0, "no crystals")}, {"x": float("nan"), "y": np.zeros(2), "z": {}}]
+    "empty",
+    [{}, {"task": "csp", "match": quantity(None, 0, 0, "no crystals")}, {"x": float("nan"), "y": np.zeros(2), "z": {}}],
 )
 def test_a_result_without_much_is_a_page_all_the_same(empty):
     page = Page(html(empty))

@@ -11,14 +11,23 @@ from ase.neighborlist import neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 from autoperi.geometry.lattice import change_basis, random_unimodular
-from autoperi.geometry.multigraph import LARGE_CELL, edge_vectors, nearest_images_graph, radius_graph, reduce_basis, triplets
+from autoperi.geometry.multigraph import (
+    LARGE_CELL,
+    edge_vectors,
+    nearest_images_graph,
+    radius_graph,
+    reduce_basis,
+    triplets,
+)
 
 
 def batch_of(*atoms: Atoms) -> CrystalBatch:
-    return CrystalBatch.from_list([(a.cell[:].copy(), a.get_scaled_positions(wrap=False), a.numbers.copy()) for a in atoms])
+    return CrystalBatch.from_list(
+        [(a.cell[:].copy(), a.get_scaled_positions(wrap=False), a.numbers.copy()) for a in atoms]
+    )
 
 
 def random_cell(seed: int, n: int) -> Atoms:
@@ -81,7 +90,10 @@ def test_reduced_basis_is_unimodular_and_no_longer() -> None:
     lattice = random_unimodular(g, 20).double() @ (torch.eye(3, dtype=torch.float64) * 4)
     transform = reduce_basis(lattice)
     assert torch.allclose(torch.linalg.det(transform).abs(), torch.ones(20, dtype=torch.float64))
-    assert torch.linalg.vector_norm(transform @ lattice, dim=-1).max() <= torch.linalg.vector_norm(lattice, dim=-1).max() + 1e-9
+    assert (
+        torch.linalg.vector_norm(transform @ lattice, dim=-1).max()
+        <= torch.linalg.vector_norm(lattice, dim=-1).max() + 1e-9
+    )
 
 
 @pytest.mark.parametrize(("name", "structure", "shell"), [("Cu", "fcc", 12), ("Fe", "bcc", 8), ("Po", "sc", 6)])
@@ -118,4 +130,6 @@ def test_vectors_are_differentiable_in_lattice_and_coordinates() -> None:
     def lengths(lattice: torch.Tensor, frac: torch.Tensor) -> torch.Tensor:
         return edge_vectors(CrystalBatch(lattice, frac, batch.atomic_numbers, batch.n_atoms), graph).square().sum(-1)
 
-    assert torch.autograd.gradcheck(lengths, (batch.lattice.clone().requires_grad_(), batch.frac_coords.clone().requires_grad_()))
+    assert torch.autograd.gradcheck(
+        lengths, (batch.lattice.clone().requires_grad_(), batch.frac_coords.clone().requires_grad_())
+    )

@@ -8,23 +8,31 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.convert import to_batch
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
 from autoperi.geometry.neighbours import NeighbourLists
 
 
 def crystals() -> CrystalBatch:
-    made = [bulk("NaCl", "rocksalt", 5.6), bulk("Ti", "hcp", a=2.9, c=4.6), bulk("Si", "diamond", 5.4, cubic=True) * (3, 3, 3)]
+    made = [
+        bulk("NaCl", "rocksalt", 5.6),
+        bulk("Ti", "hcp", a=2.9, c=4.6),
+        bulk("Si", "diamond", 5.4, cubic=True) * (3, 3, 3),
+    ]
     return to_batch(made, dtype=torch.float64)
 
 
 def moved(batch: CrystalBatch, seed: int, shake: float, strain: float) -> CrystalBatch:
     """The same crystals, coordinates not wrapped."""
     generator = torch.Generator().manual_seed(seed)
-    frac = batch.frac_coords + shake * torch.randn(batch.frac_coords.shape, generator=generator, dtype=torch.float64) / 5
-    lattice = batch.lattice @ (torch.eye(3) + strain * torch.randn(len(batch), 3, 3, generator=generator, dtype=torch.float64))
+    frac = (
+        batch.frac_coords + shake * torch.randn(batch.frac_coords.shape, generator=generator, dtype=torch.float64) / 5
+    )
+    lattice = batch.lattice @ (
+        torch.eye(3) + strain * torch.randn(len(batch), 3, 3, generator=generator, dtype=torch.float64)
+    )
     return CrystalBatch(lattice, frac, batch.atomic_numbers, batch.n_atoms)
 
 
@@ -33,7 +41,12 @@ def lengths(batch: CrystalBatch, cutoff: float) -> torch.Tensor:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([0.02, 0.3, 2.0]), st.sampled_from([0.0, 0.01, 0.08]), st.sampled_from([0.0, 0.5, 1.5]))
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([0.02, 0.3, 2.0]),
+    st.sampled_from([0.0, 0.01, 0.08]),
+    st.sampled_from([0.0, 0.5, 1.5]),
+)
 def test_edges_are_those_of_a_fresh_search_along_a_walk(seed: int, shake: float, strain: float, skin: float) -> None:
     batch, lists = crystals(), NeighbourLists(4.0, skin=skin)
     for step in range(4):
@@ -53,13 +66,17 @@ def test_searches_only_when_an_atom_has_gone_half_the_skin() -> None:
     atom = torch.zeros_like(batch.frac_coords)
     atom[0, 0] = 1 / float(batch.lattice[0, 0, 0])
     for distance, searches in ((0.45, 1), (0.49, 1), (0.52, 2)):
-        lists.edges(CrystalBatch(batch.lattice, batch.frac_coords + distance * atom, batch.atomic_numbers, batch.n_atoms))
+        lists.edges(
+            CrystalBatch(batch.lattice, batch.frac_coords + distance * atom, batch.atomic_numbers, batch.n_atoms)
+        )
         assert lists.searches == searches
     lists.edges(CrystalBatch(batch.lattice, batch.frac_coords + 0.52 * atom + 3.3, batch.atomic_numbers, batch.n_atoms))
     assert lists.searches == 2  # all atoms together go nowhere
     lists.edges(CrystalBatch(batch.lattice * 0.9, batch.frac_coords + 0.52 * atom, batch.atomic_numbers, batch.n_atoms))
     assert lists.searches == 2  # 10 % of 4 Å fit into the skin
-    lists.edges(CrystalBatch(batch.lattice * 0.78, batch.frac_coords + 0.52 * atom, batch.atomic_numbers, batch.n_atoms))
+    lists.edges(
+        CrystalBatch(batch.lattice * 0.78, batch.frac_coords + 0.52 * atom, batch.atomic_numbers, batch.n_atoms)
+    )
     assert lists.searches == 3
 
 

@@ -24,7 +24,9 @@ def on_torus(d: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_wrap_stays_inside_even_for_tiny_negatives(dtype: torch.dtype) -> None:
-    x = torch.cat([noise(0, 1000, dtype=dtype) * 5, torch.tensor([-1e-20, -1e-9, 1.0, -1.0, 0.0, 0.5, -0.5, 1.5], dtype=dtype)])
+    x = torch.cat(
+        [noise(0, 1000, dtype=dtype) * 5, torch.tensor([-1e-20, -1e-9, 1.0, -1.0, 0.0, 0.5, -0.5, 1.5], dtype=dtype)]
+    )
     w, c = torus.wrap(x), torus.wrap_centered(x)
     assert ((w >= 0) & (w < 1)).all()
     assert ((c >= -0.5) & (c < 0.5)).all()
@@ -54,7 +56,9 @@ def test_geodesics(seed: int) -> None:
     torch.testing.assert_close(torus.log_map(x, middle), 0.3 * v)
     # A translation of both ends moves the whole path.
     shift = noise(seed + 2, 3)
-    assert on_torus(torus.geodesic(torus.wrap(x + shift), torus.wrap(y + shift), 0.3) - torus.wrap(middle + shift)) < 1e-9
+    assert (
+        on_torus(torus.geodesic(torus.wrap(x + shift), torus.wrap(y + shift), 0.3) - torus.wrap(middle + shift)) < 1e-9
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -91,7 +95,9 @@ def test_minimum_image_of_a_skewed_cell_beats_wrapping() -> None:
     per_edge = torus.minimum_image(d.detach().repeat(3, 1), cell.expand(3, 3, 3))
     torch.testing.assert_close(per_edge, best.detach().repeat(3, 1))
     cube = torch.eye(3, dtype=torch.float32)
-    torch.testing.assert_close(torus.minimum_image(torch.tensor([[0.7, -0.6, 2.2]]), cube, reduce=False), torch.tensor([[-0.3, 0.4, 0.2]]))
+    torch.testing.assert_close(
+        torus.minimum_image(torch.tensor([[0.7, -0.6, 2.2]]), cube, reduce=False), torch.tensor([[-0.3, 0.4, 0.2]])
+    )
 
 
 def test_mean_free_removes_each_crystal_s_translation() -> None:

@@ -19,12 +19,27 @@ if TYPE_CHECKING:
 def bundle() -> Bundle:
     """A model of a few numbers, in three dtypes, with an empty and a zero-dimensional tensor."""
     generator = torch.Generator().manual_seed(0)
-    first = {"layer.weight": torch.randn(3, 2, generator=generator), "layer.bias": torch.zeros(3), "empty": torch.zeros(0)}
-    second = {"counts": torch.arange(5), "mask": torch.tensor([True, False]), "scale": torch.tensor(2.0, dtype=torch.float64)}
+    first = {
+        "layer.weight": torch.randn(3, 2, generator=generator),
+        "layer.bias": torch.zeros(3),
+        "empty": torch.zeros(0),
+    }
+    second = {
+        "counts": torch.arange(5),
+        "mask": torch.tensor([True, False]),
+        "scale": torch.tensor(2.0, dtype=torch.float64),
+    }
     return Bundle(
         name="tiny",
-        components={"empnn": Component({"width": 3, "cutoff": 5.0}, first), "prior": Component({"elements": ["Li", "O"]}, second)},
-        metadata={"licence": "CC-BY-4.0", "description": "A tiny model for tests.", "limits": ["None of this is real."]},
+        components={
+            "empnn": Component({"width": 3, "cutoff": 5.0}, first),
+            "prior": Component({"elements": ["Li", "O"]}, second),
+        },
+        metadata={
+            "licence": "CC-BY-4.0",
+            "description": "A tiny model for tests.",
+            "limits": ["None of this is real."],
+        },
     )
 
 
@@ -63,7 +78,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub
             "HF_HUB_DISABLE_PROGRESS_BARS": None,
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
         }
-        # Environment variables are read when huggingface_hub is imported, perhaps long ago, and copied between its modules.
+        # Environment variables are read when huggingface_hub is imported, perhaps long ago, and copied between its
+        # modules.
         for module in [module for name, module in sys.modules.items() if name.startswith("huggingface_hub.")]:
             for name in settings.keys() & vars(module).keys():
                 monkeypatch.setattr(module, name, settings[name])

@@ -72,7 +72,9 @@ class LoopbackHub:
         """Where not 0, the answer to every upload of weights."""
         self.foreign = False
         """Answer like a proxy's login page: 200, and none of the headers of a hub."""
-        self._servers = {name: ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, name)) for name in ("hub", "storage")}
+        self._servers = {
+            name: ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, name)) for name in ("hub", "storage")
+        }
 
     def __enter__(self) -> LoopbackHub:
         for server in self._servers.values():
@@ -95,7 +97,9 @@ class LoopbackHub:
         """Environment variables of a client process that shall know this hub only."""
         return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
 
-    def add(self, repo_id: str, files: dict[str, bytes], *, private: bool = False, gated: bool = False, branch: str = "main") -> str:
+    def add(
+        self, repo_id: str, files: dict[str, bytes], *, private: bool = False, gated: bool = False, branch: str = "main"
+    ) -> str:
         """Commit ``files`` to a repository, made where needed, and return the commit hash."""
         repository = self.repositories.setdefault(repo_id, Repository(private=private, gated=gated))
         self.blobs.update({sha256(data): data for data in files.values()})
@@ -196,19 +200,30 @@ def _handler(hub: LoopbackHub, server_name: str) -> type[BaseHTTPRequestHandler]
                 return self._answer(200, {"url": f"{hub.endpoint}/{repo_id}"})
             if self.path == "/api/validate-yaml":
                 fault = None if json.loads(body)["content"].startswith("---\nlicense") else "no license"
-                return self._answer(400 if fault else 200, {"errors": [{"message": fault}] if fault else [], "warnings": []})
+                return self._answer(
+                    400 if fault else 200, {"errors": [{"message": fault}] if fault else [], "warnings": []}
+                )
             if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.path):
-                return self._answer(200, {"transfer": "basic", "objects": [self._lfs(o) for o in json.loads(body)["objects"]]})
-            match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|branch|revision|verify)(?:/(.+))?)?", self.path)
+                return self._answer(
+                    200, {"transfer": "basic", "objects": [self._lfs(o) for o in json.loads(body)["objects"]]}
+                )
+            match = re.fullmatch(
+                r"/api/models/([^/]+/[^/]+)(?:/(preupload|commit|branch|revision|verify)(?:/(.+))?)?", self.path
+            )
             repository = hub.repositories.get(match.group(1)) if match else None
             if match is None or repository is None:
                 return self._fail(404, "RepoNotFound", "Repository not found")
-            return self._api(repository, match.group(1), match.group(2) or "revision", unquote(match.group(3) or "main"), body)
+            return self._api(
+                repository, match.group(1), match.group(2) or "revision", unquote(match.group(3) or "main"), body
+            )
 
         def _lfs(self, wanted: dict[str, object]) -> dict[str, object]:
             if wanted["oid"] in hub.blobs:
                 return wanted
-            return {**wanted, "actions": {"upload": {"href": f"{hub.url('storage')}/upload/{wanted['oid']}", "header": {}}}}
+            return {
+                **wanted,
+                "actions": {"upload": {"href": f"{hub.url('storage')}/upload/{wanted['oid']}", "header": {}}},
+            }
 
         def _api(self, repository: Repository, repo_id: str, what: str, revision: str, body: bytes) -> None:
             if what == "branch":
@@ -221,14 +236,29 @@ def _handler(hub: LoopbackHub, server_name: str) -> type[BaseHTTPRequestHandler]
             tree = repository.commits[oid]
             if what == "revision":
                 return self._answer(
-                    200, {"id": repo_id, "modelId": repo_id, "sha": oid, "private": repository.private, "tags": [], "siblings": []}
+                    200,
+                    {
+                        "id": repo_id,
+                        "modelId": repo_id,
+                        "sha": oid,
+                        "private": repository.private,
+                        "tags": [],
+                        "siblings": [],
+                    },
                 )
             if what == "preupload":
                 files = []
                 for wish in json.loads(body)["files"]:
                     lfs, old = wish["path"].endswith(".safetensors"), tree.get(wish["path"])
                     known = None if old is None else (sha256(old) if lfs else git_sha1(old))
-                    files.append({"path": wish["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, "oid": known})
+                    files.append(
+                        {
+                            "path": wish["path"],
+                            "uploadMode": "lfs" if lfs else "regular",
+                            "shouldIgnore": False,
+                            "oid": known,
+                        }
+                    )
                 return self._answer(200, {"files": files})
             new = {}
             for line in body.splitlines():
@@ -239,7 +269,13 @@ def _handler(hub: LoopbackHub, server_name: str) -> type[BaseHTTPRequestHandler]
                     new[item["value"]["path"]] = hub.blobs[item["value"]["oid"]]
             oid = hub.add(repo_id, new, branch=revision)
             return self._answer(
-                200, {"success": True, "commitOid": oid, "commitUrl": f"{hub.endpoint}/{repo_id}/commit/{oid}", "hookOutput": ""}
+                200,
+                {
+                    "success": True,
+                    "commitOid": oid,
+                    "commitUrl": f"{hub.endpoint}/{repo_id}/commit/{oid}",
+                    "hookOutput": "",
+                },
             )
 
         def _resolve(self, repo_id: str, revision: str, name: str) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from autoperi.errors import AutoPeriError, WeightsError
 from autoperi.hub import Bundle, Component, load_bundle, load_state, save_bundle, state_of, verify
-from autoperi.hub.serialize import read_config
+from autoperi.hub.bundle import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +145,9 @@ def test_no_write_permission(bundle: Bundle, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("failing", ["write_bytes", "replace"])
-def test_a_failed_save_leaves_the_old_model(model: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_a_failed_save_leaves_the_old_model(
+    model: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     before = {p.name: p.read_bytes() for p in model.iterdir()}
     bundle.components["empnn"].tensors["layer.bias"] += 1
 
@@ -186,7 +188,10 @@ def test_directory_above_the_model(model: Path) -> None:
         (lambda c: c["components"]["empnn"].update(extra=1), ["'empnn'", "unknown extra"]),
         (lambda c: c["components"]["empnn"].update(sha256="abc"), ["'empnn'", "sha256"]),
         (lambda c: c["components"]["empnn"].update(config=[]), ["'empnn'", "config"]),
-        (lambda c: c["components"]["empnn"].update(file="../../etc/x.safetensors"), ["../../etc/x.safetensors", "plain names"]),
+        (
+            lambda c: c["components"]["empnn"].update(file="../../etc/x.safetensors"),
+            ["../../etc/x.safetensors", "plain names"],
+        ),
         (lambda c: c["components"]["empnn"].update(file="/x.safetensors"), ["plain names"]),
         (lambda c: c["components"]["empnn"].update(file="model.pt"), ["model.pt", "plain names"]),
     ],
@@ -217,7 +222,9 @@ def test_no_read_permission(model: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return read(self)
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert "empnn.safetensors' cannot be read: Permission denied; check its permissions" in message(lambda: load_bundle(model))
+    assert "empnn.safetensors' cannot be read: Permission denied; check its permissions" in message(
+        lambda: load_bundle(model)
+    )
 
 
 def test_wrong_sha256(model: Path) -> None:
@@ -259,7 +266,9 @@ class Bomb:
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickle_renamed_to_safetensors(broken: Callable[[str, bytes], Path], protocol: int) -> None:
     for verify_ in (True, False):
-        text = message(lambda v=verify_: load_bundle(broken("empnn.safetensors", pickle.dumps(Bomb(), protocol)), verify=v))
+        text = message(
+            lambda v=verify_: load_bundle(broken("empnn.safetensors", pickle.dumps(Bomb(), protocol)), verify=v)
+        )
         assert "pickles are never read" in text
         assert "save_pretrained" in text
 
@@ -279,11 +288,15 @@ def test_login_page(broken: Callable[[str, bytes], Path]) -> None:
     assert "not a safetensors file" in message(lambda: load_bundle(broken("empnn.safetensors", page)))
 
 
-@pytest.mark.parametrize("header", [b"[" * 100_000, b'{"a":{"data_offsets":[0,1e999]}}', b'{"a":{"data_offsets":[0,"x"]}}', b"{}}", b"[]"])
+@pytest.mark.parametrize(
+    "header", [b"[" * 100_000, b'{"a":{"data_offsets":[0,1e999]}}', b'{"a":{"data_offsets":[0,"x"]}}', b"{}}", b"[]"]
+)
 def test_hostile_header(broken: Callable[[str, bytes], Path], header: bytes) -> None:
     data = len(header).to_bytes(8, "little") + header
     assert "empnn.safetensors" in message(lambda: load_bundle(broken("empnn.safetensors", data), verify=False))
-    assert "empnn.safetensors" in message(lambda: load_bundle(broken("empnn.safetensors", b"\xff" * 8 + header), verify=False))
+    assert "empnn.safetensors" in message(
+        lambda: load_bundle(broken("empnn.safetensors", b"\xff" * 8 + header), verify=False)
+    )
 
 
 def test_a_header_that_begins_like_a_pickle_is_read(tmp_path: Path) -> None:

@@ -19,7 +19,14 @@ FACTS = {
     "time": "3 min",
     "hardware": "1 CPU core",
     "metrics": [
-        {"name": "match", "value": 0.123456, "unit": "", "data": "val", "command": "autoperi evaluate --sets a|b", "note": "Small set."},
+        {
+            "name": "match",
+            "value": 0.123456,
+            "unit": "",
+            "data": "val",
+            "command": "autoperi evaluate --sets a|b",
+            "note": "Small set.",
+        },
         {"name": "n", "value": 3, "command": "autoperi bench"},
     ],
     "limits": ["No magnetism.", "No disorder."],
@@ -71,7 +78,9 @@ def test_what_is_missing_is_named(key: str, words: str) -> None:
 
 
 def test_a_number_without_command_is_named() -> None:
-    card = model_card({**FACTS, "metrics": [{"name": "match", "value": 0.5}, {"name": "n", "value": 1, "command": "autoperi bench"}]})
+    card = model_card(
+        {**FACTS, "metrics": [{"name": "match", "value": 0.5}, {"name": "n", "value": 1, "command": "autoperi bench"}]}
+    )
     assert check_card(card) == ["result 'match' names no command that prints it; add one"]
 
 

@@ -76,7 +76,9 @@ def test_files_come_from_the_commit_of_the_config(hub: LoopbackHub, files: dict[
     assert all(f"/resolve/{commit}/" in seen.path for seen in weights)
 
 
-def test_cached_reload_with_sockets_blocked(hub: LoopbackHub, files: dict[str, bytes], no_sockets: Callable[[], list]) -> None:
+def test_cached_reload_with_sockets_blocked(
+    hub: LoopbackHub, files: dict[str, bytes], no_sockets: Callable[[], list]
+) -> None:
     from huggingface_hub import constants
 
     commit = hub.add(REPO, files)
@@ -183,7 +185,9 @@ def test_revisions(hub: LoopbackHub, bundle: Bundle, files: dict[str, bytes], tm
     assert "'0000" in message(lambda: load_pretrained(REPO, revision="0" * 40))
 
 
-def test_a_branch_that_moved_is_noticed(hub: LoopbackHub, bundle: Bundle, files: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_branch_that_moved_is_noticed(
+    hub: LoopbackHub, bundle: Bundle, files: dict[str, bytes], tmp_path: Path
+) -> None:
     hub.add(REPO, files)
     load_pretrained(REPO)
     bundle.components["empnn"].tensors["layer.bias"] += 1
@@ -251,7 +255,9 @@ def test_a_config_that_leads_out_of_the_directory(hub: LoopbackHub, files: dict[
 
 
 @pytest.mark.usefixtures("impatient")
-def test_interrupted_download_is_resumed(hub: LoopbackHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_download_is_resumed(
+    hub: LoopbackHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16)
@@ -262,7 +268,11 @@ def test_interrupted_download_is_resumed(hub: LoopbackHub, files: dict[str, byte
             load_pretrained(REPO)
     assert load_pretrained(REPO).name == "tiny"
     assert hub.cuts == []
-    resumed = [int(seen.range.removeprefix("bytes=").removesuffix("-")) for seen in hub.requests("GET", server="storage") if seen.range]
+    resumed = [
+        int(seen.range.removeprefix("bytes=").removesuffix("-"))
+        for seen in hub.requests("GET", server="storage")
+        if seen.range
+    ]
     assert len(resumed) == 2
     assert 0 < resumed[0] <= 100
     assert resumed[0] < resumed[1] <= 164
@@ -278,7 +288,9 @@ def test_download_that_breaks_for_good_leaves_no_half_file(hub: LoopbackHub, fil
     assert load_pretrained(REPO).name == "tiny"
 
 
-def test_unknown_and_private_repository(hub: LoopbackHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_and_private_repository(
+    hub: LoopbackHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = hub.add(REPO, files, private=True)
     for repo in (REPO, "lab/none"):
         text = message(lambda r=repo: load_pretrained(r))
@@ -327,7 +339,9 @@ def test_concurrent_loads(hub: LoopbackHub, files: dict[str, bytes]) -> None:
     assert all(torch.equal(b.components["prior"].tensors["counts"], torch.arange(5)) for b in found)
 
 
-def test_download_to(hub: LoopbackHub, files: dict[str, bytes], model: Path, tmp_path: Path, no_sockets: Callable[[], list]) -> None:
+def test_download_to(
+    hub: LoopbackHub, files: dict[str, bytes], model: Path, tmp_path: Path, no_sockets: Callable[[], list]
+) -> None:
     hub.add(REPO, files)
     carried = download_to(REPO, tmp_path / "usb" / "tiny")
     assert {p.name: p.read_bytes() for p in carried.iterdir()} == files
@@ -365,7 +379,9 @@ def test_push_and_back(hub: LoopbackHub, model: Path, bundle: Bundle, capfd: pyt
     found = load_pretrained("me/new")
     assert found.revision == commit
     assert found.sha256 == load_bundle(model).sha256
-    assert torch.equal(found.components["empnn"].tensors["layer.weight"], bundle.components["empnn"].tensors["layer.weight"])
+    assert torch.equal(
+        found.components["empnn"].tensors["layer.weight"], bundle.components["empnn"].tensors["layer.weight"]
+    )
     repository = hub.repositories["me/new"]
     assert len(repository.commits) == 2, "one commit beside the one that made the repository"
     assert "notes.txt" not in repository.commits[commit]
@@ -374,7 +390,9 @@ def test_push_and_back(hub: LoopbackHub, model: Path, bundle: Bundle, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
-def test_push_from_the_cache_to_a_private_branch(hub: LoopbackHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_from_the_cache_to_a_private_branch(
+    hub: LoopbackHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.add(REPO, files)
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     push(fetch(REPO), "me/fork", private=True, revision="trial")
@@ -427,7 +445,9 @@ def test_push_impossible_names_and_no_network(model: Path, no_sockets: Callable[
 
 
 def test_environment_of_a_fresh_process(files: dict[str, bytes], tmp_path: Path) -> None:
-    """HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE as users set them, and what a download leaves behind in the process."""
+    """HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE as users set them, and what a download leaves behind in the
+    process.
+    """
     from loopback import LoopbackHub
 
     script = f"""
@@ -456,12 +476,21 @@ sys.exit(0 if bool(online) != ("HF_HUB_OFFLINE" in os.environ) else 3)
     with LoopbackHub() as server:
         server.add(REPO, files, private=True)
         root = str(Path(__file__).resolve().parents[2])
-        keep = {k: v for k, v in os.environ.items() if k in {"PATH", "HOME", "SYSTEMROOT", "TMPDIR", "TEMP", "OMP_NUM_THREADS"}}
+        keep = {
+            k: v
+            for k, v in os.environ.items()
+            if k in {"PATH", "HOME", "SYSTEMROOT", "TMPDIR", "TEMP", "OMP_NUM_THREADS"}
+        }
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**keep, **server.environment(tmp_path / "home"), "HF_TOKEN": "hf_reader", "PYTHONPATH": path}
         for extra in ({}, {"HF_HUB_OFFLINE": "1"}):
             done = subprocess.run(
-                [sys.executable, "-c", script], env={**env, **extra}, capture_output=True, text=True, timeout=120, check=False
+                [sys.executable, "-c", script],
+                env={**env, **extra},
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
             )
             assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert server.requests("config.json")

@@ -126,7 +126,7 @@ def test_update_registry(shelf: Path, bundle: Bundle) -> None:
     assert registry.check_registry() == [f"absent: no weights in '{shelf / 'absent'}'"]
     bundle.components["empnn"].config["width"] = 4
     save_bundle(bundle, shelf / "tiny")
-    assert "python -m autoperi.hub.registry" in registry.check_registry()[1]
+    assert "python -m autoperi.hub.store" in registry.check_registry()[1]
     update_registry()
     assert len(registry.check_registry()) == 1
 

@@ -23,12 +23,12 @@ from ase.optimize import BFGS, FIRE
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from autoperi import AutoPeri
-from autoperi.bundle import network_component
-from autoperi.convert import to_batch
+from autoperi.data.convert import to_batch
 from autoperi.errors import RequestError, StructureError, WeightsError
-from autoperi.hub.serialize import Bundle, load_bundle, save_bundle
+from autoperi.hub.bundle import Bundle, load_bundle, save_bundle
 from autoperi.interfaces.ase import AutoPeriCalculator
 from autoperi.models.potential import Potential
+from autoperi.pipelines.bundle import network_component
 
 ALL = ("energy", "free_energy", "energies", "forces", "stress")
 
@@ -50,7 +50,8 @@ def salt(seed: int = 0) -> Atoms:
     return atoms
 
 
-# --- conventions ------------------------------------------------------------------------------------------------------------------
+# --- conventions
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_results_are_those_of_the_potential_in_ase_s_conventions(tiny: Potential) -> None:
@@ -58,7 +59,11 @@ def test_results_are_those_of_the_potential_in_ase_s_conventions(tiny: Potential
     calc.calculate(atoms, ALL, all_changes)
     expected = deepcopy(tiny).double()(to_batch(atoms, dtype=torch.float64))
     assert isinstance(calc.results["energy"], float)
-    assert calc.results["free_energy"] == calc.results["energy"] == pytest.approx(float(expected.energy.detach()), abs=1e-10)
+    assert (
+        calc.results["free_energy"]
+        == calc.results["energy"]
+        == pytest.approx(float(expected.energy.detach()), abs=1e-10)
+    )
     assert all(calc.results[k].dtype == np.float64 for k in ("energies", "forces", "stress"))
     assert calc.results["forces"] == pytest.approx(expected.forces.numpy(), abs=1e-10)
     assert calc.results["stress"] == pytest.approx(full_3x3_to_voigt_6_stress(expected.stress[0].numpy()), abs=1e-12)
@@ -70,7 +75,9 @@ def test_forces_and_stress_equal_ase_s_own_finite_differences(tiny: Potential) -
 
     atoms = salt(1)
     atoms.calc = calculator(tiny)
-    assert atoms.get_forces()[:2] == pytest.approx(calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0, 1]), rel=1e-4, abs=1e-6)
+    assert atoms.get_forces()[:2] == pytest.approx(
+        calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0, 1]), rel=1e-4, abs=1e-6
+    )
     assert atoms.get_stress() == pytest.approx(calculate_numerical_stress(atoms, eps=1e-4), rel=1e-4, abs=1e-8)
     assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
 
@@ -81,10 +88,14 @@ def test_squeezed_crystals_have_negative_stress(tiny: Potential) -> None:
     assert atoms.get_stress()[:3].max() < 0
 
 
-def test_forces_are_computed_only_when_asked_for_and_results_are_remembered(tiny: Potential, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forces_are_computed_only_when_asked_for_and_results_are_remembered(
+    tiny: Potential, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[bool] = []
     forward = Potential.forward
-    monkeypatch.setattr(Potential, "forward", lambda self, *a, **k: calls.append(k["derivatives"]) or forward(self, *a, **k))
+    monkeypatch.setattr(
+        Potential, "forward", lambda self, *a, **k: calls.append(k["derivatives"]) or forward(self, *a, **k)
+    )
     atoms = salt()
     atoms.calc = calculator(tiny)
     atoms.get_potential_energy()
@@ -104,7 +115,9 @@ def test_float32_is_close_to_float64(tiny: Potential, dtype: Any) -> None:
     atoms = salt() * (2, 2, 2)
     single, double = calculator(tiny, dtype=dtype), calculator(tiny)
     assert single.get_forces(atoms) == pytest.approx(double.get_forces(atoms), abs=1e-4)
-    assert single.get_potential_energy(atoms) == pytest.approx(double.get_potential_energy(atoms), abs=1e-5 * len(atoms))
+    assert single.get_potential_energy(atoms) == pytest.approx(
+        double.get_potential_energy(atoms), abs=1e-5 * len(atoms)
+    )
     assert single.parameters["dtype"] == "float32"
 
 
@@ -137,7 +150,8 @@ def test_nothing_global_changes(tiny: Potential) -> None:
         calculator(tiny).get_forces(salt())
 
 
-# --- any atoms --------------------------------------------------------------------------------------------------------------------
+# --- any atoms
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_molecules_need_no_cell_and_no_vacuum_matters(tiny: Potential) -> None:
@@ -218,12 +232,18 @@ def test_elements_never_seen_are_named(tiny: Potential) -> None:
         calculator(known).get_potential_energy(salt())
 
 
-# --- options, models, copies ------------------------------------------------------------------------------------------------------
+# --- options, models, copies
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"stress_weight": 0.01}, "stress_weight"), ({"dtype": "half"}, "half"), ({"skin": -1.0}, "skin"), ({"device": "mps"}, "mps")],
+    [
+        ({"stress_weight": 0.01}, "stress_weight"),
+        ({"dtype": "half"}, "half"),
+        ({"skin": -1.0}, "skin"),
+        ({"device": "mps"}, "mps"),
+    ],
 )
 def test_options_it_does_not_have_are_refused(tiny: Potential, options: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
@@ -271,7 +291,8 @@ def test_ase_knows_it_by_name() -> None:
     assert found.implementation is AutoPeriCalculator
 
 
-# --- in the tools of others ---------------------------------------------------------------------------------------------------------
+# --- in the tools of others
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_optimisers_lower_the_energy_and_keep_constraints(tiny: Potential) -> None:
@@ -319,11 +340,13 @@ def test_phonons_sums_and_mixing(tiny: Potential, tmp_path: Any) -> None:
     single, other = calculator(tiny), LennardJones()
     atoms.calc = SumCalculator([single, other])
     assert atoms.get_stress() == pytest.approx(single.get_stress(atoms) + LennardJones().get_stress(atoms))
-    assert atoms.get_potential_energy() == pytest.approx(single.get_potential_energy(atoms) + LennardJones().get_potential_energy(atoms))
+    assert atoms.get_potential_energy() == pytest.approx(
+        single.get_potential_energy(atoms) + LennardJones().get_potential_energy(atoms)
+    )
 
 
 def test_pymatgen_relaxes_with_it(tiny: Potential) -> None:
-    from autoperi.convert import as_structure
+    from autoperi.data.convert import as_structure
 
     structure = as_structure(salt(4))
     relaxed = structure.relax(calculator=calculator(tiny), steps=5, verbose=False)
@@ -335,7 +358,7 @@ def test_pymatgen_relaxes_with_it(tiny: Potential) -> None:
 def test_matcalc_s_elasticity_runs(tiny: Potential) -> None:
     from matcalc import ElasticityCalc
 
-    from autoperi.convert import as_structure
+    from autoperi.data.convert import as_structure
 
     found = ElasticityCalc(
         calculator(tiny),
@@ -367,7 +390,9 @@ def test_a_calculator_stays_what_it_was_made(tiny: Potential) -> None:
     assert calc.results["energy"] == energy
 
 
-@pytest.mark.parametrize("option", [{"skin": "a"}, {"skin": None}, {"skin": [1]}, {"dtype": ["a"]}, {"dtype": None}, {"dtype": {}}])
+@pytest.mark.parametrize(
+    "option", [{"skin": "a"}, {"skin": None}, {"skin": [1]}, {"dtype": ["a"]}, {"dtype": None}, {"dtype": {}}]
+)
 def test_options_of_the_wrong_type_are_refused(tiny: Potential, option: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=next(iter(option))):
         calculator(tiny, **option)

@@ -16,7 +16,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
 from autoperi import AutoPeri
-from autoperi.convert import as_structure
+from autoperi.data.convert import as_structure
 from autoperi.errors import StructureError
 
 if TYPE_CHECKING:
@@ -41,11 +41,14 @@ def salt(seed: int = 0) -> Atoms:
     return atoms
 
 
-# --- laws -------------------------------------------------------------------------------------------------------------------------
+# --- laws
+# -------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "atoms", [salt(), bulk("Si", a=5.3) * (2, 1, 1), bulk("Cu", a=3.5, cubic=True)], ids=lambda atoms: str(atoms.symbols)
+    "atoms",
+    [salt(), bulk("Si", a=5.3) * (2, 1, 1), bulk("Cu", a=3.5, cubic=True)],
+    ids=lambda atoms: str(atoms.symbols),
 )
 def test_forces_and_stress_are_slopes_and_energies_add_up(double: AutoPeriCalculator, atoms: Atoms) -> None:
     from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
@@ -57,12 +60,15 @@ def test_forces_and_stress_are_slopes_and_energies_add_up(double: AutoPeriCalcul
     assert forces[:2] == pytest.approx(
         calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0, 1]), rel=1e-4, abs=1e-4 * np.abs(forces).max()
     )
-    assert stress == pytest.approx(calculate_numerical_stress(atoms, eps=1e-5), rel=1e-4, abs=1e-4 * np.abs(stress).max())
+    assert stress == pytest.approx(
+        calculate_numerical_stress(atoms, eps=1e-5), rel=1e-4, abs=1e-4 * np.abs(stress).max()
+    )
     energy = atoms.get_potential_energy()
     assert double.get_potential_energy(atoms * (2, 1, 3)) == pytest.approx(6 * energy, rel=1e-10)
 
 
-# --- tools ------------------------------------------------------------------------------------------------------------------------
+# --- tools
+# ------------------------------------------------------------------------------------------------------------------------
 
 
 def test_bfgs_finds_rock_salt_again(double: AutoPeriCalculator) -> None:
@@ -76,7 +82,9 @@ def test_bfgs_finds_rock_salt_again(double: AutoPeriCalculator) -> None:
 
 def test_frechet_cell_filter_takes_stress_away(double: AutoPeriCalculator) -> None:
     atoms = salt(1)
-    atoms.set_cell(atoms.cell[:] @ (np.eye(3) + np.array([[0.02, 0.01, 0], [0, -0.02, 0], [0, 0, 0.01]])), scale_atoms=True)
+    atoms.set_cell(
+        atoms.cell[:] @ (np.eye(3) + np.array([[0.02, 0.01, 0], [0, -0.02, 0], [0, 0, 0.01]])), scale_atoms=True
+    )
     atoms.calc = double
     assert BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=0.003, steps=150)
     assert np.abs(atoms.get_stress()).max() < 1e-3
@@ -114,7 +122,9 @@ def test_ase_phonons_of_copper_are_real(double: AutoPeriCalculator, tmp_path: Pa
 def test_sums_with_another_calculator(double: AutoPeriCalculator) -> None:
     atoms, other = salt(), LennardJones(sigma=2.0, epsilon=0.01)
     atoms.calc = SumCalculator([double, other])
-    assert atoms.get_potential_energy() == pytest.approx(double.get_potential_energy(atoms) + other.get_potential_energy(atoms))
+    assert atoms.get_potential_energy() == pytest.approx(
+        double.get_potential_energy(atoms) + other.get_potential_energy(atoms)
+    )
     assert atoms.get_forces() == pytest.approx(double.get_forces(atoms) + other.get_forces(atoms), abs=1e-10)
     assert atoms.get_stress() == pytest.approx(double.get_stress(atoms) + other.get_stress(atoms), abs=1e-12)
 
@@ -126,7 +136,9 @@ def test_pymatgen_relaxes_and_calculates(double: AutoPeriCalculator) -> None:
     assert relaxed.calc.get_potential_energy() < structure.calculate(calculator=double).get_potential_energy()
 
 
-@pytest.mark.filterwarnings("ignore:Elastic strain-stress fits:RuntimeWarning")  # its mean R² counts components that symmetry makes zero
+@pytest.mark.filterwarnings(
+    "ignore:Elastic strain-stress fits:RuntimeWarning"
+)  # its mean R² counts components that symmetry makes zero
 def test_matcalc_s_workflows_run() -> None:
     matcalc = pytest.importorskip("matcalc")
     calculator = AutoPeri.from_pretrained(device="cpu").calculator(dtype="float64")
@@ -134,14 +146,19 @@ def test_matcalc_s_workflows_run() -> None:
     relaxed = matcalc.RelaxCalc(calculator, fmax=0.01).calc(copper)
     constant = relaxed["final_structure"].volume ** (1 / 3) * 4 ** (1 / 3)
     assert constant == pytest.approx(3.615, rel=0.02)
-    curve = matcalc.EOSCalc(calculator, relax_structure=False, n_points=7, max_abs_strain=0.03, fmax=0.05).calc(relaxed["final_structure"])
-    elastic = matcalc.ElasticityCalc(calculator, fmax=0.01, relax_structure=False, units_GPa=True).calc(relaxed["final_structure"])
+    curve = matcalc.EOSCalc(calculator, relax_structure=False, n_points=7, max_abs_strain=0.03, fmax=0.05).calc(
+        relaxed["final_structure"]
+    )
+    elastic = matcalc.ElasticityCalc(calculator, fmax=0.01, relax_structure=False, units_GPa=True).calc(
+        relaxed["final_structure"]
+    )
     assert elastic["elastic_tensor"].shape == (3, 3, 3, 3)
     assert 60 < elastic["bulk_modulus_vrh"] < 250  # experiment: 137 GPa
     assert curve["bulk_modulus_bm"] == pytest.approx(elastic["bulk_modulus_vrh"], rel=0.25)
 
 
-# --- odd atoms --------------------------------------------------------------------------------------------------------------------
+# --- odd atoms
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def pictures() -> dict[str, Atoms]:
@@ -209,7 +226,9 @@ def test_elements_never_seen_are_one_clear_error(base: AutoPeri) -> None:
 
 
 def test_odd_crystals_relax_to_a_status_and_finite_numbers(base: AutoPeri) -> None:
-    odd = {name: atoms for name, atoms in pictures().items() if atoms.pbc.all()} | {"never seen": bulk("Po", "sc", a=3.3)}
+    odd = {name: atoms for name, atoms in pictures().items() if atoms.pbc.all()} | {
+        "never seen": bulk("Po", "sc", a=3.3)
+    }
     given = deepcopy(odd)
     found = dict(zip(odd, base.relax_lattice(list(odd.values()), positions=True, steps=25), strict=True))
     for name, atoms in found.items():

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from autoperi.errors import RequestError
-from autoperi.metrics.coverage import CUTOFFS, NO_FINGERPRINT, coverage, coverage_curve, nearest_distances, resolve_cutoffs
+from autoperi.metrics.coverage import (
+    CUTOFFS,
+    NO_FINGERPRINT,
+    coverage,
+    coverage_curve,
+    nearest_distances,
+    resolve_cutoffs,
+)
 from autoperi.metrics.parallel import Failure
 
 BAD = Failure("no fingerprint")
@@ -52,11 +59,21 @@ def test_cutoff_is_inclusive() -> None:
 
 def test_failures_count_against_precision_alone() -> None:
     found = coverage([*rows(0), BAD, *rows(0)], [*rows(0, 0), BAD], rows(0, 0), rows(0, 0))
-    assert found["cov_precision"] == {"value": pytest.approx(1 / 3, abs=1e-6), "count": 1, "of": 3, "missing": 2, "reason": None}
+    assert found["cov_precision"] == {
+        "value": pytest.approx(1 / 3, abs=1e-6),
+        "count": 1,
+        "of": 3,
+        "missing": 2,
+        "reason": None,
+    }
     assert found["cov_recall"]["value"] == 1.0
     assert found["amsd_precision"] == {"value": 0.0, "of": 1, "missing": 2, "reason": None}
     reference = coverage(rows(0), rows(0), [*rows(0), BAD], rows(0, 0))
-    assert (reference["cov_recall"]["value"], reference["cov_recall"]["of"], reference["cov_recall"]["missing"]) == (1.0, 1, 1)
+    assert (reference["cov_recall"]["value"], reference["cov_recall"]["of"], reference["cov_recall"]["missing"]) == (
+        1.0,
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("ours", [[], [BAD, BAD]])
@@ -83,7 +100,9 @@ def test_agrees_with_the_formula_written_out(m: int, n: int, seed: int) -> None:
         "amcd_recall": dc.min(0).mean(),
         "amcd_precision": dc.min(1).mean(),
     }
-    assert values(coverage(list(s), list(c), list(rs), list(rc), cutoffs=(0.9, 1.5))) == pytest.approx(expected, abs=1e-6)
+    assert values(coverage(list(s), list(c), list(rs), list(rc), cutoffs=(0.9, 1.5))) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_against_itself_and_permuted() -> None:

@@ -15,7 +15,7 @@ from pymatgen.core import Lattice, Structure
 from scipy.spatial.distance import jensenshannon, pdist
 from scipy.stats import wasserstein_distance
 
-from autoperi.convert import as_structure
+from autoperi.data.convert import as_structure
 from autoperi.errors import RequestError
 from autoperi.metrics import distribution as d
 from autoperi.metrics.parallel import Failure
@@ -29,7 +29,8 @@ def salt() -> Structure:
     return as_structure(bulk("NaCl", "rocksalt", a=5.64, cubic=True))
 
 
-# --- Wasserstein ------------------------------------------------------------------------------------------------------------------
+# --- Wasserstein
+# ------------------------------------------------------------------------------------------------------------------
 
 
 def test_wasserstein_by_hand_and_missing_values() -> None:
@@ -43,7 +44,9 @@ def test_wasserstein_by_hand_and_missing_values() -> None:
         "missing": 2,
         "reason": None,
     }
-    assert d.wasserstein([0, 0, 4], [0, 2])["value"] == pytest.approx(1.0)  # quantiles: 0-0, (0-0, 0-2), 4-2 → (2/6 + 4/6)
+    assert d.wasserstein([0, 0, 4], [0, 2])["value"] == pytest.approx(
+        1.0
+    )  # quantiles: 0-0, (0-0, 0-2), 4-2 → (2/6 + 4/6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,14 +60,17 @@ def test_wasserstein_laws(a: list[float], b: list[float], shift: float, random: 
     assert d.wasserstein(a, [x + shift for x in a])["value"] == pytest.approx(abs(shift), abs=2e-6)
 
 
-@pytest.mark.parametrize(("a", "b", "side"), [([], [1.0], "generated"), ([None], [1.0], "generated"), ([1.0], [None], "reference")])
+@pytest.mark.parametrize(
+    ("a", "b", "side"), [([], [1.0], "generated"), ([None], [1.0], "generated"), ([1.0], [None], "reference")]
+)
 def test_wasserstein_of_nothing(a: list, b: list, side: str) -> None:
     found = d.wasserstein(a, b)
     assert found["value"] is None
     assert side in found["reason"] or found["reason"] == "no crystals"
 
 
-# --- properties -------------------------------------------------------------------------------------------------------------------
+# --- properties
+# -------------------------------------------------------------------------------------------------------------------
 
 
 def test_properties_by_hand() -> None:
@@ -72,7 +78,9 @@ def test_properties_by_hand() -> None:
     density = 4 * (22.98976928 + 35.453) * 1.66053907 / a**3
     # the furthest pair of the cubic cell at nearest images: half the body diagonal, Na to Cl
     expected = [density, 2, a / 2, a * math.sqrt(3) / 2]
-    rows = d.crystal_properties([salt(), bulk("Cu"), Structure(Lattice.cubic(4), [{"Fe": 0.5}], [[0, 0, 0]])], cache=False)
+    rows = d.crystal_properties(
+        [salt(), bulk("Cu"), Structure(Lattice.cubic(4), [{"Fe": 0.5}], [[0, 0, 0]])], cache=False
+    )
     np.testing.assert_allclose(rows[0], expected, rtol=1e-4)
     assert rows[1][1] == 1
     assert np.isnan(rows[1][2:]).all()
@@ -98,7 +106,8 @@ def test_density_follows_the_volume() -> None:
     assert d.property_distances([b], [a])["density"]["value"] == pytest.approx(a[0] / 2, abs=1e-6)
 
 
-# --- diversity --------------------------------------------------------------------------------------------------------------------
+# --- diversity
+# --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [2, 5, 600])
@@ -123,7 +132,8 @@ def test_composition_diversity_counts_reduced_formulas() -> None:
     assert d.composition_diversity([])["value"] is None
 
 
-# --- MMD --------------------------------------------------------------------------------------------------------------------------
+# --- MMD
+# --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_mmd_by_hand() -> None:
@@ -188,7 +198,8 @@ def test_mmd_refuses(options: dict, what: str) -> None:
         d.mmd([np.zeros(2)], [np.zeros(3)])
 
 
-# --- symmetry ---------------------------------------------------------------------------------------------------------------------
+# --- symmetry
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_space_groups_and_what_spglib_cannot_read(tmp_path: Path) -> None:
@@ -209,8 +220,14 @@ def test_symmetry_distances_by_hand() -> None:
     assert groups["generated"] == {"1": 1, "225": 1, "227": 1}
     assert groups["reference"] == {"1": 2, "225": 2, "227": 0}
     assert groups["total_variation"]["value"] == pytest.approx(1 / 3, abs=1e-6)
-    assert (groups["total_variation"]["of"], groups["total_variation"]["missing"], groups["total_variation"]["of_reference"]) == (3, 1, 4)
-    assert groups["jensen_shannon"]["value"] == pytest.approx(jensenshannon([1, 1, 1], [2, 2, 0], base=2) ** 2, abs=1e-6)
+    assert (
+        groups["total_variation"]["of"],
+        groups["total_variation"]["missing"],
+        groups["total_variation"]["of_reference"],
+    ) == (3, 1, 4)
+    assert groups["jensen_shannon"]["value"] == pytest.approx(
+        jensenshannon([1, 1, 1], [2, 2, 0], base=2) ** 2, abs=1e-6
+    )
     assert systems["generated"] == {**dict.fromkeys(d.SYSTEMS, 0), "cubic": 2, "triclinic": 1}
     assert systems["total_variation"]["value"] == pytest.approx(1 / 6, abs=1e-6)
     assert found["symprec"] == 0.1
@@ -225,7 +242,9 @@ def test_symmetry_distance_laws(a: list[int], b: list[int]) -> None:
             assert 0 <= forth[kind][measure]["value"] <= 1
             assert forth[kind][measure]["value"] == back[kind][measure]["value"]
             assert own[kind][measure]["value"] == 0
-    assert forth["crystal_system"]["total_variation"]["value"] <= forth["space_group"]["total_variation"]["value"] + 1e-6
+    assert (
+        forth["crystal_system"]["total_variation"]["value"] <= forth["space_group"]["total_variation"]["value"] + 1e-6
+    )
     if not set(a) & set(b):
         assert forth["space_group"]["jensen_shannon"]["value"] == pytest.approx(1)
 
@@ -238,7 +257,8 @@ def test_symmetry_of_nothing() -> None:
     assert d.symmetry_distances([], [])["space_group"]["total_variation"]["reason"] == "no crystals"
 
 
-# --- GenEval ----------------------------------------------------------------------------------------------------------------------
+# --- GenEval
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_sample_valid() -> None:

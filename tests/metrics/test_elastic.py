@@ -89,7 +89,9 @@ class TestMetals:
         assert found["bulk_modulus_GPa"] is None
 
     def test_atoms_relax_within_strained_cells(self, emt):
-        crystal = relaxed(Structure(Lattice.hexagonal(2.56, 4.18), ["Cu", "Cu"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]), emt)
+        crystal = relaxed(
+            Structure(Lattice.hexagonal(2.56, 4.18), ["Cu", "Cu"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]]), emt
+        )
         free, clamped = elastic(crystal, emt, fmax=1e-3), elastic(crystal, emt, relax_positions=False)
         assert free["unrelaxed"] == 0
         assert free["tensor_GPa"][5][5] < clamped["tensor_GPa"][5][5] - 1  # freedom only softens
@@ -102,7 +104,9 @@ class TestMetals:
         found = elastic(crystal, lj)
         c = np.array(found["tensor_GPa"])
         assert found["born_stable"] is True
-        assert c[0, 1] == pytest.approx(c[3, 3], rel=0.02)  # Cauchy: pair forces, no pressure, every atom a centre of inversion
+        assert c[0, 1] == pytest.approx(
+            c[3, 3], rel=0.02
+        )  # Cauchy: pair forces, no pressure, every atom a centre of inversion
         assert found["bulk_modulus_GPa"] == pytest.approx(bulk_modulus(crystal, lj), rel=0.02)
 
 
@@ -135,7 +139,9 @@ class TestLinearAlgebra:
 
         a = np.random.default_rng(2).normal(size=(6, 6))
         c = a @ a.T
-        crystal = Structure.from_spacegroup(152, Lattice.hexagonal(4.9, 5.4), ["Si", "O"], [(0.47, 0, 1 / 3), (0.41, 0.27, 0.11)])
+        crystal = Structure.from_spacegroup(
+            152, Lattice.hexagonal(4.9, 5.4), ["Si", "O"], [(0.47, 0, 1 / 3), (0.41, 0.27, 0.11)]
+        )
         theirs = ElasticTensor.from_voigt(c).fit_to_structure(crystal, symprec=0.01).voigt
         ours = symmetrised(c, point_group(bare_atoms(crystal)))
         assert np.allclose(ours, theirs, atol=1e-6)
@@ -187,7 +193,11 @@ class TestFailures:
         crystals = [relaxed(bulk("Cu"), emt), bulk("Cu", "sc", a=2.4), Structure(Lattice.cubic(5), ["Xe"], [[0, 0, 0]])]
         summary, rows = elastic_stability(crystals, emt, progress=False, strains=(-0.005, 0.005))
         assert len(rows) == 3
-        assert (summary["born_stable"]["value"], summary["born_stable"]["of"], summary["born_stable"]["missing"]) == (0.5, 2, 1)
+        assert (summary["born_stable"]["value"], summary["born_stable"]["of"], summary["born_stable"]["missing"]) == (
+            0.5,
+            2,
+            1,
+        )
         assert summary["bulk_modulus_GPa"]["of"] == 1
         assert summary["parameters"]["strains"] == [-0.005, 0.005]
         json.dumps(summary)

@@ -1,4 +1,6 @@
-"""What is remembered on disk under a name and a version is still what it was: a new definition must come with a new version."""
+"""What is remembered on disk under a name and a version is still what it was: a new definition must come with a new
+version.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,29 @@ from pymatgen.core import Lattice, Structure
 from autoperi.metrics import distribution, fingerprints, novelty, validity
 
 HOW = (
-    "{name}, version {version}, gives another value than the one pinned here. If its definition changed on purpose, raise `version` where it "
-    "is passed to featurise, else old results are read from the caches of users, and pin the new version and value here. If another "
-    "version of a package changed it, that package must be among its `packages`, and the tolerance here wide enough for both."
+    "{name}, version {version}, gives another value than the one pinned here. If its definition changed on purpose, "
+    "raise `version` where it "
+    "is passed to featurise, else old results are read from the caches of users, and pin the new version and value "
+    "here. If another "
+    "version of a package changed it, that package must be among its `packages`, and the tolerance here wide enough "
+    "for both."
 )
 
 
 def crystal() -> Structure:
     """Wurtzite-like ZnO: four sites, two elements, no cubic symmetry."""
-    return Structure.from_spacegroup(186, Lattice.hexagonal(3.25, 5.2), ["Zn", "O"], [[1 / 3, 2 / 3, 0], [1 / 3, 2 / 3, 0.382]])
+    return Structure.from_spacegroup(
+        186, Lattice.hexagonal(3.25, 5.2), ["Zn", "O"], [[1 / 3, 2 / 3, 0], [1 / 3, 2 / 3, 0.382]]
+    )
 
 
 def broken() -> Structure:
     """Atoms too near, no neutral oxidation states, an edge too long."""
-    return Structure(Lattice.orthorhombic(3, 4, 45), ["Na", "Na", "Na", "Cl"], [[0, 0, 0], [0, 0.1, 0], [0.5, 0.5, 0.3], [0.1, 0.6, 0.7]])
+    return Structure(
+        Lattice.orthorhombic(3, 4, 45),
+        ["Na", "Na", "Na", "Cl"],
+        [[0, 0, 0], [0, 0.1, 0], [0.5, 0.5, 0.3], [0.1, 0.6, 0.7]],
+    )
 
 
 CALLS: dict[str, Callable[[list[Structure]], Any]] = {
@@ -54,7 +65,18 @@ PINNED: dict[str, Any] = {
     "space_group": [1.0, 186.0, 186.0],
     "prototype": [2.0, 190.0, 188.161209],
 }
-GOOD = ("valid", "structural", "distance", "volume", "compositional", "radii", "neutral", "readable", "symmetric", "cell")
+GOOD = (
+    "valid",
+    "structural",
+    "distance",
+    "volume",
+    "compositional",
+    "radii",
+    "neutral",
+    "readable",
+    "symmetric",
+    "cell",
+)
 BAD = ("valid", "structural", "distance", "compositional", "radii", "neutral", "cell")
 VERDICTS = [
     {**dict.fromkeys(GOOD, True), "space_group": 186},
@@ -83,4 +105,6 @@ def test_a_new_definition_has_a_new_version(name: str, monkeypatch: pytest.Monke
         assert pinned == VERDICTS, HOW.format(name=name, version=version)
         assert all(set(row["reasons"]) == {v for v in GOOD if row[v] is not True} for row in held)
     else:
-        assert digest(rows[0]) == pytest.approx(PINNED[name], rel=1e-4, abs=1e-4), HOW.format(name=name, version=version)
+        assert digest(rows[0]) == pytest.approx(PINNED[name], rel=1e-4, abs=1e-4), HOW.format(
+            name=name, version=version
+        )

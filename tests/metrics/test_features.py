@@ -11,13 +11,13 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from autoperi.bundle import network_component, parts_of
-from autoperi.convert import to_batch
+from autoperi.data.convert import to_batch
 from autoperi.errors import RequestError, WeightsError
-from autoperi.hub.serialize import Bundle, save_bundle
+from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.metrics.features import FEATURES, Extractor, extractor, feature_matrix, learned_features
 from autoperi.metrics.parallel import Failure, featurise_batched
 from autoperi.models.cgcnn import Cgcnn
+from autoperi.pipelines.bundle import network_component, parts_of
 from autoperi.testing import tiny_crystals
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def test_features_belong_to_a_crystal_alone(kind: str, small: Path, tiny_dir: Pa
     crystals = tiny_crystals()[:8]
     model = weights(kind, small, tiny_dir)
     together = learned_features(crystals, features=kind, model=model, cache=False, progress=False)
-    alone = learned_features(crystals[::-1], features=kind, model=model, batch_size=1, cache=False, progress=False)[::-1]
+    alone = learned_features(crystals[::-1], features=kind, model=model, batch_size=1, cache=False, progress=False)[
+        ::-1
+    ]
     matrix = feature_matrix(together)
     assert matrix.shape == (8, {"cgcnn": 6, "autoperi": 8, "chgnet": 64}[kind])
     np.testing.assert_allclose(feature_matrix(alone), matrix, rtol=1e-10, atol=1e-10)
@@ -92,11 +94,14 @@ def test_unavailable_features(small: Path, tiny_dir: Path, monkeypatch: pytest.M
 
 def test_other_weights_have_another_key(small: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    save_bundle(Bundle("other", {"cgcnn": network_component(Cgcnn(channels=8, layers=1, hidden=6))}), tmp_path / "other")
+    save_bundle(
+        Bundle("other", {"cgcnn": network_component(Cgcnn(channels=8, layers=1, hidden=6))}), tmp_path / "other"
+    )
     crystals = tiny_crystals()[:3]
     cache = tmp_path / "cache"
     first, other, again = (
-        feature_matrix(learned_features(crystals, model=model, cache=cache, progress=False)) for model in (small, tmp_path / "other", small)
+        feature_matrix(learned_features(crystals, model=model, cache=cache, progress=False))
+        for model in (small, tmp_path / "other", small)
     )
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
@@ -122,7 +127,9 @@ def test_batches_and_cache(tmp_path: Path) -> None:
     counter = Counter()
 
     def run(crystals: list[Any], version: int = 1) -> list[Any]:
-        return featurise_batched(counter, crystals, name="size", version=version, batch_size=2, cache=tmp_path, progress=False)
+        return featurise_batched(
+            counter, crystals, name="size", version=version, batch_size=2, cache=tmp_path, progress=False
+        )
 
     assert [int(r[0]) for r in run(crystals)] == [3, 1, 2, 3, 5]
     assert counter.batches == [[1, 2], [3, 5]]  # like sizes together, and the twin once
@@ -135,7 +142,9 @@ def test_batches_and_cache(tmp_path: Path) -> None:
 
 def test_one_bad_crystal_fails_alone(tmp_path: Path) -> None:
     counter = Counter()
-    rows = featurise_batched(counter, [bulk("Cu"), bulk("Pb"), bulk("Al")], name="size", version=1, cache=tmp_path, progress=False)
+    rows = featurise_batched(
+        counter, [bulk("Cu"), bulk("Pb"), bulk("Al")], name="size", version=1, cache=tmp_path, progress=False
+    )
     assert [r.reason if isinstance(r, Failure) else int(r[0]) for r in rows] == [1, "ValueError: lead", 1]
     counter.batches.clear()
     again = featurise_batched(counter, [bulk("Pb")], name="size", version=1, cache=tmp_path, progress=False)
@@ -146,7 +155,14 @@ def test_one_bad_crystal_fails_alone(tmp_path: Path) -> None:
 
 
 def test_rows_must_be_one_a_crystal() -> None:
-    rows = featurise_batched(lambda batch: np.zeros((3, 2)), [bulk("Cu")], name="wrong", version=1, cache=False, progress=False)  # noqa: ARG005
+    rows = featurise_batched(
+        lambda batch: np.zeros((3, 2)),
+        [bulk("Cu")],
+        name="wrong",
+        version=1,
+        cache=False,
+        progress=False,  # noqa: ARG005
+    )
     assert "3 rows for 1 crystals" in rows[0].reason
 
 

@@ -15,11 +15,16 @@ from matminer.featurizers.composition.composite import ElementProperty
 from matminer.featurizers.site.fingerprint import CrystalNNFingerprint
 from pymatgen.core import Composition, Lattice, Structure
 
-from autoperi.convert import as_structure, to_arrays
+from autoperi.data.convert import as_structure, to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics import fingerprints
 from autoperi.metrics.crystalnn import LABELS, coordination_likelihood, site_fingerprint
-from autoperi.metrics.fingerprints import composition_fingerprints, scaler, structure_fingerprint, structure_fingerprints
+from autoperi.metrics.fingerprints import (
+    composition_fingerprints,
+    scaler,
+    structure_fingerprint,
+    structure_fingerprints,
+)
 from autoperi.metrics.motifs import MOTIFS, neighbour_angles, order_parameter
 from autoperi.metrics.parallel import Failure
 from autoperi.testing import tiny_crystals
@@ -115,7 +120,9 @@ def test_order_parameters_agree_with_pymatgen(n: int) -> None:
 )
 def test_ideal_motifs_are_one(name: str, vectors: list[tuple[float, float, float]]) -> None:
     family, parameters = next((f, p) for label, f, p in MOTIFS[len(vectors)] if label == name)
-    assert order_parameter(family, parameters, neighbour_angles(np.array(vectors, dtype=float))) == pytest.approx(1.0, abs=0.03)
+    assert order_parameter(family, parameters, neighbour_angles(np.array(vectors, dtype=float))) == pytest.approx(
+        1.0, abs=0.03
+    )
 
 
 def test_coordination_likelihood_by_hand() -> None:
@@ -169,7 +176,9 @@ def test_bad_crystals_fail_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> Non
     found = structure_fingerprints([good, near, small, dense, half], processes=1, cache=False)
     assert found[0].shape == (61,)
     assert all(isinstance(f, Failure) for f in found[1:])
-    assert [word in f.reason for word, f in zip(("0.4 Å", "volume", "too dense", "disordered"), found[1:], strict=True)] == [True] * 4
+    assert [
+        word in f.reason for word, f in zip(("0.4 Å", "volume", "too dense", "disordered"), found[1:], strict=True)
+    ] == [True] * 4
     monkeypatch.setattr(fingerprints, "MAX_SITES", 3)
     with pytest.raises(StructureError, match="5 sites"):
         structure_fingerprint(random_crystal(0))
@@ -189,7 +198,9 @@ def test_flat_and_needle_cells_end() -> None:
 
 
 def test_cache_gives_back_what_was_computed(tmp_path: Path) -> None:
-    crystals = [random_crystal(s) for s in range(3)] + [Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0.1, 0, 0]])]
+    crystals = [random_crystal(s) for s in range(3)] + [
+        Structure(Lattice.cubic(4), ["Na", "Cl"], [[0, 0, 0], [0.1, 0, 0]])
+    ]
     first = structure_fingerprints(crystals, processes=1, cache=tmp_path)
     again = structure_fingerprints(crystals[::-1], processes=1, cache=tmp_path)[::-1]
     for a, b in zip(first, again, strict=True):

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from autoperi.errors import RequestError
 from autoperi.metrics.features import Extractor
-from autoperi.metrics.frechet import covariance, frechet_distance, frechet_from_moments, frechet_quantity, frechet_report
+from autoperi.metrics.frechet import (
+    covariance,
+    frechet_distance,
+    frechet_from_moments,
+    frechet_quantity,
+    frechet_report,
+)
 from autoperi.metrics.parallel import Failure
 
 seeds = st.integers(0, 2**32 - 1)
@@ -38,7 +44,9 @@ def test_against_scipy_sqrtm(seed: int, d: int) -> None:
     x, y = sample(rng, 60, d), sample(rng, 50, d)
     c1, c2 = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     inner = scipy.linalg.sqrtm(c1)
-    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * np.real(scipy.linalg.sqrtm(inner @ c2 @ inner)))
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(
+        c1 + c2 - 2 * np.real(scipy.linalg.sqrtm(inner @ c2 @ inner))
+    )
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
@@ -80,7 +88,12 @@ def test_covariance_is_unbiased_and_two_dimensional() -> None:
 
 @pytest.mark.parametrize(
     ("x", "words"),
-    [(np.zeros(3), "shape"), (np.zeros((1, 3)), "at least two"), (np.full((2, 3), np.nan), "NaN"), (np.zeros((4, 2)), "2 feat")],
+    [
+        (np.zeros(3), "shape"),
+        (np.zeros((1, 3)), "at least two"),
+        (np.full((2, 3), np.nan), "NaN"),
+        (np.zeros((4, 2)), "2 feat"),
+    ],
 )
 def test_bad_arrays(x: np.ndarray, words: str) -> None:
     with pytest.raises(RequestError, match=words):
@@ -91,7 +104,13 @@ def test_failures_are_counted_and_small_sets_marked() -> None:
     rng = np.random.default_rng(2)
     rows = list(rng.normal(size=(10, 4)))
     found = frechet_quantity([*rows[:6], Failure("no"), None, np.full(4, np.nan)], rows)
-    assert (found["of"], found["missing"], found["reference_of"], found["reference_missing"], found["dimension"]) == (6, 3, 10, 0, 4)
+    assert (found["of"], found["missing"], found["reference_of"], found["reference_missing"], found["dimension"]) == (
+        6,
+        3,
+        10,
+        0,
+        4,
+    )
     assert not found["rank_deficient"]
     assert found["value"] == pytest.approx(frechet_distance(np.array(rows[:6]), np.array(rows)), abs=1e-6)
     assert found["reference_variance"] == pytest.approx(np.trace(np.cov(np.array(rows), rowvar=False)), abs=1e-6)
@@ -109,7 +128,12 @@ def test_report() -> None:
     volume = Extractor("volume", lambda batch: [[c.get_volume(), 1.0] for c in batch], description="volumes")
     vectors = [[float(k)] for k in range(6)]
     found = frechet_report(
-        crystals[:3], crystals, features=[volume], given={"mine": (vectors[:3], [*vectors[:5], Failure("no")])}, cache=False, progress=False
+        crystals[:3],
+        crystals,
+        features=[volume],
+        given={"mine": (vectors[:3], [*vectors[:5], Failure("no")])},
+        cache=False,
+        progress=False,
     )
     v = np.array([[c.get_volume()] for c in crystals])
     assert found["volume"]["value"] == pytest.approx(frechet_distance(v[:3], v), abs=1e-6)

@@ -29,14 +29,18 @@ def random_pairs(seed: int, elements: tuple[str, ...], n: int) -> list[tuple[str
     for _ in range(n):
         amounts = rng.integers(0, 4, len(elements))
         if (amounts > 0).sum() >= 2:
-            pairs.append(("".join(f"{e}{k}" for e, k in zip(elements, amounts, strict=True) if k), float(rng.uniform(-2, 0.3))))
+            pairs.append(
+                ("".join(f"{e}{k}" for e, k in zip(elements, amounts, strict=True) if k), float(rng.uniform(-2, 0.3)))
+            )
     return pairs
 
 
 class TestByHand:
     def test_two_elements(self):
         # hull: Na 0, NaCl -1, NaCl3 -0.6, Cl 0; Na3Cl (-0.2) lies above the line at x=1/4, which is -0.5
-        found = energy_above_hull(["Na3Cl", "NaCl", "NaCl2", "Na2Cl", "Cl"], [-0.2, -1.2, 0.0, -2 / 3, 0.05], reference_entries(HAND))
+        found = energy_above_hull(
+            ["Na3Cl", "NaCl", "NaCl2", "Na2Cl", "Cl"], [-0.2, -1.2, 0.0, -2 / 3, 0.05], reference_entries(HAND)
+        )
         middle = (1 / 3) * -1.0 + (2 / 3) * -0.6  # Na2Cl4: NaCl has 2 of its 6 atoms, NaCl3 the other 4
         assert [d.energy for d in found] == pytest.approx([0.3, -0.2, -middle, 0.0, 0.05], abs=1e-6)
         assert dict(found[0].decomposition) == pytest.approx({"Na": 0.5, "NaCl": 0.5})
@@ -66,21 +70,35 @@ class TestAgainstPymatgen:
         queries = random_pairs(seed + 100, elements, 40)
         found = energy_above_hull([f for f, _ in queries], [e for _, e in queries], reference_entries(pairs))
         for (formula, energy), ours in zip(queries, found, strict=True):
-            assert ours.energy == pytest.approx(energy - diagram.get_hull_energy_per_atom(Composition(formula)), abs=2e-6)
+            assert ours.energy == pytest.approx(
+                energy - diagram.get_hull_energy_per_atom(Composition(formula)), abs=2e-6
+            )
 
     def test_total_energies_on_both_scales(self):
         zero = {"Li": -1.9, "Fe": -8.3, "O": -4.9}
         pairs = random_pairs(7, tuple(zero), 40)
-        total = [(f, e + sum(x * zero[k] for k, x in Composition(f).fractional_composition.get_el_amt_dict().items())) for f, e in pairs]
-        refs = reference_entries([PDEntry(Composition(f), e * Composition(f).num_atoms) for f, e in [*total, *zero.items()]])
+        total = [
+            (f, e + sum(x * zero[k] for k, x in Composition(f).fractional_composition.get_el_amt_dict().items()))
+            for f, e in pairs
+        ]
+        refs = reference_entries(
+            [PDEntry(Composition(f), e * Composition(f).num_atoms) for f, e in [*total, *zero.items()]]
+        )
         assert refs.kind == "total"
         formation = reference_entries(pairs)
         queries = random_pairs(8, tuple(zero), 20)
         names, values = [f for f, _ in queries], [e for _, e in queries]
         expected = [d.energy for d in energy_above_hull(names, values, formation)]
-        assert [d.energy for d in energy_above_hull(names, values, refs, scale="formation")] == pytest.approx(expected, abs=2e-6)
-        lifted = [e + sum(x * zero[k] for k, x in Composition(f).fractional_composition.get_el_amt_dict().items()) for f, e in queries]
-        assert [d.energy for d in energy_above_hull(names, lifted, refs, scale="total")] == pytest.approx(expected, abs=2e-6)
+        assert [d.energy for d in energy_above_hull(names, values, refs, scale="formation")] == pytest.approx(
+            expected, abs=2e-6
+        )
+        lifted = [
+            e + sum(x * zero[k] for k, x in Composition(f).fractional_composition.get_el_amt_dict().items())
+            for f, e in queries
+        ]
+        assert [d.energy for d in energy_above_hull(names, lifted, refs, scale="total")] == pytest.approx(
+            expected, abs=2e-6
+        )
         assert formation_energies(names, lifted, zero) == pytest.approx(values, abs=1e-9)
         assert formation_energies(["LiK", "Li"], [1.0, None], zero) == [None, None]
 
@@ -95,7 +113,9 @@ class TestAgainstPymatgen:
 
     def test_many_elements_take_the_linear_program(self):
         elements = ["Li", "Na", "K", "Mg", "Ca", "Fe", "Co", "O", "F", "S"]
-        refs = reference_entries([("Li2O", -2.0), ("NaF", -3.0), ("CaS", -2.4), ("FeCo", -0.1), ("MgO", -3.0), ("KF", -2.9)])
+        refs = reference_entries(
+            [("Li2O", -2.0), ("NaF", -3.0), ("CaS", -2.4), ("FeCo", -0.1), ("MgO", -3.0), ("KF", -2.9)]
+        )
         found = energy_above_hull(["".join(elements)], [0.0], refs)[0]
         assert found.energy is not None
         assert found.energy > 0
@@ -161,7 +181,12 @@ class TestSources:
 
     @pytest.mark.parametrize(
         ("content", "word"),
-        [("[]", "empty"), ("{", "no reference entries"), ('{"Xx": 1}', "Xx"), ('[{"composition": {"Na": 1}}]', "entry 0")],
+        [
+            ("[]", "empty"),
+            ("{", "no reference entries"),
+            ('{"Xx": 1}', "Xx"),
+            ('[{"composition": {"Na": 1}}]', "entry 0"),
+        ],
     )
     def test_bad_files_name_the_value(self, tmp_path, content, word):
         path = tmp_path / "r.json"
@@ -171,7 +196,9 @@ class TestSources:
 
     def test_nothing_named_in_a_file_is_imported(self, tmp_path):
         path = tmp_path / "r.json"
-        path.write_text(json.dumps([{"@module": "antigravity", "@class": "X", "composition": {"Na": 1}, "energy": -1.0}]))
+        path.write_text(
+            json.dumps([{"@module": "antigravity", "@class": "X", "composition": {"Na": 1}, "energy": -1.0}])
+        )
         reference_entries(path)
         assert "antigravity" not in sys.modules
 
@@ -213,7 +240,9 @@ class TestSources:
 class TestScales:
     def references(self):
         atoms = {"Cu": bulk("Cu"), "Au": bulk("Au")}
-        ordered = Structure(Lattice.cubic(3.75), ["Au", "Cu", "Cu", "Cu"], [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+        ordered = Structure(
+            Lattice.cubic(3.75), ["Au", "Cu", "Cu", "Cu"], [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+        )
         from pymatgen.io.ase import AseAtomsAdaptor
 
         plain = [AseAtomsAdaptor.get_structure(a) for a in atoms.values()]
@@ -241,7 +270,9 @@ class TestScales:
         with pytest.raises(RequestError, match="could be recomputed"):
             recompute(refs, emt, judge="emt")
         copper = self.references()[0].structure_of(0)
-        refs = reference_entries([ComputedStructureEntry(xenon, -1.0), ComputedEntry("Cu", -4.0), ComputedStructureEntry(copper, -4.0)])
+        refs = reference_entries(
+            [ComputedStructureEntry(xenon, -1.0), ComputedEntry("Cu", -4.0), ComputedStructureEntry(copper, -4.0)]
+        )
         assert recompute(refs, emt, judge="emt").dropped == {"the calculator failed": 1, "no structure": 1}
 
     def test_mixed_scales_are_marked_and_impossible_ones_refused(self):

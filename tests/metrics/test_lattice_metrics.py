@@ -38,7 +38,7 @@ def test_parameters_agree_with_pymatgen():
 
 def test_structures_atoms_and_arrays_are_one_thing():
     structure = tiny_crystals()[-1]
-    from autoperi.convert import structure_to_atoms
+    from autoperi.data.convert import structure_to_atoms
 
     mixed = lattice_parameters([structure, structure_to_atoms(structure), np.array(structure.lattice.matrix)])
     for values in mixed:

@@ -62,7 +62,12 @@ def test_curve_by_hand() -> None:
     assert [p["rmse_filtered"]["value"] for p in (first, second, third)] == [None, 0.3, 0.1]
     assert first["rmse_filtered"]["reason"] == "nothing matches"
     assert third["corrected_rmse_filtered"]["value"] == 0.4
-    assert (first["match_rate"]["of"], first["match_rate"]["count"], first["rmse"]["of"], first["rmse"]["missing"]) == (4, 1, 1, 3)
+    assert (first["match_rate"]["of"], first["match_rate"]["count"], first["rmse"]["of"], first["rmse"]["missing"]) == (
+        4,
+        1,
+        1,
+        3,
+    )
 
 
 def test_nothing_gives_none_with_its_reason() -> None:
@@ -113,7 +118,9 @@ def test_bad_arguments() -> None:
 @pytest.mark.parametrize("size", [0.0, 0.1, 0.5])
 def test_bounded_matcher_is_pymatgens(size: float) -> None:
     plain, bounded = StructureMatcher(**CSP), bounded_matcher(**CSP)
-    for seed, (name, crystal) in enumerate((("rock salt", rock_salt()), ("perovskite", perovskite()), ("cell", tiny_crystals()[-1]))):
+    for seed, (name, crystal) in enumerate(
+        (("rock salt", rock_salt()), ("perovskite", perovskite()), ("cell", tiny_crystals()[-1]))
+    ):
         other = noisy(crystal, seed, size)
         wanted, found = plain.get_rms_dist(other, crystal), bounded.get_rms_dist(other, crystal)
         assert (wanted is None) == (found is None), name
@@ -140,7 +147,10 @@ def test_the_bound_holds() -> None:
 
 
 def test_pairs_agree_with_pymatgen_in_any_number_of_processes() -> None:
-    left = [noisy(c, i, 0.15) for i, c in enumerate([rock_salt(), caesium_chloride(), perovskite(), rock_salt() * (2, 1, 1)] * 3)]
+    left = [
+        noisy(c, i, 0.15)
+        for i, c in enumerate([rock_salt(), caesium_chloride(), perovskite(), rock_salt() * (2, 1, 1)] * 3)
+    ]
     right = [perovskite(), rock_salt(), caesium_chloride()]
     pairs = [(i, j) for i in range(len(left)) for j in range(3)]
     wanted = [None if (r := matcher().get_rms_dist(left[i], right[j])) is None else r[0] for i, j in pairs]
@@ -160,7 +170,9 @@ def test_unreadable_crystals_are_failures() -> None:
     broken.translate_sites(0, [np.nan, 0, 0])
     (failed,) = arrays_of([broken])
     assert isinstance(failed, Failure)
-    assert isinstance(compare_pairs([failed], arrays_of([rock_salt()]), [(0, 0)], tolerances=CSP, processes=1)[0], Failure)
+    assert isinstance(
+        compare_pairs([failed], arrays_of([rock_salt()]), [(0, 0)], tolerances=CSP, processes=1)[0], Failure
+    )
 
 
 def test_compositions() -> None:
@@ -188,7 +200,9 @@ def test_metre_by_hand() -> None:
     assert metre(generated[::-1], references, processes=1)["all"] == one["all"]
     # a supercell, another origin and a rotation are the same crystal
     turned = [Structure(np.array(g.lattice.matrix)[:, [1, 2, 0]], g.species, g.frac_coords + 0.3) for g in generated]
-    assert metre(turned, references, processes=1)["all"]["crmse"]["value"] == pytest.approx(one["all"]["crmse"]["value"], abs=1e-5)
+    assert metre(turned, references, processes=1)["all"]["crmse"]["value"] == pytest.approx(
+        one["all"]["crmse"]["value"], abs=1e-5
+    )
 
 
 def test_metre_valid_counts_valid_crystals_only() -> None:
@@ -197,7 +211,9 @@ def test_metre_valid_counts_valid_crystals_only() -> None:
     assert both["all"]["metre"]["value"] == 1
     assert both["valid"]["metre"] == {"value": 0.5, "count": 1, "of": 2, "missing": 0, "reason": None}
     assert both["valid"]["crmse"]["value"] == 0.25
-    given = metre([rock_salt(), odd], [rock_salt(), odd], generated_valid=[None, True], reference_valid=[True, True], processes=1)
+    given = metre(
+        [rock_salt(), odd], [rock_salt(), odd], generated_valid=[None, True], reference_valid=[True, True], processes=1
+    )
     assert given["rms_valid"] == [None, pytest.approx(0, abs=1e-6)]
 
 

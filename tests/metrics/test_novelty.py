@@ -7,8 +7,8 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.core.structure_matcher import StructureMatcher
 
+from autoperi.data.io import CrystalTable
 from autoperi.errors import RequestError
-from autoperi.io import CrystalTable
 from autoperi.metrics.novelty import (
     novelty,
     prototype_keys,
@@ -45,7 +45,14 @@ def unreadable() -> Structure:
 
 
 def test_uniqueness_by_hand() -> None:
-    crystals = [rock_salt(), caesium_chloride(), described_otherwise(rock_salt()), unreadable(), zinc_blende(), caesium_chloride(3.6)]
+    crystals = [
+        rock_salt(),
+        caesium_chloride(),
+        described_otherwise(rock_salt()),
+        unreadable(),
+        zinc_blende(),
+        caesium_chloride(3.6),
+    ]
     result = uniqueness(crystals, processes=1)
     assert result["flags"] == [True, True, False, None, True, False]
     assert result["same_as"] == [0, 1, 0, None, 4, 1]
@@ -73,7 +80,12 @@ def test_uniqueness_is_pymatgens_grouping() -> None:
 
 def test_novelty_by_hand() -> None:
     known = [tiny_crystals()[0], rock_salt(), caesium_chloride()]
-    crystals = [described_otherwise(caesium_chloride()), zinc_blende(), unreadable(), Structure(Lattice.cubic(4), ["Fe"], [[0, 0, 0]])]
+    crystals = [
+        described_otherwise(caesium_chloride()),
+        zinc_blende(),
+        unreadable(),
+        Structure(Lattice.cubic(4), ["Fe"], [[0, 0, 0]]),
+    ]
     result = novelty(crystals, known, processes=1)
     assert result["flags"] == [False, True, None, True]
     assert result["same_as"] == [2, None, None, None]
@@ -115,14 +127,17 @@ def test_tolerances() -> None:
 
 def test_prototype_keys() -> None:
     keys = prototype_keys(
-        [rock_salt(), rock_salt().get_primitive_structure(), described_otherwise(rock_salt()), zinc_blende()], cache=False
+        [rock_salt(), rock_salt().get_primitive_structure(), described_otherwise(rock_salt()), zinc_blende()],
+        cache=False,
     )
     assert keys == ["NaCl-225-8"] * 3 + ["NaCl-216-8"]
     assert prototype_keys([unreadable()], cache=False) == [None]
     result = prototype_uniqueness([*keys, None])
     assert result["flags"] == [True, False, False, True, None]
     assert result["unique"]["value"] == 0.5
-    novel = prototype_novelty([zinc_blende(), rock_salt(4.0)], [rock_salt(), tiny_crystals()[0]], cache=False, processes=1)
+    novel = prototype_novelty(
+        [zinc_blende(), rock_salt(4.0)], [rock_salt(), tiny_crystals()[0]], cache=False, processes=1
+    )
     assert novel["flags"] == [True, False]  # a key knows no lengths
     with pytest.raises(RequestError, match="symprec"):
         prototype_keys([], symprec=0)

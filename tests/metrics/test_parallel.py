@@ -50,7 +50,9 @@ def test_equal_crystals_are_worked_out_once_and_then_never_again(tmp_path):
 def test_another_version_parameter_or_crystal_is_another_key(tmp_path):
     options = {"name": "volume", "processes": 1, "cache": tmp_path, "progress": False}
     first = featurise(volume, CRYSTALS[:1], version=1, **options)
-    assert featurise(volume, CRYSTALS[:1], version=1, parameters={"scale": 2.0}, **options)[0] == pytest.approx(2 * first[0])
+    assert featurise(volume, CRYSTALS[:1], version=1, parameters={"scale": 2.0}, **options)[0] == pytest.approx(
+        2 * first[0]
+    )
     strained = CRYSTALS[0].copy()
     strained.set_cell(strained.cell * 1.001, scale_atoms=True)
     assert featurise(volume, [strained], version=1, **options)[0] == pytest.approx(1.001**3 * first[0])
@@ -60,7 +62,9 @@ def test_another_version_parameter_or_crystal_is_another_key(tmp_path):
 
 def test_a_failure_stands_in_its_place_and_is_remembered(tmp_path):
     for _ in range(2):
-        found = featurise(fails_on_silicon, CRYSTALS[:4], name="picky", version=1, processes=1, cache=tmp_path, progress=False)
+        found = featurise(
+            fails_on_silicon, CRYSTALS[:4], name="picky", version=1, processes=1, cache=tmp_path, progress=False
+        )
         assert [isinstance(f, Failure) for f in found] == [False, False, True, False]
         assert "silicon is not wanted" in found[2].reason
         assert not found[2]
@@ -69,7 +73,9 @@ def test_a_failure_stands_in_its_place_and_is_remembered(tmp_path):
 def test_a_crystal_that_cannot_be_read_is_a_failure_not_an_error(tmp_path):
     broken = bulk("Cu")
     broken.set_cell(np.zeros((3, 3)))
-    found = featurise(volume, [broken, bulk("Cu")], name="volume", version=1, processes=1, cache=tmp_path, progress=False)
+    found = featurise(
+        volume, [broken, bulk("Cu")], name="volume", version=1, processes=1, cache=tmp_path, progress=False
+    )
     assert isinstance(found[0], Failure)
     assert isinstance(found[1], np.ndarray)
 
@@ -131,7 +137,9 @@ def needs_what_is_missing(atoms):  # noqa: ARG001
 
 def test_a_missing_package_is_no_property_of_a_crystal(tmp_path):
     with pytest.raises(ImportError, match="no_such_package_at_all"):
-        featurise(needs_what_is_missing, CRYSTALS[:1], name="lost", version=1, processes=1, cache=tmp_path, progress=False)
+        featurise(
+            needs_what_is_missing, CRYSTALS[:1], name="lost", version=1, processes=1, cache=tmp_path, progress=False
+        )
 
 
 def test_a_cache_that_cannot_be_is_refused(tmp_path):

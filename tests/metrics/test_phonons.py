@@ -75,7 +75,10 @@ def test_springs_of_the_wrong_sign_are_unstable():
 
 
 def test_copper_is_stable_and_other_lattices_of_it_are_not(emt):
-    crystals = [relax([bulk("Cu", kind, a=a)], emt, fmax=0.001)[0].structure for kind, a in (("fcc", 3.6), ("sc", 2.4), ("bcc", 2.85))]
+    crystals = [
+        relax([bulk("Cu", kind, a=a)], emt, fmax=0.001)[0].structure
+        for kind, a in (("fcc", 3.6), ("sc", 2.4), ("bcc", 2.85))
+    ]
     crystals.append(Structure(Lattice.cubic(5), ["Xe"], [[0, 0, 0]]))
     summary, rows = phonon_stability(crystals, emt, progress=False, **FAST)
     assert [row["dynamically_stable"] for row in rows] == [True, False, False, None]

@@ -19,15 +19,25 @@ def test_by_hand():
     unique = [True, True, True, True, True, True, False, True]
     novel = [True, False, True, True, True, True, True, None]
     found = stability(energies, unique=unique, novel=novel)
-    assert (found["stable"]["value"], found["stable"]["count"], found["stable"]["of"]) == (pytest.approx(3 / 7, abs=1e-6), 3, 7)
+    assert (found["stable"]["value"], found["stable"]["count"], found["stable"]["of"]) == (
+        pytest.approx(3 / 7, abs=1e-6),
+        3,
+        7,
+    )
     assert found["stable"]["missing"] == 1
     assert found["metastable"]["count"] == 6
     assert found["stable_of_all"]["value"] == pytest.approx(3 / 8)
-    assert (found["sun"]["count"], found["sun"]["of"], found["sun"]["missing"]) == (1, 8, 1)  # the one without energy could be S.U.N.
+    assert (found["sun"]["count"], found["sun"]["of"], found["sun"]["missing"]) == (
+        1,
+        8,
+        1,
+    )  # the one without energy could be S.U.N.
     assert found["sun"]["value"] == pytest.approx(1 / 8)
     assert (found["metastable_sun"]["count"], found["metastable_sun"]["missing"]) == (3, 2)
     assert found["metastable_sun"]["of_judged"]["value"] == pytest.approx(3 / 6)
-    assert found["mean_energy_above_hull"]["value"] == pytest.approx(sum(e for e in energies if e is not None) / 7, abs=1e-6)
+    assert found["mean_energy_above_hull"]["value"] == pytest.approx(
+        sum(e for e in energies if e is not None) / 7, abs=1e-6
+    )
     assert found["parameters"]["metastable_eV_per_atom"] == 0.1
     json.dumps(found)
 

@@ -36,7 +36,8 @@ def test_distance() -> None:
 def test_own_images_do_not_count() -> None:
     small = Structure(Lattice.cubic(0.48), ["Fe"], [[0, 0, 0]])
     assert structural_validity(small) == (True, None)
-    # the same crystal described by two cells has different sites at 0.48 Å: the definition is one of cells, not of crystals
+    # the same crystal described by two cells has different sites at 0.48 Å: the definition is one of cells, not of
+    # crystals
     assert not structural_validity(small * (2, 1, 1)).valid
 
 
@@ -54,7 +55,9 @@ def test_description_does_not_matter_in_one_cell(n: int, seed: int, size: float)
     basis = np.array([[1, rng.integers(-3, 4), 0], [0, 1, rng.integers(-3, 4)], [0, 0, 1]])
     order = rng.permutation(n)
     reference = Structure(lattice, ["Fe"] * n, x)
-    other = Structure(basis @ lattice, ["Fe"] * n, ((x + rng.random(3)) @ np.linalg.inv(basis))[order] + rng.integers(-2, 3, (n, 3)))
+    other = Structure(
+        basis @ lattice, ["Fe"] * n, ((x + rng.random(3)) @ np.linalg.inv(basis))[order] + rng.integers(-2, 3, (n, 3))
+    )
     shifts = np.stack(np.meshgrid(*[[-2, -1, 0, 1, 2]] * 3), -1).reshape(-1, 3)
     nearest = min(np.linalg.norm((x[j] - x[i] + shifts) @ lattice, axis=-1).min() for i in range(n) for j in range(i))
     assert structural_validity(reference).valid == structural_validity(other).valid == bool(nearest >= 0.5)
@@ -77,14 +80,22 @@ def test_both_together() -> None:
     cases = {
         "fine": (bulk("NaCl", "rocksalt", a=5.64), (True, True, True), "composition: charge neutral"),
         "metal": (bulk("FeNi", "cesiumchloride", a=2.9), (True, True, True), "composition: all metals"),
-        "charged": (Structure(Lattice.cubic(5), ["Na", "Cl", "Cl"], np.eye(3) / 2), (False, True, False), "composition: no neutral"),
+        "charged": (
+            Structure(Lattice.cubic(5), ["Na", "Cl", "Cl"], np.eye(3) / 2),
+            (False, True, False),
+            "composition: no neutral",
+        ),
         "unknown": (
             Structure(Lattice.cubic(5), ["Pt", "O"], [[0, 0, 0], [0.5] * 3]),
             (None, True, None),
             "composition: no oxidation states",
         ),
         "near": (pair(0.3), (False, False, True), "structure: distance 0.3 Å"),
-        "near and unknown": (Structure(Lattice.cubic(0.3), ["Pt", "O"], [[0] * 3, [0.5] * 3]), (False, False, None), "structure: volume"),
+        "near and unknown": (
+            Structure(Lattice.cubic(0.3), ["Pt", "O"], [[0] * 3, [0.5] * 3]),
+            (False, False, None),
+            "structure: volume",
+        ),
     }
     for name, (crystal, verdicts, reason) in cases.items():
         got = validity(crystal)
@@ -128,7 +139,9 @@ def test_radii_agree_with_pymatgen(index: int) -> None:
 
 def test_cif_round_trip() -> None:
     assert all(cif_validity(c).valid for c in tiny_crystals())
-    skew = Structure(Lattice.from_parameters(4, 5, 6, 71, 82, 103), ["Na", "Cl"], [[0.123456789, 0.99999, -0.2], [0.33334, 0.5, 1.7]])
+    skew = Structure(
+        Lattice.from_parameters(4, 5, 6, 71, 82, 103), ["Na", "Cl"], [[0.123456789, 0.99999, -0.2], [0.33334, 0.5, 1.7]]
+    )
     assert cif_validity(skew).valid
     on_top = cif_validity(Structure(Lattice.cubic(4), ["Na", "Na"], [[0, 0, 0], [0, 0, 1e-6]]))
     assert on_top.valid is False
@@ -156,7 +169,9 @@ def test_report_by_hand(tmp_path: Path) -> None:
     nan.positions[0] = np.nan
     long = Structure(Lattice.orthorhombic(4, 4, 41), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.1]])
     crystals = [bulk("NaCl", "rocksalt", a=5.64), pair(0.3), bulk("FeNi", "cesiumchloride", a=2.9), long, nan]
-    report = validity_report(crystals, space_groups=[225, None, 225, None, 225], angles=(50, 130), cache=tmp_path, processes=1)
+    report = validity_report(
+        crystals, space_groups=[225, None, 225, None, 225], angles=(50, 130), cache=tmp_path, processes=1
+    )
     table = {name: [row[name] for row in report["crystals"]] for name in VERDICTS}
     assert table == {
         "valid": [True, False, True, True, False],
@@ -181,7 +196,9 @@ def test_report_by_hand(tmp_path: Path) -> None:
     assert "41 Å" in reasons[3]["cell"]
     assert "NaN" in reasons[4]["valid"]
     assert json.loads(json.dumps(report)) == report
-    again = validity_report(crystals, space_groups=[225, None, 225, None, 225], angles=(50, 130), cache=tmp_path, processes=1)
+    again = validity_report(
+        crystals, space_groups=[225, None, 225, None, 225], angles=(50, 130), cache=tmp_path, processes=1
+    )
     assert again == report
 
 
@@ -195,7 +212,10 @@ def test_report_agrees_with_the_verdicts_on_one_crystal() -> None:
         assert row["space_group"] == SpacegroupAnalyzer(crystal, symprec=0.1).get_space_group_number()
     # another origin, another order and another cell of the same lattice do not change a verdict
     basis = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]])
-    other = [Structure(basis @ c.lattice.matrix, c.species[::-1], ((c.frac_coords + 0.37) @ np.linalg.inv(basis))[::-1]) for c in crystals]
+    other = [
+        Structure(basis @ c.lattice.matrix, c.species[::-1], ((c.frac_coords + 0.37) @ np.linalg.inv(basis))[::-1])
+        for c in crystals
+    ]
     assert [r["reasons"].keys() for r in validity_report(other, cache=False, processes=1)["crystals"]] == [
         r["reasons"].keys() for r in report["crystals"]
     ]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from autoperi.data.random import torch_generator
 from autoperi.errors import RequestError
-from autoperi.geometry.freedom import STRAINS, Freedom, Orbit, equal_edges, freedom_of
-from autoperi.geometry.symmetry import analyse
-from autoperi.geometry.wyckoff import wyckoff_position
 from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn, crystal_noise
 from autoperi.processes.flow import integrate, log_likelihood
-from autoperi.random import torch_generator
+from autoperi.symmetry.analysis import analyse
+from autoperi.symmetry.freedom import STRAINS, Freedom, Orbit, equal_edges, freedom_of
+from autoperi.symmetry.wyckoff import wyckoff_position
 
 CRYSTALS = ((225, "ab"), (62, "cca"), (194, "cf"), (1, "aaa"))
 
@@ -27,10 +27,14 @@ def model() -> AutoPeriGnn:
 
 def freedom_and_start(chosen: tuple[tuple[int, str], ...] = CRYSTALS, seed: int = 0) -> tuple[Freedom, torch.Tensor]:
     rng = np.random.default_rng(seed)
-    orbits = [[Orbit(8 + k, wyckoff_position(g, w), rng.random(3)) for k, w in enumerate(letters)] for g, letters in chosen]
+    orbits = [
+        [Orbit(8 + k, wyckoff_position(g, w), rng.random(3)) for k, w in enumerate(letters)] for g, letters in chosen
+    ]
     sizes = [sum(o.position.primitive_multiplicity for o in members) for members in orbits]
     freedom, s = freedom_of(
-        [g for g, _ in chosen], orbits, [equal_edges(g) * (18.0 * n) ** (1 / 3) for (g, _), n in zip(chosen, sizes, strict=True)]
+        [g for g, _ in chosen],
+        orbits,
+        [equal_edges(g) * (18.0 * n) ** (1 / 3) for (g, _), n in zip(chosen, sizes, strict=True)],
     )
     return freedom, freedom.coordinates(freedom.reference, s)
 
@@ -70,7 +74,9 @@ def test_the_flow_keeps_the_space_group(k):
     end = integrate(field(network, freedom), y, freedom.space, steps=6)
     assert bool((end != y).any())
     crystal = freedom.crystals(end)
-    info = analyse(crystal.lattice[0].numpy(), crystal.frac_coords.numpy(), crystal.atomic_numbers.numpy(), symprec=1e-6)
+    info = analyse(
+        crystal.lattice[0].numpy(), crystal.frac_coords.numpy(), crystal.atomic_numbers.numpy(), symprec=1e-6
+    )
     assert info.number == CRYSTALS[k][0]
 
 
@@ -144,7 +150,9 @@ def test_encoder_is_invariant():
     mean, log_variance = network.encode(crystals)
     assert mean.shape == log_variance.shape == (len(freedom), 4)
     q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
-    turned, _ = network.encode(crystals.replace(lattice=crystals.lattice @ q, frac_coords=(crystals.frac_coords + 0.4) % 1))
+    turned, _ = network.encode(
+        crystals.replace(lattice=crystals.lattice @ q, frac_coords=(crystals.frac_coords + 0.4) % 1)
+    )
     torch.testing.assert_close(turned, mean)
 
 
@@ -199,7 +207,9 @@ def test_of_several_draws_the_one_nearest_to_z_is_the_reconstruction():
     network = model()
     freedom, y = freedom_and_start()
     how = {"steps": 2, "method": "euler"}
-    noise = torch.stack([crystal_noise(freedom, [torch_generator(k, b) for b in range(len(CRYSTALS))]) for k in range(4)])
+    noise = torch.stack(
+        [crystal_noise(freedom, [torch_generator(k, b) for b in range(len(CRYSTALS))]) for k in range(4)]
+    )
     with torch.no_grad():
         z, _ = network.encode(freedom.crystals(y))
         each = [network.reconstruct(freedom, z, own.unsqueeze(0), **how) for own in noise]

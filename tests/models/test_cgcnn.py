@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoperi import AutoPeri
-from autoperi.bundle import network_component
-from autoperi.convert import atoms_to_structure, to_batch
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import atoms_to_structure, to_batch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import WeightsError
-from autoperi.hub.serialize import Bundle, save_bundle
+from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.laws import check_batch_independent, check_invariant
 from autoperi.models.cgcnn import Cgcnn, load_cgcnn, nearest_neighbours
+from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import Batches, TensorCrystals
 from autoperi.training.run import TrainingConfig, train
-from autoperi.training.tasks import CgcnnTask
+from autoperi.training.tasks.base import CgcnnTask
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,9 @@ def random_crystals(seed: int, sizes: tuple[int, ...] = (1, 3, 6)) -> CrystalBat
             lattice = torch.randn(3, 3, generator=g, dtype=torch.float64) * 2 + 3 * torch.eye(3, dtype=torch.float64)
             if 8 * n < float(torch.linalg.det(lattice).abs()) < 60 * n:
                 break
-        made.append((lattice, torch.rand(n, 3, generator=g, dtype=torch.float64), torch.randint(1, 90, (n,), generator=g)))
+        made.append(
+            (lattice, torch.rand(n, 3, generator=g, dtype=torch.float64), torch.randint(1, 90, (n,), generator=g))
+        )
     return CrystalBatch.from_list(made)
 
 
@@ -100,8 +102,10 @@ def test_shells_share_the_last_places(crystal: object, shells: dict[float, tuple
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 5, 12]))
 def test_occupations_against_all_distances(seed: int, k: int) -> None:
-    """Against pymatgen's neighbour list: they add up to k, fall with distance, and 0.2 Å from the k-th they are 1 or 0."""
-    from autoperi.convert import to_structures
+    """Against pymatgen's neighbour list: they add up to k, fall with distance, and 0.2 Å from the k-th they are 1 or
+    0.
+    """
+    from autoperi.data.convert import to_structures
 
     batch = random_crystals(seed, (1, 4))
     edges = nearest_neighbours(batch, k=k)
@@ -157,13 +161,17 @@ def test_output_is_continuous_where_neighbours_change_places() -> None:
 
 
 def test_isolated_atoms_and_precision() -> None:
-    lonely = CrystalBatch.from_list([(torch.eye(3) * 50, torch.zeros(1, 3), [18]), (torch.eye(3) * 3, torch.zeros(1, 3), [26])])
+    lonely = CrystalBatch.from_list(
+        [(torch.eye(3) * 50, torch.zeros(1, 3), [18]), (torch.eye(3) * 3, torch.zeros(1, 3), [26])]
+    )
     model = network()
     with torch.no_grad():
         assert torch.isfinite(model(lonely)).all()
         check_batch_independent(model.features, lonely)
         assert model.features(lonely).shape == (2, SMALL["hidden"])
-        torch.testing.assert_close(network(torch.float32)(lonely.to(dtype=torch.float32)).double(), model(lonely), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            network(torch.float32)(lonely.to(dtype=torch.float32)).double(), model(lonely), rtol=1e-4, atol=1e-5
+        )
         assert bool((nearest_neighbours(lonely).centre == 1).all())
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoperi import AutoPeri
-from autoperi.bundle import network_component
-from autoperi.convert import to_batch
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import WeightsError
-from autoperi.hub.serialize import Bundle, save_bundle
+from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.laws import check_batch_independent, check_invariant
 from autoperi.models.crystal_transformer import CrystalTransformer, edge_tables, load_crystal_transformer
+from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import TensorCrystals
 from autoperi.training.run import TrainingConfig, train
@@ -52,7 +52,9 @@ def random_crystals(seed: int, sizes: tuple[int, ...] = (1, 3, 6)) -> CrystalBat
             lattice = torch.randn(3, 3, generator=g, dtype=torch.float64) * 2 + 3 * torch.eye(3, dtype=torch.float64)
             if 8 * n < float(torch.linalg.det(lattice).abs()) < 60 * n:
                 break
-        made.append((lattice, torch.rand(n, 3, generator=g, dtype=torch.float64), torch.randint(1, 90, (n,), generator=g)))
+        made.append(
+            (lattice, torch.rand(n, 3, generator=g, dtype=torch.float64), torch.randint(1, 90, (n,), generator=g))
+        )
     return CrystalBatch.from_list(made)
 
 
@@ -72,7 +74,9 @@ def test_laws_on_random_crystals(seed: int) -> None:
 
 
 def test_no_edges_and_one_atom() -> None:
-    lonely = CrystalBatch.from_list([(torch.eye(3) * 50, torch.zeros(1, 3), [18]), (torch.eye(3) * 3, torch.zeros(1, 3), [26])])
+    lonely = CrystalBatch.from_list(
+        [(torch.eye(3) * 50, torch.zeros(1, 3), [18]), (torch.eye(3) * 3, torch.zeros(1, 3), [26])]
+    )
     model = network()
     with torch.no_grad():
         assert torch.isfinite(model(lonely)).all()
@@ -82,7 +86,9 @@ def test_no_edges_and_one_atom() -> None:
         added = model.local[0](model.embedding(lonely.atomic_numbers), edges, basis, edge_tables(edges, 2, 3))
         assert bool((added[0] == 0).all())
         assert bool((added[1] != 0).any())
-        torch.testing.assert_close(network(torch.float32)(lonely.to(dtype=torch.float32)).double(), model(lonely), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            network(torch.float32)(lonely.to(dtype=torch.float32)).double(), model(lonely), rtol=1e-4, atol=1e-5
+        )
     for batch in (lonely, lonely[:1]):
         model.zero_grad()
         model(batch).sum().backward()
@@ -98,7 +104,9 @@ def test_attention_is_what_the_docstring_says() -> None:
         edges = model.neighbours(batch)
         tables = edge_tables(edges, len(batch.atomic_numbers), 3)
         assert len(tables) > 1  # more than one number of edges
-        tokens = torch.randn(len(edges.centre), SMALL["edge_channels"], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        tokens = torch.randn(
+            len(edges.centre), SMALL["edge_channels"], dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+        )
         found = layer.attend(tokens, tables)
         heads, width = SMALL["heads"], SMALL["edge_channels"] // SMALL["heads"]
         q, k, v = (x.view(-1, heads, width) for x in layer.qkv(tokens).chunk(3, -1))
@@ -120,14 +128,18 @@ def test_angles_are_seen() -> None:
     """A bent and a straight molecule of three equal bonds; within 2.5 Å nothing but the angle differs."""
 
     def molecule(third: list[int]) -> CrystalBatch:
-        return to_batch(Atoms("OCO", positions=[[8, 10, 10], [10, 10, 10], third], cell=[20, 20, 20], pbc=True), dtype=torch.float64)
+        return to_batch(
+            Atoms("OCO", positions=[[8, 10, 10], [10, 10, 10], third], cell=[20, 20, 20], pbc=True), dtype=torch.float64
+        )
 
     straight, bent = molecule([12, 10, 10]), molecule([10, 12, 10])
     model = network(cutoff=2.5, layers=1)
     with torch.no_grad():
         assert torch.allclose(model.neighbours(bent).distance, model.neighbours(straight).distance)
         assert abs(float(model(bent) - model(straight))) > 1e-6
-        model.local[0].mix.weight[:, SMALL["edge_channels"] :] = 0  # two edges alike: their values say nothing of the angle
+        model.local[0].mix.weight[:, SMALL["edge_channels"] :] = (
+            0  # two edges alike: their values say nothing of the angle
+        )
         assert abs(float(model(bent) - model(straight))) < 1e-12
 
 
@@ -148,7 +160,10 @@ def test_atoms_of_a_crystal_see_each_other_beyond_the_cutoff() -> None:
     """The second transformer: an atom 15 Å from all others counts."""
 
     def pair(symbol: str) -> CrystalBatch:
-        return to_batch(Atoms(f"HH{symbol}", positions=[[0, 0, 0], [1, 0, 0], [15, 15, 15]], cell=[30] * 3, pbc=True), dtype=torch.float64)
+        return to_batch(
+            Atoms(f"HH{symbol}", positions=[[0, 0, 0], [1, 0, 0], [15, 15, 15]], cell=[30] * 3, pbc=True),
+            dtype=torch.float64,
+        )
 
     model = network()
     seen: list[torch.Tensor] = []
@@ -165,7 +180,9 @@ def test_training_learns_and_repeats(tmp_path: Path) -> None:
     energy[0] = float("nan")
     data = TensorCrystals(batch, {"formation_energy_per_atom": energy, "label_weight": torch.ones(len(batch))})
     options = {"train_data": data, "val_data": data, "device": "cpu"}
-    config = TrainingConfig("crystal_transformer", epochs=12, batch_size=8, learning_rate=1e-2, ema=0.9, model_config=SMALL)
+    config = TrainingConfig(
+        "crystal_transformer", epochs=12, batch_size=8, learning_rate=1e-2, ema=0.9, model_config=SMALL
+    )
     model, summary = train(config, directory=tmp_path / "whole", **options)
     first = (tmp_path / "whole" / "history.jsonl").read_text().splitlines()[0]
     assert summary["final"]["train_mae"] < 0.5 * float(first.split('"train_mae": ')[1].split("}")[0])

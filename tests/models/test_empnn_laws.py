@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.geometry.lattice import matrix_exp, metric, symmetric_exp
 from autoperi.laws import check_lattice_field, permuted, random_orthogonal, rebased, rotated, translated
@@ -40,7 +40,10 @@ def crystals(seed: int, dtype: torch.dtype = F64, sizes: tuple[int, ...] = (1, 2
     for n in sizes:
         while True:
             lattice = torch.randn(3, 3, generator=g, dtype=F64) * 2 + 3 * torch.eye(3, dtype=F64)
-            if 8 * n < float(torch.linalg.det(lattice).abs()) < 40 * n and float(torch.linalg.vector_norm(lattice, dim=1).min()) > 2:
+            if (
+                8 * n < float(torch.linalg.det(lattice).abs()) < 40 * n
+                and float(torch.linalg.vector_norm(lattice, dim=1).min()) > 2
+            ):
                 break
         made.append((lattice, torch.rand(n, 3, generator=g, dtype=F64), torch.randint(1, 90, (n,), generator=g)))
     return CrystalBatch.from_list(made, dtype=dtype)
@@ -66,7 +69,9 @@ def test_every_field(field: str, dtype: torch.dtype) -> None:
     layers=st.integers(1, 3),
     pair_layers=st.integers(0, 2),
 )
-def test_every_union_update_order_and_depth(seed: int, fields: list[str], update: str, layers: int, pair_layers: int) -> None:
+def test_every_union_update_order_and_depth(
+    seed: int, fields: list[str], update: str, layers: int, pair_layers: int
+) -> None:
     model = network(fields=fields, update=update, layers=layers, pair_layers=pair_layers)
     with torch.no_grad():
         check_lattice_field(model, crystals(seed), seed=seed)
@@ -74,7 +79,11 @@ def test_every_union_update_order_and_depth(seed: int, fields: list[str], update
 
 
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 10_000), passes=st.integers(2, 4), fields=st.sampled_from([("edge",), ("triplet",), ("angle", "distance")]))
+@given(
+    seed=st.integers(0, 10_000),
+    passes=st.integers(2, 4),
+    fields=st.sampled_from([("edge",), ("triplet",), ("angle", "distance")]),
+)
 def test_passes_in_a_row_commute_with_the_group(seed: int, passes: int, fields: tuple[str, ...]) -> None:
     """φ(g·M) = g·φ(M) for the deformed crystal itself, a product of elements of O(3), translations, S_n and SL3(Z)."""
     model, batch = network(fields=fields, max_strain=0.3), crystals(seed, sizes=(2, 3))
@@ -95,7 +104,9 @@ def test_passes_in_a_row_commute_with_the_group(seed: int, passes: int, fields: 
 
 
 @pytest.mark.parametrize("update", UPDATES)
-@pytest.mark.parametrize("fields", [("edge",), ("triplet",), ("edge", "angle_as_printed"), ("triplet_symmetric", "area")])
+@pytest.mark.parametrize(
+    "fields", [("edge",), ("triplet",), ("edge", "angle_as_printed"), ("triplet_symmetric", "area")]
+)
 def test_rotation_is_all_that_is_removed(fields: tuple[str, ...], update: str) -> None:
     model, batch = network(fields=fields, update=update), crystals(5)
     with torch.no_grad():
@@ -111,7 +122,10 @@ def test_first_order_is_the_first_order() -> None:
     with torch.no_grad():
         gaps = []
         for scale in (1e-2, 1e-3):
-            exact, first = network(fields=("edge", "triplet"), update="exp"), network(fields=("edge", "triplet"), update="first_order")
+            exact, first = (
+                network(fields=("edge", "triplet"), update="exp"),
+                network(fields=("edge", "triplet"), update="first_order"),
+            )
             for model in (exact, first):
                 for head in (model.field.weight, model.field.pair_weight.net):
                     head[-1].weight.mul_(scale)
@@ -145,12 +159,16 @@ def test_no_edges_one_edge_one_atom(options: dict[str, object], dtype: torch.dty
     assert float((cubic - cubic[0, 0] * torch.eye(3, dtype=dtype)).abs().max()) < 1e-5  # a cube stays a cube
 
 
-@pytest.mark.parametrize("options", [{"fields": ["triplet", "edge"], "pair_layers": 1}, {"update": "first_order", "fields": ["angle"]}])
+@pytest.mark.parametrize(
+    "options", [{"fields": ["triplet", "edge"], "pair_layers": 1}, {"update": "first_order", "fields": ["angle"]}]
+)
 def test_training_reaches_every_parameter(options: dict[str, object]) -> None:
     model, batch = network(**options), crystals(8)
     (model(batch) ** 2).sum().backward()
     for name, parameter in model.named_parameters():
-        if name.startswith("backbone") and ".right.0." in name:  # l = 0 has no inner product, so the backbone does not read it
+        if (
+            name.startswith("backbone") and ".right.0." in name
+        ):  # l = 0 has no inner product, so the backbone does not read it
             continue
         assert parameter.grad is not None, name
         assert bool(torch.isfinite(parameter.grad).all()), name

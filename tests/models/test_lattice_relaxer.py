@@ -8,15 +8,23 @@ from ase.build import bulk
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from autoperi.bundle import network_component, network_of
-from autoperi.convert import to_batch
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import WeightsError
 from autoperi.geometry.lattice import from_lengths_angles, lengths_angles, symmetric_exp, symmetric_matrix
-from autoperi.hub.serialize import Component
-from autoperi.laws import check_invariant, check_lattice_field, permuted, random_orthogonal, rebased, rotated, translated
+from autoperi.hub.bundle import Component
+from autoperi.laws import (
+    check_invariant,
+    check_lattice_field,
+    permuted,
+    random_orthogonal,
+    rebased,
+    rotated,
+    translated,
+)
 from autoperi.models.empnn import Empnn
 from autoperi.models.lattice_relaxer import LatticeRelaxer, LatticeStep, lattice_network
+from autoperi.pipelines.bundle import network_component, network_of
 from autoperi.processes.lattice import STILL, _chunks, cautious, exponent_to, lattice_step, relax_cells
 
 torch.set_num_threads(1)
@@ -40,9 +48,14 @@ def crystals(seed: int, dtype: torch.dtype = torch.float64, sizes: tuple[int, ..
     for n in sizes:
         while True:
             lattice = torch.randn(3, 3, generator=g, dtype=torch.float64) * 2 + 3 * torch.eye(3, dtype=torch.float64)
-            if 8 * n < float(torch.linalg.det(lattice).abs()) < 60 * n and float(torch.linalg.vector_norm(lattice, dim=1).min()) > 2:
+            if (
+                8 * n < float(torch.linalg.det(lattice).abs()) < 60 * n
+                and float(torch.linalg.vector_norm(lattice, dim=1).min()) > 2
+            ):
                 break
-        made.append((lattice, torch.rand(n, 3, generator=g, dtype=torch.float64), torch.randint(1, 90, (n,), generator=g)))
+        made.append(
+            (lattice, torch.rand(n, 3, generator=g, dtype=torch.float64), torch.randint(1, 90, (n,), generator=g))
+        )
     return CrystalBatch.from_list(made, dtype=dtype)
 
 
@@ -52,7 +65,9 @@ def test_a_pass_is_equivariant_and_its_doubt_invariant(dtype: torch.dtype, layer
     model, batch = network(dtype, layers=layers), crystals(3, dtype)
     with torch.no_grad():
         found = model.step(batch)
-        traceless = found.strain - torch.eye(3, dtype=dtype) * found.strain.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        traceless = (
+            found.strain - torch.eye(3, dtype=dtype) * found.strain.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        )
         assert float(traceless.abs().max()) > 1e-2, "a field of volumes alone would pass half of the laws for nothing"
         assert float(found.spread.std()) > 1e-3
         check_lattice_field(model, batch)
@@ -120,11 +135,15 @@ def test_a_cube_is_left_for_a_shape_in_less_doubt() -> None:
         """Moves nothing, and doubts everything but face-centred cubic lattices."""
 
         def step(self, batch: CrystalBatch) -> LatticeStep:
-            target = from_lengths_angles(torch.ones(1, 3, dtype=torch.float64), torch.full((1, 3), 60.0, dtype=torch.float64))
+            target = from_lengths_angles(
+                torch.ones(1, 3, dtype=torch.float64), torch.full((1, 3), 60.0, dtype=torch.float64)
+            )
             target = target * (batch.volume / torch.linalg.det(target)).pow(1 / 3)[:, None, None]
             far = torch.linalg.matrix_norm(exponent_to(batch.lattice, target))
             return LatticeStep(
-                torch.zeros_like(batch.lattice), torch.stack([far, far], -1) + 1e-3, torch.ones(len(batch), dtype=torch.bool)
+                torch.zeros_like(batch.lattice),
+                torch.stack([far, far], -1) + 1e-3,
+                torch.ones(len(batch), dtype=torch.bool),
             )
 
     model = Centred(**SMALL)
@@ -135,11 +154,16 @@ def test_a_cube_is_left_for_a_shape_in_less_doubt() -> None:
     lengths, angles = lengths_angles(found.crystals.lattice)
     assert torch.allclose(angles[0], torch.full((3,), 60.0, dtype=torch.float64), atol=1e-6)
     assert float(found.crystals.volume[0]) == pytest.approx(float(natural[0]))
-    assert torch.allclose(lengths[1], torch.full((3,), 3.0, dtype=torch.float64)), "a cell of sensible density is never exchanged"
+    assert torch.allclose(lengths[1], torch.full((3,), 3.0, dtype=torch.float64)), (
+        "a cell of sensible density is never exchanged"
+    )
 
 
 def test_symmetry_is_kept_and_cubic_cells_stay_cubic() -> None:
-    model, batch = network(), to_batch([bulk("NaCl", "rocksalt", a=5.9, cubic=True), bulk("Si", a=5.0)], dtype=torch.float64)
+    model, batch = (
+        network(),
+        to_batch([bulk("NaCl", "rocksalt", a=5.9, cubic=True), bulk("Si", a=5.0)], dtype=torch.float64),
+    )
     with torch.no_grad():
         found = relax_cells(model, batch, passes=3)
     ratio = torch.linalg.inv(batch.lattice) @ found.crystals.lattice
@@ -150,7 +174,9 @@ def test_symmetry_is_kept_and_cubic_cells_stay_cubic() -> None:
 
 def test_lonely_atoms_stay_where_they_are() -> None:
     model = network()
-    lonely = CrystalBatch.from_list([(torch.eye(3) * 60, [[0, 0, 0]], [11]), (torch.eye(3) * 50, [[0, 0, 0], [0.5, 0.5, 0.5]], [11, 17])])
+    lonely = CrystalBatch.from_list(
+        [(torch.eye(3) * 60, [[0, 0, 0]], [11]), (torch.eye(3) * 50, [[0, 0, 0], [0.5, 0.5, 0.5]], [11, 17])]
+    )
     both = CrystalBatch.cat([lonely, crystals(5, sizes=(3,))])
     with torch.no_grad():
         found = relax_cells(model, both, passes=3)
@@ -197,16 +223,22 @@ class Halving(LatticeRelaxer):
     def step(self, batch: CrystalBatch) -> LatticeStep:
         t = torch.log(100.0 / batch.volume) / 6
         strain = t[:, None, None] * torch.eye(3, dtype=t.dtype)
-        return LatticeStep(strain, torch.full((len(batch), 2), 0.01, dtype=t.dtype), torch.ones(len(batch), dtype=torch.bool))
+        return LatticeStep(
+            strain, torch.full((len(batch), 2), 0.01, dtype=t.dtype), torch.ones(len(batch), dtype=torch.bool)
+        )
 
 
 def test_passes_end_where_nothing_moves() -> None:
-    batch = CrystalBatch.from_list([(torch.eye(3) * v ** (1 / 3), [[0, 0, 0]], [11]) for v in (101.0, 200.0, 110.0, 1e9)])
+    batch = CrystalBatch.from_list(
+        [(torch.eye(3) * v ** (1 / 3), [[0, 0, 0]], [11]) for v in (101.0, 200.0, 110.0, 1e9)]
+    )
     found = relax_cells(Halving(caution=0.0), batch, passes=4)
     assert found.passes.tolist() == [1, 4, 3, 4]
     assert float(found.strain[0].abs().max()) < STILL
     assert found.status == ["converged", "max_steps", "converged", "collapsed"]
-    assert found.crystals.volume[:3].tolist() == pytest.approx([100 * 1.01**0.5, 100 * 2.0 ** (1 / 16), 100 * 1.1 ** (1 / 8)])
+    assert found.crystals.volume[:3].tolist() == pytest.approx(
+        [100 * 1.01**0.5, 100 * 2.0 ** (1 / 16), 100 * 1.1 ** (1 / 8)]
+    )
     alone = relax_cells(Halving(caution=0.0), batch[1], passes=4)
     assert torch.equal(alone.crystals.lattice[0], found.crystals.lattice[1])
 
@@ -227,8 +259,12 @@ def test_caution_weighs_shape_and_volume_by_themselves() -> None:
     start = torch.eye(3, dtype=torch.float64)[None] * 4
     strain = symmetric_matrix(torch.tensor([[0.05, -0.02, 0.0, 0.03, 0.0, 0.01]], dtype=torch.float64))
     end = start @ symmetric_exp(strain)
-    assert torch.allclose(exponent_to(start, cautious(start, end, torch.full((1, 2), 1e-6, dtype=torch.float64), caution=3.0)), strain)
-    sure_of_shape = exponent_to(start, cautious(start, end, torch.tensor([[1.0, 1e-6]], dtype=torch.float64), caution=3.0))
+    assert torch.allclose(
+        exponent_to(start, cautious(start, end, torch.full((1, 2), 1e-6, dtype=torch.float64), caution=3.0)), strain
+    )
+    sure_of_shape = exponent_to(
+        start, cautious(start, end, torch.tensor([[1.0, 1e-6]], dtype=torch.float64), caution=3.0)
+    )
     assert abs(float(sure_of_shape[0].trace())) < 1e-3 * float(strain[0].trace())
     third = torch.eye(3, dtype=torch.float64) / 3
     assert torch.allclose(sure_of_shape[0] - third * sure_of_shape[0].trace(), strain[0] - third * strain[0].trace())

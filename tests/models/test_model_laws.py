@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.laws import check_batch_independent, check_invariant, check_lattice_field
-from autoperi.models.baselines import CompositionNetwork
+from autoperi.models.composition_network import CompositionNetwork
 from autoperi.models.empnn import Empnn
-from autoperi.models.properties import FormationEnergy
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.processes.lattice import lattice_step
 
 torch.set_num_threads(1)
@@ -34,7 +34,10 @@ def crystals(seed: int, dtype: torch.dtype, sizes: tuple[int, ...] = (1, 3, 6)) 
     for n in sizes:
         while True:
             lattice = torch.randn(3, 3, generator=g, dtype=torch.float64) * 2 + 3 * torch.eye(3, dtype=torch.float64)
-            if 8 * n < float(torch.linalg.det(lattice).abs()) < 60 * n and float(torch.linalg.vector_norm(lattice, dim=1).min()) > 2:
+            if (
+                8 * n < float(torch.linalg.det(lattice).abs()) < 60 * n
+                and float(torch.linalg.vector_norm(lattice, dim=1).min()) > 2
+            ):
                 break
         frac = torch.rand(n, 3, generator=g, dtype=torch.float64)
         made.append((lattice, frac, torch.randint(1, 90, (n,), generator=g)))
@@ -93,7 +96,9 @@ def test_a_broken_law_is_caught() -> None:
 @pytest.mark.parametrize("kind", [FormationEnergy, Empnn])
 def test_no_edges_and_one_atom(kind: type) -> None:
     model = network(kind, torch.float64, **SMALL)
-    lonely = CrystalBatch.from_list([(torch.eye(3) * 50, torch.zeros(1, 3), [18]), (torch.eye(3) * 3, torch.zeros(1, 3), [26])])
+    lonely = CrystalBatch.from_list(
+        [(torch.eye(3) * 50, torch.zeros(1, 3), [18]), (torch.eye(3) * 3, torch.zeros(1, 3), [26])]
+    )
     with torch.no_grad():
         out = model(lonely)
     assert torch.isfinite(out).all()
@@ -117,7 +122,9 @@ def test_energy_is_smooth_where_an_atom_crosses_the_cutoff() -> None:
     model = network(FormationEnergy, torch.float64, **SMALL)
 
     def energy(distance: float) -> float:
-        pair = CrystalBatch.from_list([(torch.eye(3) * 30, torch.tensor([[0.0, 0, 0], [distance / 30, 0, 0]]), [11, 17])])
+        pair = CrystalBatch.from_list(
+            [(torch.eye(3) * 30, torch.tensor([[0.0, 0, 0], [distance / 30, 0, 0]]), [11, 17])]
+        )
         with torch.no_grad():
             return float(model(pair))
 

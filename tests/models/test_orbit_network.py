@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoperi.models.orbit_network import OrbitNetwork, tables
-from autoperi.prior.orbit_grammar import element_order
-from autoperi.training.orbit_network import OrbitSentences, orbit_sentences
+from autoperi.symmetry.orbit_grammar import element_order
 from autoperi.training.run import TrainingConfig, train
+from autoperi.training.tasks.orbit_network import OrbitSentences, orbit_sentences
 
 torch.set_num_threads(1)
 SMALL = {"channels": 16, "layers": 1, "encoder_layers": 1, "heads": 2}
@@ -51,7 +51,9 @@ def test_search_and_likelihood_are_the_same_number(network: OrbitNetwork) -> Non
     group, sentence = network(batch)
     for k, (number, letters, content) in enumerate(CRYSTALS[:3]):
         elements = element_order(list(letters))
-        answers = network.likeliest(elements, [content[z] for z in elements], limit=10**5, beam=10**5, space_group=number)
+        answers = network.likeliest(
+            elements, [content[z] for z in elements], limit=10**5, beam=10**5, space_group=number
+        )
         own = next(a for a in answers if a.sentence == _sentence(data, k))
         assert own.log_p == pytest.approx(sentence[k].item(), abs=1e-6)  # given the group
         assert math.isclose(sum(math.exp(a.log_p) for a in answers), 1.0, abs_tol=1e-6)
@@ -81,7 +83,9 @@ def test_sentences_survive_a_file_and_training_resumes(tmp_path) -> None:
     loaded = OrbitSentences.load(tmp_path / "data.safetensors")
     assert all(torch.equal(getattr(data, k), getattr(loaded, k)) for k in vars(data))
     config = TrainingConfig("orbit_network", 30, 4, 1e-2, warmup=2, ema=0.5, model_config=SMALL | {"dropout": 0.0})
-    whole, summary = train(config, train_data=data, val_data=data, directory=tmp_path / "a", device="cpu", initial=tables())
+    whole, summary = train(
+        config, train_data=data, val_data=data, directory=tmp_path / "a", device="cpu", initial=tables()
+    )
     assert summary["final"]["val_nats"] < 2.0  # of about 10 before: it knows its four crystals
     resumed = _interrupted(config, data, tmp_path / "b")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
@@ -102,5 +106,7 @@ def _interrupted(config: TrainingConfig, data: OrbitSentences, directory) -> tor
 
     with patch("lightning.Trainer", short):
         train(config, train_data=data, val_data=data, directory=directory, device="cpu", initial=tables())
-    model, _ = train(config, train_data=data, val_data=data, directory=directory, device="cpu", resume=True, initial=tables())
+    model, _ = train(
+        config, train_data=data, val_data=data, directory=directory, device="cpu", resume=True, initial=tables()
+    )
     return model

@@ -8,12 +8,21 @@ from ase.build import bulk, molecule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.convert import to_batch
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 from autoperi.geometry.lattice import supercell
 from autoperi.geometry.multigraph import radius_graph
-from autoperi.laws import TOLERANCE, check_batch_independent, check_invariant, permuted, random_orthogonal, rebased, rotated, translated
+from autoperi.laws import (
+    TOLERANCE,
+    check_batch_independent,
+    check_invariant,
+    permuted,
+    random_orthogonal,
+    rebased,
+    rotated,
+    translated,
+)
 from autoperi.models.potential import Potential
 from autoperi.nn.heads import sum_per_crystal
 
@@ -27,11 +36,18 @@ def potential(dtype: torch.dtype = torch.float64, **options: int) -> Potential:
 
 def crystals(seed: int = 0, dtype: torch.dtype = torch.float64) -> CrystalBatch:
     """Rattled and strained real crystals, one of them squeezed until the nuclear repulsion acts."""
-    made = [bulk("NaCl", "rocksalt", 5.5), bulk("Ti", "hcp", a=2.9, c=4.6), bulk("Si", "diamond", 5.4, cubic=True), bulk("Cu", "fcc", 2.9)]
+    made = [
+        bulk("NaCl", "rocksalt", 5.5),
+        bulk("Ti", "hcp", a=2.9, c=4.6),
+        bulk("Si", "diamond", 5.4, cubic=True),
+        bulk("Cu", "fcc", 2.9),
+    ]
     for k, atoms in enumerate(made):
         atoms.rattle(0.1, seed=seed + k)
         atoms.set_cell(
-            atoms.cell @ (torch.eye(3) + 0.05 * torch.randn(3, 3, generator=torch.Generator().manual_seed(seed + k))).numpy(), True
+            atoms.cell
+            @ (torch.eye(3) + 0.05 * torch.randn(3, 3, generator=torch.Generator().manual_seed(seed + k))).numpy(),
+            True,
         )
     return to_batch(made, dtype=dtype)
 
@@ -78,14 +94,18 @@ def test_forces_and_stress_equal_finite_differences() -> None:
         for atom in range(len(batch.atomic_numbers)):
             move = torch.zeros_like(batch.frac_coords)
             move[atom] = step * inverse[atom, k]
-            slope = (energy(frac_coords=batch.frac_coords + move) - energy(frac_coords=batch.frac_coords - move)).sum() / (2 * step)
+            slope = (
+                energy(frac_coords=batch.frac_coords + move) - energy(frac_coords=batch.frac_coords - move)
+            ).sum() / (2 * step)
             assert float(-slope) == pytest.approx(float(found.forces[atom, k]), rel=1e-4, abs=1e-7)
         for other in range(3):
             strain = torch.zeros(3, 3, dtype=torch.float64)
             strain[k, other] += step / 2
             strain[other, k] += step / 2
             up, down = (energy(lattice=batch.lattice + sign * batch.lattice @ strain) for sign in (1, -1))
-            assert torch.allclose((up - down) / (2 * step) / batch.volume, found.stress[:, k, other], rtol=1e-4, atol=1e-8)
+            assert torch.allclose(
+                (up - down) / (2 * step) / batch.volume, found.stress[:, k, other], rtol=1e-4, atol=1e-8
+            )
 
 
 def test_no_net_force_and_symmetric_stress() -> None:
@@ -106,7 +126,9 @@ def test_energy_and_force_are_smooth_at_the_cutoff_and_where_the_repulsion_ends(
     ends = [model.cutoff, float(model.radii[pair[0]] + model.radii[pair[1]])]
 
     def at(distance: float) -> tuple[float, float]:
-        batch = CrystalBatch.from_list([(torch.eye(3) * 30, torch.tensor([[0.0, 0, 0], [distance / 30, 0, 0]], dtype=torch.float64), pair)])
+        batch = CrystalBatch.from_list(
+            [(torch.eye(3) * 30, torch.tensor([[0.0, 0, 0], [distance / 30, 0, 0]], dtype=torch.float64), pair)]
+        )
         found = model(batch)
         return float(found.energy.detach()), float(found.forces[0, 0].detach())
 
@@ -180,7 +202,9 @@ def test_elements_never_seen_are_refused_by_name() -> None:
     with pytest.raises(StructureError, match=r"never trained on Si, Cu;"):
         model.check_elements(batch.atomic_numbers)
     again = Potential(channels=16, layers=2)
-    again.load_state_dict({k: v for k, v in model.state_dict().items() if k != "seen"})  # a checkpoint from before there was a record
+    again.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if k != "seen"}
+    )  # a checkpoint from before there was a record
     assert bool(again.seen.all())
     again.load_state_dict(model.state_dict())
     assert again.seen.nonzero().squeeze(-1).tolist() == [11, 17, 22]

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from autoperi import AutoPeri
-from autoperi.bundle import network_component, parts_of
-from autoperi.convert import to_batch
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError, WeightsError
-from autoperi.hub.serialize import Bundle, load_bundle, save_bundle
+from autoperi.hub.bundle import Bundle, load_bundle, save_bundle
 from autoperi.laws import check_invariant
-from autoperi.models.properties import FormationEnergy
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.models.property_heads import (
     CrystalFeatures,
     Prediction,
@@ -23,7 +22,8 @@ from autoperi.models.property_heads import (
     node_features,
     properties_of,
 )
-from autoperi.scoring import HEADS, PROPERTIES, columns_of
+from autoperi.pipelines.bundle import network_component, parts_of
+from autoperi.pipelines.score import HEADS, PROPERTIES, columns_of
 from autoperi.testing import tiny_crystals
 
 torch.set_num_threads(1)
@@ -39,7 +39,9 @@ def encoder(seed: int = 0) -> FormationEnergy:
 def heads(model: FormationEnergy, groups: dict[str, Any] | None = None, seed: int = 1) -> PropertyHeads:
     """Untrained heads with descriptors and scales that are not the initial ones."""
     torch.manual_seed(seed)
-    found = PropertyHeads(features=32, descriptors=5, heads=ALL if groups is None else groups, encoder=encoder_fingerprint(model.backbone))
+    found = PropertyHeads(
+        features=32, descriptors=5, heads=ALL if groups is None else groups, encoder=encoder_fingerprint(model.backbone)
+    )
     found.descriptors.normal_()
     found.feature_mean.normal_()
     found.feature_std.uniform_(0.5, 2.0)
@@ -51,8 +53,12 @@ def random_cells(dtype: torch.dtype) -> CrystalBatch:
     g = torch.Generator().manual_seed(3)
     cells = []
     for n in (1, 3, 6):
-        lattice = torch.eye(3, dtype=torch.float64) * (14 * n) ** (1 / 3) + 0.4 * torch.randn(3, 3, generator=g, dtype=torch.float64)
-        cells.append((lattice, torch.rand(n, 3, generator=g, dtype=torch.float64), torch.randint(1, 90, (n,), generator=g)))
+        lattice = torch.eye(3, dtype=torch.float64) * (14 * n) ** (1 / 3) + 0.4 * torch.randn(
+            3, 3, generator=g, dtype=torch.float64
+        )
+        cells.append(
+            (lattice, torch.rand(n, 3, generator=g, dtype=torch.float64), torch.randint(1, 90, (n,), generator=g))
+        )
     return CrystalBatch.from_list(cells, dtype=dtype)
 
 
@@ -161,7 +167,11 @@ def with_heads(tiny_bundle: Bundle) -> Bundle:
     found = PropertyHeads(features=24, descriptors=3, heads=ALL, encoder=encoder_fingerprint(model.backbone))
     component = network_component(found)
     component.tensors = {k: v.half() if k.startswith("members.") else v for k, v in component.tensors.items()}
-    return Bundle(name="with-heads", components={**tiny_bundle.components, "properties": component}, metadata=dict(tiny_bundle.metadata))
+    return Bundle(
+        name="with-heads",
+        components={**tiny_bundle.components, "properties": component},
+        metadata=dict(tiny_bundle.metadata),
+    )
 
 
 def test_score_of_a_model_with_heads(with_heads, tmp_path):
@@ -169,7 +179,9 @@ def test_score_of_a_model_with_heads(with_heads, tmp_path):
     peri = AutoPeri.from_pretrained(tmp_path / "model", device="cpu")
     assert peri.score_properties == PROPERTIES
     table = peri.score(tiny_crystals()[:3], properties=["formation_energy", "band_gap", "shear_modulus"])
-    assert list(table.columns) == [c for name in ("formation_energy", "band_gap", "shear_modulus") for c in PROPERTIES[name]]
+    assert list(table.columns) == [
+        c for name in ("formation_energy", "band_gap", "shear_modulus") for c in PROPERTIES[name]
+    ]
     assert not table.isna().any().any()
     assert (table.filter(like="_std") > 0).all().all()
     assert table["is_metal_probability"].between(0, 1).all()

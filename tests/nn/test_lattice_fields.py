@@ -7,11 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.laws import random_orthogonal
 from autoperi.nn.backbone import Backbone
-from autoperi.nn.lattice_fields import FIELDS, PAIR_FIELDS, LatticeField, check_fields, field_matrices, is_symmetric, on_pairs
+from autoperi.nn.lattice_fields import (
+    FIELDS,
+    PAIR_FIELDS,
+    LatticeField,
+    check_fields,
+    field_matrices,
+    is_symmetric,
+    on_pairs,
+)
 from autoperi.nn.radial import polynomial_envelope
 from autoperi.nn.two_graph import EdgePairNetwork, TwoGraph, TwoGraphInteraction, legendre, two_graph
 
@@ -70,7 +78,9 @@ def test_equation_7_as_it_is_printed() -> None:
     normal = torch.linalg.cross(u, t)
     sine = torch.linalg.vector_norm(normal, dim=-1, keepdim=True)
     omega = normal / sine
-    bra = torch.einsum("ti,tj->tij", torch.linalg.cross(omega, t), w) - torch.einsum("ti,tj->tij", torch.linalg.cross(omega, u), v)
+    bra = torch.einsum("ti,tj->tij", torch.linalg.cross(omega, t), w) - torch.einsum(
+        "ti,tj->tij", torch.linalg.cross(omega, u), v
+    )
     torch.testing.assert_close(field_matrices("angle_as_printed", v, w), bra * sine[:, None])
     # with u in the place of ρe = v it is the derivative
     torch.testing.assert_close(field_matrices("angle_as_printed", u, t), field_matrices("angle", v, w))
@@ -84,7 +94,9 @@ def test_fields_turn_with_the_crystal(field: str, seed: int) -> None:
     q = random_orthogonal(g)
     arguments = (v, w) if on_pairs(field) else (v,)
     found = field_matrices(field, *arguments)
-    torch.testing.assert_close(field_matrices(field, *(x @ q.T for x in arguments)), q @ found @ q.T, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        field_matrices(field, *(x @ q.T for x in arguments)), q @ found @ q.T, rtol=1e-9, atol=1e-9
+    )
     assert torch.allclose(found, found.mT, rtol=0, atol=1e-12) == is_symmetric(field)
     assert float(found.abs().max()) > 1e-3
 
@@ -122,7 +134,9 @@ def crystals(seed: int = 0, sizes: tuple[int, ...] = (1, 4, 3)) -> CrystalBatch:
     return CrystalBatch.from_list(made)
 
 
-@pytest.mark.parametrize("fields", [("triplet",), ("angle_as_printed", "edge"), ("triplet_symmetric", "area", "distance", "triplet_edge")])
+@pytest.mark.parametrize(
+    "fields", [("triplet",), ("angle_as_printed", "edge"), ("triplet_symmetric", "area", "distance", "triplet_edge")]
+)
 def test_sums_are_those_of_the_definition(fields: tuple[str, ...]) -> None:
     torch.manual_seed(3)
     batch = crystals()
@@ -142,7 +156,9 @@ def test_sums_are_those_of_the_definition(fields: tuple[str, ...]) -> None:
             for b in range(len(batch)):
                 here = batch.batch[i] == b
                 for k, field in enumerate(layer.edge_fields):
-                    terms = (weights[here, k] * envelope[here])[:, None, None] * field_matrices(field, geometry.vectors[here])
+                    terms = (weights[here, k] * envelope[here])[:, None, None] * field_matrices(
+                        field, geometry.vectors[here]
+                    )
                     expected[b] += terms.sum(0) / envelope[here].sum()
         weights = layer.pair_weight(hidden[graph.edges], graph)
         first, second = graph.pairs
@@ -150,7 +166,9 @@ def test_sums_are_those_of_the_definition(fields: tuple[str, ...]) -> None:
         for b in range(len(batch)):
             here = batch.batch[graph.nodes[0][first]] == b
             for k, field in enumerate(layer.pair_fields):
-                terms = (weights[here, k] * graph.envelope[here])[:, None, None] * field_matrices(field, v[here], w[here])
+                terms = (weights[here, k] * graph.envelope[here])[:, None, None] * field_matrices(
+                    field, v[here], w[here]
+                )
                 expected[b] += terms.sum(0) / graph.envelope[here].sum()
     assert float(expected.abs().max()) > 1e-2
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
@@ -161,7 +179,9 @@ def test_pairs_of_rock_salt() -> None:
     cell = torch.tensor([[0.0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]], dtype=F64)
     batch = CrystalBatch.from_list([(cell, [[0.0, 0, 0], [0.5, 0.5, 0.5]], [11, 17])])
     geometry = Backbone(channels=4, layers=1).double().geometry(batch)
-    graph = two_graph(batch, geometry, reach=1.3, cutoff=5.0)  # 3.66 Å: the six neighbours at 2.82 Å, not the twelve at 3.99 Å
+    graph = two_graph(
+        batch, geometry, reach=1.3, cutoff=5.0
+    )  # 3.66 Å: the six neighbours at 2.82 Å, not the twelve at 3.99 Å
     assert len(graph.edges) == 12
     assert graph.pairs.shape[1] == 2 * 6 * 5
     assert sorted({round(float(c), 9) + 0.0 for c in graph.cosines}) == [-1, 0]
@@ -188,7 +208,9 @@ def test_legendre() -> None:
 
 
 def test_messages_see_angles() -> None:
-    """Two environments with the same distances and other angles: messages on Γ₁ with l_max = 0 cannot tell them apart, those on Γ₂ can."""
+    """Two environments with the same distances and other angles: messages on Γ₁ with l_max = 0 cannot tell them apart,
+    those on Γ₂ can.
+    """
     torch.manual_seed(0)
     bent = torch.tensor([[0.0, 0, 0], [0.08, 0, 0], [0, 0.08, 0]], dtype=F64)
     straight = torch.tensor([[0.0, 0, 0], [0.08, 0, 0], [-0.08, 0, 0]], dtype=F64)
@@ -202,7 +224,10 @@ def test_messages_see_angles() -> None:
         scalars, messages = layer(output.scalars, graph)
     assert messages.shape == (len(graph.edges), 8)
     assert float((scalars[0] - scalars[3]).abs().max()) > 1e-5
-    assert EdgePairNetwork(4, 4, 2)(torch.zeros(len(graph.edges), 4), graph_of_dtype(graph)).shape == (graph.pairs.shape[1], 2)
+    assert EdgePairNetwork(4, 4, 2)(torch.zeros(len(graph.edges), 4), graph_of_dtype(graph)).shape == (
+        graph.pairs.shape[1],
+        2,
+    )
 
 
 def graph_of_dtype(graph: TwoGraph) -> TwoGraph:

@@ -1,4 +1,6 @@
-"""Draws without a composition: constraints, the reference, what is known and what was given, and an exact probability."""
+"""Draws without a composition: constraints, the reference, what is known and what was given, and an exact
+probability.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from autoperi.bundle import prior_component, proposer_of
-from autoperi.convert import to_arrays
-from autoperi.prior.chemistry import element_descriptors
+from autoperi.chemistry.descriptors import element_descriptors
+from autoperi.data.convert import to_arrays
+from autoperi.pipelines.bundle import prior_component, proposer_of
 from autoperi.prior.denovo import Constraints, DeNovo, balance, plausibility
 from autoperi.prior.learn import learn_library
 from autoperi.prior.library import PrototypeLibrary
@@ -26,9 +28,15 @@ def library() -> PrototypeLibrary:
     return learn_library([to_arrays(crystal) for crystal in tiny_crystals()])[0]
 
 
-def proposer_with(library: PrototypeLibrary, weight: np.ndarray | None = None, *, temperature: float = 0.4, known: float = 0.0) -> Proposer:
+def proposer_with(
+    library: PrototypeLibrary, weight: np.ndarray | None = None, *, temperature: float = 0.4, known: float = 0.0
+) -> Proposer:
     """A prior whose element distance is that of the descriptors."""
-    tensors = library.tensors if weight is None else {**library.tensors, "member_weight": torch.as_tensor(weight.astype(np.uint8))}
+    tensors = (
+        library.tensors
+        if weight is None
+        else {**library.tensors, "member_weight": torch.as_tensor(weight.astype(np.uint8))}
+    )
     torch.manual_seed(0)
     ranker = Ranker(descriptors=element_descriptors())
     return Proposer(PrototypeLibrary(tensors), ranker, denovo_temperature=temperature, denovo_known=known)
@@ -87,7 +95,9 @@ def test_an_index_depends_on_the_seed_and_itself(library: PrototypeLibrary) -> N
 
 def test_probability_is_normalised(library: PrototypeLibrary) -> None:
     weight = np.arange(len(library["member_volume"])) % 3
-    draws = DeNovo(proposer_with(library, weight), Constraints(1, 60, max_elements=2, excluded=frozenset(range(21, 120))), 0)
+    draws = DeNovo(
+        proposer_with(library, weight), Constraints(1, 60, max_elements=2, excluded=frozenset(range(21, 120))), 0
+    )
     total = 0.0
     for v in sorted(set(draws.owner[draws.rows].tolist())):
         for elements in permutations(draws.allowed.tolist(), len(library.counts[v])):
@@ -124,7 +134,9 @@ def test_members_are_spread_in_proportion(library: PrototypeLibrary) -> None:
 def test_known_crystals_come_as_often_as_they_may(library: PrototypeLibrary) -> None:
     def share(known: float) -> float:
         draws = DeNovo(proposer_with(library, temperature=0.05, known=known), Constraints(1, 60), 0)
-        return float(np.mean([any(draws.is_known(*s) for s in draws.same(c.prototype, c.elements)) for c in drawn(draws, 20)]))
+        return float(
+            np.mean([any(draws.is_known(*s) for s in draws.same(c.prototype, c.elements)) for c in drawn(draws, 20)])
+        )
 
     assert share(0.0) == 0.0
     assert share(1.0) > 0.5
@@ -180,7 +192,7 @@ def test_narrow_requests_of_the_bundled_model_are_met():
     """Few elements: prototypes with more slots than that cannot be filled, and are not tried."""
     from autoperi import AutoPeri
     from autoperi.errors import RequestError
-    from autoperi.request import element_list
+    from autoperi.pipelines.request import element_list
 
     peri = AutoPeri.from_pretrained()
     from ase.data import chemical_symbols
@@ -189,7 +201,9 @@ def test_narrow_requests_of_the_bundled_model_are_met():
     assert element_list(others, "exclude_elements")
     found = peri.generate(n=4, exclude_elements=others, space_group=225, seed=0, progress=False)
     assert all({e.symbol for e in s.composition} <= {"Na", "Cl"} for s in found)
-    assert {e.symbol for s in peri.generate(n=2, chemical_system="Po-O", seed=0, progress=False) for e in s.composition} == {"Po", "O"}
+    assert {
+        e.symbol for s in peri.generate(n=2, chemical_system="Po-O", seed=0, progress=False) for e in s.composition
+    } == {"Po", "O"}
     with pytest.raises(RequestError, match="no structure type"):
         peri.generate(n=1, exclude_elements=others, num_elements=3, seed=0, progress=False)
 

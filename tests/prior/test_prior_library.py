@@ -9,18 +9,28 @@ import pytest
 import torch
 from pymatgen.core import Lattice, Structure
 
-from autoperi.geometry.symmetry import analyse
+from autoperi.chemistry.descriptors import DESCRIPTORS, element_descriptors
 from autoperi.metrics.match import matcher
-from autoperi.prior.chemistry import DESCRIPTORS, element_descriptors
-from autoperi.prior.fingerprint import BLOCK, CENTRES, all_distances, distances, fingerprints, slot_order, tie_permutations
+from autoperi.prior.fingerprint import (
+    BLOCK,
+    CENTRES,
+    all_distances,
+    distances,
+    fingerprints,
+    slot_order,
+    tie_permutations,
+)
 from autoperi.prior.learn import additive_volumes, learn_library
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.prior.locate import log_probability
 from autoperi.prior.propose import Proposer
 from autoperi.prior.ranker import make_bucket, ranking_loss, sort_elements, train_ranker
+from autoperi.symmetry.analysis import analyse
 
 
-def crystal(group: str | int, lattice: Lattice, species: list[str], sites: list[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def crystal(
+    group: str | int, lattice: Lattice, species: list[str], sites: list[list[float]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     s = Structure.from_spacegroup(group, lattice, species, sites).get_primitive_structure()
     return s.lattice.matrix, s.frac_coords, np.array([site.specie.Z for site in s])
 
@@ -46,9 +56,18 @@ CRYSTALS = [
         rocksalt(a, x, 5 + 0.1 * k)
         for k, (a, x) in enumerate([("Na", "Cl"), ("K", "Cl"), ("Na", "Br"), ("Mg", "O"), ("Ca", "O"), ("Li", "F")])
     ),
-    *(caesium_chloride(a, x, 4 + 0.1 * k) for k, (a, x) in enumerate([("Cs", "Cl"), ("Cs", "Br"), ("Cs", "I"), ("Tl", "Cl")])),
-    *(perovskite(a, b, "O", 3.9 + 0.02 * k) for k, (a, b) in enumerate([("Sr", "Ti"), ("Ba", "Ti"), ("Ca", "Zr"), ("Ba", "Zr")])),
-    *(rutile(a, "O", 4.6 + 0.05 * k, u) for k, (a, u) in enumerate([("Ti", 0.305), ("Sn", 0.307), ("Ru", 0.303), ("Mn", 0.305)])),
+    *(
+        caesium_chloride(a, x, 4 + 0.1 * k)
+        for k, (a, x) in enumerate([("Cs", "Cl"), ("Cs", "Br"), ("Cs", "I"), ("Tl", "Cl")])
+    ),
+    *(
+        perovskite(a, b, "O", 3.9 + 0.02 * k)
+        for k, (a, b) in enumerate([("Sr", "Ti"), ("Ba", "Ti"), ("Ca", "Zr"), ("Ba", "Zr")])
+    ),
+    *(
+        rutile(a, "O", 4.6 + 0.05 * k, u)
+        for k, (a, u) in enumerate([("Ti", 0.305), ("Sn", 0.307), ("Ru", 0.303), ("Mn", 0.305)])
+    ),
 ]
 
 
@@ -193,7 +212,9 @@ def test_volume_is_additive_times_what_members_show(proposer: Proposer) -> None:
     assert ratios.min() <= found.log_volume_ratio <= ratios.max()
 
 
-def test_leave_one_out_hides_the_crystal_itself(learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray], proposer: Proposer) -> None:
+def test_leave_one_out_hides_the_crystal_itself(
+    learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray], proposer: Proposer
+) -> None:
     bucket = make_bucket(learned[0], (2, 4))
     assert bucket is not None
     member = bucket.member_elements[0].tolist()

@@ -1,4 +1,6 @@
-"""Random crystals: exact composition, exact group, atoms apart, reproducible, and orbits drawn with the stated probability."""
+"""Random crystals: exact composition, exact group, atoms apart, reproducible, and orbits drawn with the stated
+probability.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
-from autoperi.geometry import symmetry as sym
-from autoperi.geometry.wyckoff import WyckoffPosition, can_fit, wyckoff_position, wyckoff_positions
-from autoperi.physics.distance import minimum_distance_ratios
+from autoperi.geometry.distances import minimum_distance_ratios
 from autoperi.prior.wyckoff_sampler import Covers, SampledCrystal, sample_crystal
+from autoperi.symmetry import analysis as sym
+from autoperi.symmetry.wyckoff import WyckoffPosition, can_fit, wyckoff_position, wyckoff_positions
 
 LAWS = settings(max_examples=40, deadline=None)
 GROUPS = st.integers(1, 230)
@@ -65,7 +67,9 @@ def test_what_comes_back_is_what_was_asked_for(number: int, seed: int) -> None:
             content[int(rng.integers(3, 90))] += p.primitive_multiplicity
     content = content or Counter({6: wyckoff_positions(number)[0].primitive_multiplicity})
     volume, ratio = 25.0 * content.total(), 0.5
-    crystal = sample_crystal(content, number, volume, np.random.default_rng(seed), attempts=10, min_distance_ratio=ratio)
+    crystal = sample_crystal(
+        content, number, volume, np.random.default_rng(seed), attempts=10, min_distance_ratio=ratio
+    )
     if crystal is not None:
         obeys(crystal, dict(content), number, volume, ratio)
 
@@ -107,7 +111,16 @@ def letters(cover: list[list[WyckoffPosition]]) -> tuple[tuple[str, ...], ...]:
 
 @pytest.mark.parametrize(
     ("number", "counts"),
-    [(2, (3, 2)), (12, (2, 4)), (16, (2, 3)), (62, (4, 8)), (123, (1, 2, 3)), (194, (2, 6)), (225, (1, 1, 6)), (227, (2, 4, 8))],
+    [
+        (2, (3, 2)),
+        (12, (2, 4)),
+        (16, (2, 3)),
+        (62, (4, 8)),
+        (123, (1, 2, 3)),
+        (194, (2, 6)),
+        (225, (1, 1, 6)),
+        (227, (2, 4, 8)),
+    ],
 )
 @pytest.mark.parametrize(("gain", "cost"), [(0.0, 0.0), (1.5, 1.5)])
 def test_weights_of_covers_add_up(number: int, counts: tuple[int, ...], gain: float, cost: float) -> None:

@@ -7,9 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.crystal import CrystalBatch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.lattice import symmetric_log
-from autoperi.processes.fire import MAX_STEP_A, MAX_STEP_STRAIN, FireState, cell_force, fire_start, fire_step, largest_force
+from autoperi.processes.fire import (
+    MAX_STEP_A,
+    MAX_STEP_STRAIN,
+    FireState,
+    cell_force,
+    fire_start,
+    fire_step,
+    largest_force,
+)
 
 EQUILIBRIUM_A = 4.0
 
@@ -27,12 +35,16 @@ def springs(batch: CrystalBatch, targets: torch.Tensor) -> tuple[torch.Tensor, t
     """Energy ``[B]``, forces and stress of atoms on springs to fractional targets, and of cells on springs to cubes."""
     strain = 0.5 * symmetric_log(batch.lattice.mT @ batch.lattice / EQUILIBRIUM_A**2)
     away = torch.einsum("ni,nij->nj", batch.frac_coords - targets, batch.lattice[batch.batch])
-    energy = 10 * strain.square().sum((-1, -2)) + torch.zeros(len(batch), dtype=away.dtype).index_add(0, batch.batch, away.square().sum(-1))
+    energy = 10 * strain.square().sum((-1, -2)) + torch.zeros(len(batch), dtype=away.dtype).index_add(
+        0, batch.batch, away.square().sum(-1)
+    )
     stress = 20 * strain / batch.volume.view(-1, 1, 1)  # the springs of the atoms are left out of the stress
     return energy, -2 * away, stress
 
 
-def descend(batch: CrystalBatch, targets: torch.Tensor, steps: int, *, cell: bool = True) -> tuple[CrystalBatch, FireState]:
+def descend(
+    batch: CrystalBatch, targets: torch.Tensor, steps: int, *, cell: bool = True
+) -> tuple[CrystalBatch, FireState]:
     state = fire_start(batch)
     for _ in range(steps):
         _, forces, stress = springs(batch, targets)
@@ -49,7 +61,9 @@ def test_it_goes_to_the_bottom_of_positions_and_cell(seed: int) -> None:
     _, forces, stress = springs(end, targets)
     assert float(largest_force(end, forces, cell_force(end, stress)).max()) < 1e-3
     assert torch.allclose(end.frac_coords, targets, atol=1e-3)
-    assert torch.allclose(end.lattice @ end.lattice.mT, EQUILIBRIUM_A**2 * torch.eye(3, dtype=torch.float64).expand(3, 3, 3), atol=1e-2)
+    assert torch.allclose(
+        end.lattice @ end.lattice.mT, EQUILIBRIUM_A**2 * torch.eye(3, dtype=torch.float64).expand(3, 3, 3), atol=1e-2
+    )
 
 
 def test_a_fixed_cell_stays_bit_for_bit() -> None:

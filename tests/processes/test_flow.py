@@ -170,7 +170,10 @@ def test_absent_coordinates_count_for_nothing():
 def test_draws_follow_their_density(scale):
     n = 20000
     s = space(n, [True, False])
-    mean, sigma = torch.tensor([[0.1, -1.0]], dtype=F64).expand(n, 2), torch.tensor([[scale, scale]], dtype=F64).expand(n, 2)
+    mean, sigma = (
+        torch.tensor([[0.1, -1.0]], dtype=F64).expand(n, 2),
+        torch.tensor([[scale, scale]], dtype=F64).expand(n, 2),
+    )
     base = Base(s, mean, sigma)
     y = base.draw(torch.randn(n, 2, generator=torch.Generator().manual_seed(3), dtype=F64))
     centres, cell = grid(0.0, 1.0, 10, 1)

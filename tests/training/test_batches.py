@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from autoperi.convert import to_batch
+from autoperi.data.convert import to_batch
 from autoperi.geometry.multigraph import radius_graph
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import Batches, TensorCrystals, widths

@@ -10,18 +10,20 @@ import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from autoperi.convert import to_arrays, to_structures
+from autoperi.data.convert import to_arrays, to_structures
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.testing import tiny_crystals
-from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.coupling import nearest_ends
-from autoperi.training.orbits import orbit_crystals
+from autoperi.training.orbit_data import orbit_crystals
+from autoperi.training.tasks.autoperi_gnn import AutoPeriGnnTask
 
 
 @pytest.fixture(scope="module")
 def chosen():
     lattice = Lattice.from_parameters(4.1, 5.2, 6.3, 81, 95, 102)
-    skewed = Structure(lattice, ["O", "O", "O", "Ti"], [[0.1, 0.2, 0.3], [0.6, 0.5, 0.8], [0.35, 0.9, 0.55], [0.8, 0.05, 0.15]])
+    skewed = Structure(
+        lattice, ["O", "O", "O", "Ti"], [[0.1, 0.2, 0.3], [0.6, 0.5, 0.8], [0.35, 0.9, 0.55], [0.8, 0.05, 0.15]]
+    )
     pairs = Structure.from_spacegroup(
         62, Lattice.orthorhombic(10, 6, 4.7), ["Fe", "O", "O"], [[0.1, 0.25, 0.2], [0.3, 0.05, 0.3], [0.4, 0.6, 0.1]]
     )
@@ -39,14 +41,18 @@ def _length(chosen, start, end):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_same_crystal_and_no_longer_way(chosen, seed):
-    start = chosen.freedom.space.wrap(torch.rand(chosen.y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    start = chosen.freedom.space.wrap(
+        torch.rand(chosen.y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    )
     end = nearest_ends(chosen.choices, chosen.freedom, start, chosen.y)
     before, after = _length(chosen, start, chosen.y), _length(chosen, start, end)
     assert bool((after <= before + 1e-6).all())
     assert float(after.sum()) < 0.7 * float(before.sum())
     assert torch.equal(end[:, :6], chosen.y[:, :6])
     matcher = StructureMatcher(ltol=0.01, stol=0.01, angle_tol=0.1)
-    for a, b in zip(to_structures(chosen.freedom.crystals(chosen.y)), to_structures(chosen.freedom.crystals(end)), strict=True):
+    for a, b in zip(
+        to_structures(chosen.freedom.crystals(chosen.y)), to_structures(chosen.freedom.crystals(end)), strict=True
+    ):
         assert matcher.fit(a, b), a.composition
 
 
@@ -73,7 +79,9 @@ def test_nearest_by_trying_every_exchange(chosen):
 
 
 def test_only_the_rows_that_are_asked_for(chosen):
-    start = chosen.freedom.space.wrap(torch.rand(chosen.y.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64))
+    start = chosen.freedom.space.wrap(
+        torch.rand(chosen.y.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    )
     rows = torch.arange(len(chosen)) % 2 == 0
     end = nearest_ends(chosen.choices, chosen.freedom, start, chosen.y, rows=rows)
     assert torch.equal(end[~rows], chosen.y[~rows])

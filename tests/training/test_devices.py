@@ -12,22 +12,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autoperi.convert import to_arrays
+from autoperi.data.convert import to_arrays
 from autoperi.errors import RequestError
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.testing import tiny_crystals
-from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches
-from autoperi.training.orbits import OrbitCrystals, orbit_crystals
+from autoperi.training.orbit_data import OrbitCrystals, orbit_crystals
 from autoperi.training.run import TrainingConfig, train
+from autoperi.training.tasks.autoperi_gnn import AutoPeriGnnTask
 
 SIZE = {"channels": 8, "layers": 1, "encoder_layers": 1, "latent": 2, "hidden": 8}
 SCRIPT = """
 import sys
 from pathlib import Path
 from safetensors.torch import save_file
-from autoperi.training.orbits import OrbitCrystals
+from autoperi.training.orbit_data import OrbitCrystals
 from autoperi.training.run import TrainingConfig, first_process, train
 
 if __name__ == "__main__":
@@ -53,10 +53,14 @@ def data() -> OrbitCrystals:
 def started(words: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """A command as of a shell of its own, which finds itself by its loopback interface."""
     known = {
-        k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
     }
     environment = {**known, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
 
 
 def test_batches_are_shared_out(data):
@@ -81,7 +85,10 @@ def test_a_step_of_two_processes_is_one_on_both_batches(data, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     ran = started(["script.py", str(tmp_path)], tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert sorted(line for line in ran.stdout.splitlines() if line.startswith("rank done")) == ["rank done 2 1 False", "rank done 2 1 True"]
+    assert sorted(line for line in ran.stdout.splitlines() if line.startswith("rank done")) == [
+        "rank done 2 1 False",
+        "rank done 2 1 True",
+    ]
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert (row["epoch"], row["step"]) == (0, 1)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["history.jsonl", "last.ckpt", "training.json"]
@@ -89,7 +96,10 @@ def test_a_step_of_two_processes_is_one_on_both_batches(data, tmp_path):
 
     torch.manual_seed(0)
     task = AutoPeriGnnTask(AutoPeriGnn(**SIZE), total_steps=1, warmup=1, learning_rate=3e-3, near_share=1.0)
-    found = [task.losses(task.model, batch, task.generator(k, 0)) for k, (batch, _) in enumerate(Batches(data, 4, width=data.n_atoms))]
+    found = [
+        task.losses(task.model, batch, task.generator(k, 0))
+        for k, (batch, _) in enumerate(Batches(data, 4, width=data.n_atoms))
+    ]
     optimizer = task.configure_optimizers()["optimizer"]
     (sum(task.total(f) for f in found) / 2).backward()
     torch.nn.utils.clip_grad_norm_(task.parameters(), 5.0)

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from autoperi.errors import RequestError
 from autoperi.geometry.lattice import random_strain, random_unimodular, symmetric_exp, to_log_metric
 from autoperi.laws import random_orthogonal
-from autoperi.training.lattice_losses import LOSSES, lattice_loss, metric_mae, metric_mse, parameters_mae, parameters_mse, riemann
+from autoperi.training.lattice_losses import (
+    LOSSES,
+    lattice_loss,
+    metric_mae,
+    metric_mse,
+    parameters_mae,
+    parameters_mse,
+    riemann,
+)
 
 F64 = torch.float64
 SEEDS = st.integers(0, 2**31 - 1)
@@ -46,14 +54,18 @@ def test_riemann_is_a_metric_that_no_basis_changes(seed: int) -> None:
     between = true @ symmetric_exp(random_strain(g, 0.2, len(true)))
     assert bool((expected <= riemann(predicted, between) + riemann(between, true) + 1e-9).all())
     # the other losses do see the basis, as the paper says
-    assert not torch.allclose(metric_mae(t @ predicted, t @ true), metric_mae(predicted, true)) or bool((t.abs().sum((1, 2)) == 3).all())
+    assert not torch.allclose(metric_mae(t @ predicted, t @ true), metric_mae(predicted, true)) or bool(
+        (t.abs().sum((1, 2)) == 3).all()
+    )
 
 
 def test_closed_forms() -> None:
     cube = 4 * torch.eye(3, dtype=F64).expand(1, 3, 3)
     grown = cube * 1.1
     torch.testing.assert_close(riemann(grown, cube), torch.tensor([2 * math.sqrt(3) * math.log(1.1)], dtype=F64))
-    torch.testing.assert_close(parameters_mae(grown, cube), torch.tensor([0.05], dtype=F64))  # three lengths by a tenth, no angle
+    torch.testing.assert_close(
+        parameters_mae(grown, cube), torch.tensor([0.05], dtype=F64)
+    )  # three lengths by a tenth, no angle
     torch.testing.assert_close(parameters_mse(grown, cube), torch.tensor([0.005], dtype=F64))
     torch.testing.assert_close(metric_mae(grown, cube), torch.tensor([16 * 0.21 / 3], dtype=F64))
     torch.testing.assert_close(metric_mse(grown, cube), torch.tensor([(16 * 0.21) ** 2 / 3], dtype=F64))
@@ -62,7 +74,10 @@ def test_closed_forms() -> None:
 
 
 def test_riemann_of_cells_is_the_distance_of_log_metrics_where_they_commute() -> None:
-    a, b = torch.diag(torch.tensor([3.0, 4, 5], dtype=F64))[None], torch.diag(torch.tensor([3.3, 3.9, 7], dtype=F64))[None]
+    a, b = (
+        torch.diag(torch.tensor([3.0, 4, 5], dtype=F64))[None],
+        torch.diag(torch.tensor([3.3, 3.9, 7], dtype=F64))[None],
+    )
     torch.testing.assert_close(riemann(a, b), 2 * torch.linalg.vector_norm(to_log_metric(a) - to_log_metric(b), dim=-1))
 
 
@@ -84,7 +99,9 @@ def test_gradients_equal_finite_differences(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("name", list(LOSSES))
 def test_zero_with_a_finite_gradient_at_the_answer(name: str, dtype: torch.dtype) -> None:
-    cells = torch.cat([torch.eye(3)[None] * 4, torch.diag(torch.tensor([3.0, 3, 5]))[None], pair(5)[1].float()]).to(dtype)
+    cells = torch.cat([torch.eye(3)[None] * 4, torch.diag(torch.tensor([3.0, 3, 5]))[None], pair(5)[1].float()]).to(
+        dtype
+    )
     moving = cells.clone().requires_grad_()
     loss = LOSSES[name](moving, cells)
     assert float(loss.detach().abs().max()) < (1e-5 if dtype == F64 else 2e-5)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from autoperi.errors import RequestError
-from autoperi.models.properties import FormationEnergy
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.training.optimizer import Joined, Muon, muon, orthogonal
-from autoperi.training.tasks import FormationEnergyTask
+from autoperi.training.tasks.base import FormationEnergyTask
 
 
 def network() -> nn.Module:

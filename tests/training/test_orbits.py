@@ -7,20 +7,22 @@ import pytest
 import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 
-from autoperi.convert import to_arrays, to_structures
+from autoperi.data.convert import to_arrays, to_structures
 from autoperi.errors import DataError
-from autoperi.geometry.freedom import equal_edges
 from autoperi.models.autoperi_gnn import AutoPeriGnn
+from autoperi.symmetry.freedom import equal_edges
 from autoperi.testing import tiny_crystals
-from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.data import Batches
-from autoperi.training.orbits import OrbitCrystals, orbit_crystals
+from autoperi.training.orbit_data import OrbitCrystals, orbit_crystals
 from autoperi.training.run import TrainingConfig, train
+from autoperi.training.tasks.autoperi_gnn import AutoPeriGnnTask
 
 
 @pytest.fixture(scope="module")
 def data() -> OrbitCrystals:
-    found, failed = orbit_crystals([to_arrays(c) for c in tiny_crystals()], {"energy": torch.arange(len(tiny_crystals()))})
+    found, failed = orbit_crystals(
+        [to_arrays(c) for c in tiny_crystals()], {"energy": torch.arange(len(tiny_crystals()))}
+    )
     assert failed == []
     return found
 
@@ -117,7 +119,9 @@ def test_an_interrupted_run_ends_where_the_whole_one_does(data, tmp_path):
             model_config={"channels": 8, "layers": 1, "encoder_layers": 1, "latent": 2, "hidden": 8},
         )
         initial = {"element_volume": data.element_volume.float()}
-        return train(config, train_data=data, val_data=data, directory=directory, resume=resume, device="cpu", initial=initial)
+        return train(
+            config, train_data=data, val_data=data, directory=directory, resume=resume, device="cpu", initial=initial
+        )
 
     whole, summary = run(tmp_path / "whole", 3)
     assert summary["final"]["train_noise"] > 0

@@ -1,4 +1,6 @@
-"""Losses on the estimated end of a path, and descriptions as augmentation: switches, gradients, symmetry by construction, repetition."""
+"""Losses on the estimated end of a path, and descriptions as augmentation: switches, gradients, symmetry by
+construction, repetition.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,20 @@ import torch
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from autoperi.bundle import network_component
-from autoperi.convert import to_arrays, to_structures
+from autoperi.data.convert import to_arrays, to_structures
+from autoperi.data.random import numpy_generator
 from autoperi.errors import RequestError
-from autoperi.hub.serialize import save_bundle
+from autoperi.hub.bundle import save_bundle
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.potential import Potential
-from autoperi.random import numpy_generator
+from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training import physical
 from autoperi.training.adversarial import Discriminator, hinge_losses
-from autoperi.training.autoperi_gnn import AutoPeriGnnTask
 from autoperi.training.coupling import random_ends
-from autoperi.training.orbits import OrbitBatch, OrbitCrystals, orbit_crystals
+from autoperi.training.orbit_data import OrbitBatch, OrbitCrystals, orbit_crystals
 from autoperi.training.run import TrainingConfig, train
+from autoperi.training.tasks.autoperi_gnn import AutoPeriGnnTask
 
 F64 = torch.float64
 LOSSES = ("energy", "symmetry", "reconstruction", "adversarial")
@@ -45,7 +47,9 @@ def data_of(crystals: list[Structure]) -> OrbitCrystals:
 
 @pytest.fixture(scope="module")
 def data() -> OrbitCrystals:
-    return data_of([*(c for c in tiny_crystals() if c.reduced_formula in ("NaCl", "SrTiO3", "TiO2", "ZnO", "Cu")), TRICLINIC, PBNM])
+    return data_of(
+        [*(c for c in tiny_crystals() if c.reduced_formula in ("NaCl", "SrTiO3", "TiO2", "ZnO", "Cu")), TRICLINIC, PBNM]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,9 @@ def test_weight_zero_is_off(chosen, monkeypatch):
 def test_gradients_through_the_decoder_are_those_of_finite_differences(chosen, name):
     model = network()
     task = task_of(model, name, near_share=0.8)
-    weights = [p for key, p in model.named_parameters() if key.startswith(("field_head", "condition", "backbone.interactions"))]
+    weights = [
+        p for key, p in model.named_parameters() if key.startswith(("field_head", "condition", "backbone.interactions"))
+    ]
     g = torch.Generator().manual_seed(5)
     direction = [torch.randn(p.shape, generator=g, dtype=F64) for p in weights]
 
@@ -221,9 +227,15 @@ def test_random_descriptions_are_the_same_crystal(chosen):
 
 
 def test_another_basis_of_the_same_crystal_has_the_same_losses():
-    """Augmentation by lattice bases is without effect: whatever cell a crystal comes in, it is read in its standard one, up to its description."""
+    """Augmentation by lattice bases is without effect: whatever cell a crystal comes in, it is read in its standard
+    one, up to its description.
+    """
     found = []
-    for basis in ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 1, 0], [0, 1, 0], [0, -1, 1]], [[1, 0, 2], [1, 1, 2], [0, 1, 1]]):
+    for basis in (
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[1, 1, 0], [0, 1, 0], [0, -1, 1]],
+        [[1, 0, 2], [1, 1, 2], [0, 1, 1]],
+    ):
         crystals = []
         for crystal in (TRICLINIC, PBNM, tiny_crystals()[0]):
             skewed = crystal.copy()
@@ -247,7 +259,9 @@ def test_options_that_make_no_run():
 
 
 def test_a_run_with_every_loss_goes_on_where_it_was_interrupted(data, tiny_bundle, tmp_path):
-    """The potential comes from a model directory; the discriminator is in the checkpoint, and nothing of either in the result."""
+    """The potential comes from a model directory; the discriminator is in the checkpoint, and nothing of either in the
+    result.
+    """
     found = potential().float()
     components = {**tiny_bundle.components, "potential": network_component(found)}
     save_bundle(dataclasses.replace(tiny_bundle, components=components), tmp_path / "base")
@@ -260,10 +274,13 @@ def test_a_run_with_every_loss_goes_on_where_it_was_interrupted(data, tiny_bundl
             3e-3,
             warmup=2,
             model_config=SIZE,
-            task_config={f"{name}_weight": 0.1 for name in LOSSES} | {"potential": str(tmp_path / "base"), "ends": "random"},
+            task_config={f"{name}_weight": 0.1 for name in LOSSES}
+            | {"potential": str(tmp_path / "base"), "ends": "random"},
         )
         initial = {"element_volume": data.element_volume.float()}
-        return train(config, train_data=data, val_data=data, directory=directory, resume=resume, device="cpu", initial=initial)
+        return train(
+            config, train_data=data, val_data=data, directory=directory, resume=resume, device="cpu", initial=initial
+        )
 
     whole, summary = run(tmp_path / "whole")
     assert all(f"{stage}_{name}" in summary["final"] for stage in ("train", "val") for name in LOSSES)

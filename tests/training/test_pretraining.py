@@ -11,11 +11,11 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoperi.convert import to_batch, to_structures
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch, to_structures
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
 from autoperi.metrics.distribution import space_groups
-from autoperi.models.properties import FormationEnergy
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import Batches, TensorCrystals
 from autoperi.training.pretraining import (
@@ -44,7 +44,9 @@ SMALL = {"channels": 16, "layers": 1, "cutoff": 4.0}
 def data() -> TensorCrystals:
     """Textbook crystals with their space groups and energies that are a function of their elements."""
     batch = to_batch(tiny_crystals())
-    groups = torch.tensor([g or 0 for g in space_groups(tiny_crystals(), cache=False, processes=1)], dtype=torch.float32)
+    groups = torch.tensor(
+        [g or 0 for g in space_groups(tiny_crystals(), cache=False, processes=1)], dtype=torch.float32
+    )
     energy = torch.stack([-x.float().mean() / 20 for x in batch.atomic_numbers.split(batch.n_atoms.tolist())])
     labels = {"space_group": groups, "formation_energy_per_atom": energy, "label_weight": torch.ones(len(batch))}
     return TensorCrystals(batch, labels)
@@ -93,7 +95,9 @@ def test_no_edges_join_nothing() -> None:
     assert (int(count), float(shortest)) == (0, math.inf)
     task = CrysGnnTask(CrysGnn(**SMALL).double(), total_steps=1)
     with torch.no_grad():
-        found = task.losses(task.model, (batch, {"space_group": torch.tensor([float("nan")])}), torch.Generator().manual_seed(0))
+        found = task.losses(
+            task.model, (batch, {"space_group": torch.tensor([float("nan")])}), torch.Generator().manual_seed(0)
+        )
     assert all(math.isfinite(float(v)) for v in found.values())
 
 
@@ -104,7 +108,9 @@ def test_contrastive_loss_by_hand() -> None:
     expected = -math.log(math.exp(5) / (math.exp(5) + math.exp(0) + math.exp(-5)))
     assert float(contrastive_loss(vectors, kind)) == pytest.approx(expected)
     assert float(contrastive_loss(vectors, torch.tensor([0, 1, 2, -1]))) == 0.0
-    assert float(contrastive_loss(vectors, torch.tensor([0, 1, -1, -1]))) == 0.0  # what is unknown is like nothing, not even its like
+    assert (
+        float(contrastive_loss(vectors, torch.tensor([0, 1, -1, -1]))) == 0.0
+    )  # what is unknown is like nothing, not even its like
 
 
 def test_the_losses_know_the_right_answers(data: TensorCrystals) -> None:
@@ -130,7 +136,9 @@ def test_the_losses_know_the_right_answers(data: TensorCrystals) -> None:
 
 def test_pretraining_learns_and_its_backbone_begins_another(data: TensorCrystals, tmp_path: Path) -> None:
     options = {"train_data": data, "val_data": data, "device": "cpu"}
-    config = TrainingConfig("crysgnn", epochs=8, batch_size=8, learning_rate=5e-3, ema=0.9, warmup=5, model_config=SMALL)
+    config = TrainingConfig(
+        "crysgnn", epochs=8, batch_size=8, learning_rate=5e-3, ema=0.9, warmup=5, model_config=SMALL
+    )
     teacher, summary = train(config, directory=tmp_path / "teacher", **options)
     first = (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()[0]
     assert summary["final"]["train_loss"] < 0.9 * float(first.split('"train_loss": ')[1].split("}")[0].split(",")[0])
@@ -174,12 +182,16 @@ def test_a_student_takes_after_its_teacher(data: TensorCrystals, tmp_path: Path)
     torch.manual_seed(1)
     taught = with_teacher(CrysGnn(**SMALL), data)
     options = {"train_data": taught, "val_data": data, "device": "cpu"}
-    config = TrainingConfig("distilled", epochs=15, batch_size=8, learning_rate=2e-2, ema=0.5, warmup=5, model_config=SMALL)
+    config = TrainingConfig(
+        "distilled", epochs=15, batch_size=8, learning_rate=2e-2, ema=0.5, warmup=5, model_config=SMALL
+    )
 
     def distance(student: torch.nn.Module) -> float:
         found = with_teacher(student, data).atom_labels[TEACHER]  # type: ignore[arg-type]
         return float(
-            torch.nn.functional.mse_loss(*(torch.nn.functional.layer_norm(x, (16,)) for x in (found, taught.atom_labels[TEACHER])))
+            torch.nn.functional.mse_loss(
+                *(torch.nn.functional.layer_norm(x, (16,)) for x in (found, taught.atom_labels[TEACHER]))
+            )
         )
 
     with torch.random.fork_rng():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from autoperi.convert import to_batch
+from autoperi.data.convert import to_batch
+from autoperi.data.splits import fold_of, split_of, splits_of
 from autoperi.geometry.lattice import supercell
-from autoperi.models.properties import FormationEnergy
+from autoperi.models.formation_energy import FormationEnergy
 from autoperi.models.property_heads import PropertyHeads, encode
-from autoperi.splits import fold_of, split_of, splits_of
 from autoperi.testing import tiny_crystals
-from autoperi.training.property_heads import (
+from autoperi.training.tasks.property_heads import (
     DESCRIPTORS,
     LOGARITHMS,
     HeadTraining,
@@ -103,7 +103,11 @@ def test_metals_are_told_from_insulators(crystals):
     model = heads("band_gap")
     fit_scales(model, crystals)
     fit_group(
-        model, "band_gap", crystals, targets, settings=HeadTraining(epochs=30, batch_size=16, noise_epochs=2, learning_rate=5e-3, ema=0.9)
+        model,
+        "band_gap",
+        crystals,
+        targets,
+        settings=HeadTraining(epochs=30, batch_size=16, noise_epochs=2, learning_rate=5e-3, ema=0.9),
     )
     prediction = predict_all(model, crystals)["band_gap"]
     assert prediction.is_metal is not None
@@ -114,7 +118,9 @@ def test_metals_are_told_from_insulators(crystals):
 def test_errors_of_the_formation_energy_are_learned(crystals):
     """Without members, σ is that of the encoder's own errors: large for one element, small elsewhere."""
     has_oxygen = torch.zeros(len(crystals)).index_add(
-        0, torch.repeat_interleave(torch.arange(len(crystals)), crystals.n_atoms), (crystals.atomic_numbers == 8).float()
+        0,
+        torch.repeat_interleave(torch.arange(len(crystals)), crystals.n_atoms),
+        (crystals.atomic_numbers == 8).float(),
     )
     width = torch.where(has_oxygen > 0, 0.5, 0.05)
     noise = torch.randn(len(crystals), generator=torch.Generator().manual_seed(0)) * width

@@ -10,17 +10,17 @@ import torch
 
 pytest.importorskip("lightning")
 
-from autoperi.convert import to_batch
-from autoperi.crystal import CrystalBatch
+from autoperi.data.convert import to_batch
+from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.lattice import metric, symmetric_exp, symmetric_matrix
-from autoperi.geometry.symmetry import analyse
 from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.processes.lattice import exponent_to
+from autoperi.symmetry.analysis import analyse
 from autoperi.testing import tiny_crystals
-from autoperi.training import empnn
 from autoperi.training.data import TensorCrystals
-from autoperi.training.empnn import RelaxerTask, split_norms
 from autoperi.training.run import TrainingConfig, train
+from autoperi.training.tasks import lattice_relaxer as empnn
+from autoperi.training.tasks.lattice_relaxer import RelaxerTask, split_norms
 
 torch.set_num_threads(1)
 SMALL = {"channels": 8, "layers": 1, "hidden": 16}
@@ -90,7 +90,9 @@ def test_training_learns_and_resumes(batch: CrystalBatch, tmp_path) -> None:
     network, summary = train(config, train_data=data, val_data=data, directory=tmp_path, device="cpu")
     assert isinstance(network, LatticeRelaxer)
     assert summary["epochs"] == 4
-    more, summary = train(replace(config, epochs=5), train_data=data, val_data=data, directory=tmp_path, device="cpu", resume=True)
+    more, summary = train(
+        replace(config, epochs=5), train_data=data, val_data=data, directory=tmp_path, device="cpu", resume=True
+    )
     assert summary["epochs"] == 5
     rows = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]

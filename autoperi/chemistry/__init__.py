@@ -1,0 +1,1 @@
+"""What is known of the elements in compounds: oxidation states, descriptors, properties."""

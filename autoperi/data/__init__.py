@@ -1,0 +1,1 @@
+"""Crystals as data: batches, conversion, files, elements, random numbers, splits."""

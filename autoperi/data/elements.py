@@ -1,0 +1,95 @@
+"""What is known of the elements: radii and electronegativities, each table read in one place.
+
+Three radii are in use, and differ: a metric must take the one that its definition names.
+
+=============================  ===================================================================================
+:func:`covalent_radii`         Cordero et al. 2008, from ASE: how near atoms come, the short-range repulsion
+:func:`crystalnn_radius`       the covalent radii of pymatgen's ``CrystalNN``
+:func:`atomic_radius`          Slater 1964, from pymatgen: PGCGM's test of distances
+=============================  ===================================================================================
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from autoperi.errors import StructureError
+from autoperi.units import MAX_ATOMIC_NUMBER
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DEFAULT_RADIUS = 1.69
+"""Å, for the elements after curium, of which no crystal structure gives a radius: that of curium, the last one
+measured.
+"""
+
+_LAST_MEASURED = 96
+
+
+@functools.lru_cache(maxsize=1)
+def covalent_radii() -> np.ndarray:
+    """Covalent radii in Å by atomic number, ``[119]``, read-only; entry 0 is NaN.
+
+    Cordero et al., Dalton Trans. 2832 (2008), as tabulated by ASE: hydrogen to curium; :data:`DEFAULT_RADIUS` beyond.
+    """
+    import numpy as np
+    from ase.data import covalent_radii as table
+
+    radii = np.full(MAX_ATOMIC_NUMBER + 1, DEFAULT_RADIUS)
+    # beyond curium ASE holds a placeholder that has changed from release to release
+    radii[: _LAST_MEASURED + 1] = np.asarray(table, dtype=np.float64)[: _LAST_MEASURED + 1]
+    radii[0] = np.nan
+    radii.setflags(write=False)
+    return radii
+
+
+@functools.cache
+def crystalnn_radius(number: int) -> float:
+    """Covalent radius in Å that pymatgen's ``CrystalNN`` uses: its own table, else the atomic radius.
+
+    Raises:
+        StructureError: neither is known.
+    """
+    from pymatgen.core import Element
+
+    element = Element.from_Z(number)
+    radius = _pymatgen_radii().get(element.symbol, element.atomic_radius)
+    if radius is None:
+        raise StructureError(
+            f"no covalent or atomic radius of {element.symbol} is known; leave out crystals that hold it"
+        )
+    return float(radius)
+
+
+@functools.lru_cache(maxsize=1)
+def _pymatgen_radii() -> dict[str, Any]:
+    try:
+        from pymatgen.core.molecule_structure_comparator import CovalentRadius
+    except ImportError:  # pymatgen before the 2026 split
+        from pymatgen.analysis.molecule_structure_comparator import CovalentRadius
+    return dict(CovalentRadius.radius)
+
+
+@functools.cache
+def atomic_radius(number: int) -> float | None:
+    """pymatgen's atomic radius (Slater 1964) in Å, None where it has none (noble gases, heavy elements)."""
+    from pymatgen.core import Element
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        radius = Element.from_Z(number).atomic_radius
+    return None if radius is None or math.isnan(float(radius)) else float(radius)
+
+
+@functools.cache
+def electronegativity(number: int) -> float:
+    """Pauling electronegativity from pymatgen; NaN where it has none."""
+    from pymatgen.core import Element
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of elements without a value, which is what NaN says
+        return float(Element.from_Z(number).X)

@@ -1,0 +1,47 @@
+"""The only place that makes random generators.
+
+A sample depends on ``(seed, index)`` and the request, never on batch size, batchmates or thread count:
+every sample owns a generator derived from the two numbers, and noise is always drawn on the CPU.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autoperi.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_SEED = 2**63 - 1
+
+
+def check_seed(seed: int | None) -> int:
+    """Return ``seed``, or a fresh one drawn from the operating system where it is None.
+
+    Raises:
+        RequestError: ``seed`` is not an integer in [0, 2**63).
+    """
+    if seed is None:
+        return secrets.randbelow(2**31)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) <= MAX_SEED:
+        raise RequestError(
+            f"seed={seed!r} is not an integer between 0 and 2**63 - 1; pass one, or None for a fresh seed"
+        )
+    return int(seed)
+
+
+def numpy_generator(seed: int, *index: int) -> np.random.Generator:
+    """A NumPy generator that depends on ``seed`` and the sample's ``index`` alone."""
+    return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=tuple(index)))
+
+
+def torch_generator(seed: int, *index: int) -> torch.Generator:
+    """A CPU torch generator that depends on ``seed`` and the sample's ``index`` alone."""
+    import torch
+
+    state = np.random.SeedSequence(entropy=seed, spawn_key=tuple(index)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)

@@ -1,1 +1,0 @@
-"""Physics: distances, losses and constraints that need no trained model."""

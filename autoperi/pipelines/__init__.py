@@ -1,0 +1,1 @@
+"""From a request to crystals: streams of candidates, checks, ranking."""

@@ -1,0 +1,151 @@
+"""From proposals to geometry: AutoPeri-GNN's flow moves the free parameters of each candidate in its space group.
+
+A prototype's candidate is a start near the answer; orbits without a prototype start from noise, several times, and the
+potential picks. Space group, orbits and composition stay what they were: nothing else than the free parameters can
+move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoperi.data.random import torch_generator
+from autoperi.errors import StructureError
+from autoperi.geometry.distances import MIN_DISTANCE_RATIO, minimum_distance_ratios
+from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
+from autoperi.models.evaluate import evaluate
+from autoperi.models.potential import Potential
+from autoperi.pipelines.candidates import Proposal
+from autoperi.processes.min_distance import RATIO
+from autoperi.symmetry.freedom import Freedom, Orbit, freedom_at_volume
+from autoperi.symmetry.spacegroup import primitive_transform, space_group
+from autoperi.symmetry.wyckoff import locate
+
+TOLERANCE = 1e-3
+"""How far, in fractions, an atom of a candidate may lie from its Wyckoff position."""
+DIGITS = 9
+"""Decimals kept of coordinates: above float64 noise, so that no batch can change a result."""
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """The flow, wired for ``generate``.
+
+    Attributes:
+        network: in float64.
+        potential: picks among draws, where it knows the elements; else the draw whose atoms keep the farthest apart.
+        near_steps: Euler steps from a prototype's candidate; 0 leaves it as it is.
+        noise_steps: Euler steps from noise.
+        draws: from noise, of each.
+        anneal: of :func:`~autoperi.processes.flow.integrate`, from noise and near a start.
+    """
+
+    network: AutoPeriGnn
+    potential: Potential | None
+    near_steps: int
+    noise_steps: int
+    draws: int
+    anneal: float = 0.0
+
+    def __call__(self, proposals: Sequence[Proposal], seed: int) -> list[Proposal]:
+        """The same proposals with the geometry that the flow gives them; each depends on itself, ``seed`` and its index
+        alone.
+        """
+        done = list(proposals)
+        near = [k for k, p in enumerate(done) if p.sites is None and p.origin != "random" and self.near_steps]
+        read = {k: _sites(done[k]) for k in near}
+        near = [k for k in near if read[k] is not None]
+        new = [k for k, p in enumerate(done) if p.sites is not None]
+        with torch.no_grad():
+            for rows in _batches(near):
+                moved = self._near([done[k] for k in rows], [read[k] or () for k in rows])
+                for k, proposal in zip(rows, moved, strict=True):
+                    done[k] = proposal
+            for k, proposal in zip(new, self._from_noise([done[k] for k in new], seed), strict=True):
+                done[k] = proposal
+        return done
+
+    def _freedom(self, numbers: Sequence[int], sites: Sequence[Sequence[Orbit]]) -> tuple[Freedom, Tensor]:
+        return freedom_at_volume(numbers, sites, self.network.element_volume.double().cpu().numpy())
+
+    def _near(self, proposals: list[Proposal], sites: list[Sequence[Orbit]]) -> list[Proposal]:
+        freedom, s = self._freedom([p.group.number for p in proposals], sites)
+        start = freedom.coordinates(torch.as_tensor(np.stack([p.lattice for p in proposals])), s)
+        freedom, start = freedom.to(device=self._device), start.to(self._device)
+        still = torch.zeros_like(start)
+        y = self.network.sample(
+            freedom, still, centre=start, steps=self.near_steps, method="euler", apart=RATIO, anneal=self.anneal
+        )
+        ratios = minimum_distance_ratios(freedom.crystals(y))
+        moved = _placed(proposals, freedom, y)
+        # where atoms could not be kept apart the flow has lost its way, and the prototype is the better guess
+        return [
+            new if ok else old
+            for old, new, ok in zip(proposals, moved, (ratios >= MIN_DISTANCE_RATIO).tolist(), strict=True)
+        ]
+
+    def _from_noise(self, proposals: list[Proposal], seed: int) -> list[Proposal]:
+        found = []
+        for rows in _batches(list(range(len(proposals))), max(1, BATCH // self.draws)):
+            part = [proposals[k] for k in rows for _ in range(self.draws)]
+            freedom, _ = self._freedom([p.group.number for p in part], [p.sites or () for p in part])
+            generators = [torch_generator(seed, p.index, k % self.draws) for k, p in enumerate(part)]
+            noise = crystal_noise(freedom, generators).to(self._device)
+            freedom = freedom.to(device=self._device)
+            drawn = self.network.sample(
+                freedom, noise, steps=self.noise_steps, method="euler", apart=RATIO, anneal=self.anneal
+            )
+            y = torch.round(drawn, decimals=DIGITS)
+            crystals = freedom.crystals(y)
+            worth = torch.nan_to_num(minimum_distance_ratios(crystals), nan=0.0)
+            if self.potential is not None and bool(self.potential.seen[crystals.atomic_numbers].all()):
+                energy = evaluate(self.potential, crystals, derivatives=False).energy / crystals.n_atoms
+                worth = torch.where(
+                    worth < MIN_DISTANCE_RATIO, worth - 1e6, -torch.nan_to_num(torch.round(energy, decimals=6), nan=1e5)
+                )
+            best = worth.view(-1, self.draws).argmax(1) + torch.arange(len(rows), device=y.device) * self.draws
+            found += _placed([proposals[k] for k in rows], freedom[best], y[best])
+        return found
+
+    @property
+    def _device(self) -> torch.device:
+        return self.network.element_volume.device
+
+
+def _batches(rows: list[int], size: int = BATCH) -> list[list[int]]:
+    return [rows[k : k + size] for k in range(0, len(rows), size)]
+
+
+def _sites(proposal: Proposal) -> list[Orbit] | None:
+    """The orbits of a candidate, with the parameters it has; None where an atom lies on no Wyckoff position of its
+    group.
+    """
+    number = proposal.group.number
+    transform = primitive_transform(space_group(number))
+    found = []
+    for k in range(int(proposal.orbits.max()) + 1):
+        atoms = np.nonzero(proposal.orbits == k)[0]
+        try:
+            position, s = locate(proposal.frac_coords[atoms[0]] @ transform, number, tolerance=TOLERANCE)
+        except StructureError:
+            return None
+        if position.primitive_multiplicity != len(atoms):
+            return None
+        found.append(Orbit(int(proposal.numbers[atoms[0]]), position, s))
+    return found
+
+
+def _placed(proposals: Sequence[Proposal], freedom: Freedom, y: Tensor) -> list[Proposal]:
+    freedom, y = freedom.to(device="cpu"), y.cpu()
+    crystals = freedom.crystals(torch.round(y, decimals=DIGITS))
+    local = freedom.place[freedom.orbit].split(crystals.n_atoms.tolist())
+    return [
+        replace(p, lattice=lattice.numpy(), frac_coords=frac.numpy(), numbers=numbers.numpy(), orbits=own.numpy())
+        for p, (lattice, frac, numbers), own in zip(proposals, crystals.unbatch(), local, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Relaxation of lattices, and of positions and cells."""

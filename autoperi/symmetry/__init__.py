@@ -1,0 +1,1 @@
+"""Space groups, Wyckoff positions, orbits and what they leave free."""

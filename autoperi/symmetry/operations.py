@@ -1,0 +1,73 @@
+"""The operations of crystals' space groups, and the atom that each makes of each atom: what a symmetry distance
+compares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoperi.symmetry.analysis import atom_permutations
+from autoperi.symmetry.freedom import Freedom
+from autoperi.symmetry.spacegroup import space_group
+from autoperi.symmetry.wyckoff import GENERIC
+
+
+@dataclass(frozen=True, eq=False)
+class Operations:
+    """All G operations x → R x + t of B crystals in their primitive cells, one crystal after the other, and P pairs of
+    them with atoms.
+
+    Attributes:
+        rotations: R, ``[G, 3, 3]``, translations: t, ``[G, 3]``, acting on columns of fractional coordinates.
+        crystal: of each operation, ``[G]``.
+        operation, atom, image: an operation and the atom ``image`` that it makes of ``atom``, modulo the lattice, each
+            ``[P]``; operation by operation, atoms in their order.
+    """
+
+    rotations: Tensor
+    translations: Tensor
+    crystal: Tensor
+    operation: Tensor
+    atom: Tensor
+    image: Tensor
+
+    def __len__(self) -> int:
+        return len(self.crystal)
+
+
+def operations_of(freedom: Freedom, groups: Tensor) -> Operations:
+    """The operations of crystals given by their orbits; images are those that the orbits' maps have, whatever the
+    parameters.
+
+    Args:
+        freedom: B crystals.
+        groups: space-group numbers, ``[B]``.
+    """
+    points = (
+        torch.einsum("nij,j->ni", freedom.maps.double(), torch.as_tensor(GENERIC, device=freedom.maps.device))
+        + freedom.offsets.double()
+    )
+    counts = freedom.n_atoms.tolist()
+    rotations, translations, crystal, operation, atom, image = [], [], [], [], [], []
+    first, done = 0, 0
+    for b, (number, x, orbit) in enumerate(
+        zip(groups.tolist(), points.cpu().split(counts), freedom.orbit.cpu().split(counts), strict=True)
+    ):
+        group = space_group(number).primitive
+        table = atom_permutations(x.numpy(), orbit.numpy(), group)
+        rotations.append(group.rotations)
+        translations.append(group.translations)
+        crystal.append(np.full(len(group), b))
+        operation.append(np.repeat(np.arange(len(group)) + done, len(x)))
+        atom.append(np.tile(np.arange(len(x)) + first, len(group)))
+        image.append(table.reshape(-1) + first)
+        first, done = first + len(x), done + len(group)
+    return Operations(
+        torch.as_tensor(np.concatenate(rotations)).to(freedom.maps),
+        torch.as_tensor(np.concatenate(translations)).to(freedom.maps),
+        *(torch.as_tensor(np.concatenate(part)).to(freedom.maps.device) for part in (crystal, operation, atom, image)),
+    )

@@ -16,7 +16,8 @@ from autoperi.data.convert import to_arrays
 from autoperi.hub.bundle import Bundle
 from autoperi.models.empnn import Empnn
 from autoperi.models.formation_energy import FormationEnergy
-from autoperi.pipelines.bundle import network_component, prior_component
+from autoperi.hub.networks import network_component
+from autoperi.prior.component import prior_component
 from autoperi.prior.learn import learn_library
 from autoperi.prior.ranker import train_ranker
 from autoperi.symmetry.analysis import orbit

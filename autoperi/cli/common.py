@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -15,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoperi.errors import DataError, RequestError
+from autoperi.errors import DataError
+from autoperi.pipelines.options import whole
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -59,29 +59,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="crystals per pass; never changes a result (default: auto)",
     )
-
-
-def whole(text: str) -> int:
-    """An option's whole number; whether it is a sensible one is for the request to say."""
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
-def number_range(text: str | None, name: str) -> int | tuple[int, int] | None:
-    """``"8"`` or ``"4-20"`` as a number or a pair, None as it is.
-
-    Raises:
-        RequestError: neither; ``name`` says of what.
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(?:(-?\d+)|(\d+)\s*[-:,]\s*(\d+))\s*", text)
-    if not found:
-        raise RequestError(f"{name}={text!r} is not a size or a range; write 8, or 4-20")
-    one, low, high = found.groups()
-    return int(one) if one is not None else (int(low), int(high))
 
 
 def batch_size(text: str) -> int | str:

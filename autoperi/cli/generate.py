@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoperi.cli import common
-from autoperi.errors import GenerationInterrupted, RequestError
+from autoperi.errors import GenerationInterrupted
+from autoperi.pipelines.options import add_flags, given_flags
+from autoperi.pipelines.request import Request, RunOptions, make_request
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from autoperi.pipelines.request import GenerationRequest
 
 EXAMPLE = """examples:
   autoperi generate NaCl                                          one crystal, as a line of a table
@@ -47,59 +48,10 @@ def add_parser(subparsers: Any) -> None:
         description="Generate crystals, best first. Without --out a table is printed and nothing is written.",
         example=EXAMPLE,
     )
-    parser.add_argument(
-        "composition",
-        nargs="?",
-        metavar="COMPOSITION",
-        help="a formula such as LiFePO4; without one, compositions are drawn too",
-    )
-    parser.add_argument("-n", type=common.whole, default=1, metavar="N", help="crystals wanted (default: 1)")
+    add_flags(parser, Request, RunOptions)
     parser.add_argument(
         "--out", metavar="DIR_or_FILE", help="a folder, or a file: .cif, .extxyz, .json, .parquet, .vasp (one crystal)"
     )
-    parser.add_argument(
-        "--space-group", metavar="GROUP", help="number 1 to 230 or symbol, e.g. 225 or Fm-3m; holds for every crystal"
-    )
-    parser.add_argument("--num-atoms", metavar="N_or_RANGE", help="atoms in the primitive cell, e.g. 8 or 4-20")
-    parser.add_argument("--chemical-system", metavar="ELEMENTS", help="exactly these elements, e.g. Li-Fe-O")
-    parser.add_argument("--exclude", default="", metavar="ELEMENTS", help="elements that must not occur, e.g. Pb,Cd")
-    parser.add_argument(
-        "--num-elements",
-        metavar="N_or_RANGE",
-        help="distinct elements, e.g. 3 or 2-4, of crystals without a composition",
-    )
-    parser.add_argument(
-        "--like",
-        metavar="FILE",
-        help="a crystal whose space group and orbits are filled with the composition's elements",
-    )
-    parser.add_argument(
-        "--target",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a property to come near to, e.g. band_gap=1.5; may be repeated",
-    )
-    parser.add_argument(
-        "--generator",
-        metavar="PART",
-        help="one part of the model alone: autoperi-gnn (no prototypes, from noise) or prior",
-    )
-    parser.add_argument(
-        "--steps", type=common.whole, metavar="K", help="lattice-relaxation passes, 0 to 20 (default: the model's)"
-    )
-    parser.add_argument(
-        "--finish",
-        type=common.whole,
-        default=0,
-        metavar="N",
-        help="steps of positions and cell with the potential (default: 0)",
-    )
-    parser.add_argument("--rank", default="energy", metavar="BY", help="energy, probability or none (default: energy)")
-    parser.add_argument(
-        "--seed", type=common.whole, metavar="S", help="of all randomness (default: a fresh one, which is printed)"
-    )
-    parser.add_argument("--no-strict", action="store_true", help="accept fewer crystals than asked for, with a warning")
     common.add_model(parser)
     common.add_output(parser)
     parser.set_defaults(func=run)
@@ -107,41 +59,23 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate, write, print."""
-    from autoperi.pipelines.request import make_request
-
-    options: dict[str, Any] = {
-        "n": args.n,
-        "space_group": args.space_group,
-        "num_atoms": common.number_range(args.num_atoms, "num_atoms"),
-        "chemical_system": args.chemical_system,
-        "exclude_elements": args.exclude,
-        "num_elements": common.number_range(args.num_elements, "num_elements"),
-        "target": targets_of(args.target),
-        "like": None if args.like is None else common.read_input(args.like)[0],
-        "rank": args.rank,
-        "steps": args.steps,
-        "finish": args.finish,
-    }
-    request = make_request(args.composition, **options, seed=args.seed)
+    request = make_request(**given_flags(args, Request))
     folder = common.check_crystal_output(args.out, n=request.n) if args.out is not None else False
     peri = common.load_model(args)
     interrupted = False
     try:
         crystals = peri.generate(
-            args.composition,
-            **options,
-            model=args.generator,
-            seed=request.seed,
+            request,
             batch_size=args.batch_size,
-            strict=not args.no_strict,
             progress=common.progress_of(args),
+            **given_flags(args, RunOptions),
         )
     except GenerationInterrupted as stop:
         crystals, interrupted = stop.finished, True
     with common.uninterrupted():
         rows = [row_of(crystal, rank) for rank, crystal in enumerate(crystals, start=1)]
         summary: dict[str, Any] = {
-            "request": describe(request, args.composition) | {"generator": args.generator},
+            "request": request.echo(),
             "provenance": peri.provenance(),
             "finished": len(crystals),
             "interrupted": interrupted,
@@ -188,48 +122,6 @@ def row_of(crystal: Structure, rank: int) -> dict[str, Any]:
         "rank_score": facts["rank_score"],
         "origin": facts["origin"],
         "index": facts["index"],
-    }
-
-
-def targets_of(given: list[str]) -> dict[str, float] | None:
-    """``["band_gap=1.5"]`` as a mapping; None for nothing.
-
-    Raises:
-        RequestError: not a name and a number.
-    """
-    found: dict[str, float] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        try:
-            found[name.strip()] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise RequestError(f"--target {text} is not NAME=VALUE; give one such as band_gap=1.5")
-    return found or None
-
-
-def describe(request: GenerationRequest, composition: str | None) -> dict[str, Any]:
-    """The request in words that repeat it."""
-    from ase.data import chemical_symbols
-
-    def symbols(numbers: frozenset[int]) -> list[str]:
-        return [chemical_symbols[z] for z in sorted(numbers)]
-
-    return {
-        "composition": composition,
-        "n": request.n,
-        "seed": request.seed,
-        "space_group": request.space_group,
-        "num_atoms": [request.min_atoms, request.max_atoms],
-        "chemical_system": None if request.chemical_system is None else symbols(request.chemical_system),
-        "exclude_elements": symbols(request.exclude_elements),
-        "num_elements": None if request.num_elements is None else list(request.num_elements),
-        "like": None if request.like is None else {"space_group": request.like.number, "atoms": request.like.n_atoms},
-        "target": dict(request.target) or None,
-        "rank": request.rank,
-        "steps": request.steps,
-        "finish": request.finish,
     }
 
 

@@ -47,11 +47,11 @@ def answer(asked: Asked, *, peri: AutoPeri, options: Mapping[str, Any], known_we
     """Crystals of one request, fewer than asked for where there are no more, none where it cannot be honoured."""
     from ase.data import chemical_symbols
 
-    with warnings.catch_warnings(), peri.using(known_weight=known_weight):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer than n is counted, not warned of
         try:
             composition = {chemical_symbols[z]: c for z, c in asked.content.items()}
-            found = peri.generate(
+            found = peri.with_settings(known_weight=known_weight).generate(
                 composition,
                 num_atoms=asked.num_atoms,
                 space_group=asked.space_group,
@@ -88,7 +88,7 @@ def generate_all(
         peri: the model.
         asked: requests.
         n, seed, steps, finish, rank: as in :meth:`AutoPeri.generate`.
-        known_weight: as in :meth:`AutoPeri.using`.
+        known_weight: a setting of the model.
         processes: None for all cores; with 1, with few requests or with a GPU this process answers them all. Others
             load the model from its
             directory: what was changed in ``peri`` itself, they do not know.

@@ -114,7 +114,7 @@ def evaluate_csp(
         model = {"model": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     else:
         assert peri is not None
-        model, weight = peri.provenance(), peri.known_weight if known else 0.0
+        model, weight = peri.provenance(), peri.settings.known_weight if known else 0.0
         asked = [
             Asked(
                 {e.Z: int(c) for e, c in truth.composition.items()},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from autoperi.data.io import read_table
+from autoperi.chemistry.properties import METAL_EV, PROPERTIES
 from autoperi.data.splits import SPLITS, splits_of
 from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.evaluation.common import decimals, facts, load, sample_rows
@@ -24,14 +25,10 @@ if TYPE_CHECKING:
 LABEL = "formation_energy_per_atom"
 _UNITS = {"eV": "eV", "GPa": "GPa", "per_cm": "1/cm"}
 """Unit at the end of a column of ``score``, and as text."""
-ALIASES = {"bulk_modulus": "k_vrh", "shear_modulus": "g_vrh", "last_phonon_peak": "last_phdos_peak_per_cm"}
-"""What tables of Materials Project and matbench call these labels."""
 BASELINE_STEPS = 1500
 """Steps that the composition-only network is trained for at least; 40 epochs where they are more."""
 BASELINES = {"cgcnn": "CGCNN", "crystal_transformer": "crystal transformer"}
 """Bundled networks for the formation energy that stand beside the model, and what figures call them."""
-METAL_EV = 1e-3
-"""A label of the band gap below this is a metal's."""
 
 
 class Target(NamedTuple):
@@ -69,18 +66,13 @@ def targets() -> dict[str, Target]:
     """The labels that ``score`` predicts: those whose name and unit make a column of its table, as ``band_gap`` and eV
     make ``band_gap_eV``.
 
-    Those of :data:`ALIASES` go by either name.
+    Those that tables of Materials Project and matbench call otherwise go by either name.
     """
-    from autoperi.pipelines.score import PROPERTIES
-
     found = {}
-    for name, columns in PROPERTIES.items():
-        for column in columns:
-            unit = next((u for u in _UNITS if column.endswith(f"_{u}")), None)
-            if unit is not None:
-                label = column.removesuffix(f"_{unit}")
-                for known in (label, ALIASES.get(label, label)):
-                    found[known] = Target(known, name, column, unit)
+    for p in PROPERTIES.values():
+        unit = next(u for u in _UNITS if p.column.endswith(f"_{u}"))
+        for label in filter(None, (p.column.removesuffix(f"_{unit}"), p.label)):
+            found[label] = Target(label, p.name, p.column, unit)
     return found
 
 
@@ -121,7 +113,6 @@ def evaluate_properties(
         RequestError: a label that the model does not predict, or no such split. DataError: a table without it, or
         without ids to split by.
     """
-    from autoperi.pipelines.score import PROPERTIES
 
     known_targets = targets()
     if label not in known_targets:
@@ -231,11 +222,11 @@ def _baseline(
 def _predictor(name: str) -> Callable[[Any, bool | None], np.ndarray] | None:
     import torch
 
-    from autoperi.pipelines.bundle import BUNDLED_BASELINES, load_baseline
+    from autoperi.hub.networks import load_pretrained_network
     from autoperi.progress import progress_bar
 
     try:
-        network = load_baseline(name, BUNDLED_BASELINES[name]).double()  # in which batchmates change nothing
+        network = load_pretrained_network(name).double()  # in which batchmates change nothing
     except WeightsError:
         return None
 

@@ -174,14 +174,14 @@ def _autoperi(model: str | os.PathLike[str] | None) -> Extractor:
     from autoperi.hub.download import load_pretrained
     from autoperi.models.formation_energy import FormationEnergy
     from autoperi.nn.heads import sum_per_crystal
-    from autoperi.pipelines.bundle import network_of
+    from autoperi.hub.networks import component_of, network_of
 
     bundle = load_pretrained(model or "autoperi-base")
     if "formation_energy" not in bundle.components:
         raise RequestError(
             f"model {bundle.name!r} has no component 'formation_energy'; give one that has, such as 'autoperi-base'"
         )
-    network = network_of("formation_energy", bundle.components["formation_energy"]).to(torch.float64)
+    network = network_of("formation_energy", component_of(bundle, "formation_energy")).to(torch.float64)
     assert isinstance(network, FormationEnergy)
 
     def mean_scalars(batch: CrystalBatch) -> torch.Tensor:

@@ -235,8 +235,8 @@ def load_cgcnn(
     Raises:
         WeightsError: no such model, or one without a component ``cgcnn``.
     """
-    from autoperi.pipelines.bundle import load_baseline
+    from autoperi.hub.networks import load_pretrained_network
 
-    network = load_baseline(COMPONENT, name_or_path)
+    network = load_pretrained_network(COMPONENT, name_or_path)
     assert isinstance(network, Cgcnn)
     return network.to(device=device, dtype=dtype)

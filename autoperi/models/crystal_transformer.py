@@ -277,8 +277,8 @@ def load_crystal_transformer(
     Raises:
         WeightsError: no such model, or one without a component ``crystal_transformer``.
     """
-    from autoperi.pipelines.bundle import load_baseline
+    from autoperi.hub.networks import load_pretrained_network
 
-    network = load_baseline(COMPONENT, name_or_path)
+    network = load_pretrained_network(COMPONENT, name_or_path)
     assert isinstance(network, CrystalTransformer)
     return network.to(device=device, dtype=dtype)

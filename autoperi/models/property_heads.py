@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
+from autoperi.errors import WeightsError
 from autoperi.models.formation_energy import FormationEnergy
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
@@ -293,6 +294,22 @@ class PropertyHeads(nn.Module):
     def width_of(outputs: Tensor) -> Tensor:
         """Positive widths from what a network of ε gives, in units of the targets' scale."""
         return _FLOOR + torch.exp(outputs.clamp(-12, 4))
+
+    def check_beside(self, model: Any) -> None:
+        """Refuse an encoder other than the one these heads were trained on.
+
+        Args:
+            model: a :class:`~autoperi.hub.networks.LoadedBundle` that holds these heads.
+
+        Raises:
+            WeightsError: the model has no formation energy, or another than that of the training.
+        """
+        encoder = model.need("formation_energy", "property_heads").backbone
+        if self.config["encoder"] not in ("", encoder_fingerprint(encoder)):
+            raise WeightsError(
+                f"component 'property_heads' of model {model.bundle.name!r} was trained on another encoder than its "
+                "'formation_energy'; train it anew on this one, or leave it out"
+            )
 
     def forward(self, crystals: CrystalFeatures) -> dict[str, Prediction]:
         """Predictions of every group of the model; the mean formation energy is that of the encoder's own head."""

@@ -20,7 +20,7 @@ from autoperi.geometry.distances import MIN_DISTANCE_RATIO, minimum_distance_rat
 from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
 from autoperi.models.evaluate import evaluate
 from autoperi.models.potential import Potential
-from autoperi.pipelines.candidates import Proposal
+from autoperi.pipelines.prototype_stream import OrbitCandidate
 from autoperi.processes.min_distance import RATIO
 from autoperi.symmetry.freedom import Freedom, Orbit, freedom_at_volume
 from autoperi.symmetry.spacegroup import primitive_transform, space_group
@@ -53,15 +53,15 @@ class Decoder:
     draws: int
     anneal: float = 0.0
 
-    def __call__(self, proposals: Sequence[Proposal], seed: int) -> list[Proposal]:
+    def __call__(self, proposals: Sequence[OrbitCandidate], seed: int) -> list[OrbitCandidate]:
         """The same proposals with the geometry that the flow gives them; each depends on itself, ``seed`` and its index
         alone.
         """
         done = list(proposals)
-        near = [k for k, p in enumerate(done) if p.sites is None and p.origin != "random" and self.near_steps]
+        near = [k for k, p in enumerate(done) if not p.new and not p.fallback and self.near_steps]
         read = {k: _sites(done[k]) for k in near}
         near = [k for k in near if read[k] is not None]
-        new = [k for k, p in enumerate(done) if p.sites is not None]
+        new = [k for k, p in enumerate(done) if p.new]
         with torch.no_grad():
             for rows in _batches(near):
                 moved = self._near([done[k] for k in rows], [read[k] or () for k in rows])
@@ -74,7 +74,7 @@ class Decoder:
     def _freedom(self, numbers: Sequence[int], sites: Sequence[Sequence[Orbit]]) -> tuple[Freedom, Tensor]:
         return freedom_at_volume(numbers, sites, self.network.element_volume.double().cpu().numpy())
 
-    def _near(self, proposals: list[Proposal], sites: list[Sequence[Orbit]]) -> list[Proposal]:
+    def _near(self, proposals: list[OrbitCandidate], sites: list[Sequence[Orbit]]) -> list[OrbitCandidate]:
         freedom, s = self._freedom([p.group.number for p in proposals], sites)
         start = freedom.coordinates(torch.as_tensor(np.stack([p.lattice for p in proposals])), s)
         freedom, start = freedom.to(device=self._device), start.to(self._device)
@@ -90,7 +90,7 @@ class Decoder:
             for old, new, ok in zip(proposals, moved, (ratios >= MIN_DISTANCE_RATIO).tolist(), strict=True)
         ]
 
-    def _from_noise(self, proposals: list[Proposal], seed: int) -> list[Proposal]:
+    def _from_noise(self, proposals: list[OrbitCandidate], seed: int) -> list[OrbitCandidate]:
         found = []
         for rows in _batches(list(range(len(proposals))), max(1, BATCH // self.draws)):
             part = [proposals[k] for k in rows for _ in range(self.draws)]
@@ -122,7 +122,7 @@ def _batches(rows: list[int], size: int = BATCH) -> list[list[int]]:
     return [rows[k : k + size] for k in range(0, len(rows), size)]
 
 
-def _sites(proposal: Proposal) -> list[Orbit] | None:
+def _sites(proposal: OrbitCandidate) -> list[Orbit] | None:
     """The orbits of a candidate, with the parameters it has; None where an atom lies on no Wyckoff position of its
     group.
     """
@@ -141,7 +141,7 @@ def _sites(proposal: Proposal) -> list[Orbit] | None:
     return found
 
 
-def _placed(proposals: Sequence[Proposal], freedom: Freedom, y: Tensor) -> list[Proposal]:
+def _placed(proposals: Sequence[OrbitCandidate], freedom: Freedom, y: Tensor) -> list[OrbitCandidate]:
     freedom, y = freedom.to(device="cpu"), y.cpu()
     crystals = freedom.crystals(torch.round(y, decimals=DIGITS))
     local = freedom.place[freedom.orbit].split(crystals.n_atoms.tolist())

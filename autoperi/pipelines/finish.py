@@ -23,7 +23,7 @@ REFUSED = "refused"
 """Status of a crystal that comes back as it was because relaxing it broke what had been promised."""
 
 
-def finished(
+def finish(
     made: Sequence[Structure], relax: Callable[[list[Structure]], list[Structure]], *, wanted: int, symprec: float
 ) -> list[Structure]:
     """Generated crystals after ``relax``, in the same order.

@@ -7,8 +7,8 @@ orbits of an answer a, shared among answers that have the same orbits by the pri
     p ∝ (1 - w) p_a + w q_a    for the answers of the prior,
     p ∝ u q_s                  for orbits s that none of them has,
 
-normalised over both. The network speaks of the first :data:`HEARD` answers; u is small because geometries of unknown
-types must be drawn too, and some of them fail.
+normalised over both. The network speaks of the first :data:`MAX_ANSWERS_WEIGHED` answers; u is small because geometries
+of unknown types must be drawn too, and some of them fail.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from autoperi.models.orbit_network import OrbitNetwork
-from autoperi.prior.propose import Candidate, Proposer
+from autoperi.prior.propose import Candidate as Decoration
+from autoperi.prior.propose import Proposer
 from autoperi.symmetry.orbit_grammar import Sentence, canonical, element_order
 
-HEARD = 32
+MAX_ANSWERS_WEIGHED = 32
 """Answers of the prior that the network is asked about."""
-NEW, NEW_ATOMS = 20, 24
+MAX_NEW_ANSWERS, MAX_NEW_ATOMS = 20, 24
 """Answers of the network that are looked at, and the largest primitive cell of one: the largest that the flow was
 trained on.
 """
-ALONE = 64
+MAX_ANSWERS_ALONE = 64
 """Answers of the network where it is asked alone."""
 
 
@@ -62,7 +63,7 @@ class Mixture:
         limit: int,
         space_group: int | None = None,
         asked: bool = True,
-    ) -> list[Candidate | NewOrbits]:
+    ) -> list[Decoration | NewOrbits]:
         """Likeliest first; ``log_p`` of all of them add up to one, less what lies beyond ``limit``.
 
         Args:
@@ -78,7 +79,7 @@ class Mixture:
         order = element_order(elements)
         content = {int(z): int(c) for z, c in zip(elements, counts, strict=True)}
         in_order = [content[z] for z in order]
-        heard = [self._sentence(c) for c in found[:HEARD]]
+        heard = [self._sentence(c) for c in found[:MAX_ANSWERS_WEIGHED]]
         distinct = list(dict.fromkeys(heard))
         group, words = self.network.log_probabilities(order, in_order, distinct)
         log_q = words if space_group is not None else group + words
@@ -90,18 +91,22 @@ class Mixture:
         weights = [(1 - self.share) * mass for mass in p]
         for k, key in enumerate(heard):
             weights[k] += self.share * q[key] * p[k] / of_sentence[key]
-        small = self.novelty > 0 and sum(in_order) <= NEW_ATOMS
-        likely = self._of_network(self.network, content, limit=NEW, space_group=space_group) if small else []
+        small = self.novelty > 0 and sum(in_order) <= MAX_NEW_ATOMS
+        likely = (
+            self._of_network(self.network, content, limit=MAX_NEW_ANSWERS, space_group=space_group) if small else []
+        )
         groups = {a.space_group for a in likely}
         unheard = {
-            self._sentence(c) for c in found[HEARD:] if int(self.proposer.library["space_group"][c.prototype]) in groups
+            self._sentence(c)
+            for c in found[MAX_ANSWERS_WEIGHED:]
+            if int(self.proposer.library["space_group"][c.prototype]) in groups
         }
         known_orbits = unheard.union(of_sentence)
         new = [a for a in likely if (a.space_group, a.sentence) not in known_orbits]
         known = sum(q.values())
         novelty = self.novelty if small else 0.0
         total = (1 - self.share) * (1.0 if found else 0.0) + self.share * known + novelty * max(0.0, 1 - known)
-        mixed: list[Candidate | NewOrbits] = [
+        mixed: list[Decoration | NewOrbits] = [
             _with(c, weight / total) for c, weight in zip(found, weights, strict=True)
         ]
         mixed += [a._replace(log_p=round(math.log(self.novelty / total) + a.log_p, 9)) for a in new]
@@ -109,7 +114,7 @@ class Mixture:
 
     def variants(
         self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None
-    ) -> list[Candidate]:
+    ) -> list[Decoration]:
         """Answers of the prior with those that match one another, likeliest first."""
         return self.proposer.candidates(elements, counts, limit=limit, space_group=space_group, distinct=False)
 
@@ -124,7 +129,7 @@ class Mixture:
         found = network.likeliest(order, [content[z] for z in order], limit=limit, space_group=space_group)
         return [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in found]
 
-    def _sentence(self, candidate: Candidate) -> tuple[int, Sentence]:
+    def _sentence(self, candidate: Decoration) -> tuple[int, Sentence]:
         library = self.proposer.library
         number = int(library["space_group"][candidate.prototype])
         letters: dict[int, list[int]] = {}
@@ -144,17 +149,19 @@ class NetworkAlone(Mixture):
         limit: int,
         space_group: int | None = None,
         asked: bool = True,
-    ) -> list[Candidate | NewOrbits]:
+    ) -> list[Decoration | NewOrbits]:
         assert self.network is not None
         content = {int(z): int(c) for z, c in zip(elements, counts, strict=True)}
-        if not asked or sum(content.values()) > NEW_ATOMS:
+        if not asked or sum(content.values()) > MAX_NEW_ATOMS:
             return []
-        return list(self._of_network(self.network, content, limit=min(limit, ALONE), space_group=space_group))
+        return list(
+            self._of_network(self.network, content, limit=min(limit, MAX_ANSWERS_ALONE), space_group=space_group)
+        )
 
-    def variants(self, *_: object, **__: object) -> list[Candidate]:  # noqa: D102
+    def variants(self, *_: object, **__: object) -> list[Decoration]:  # noqa: D102
         return []
 
 
-def _with(candidate: Candidate, p: float) -> Candidate:
+def _with(candidate: Decoration, p: float) -> Decoration:
     log_p = round(math.log(max(p, 1e-300)), 9)
-    return Candidate(candidate.prototype, candidate.elements, log_p, candidate.log_volume_ratio)
+    return Decoration(candidate.prototype, candidate.elements, log_p, candidate.log_volume_ratio)

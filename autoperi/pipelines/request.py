@@ -1,172 +1,374 @@
-"""What was asked of ``generate``, checked before any work starts.
+"""What a user asks for: read once into numbers on which everything after it may rely, and refused before any work.
 
-A request is parsed once into numbers; everything after it may rely on them. Each refusal is one line that names the
-value and the remedy.
+:class:`Request` declares each option of ``generate`` once: what it may be, what it is checked by, what the command line
+calls it and how it is echoed. Each refusal is one line that names the value and the remedy.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import reduce
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from autoperi.chemistry.formula import Formula, element_list, parse_formula, symbol_of
 from autoperi.data.random import check_seed
 from autoperi.errors import RequestError
+from autoperi.pipelines.cell_sizes import MAX_ATOMS, MAX_REQUESTED_ATOMS, formula_units
+from autoperi.pipelines.options import Flag, first_crystal, named_numbers, number_range, option, whole
 from autoperi.pipelines.target import check_target
-from autoperi.symmetry.spacegroup import parse_space_group, space_group
-from autoperi.symmetry.wyckoff import can_fit
+from autoperi.symmetry.spacegroup import parse_space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
     from autoperi.pipelines.template import Template
 
-MAX_ATOMS = 60
-"""Largest primitive cell that is proposed where ``num_atoms`` says nothing: the largest the prior was trained on."""
-MAX_REQUESTED_ATOMS = 1000
 MAX_SAMPLES = 1_000_000
-MAX_FINISH = 10_000
+MAX_FINISH_STEPS = 10_000
+MAX_STEPS = 10_000
 RANKINGS = ("energy", "probability", "none")
 
 
+# --- checks of one option -----------------------------------------------------------------------------------------
+
+
+def _check_rank(rank: Any) -> str:
+    if rank not in RANKINGS:
+        raise RequestError(f"rank={rank!r} is not known; choose one of {', '.join(RANKINGS)}")
+    return str(rank)
+
+
+def _check_model(model: Any) -> str | None:
+    if model is not None and not isinstance(model, str):
+        raise RequestError(f"model={model!r} is not the name of a part of the model; give one, or leave it out")
+    return model
+
+
+def _symbols_of(numbers: Iterable[int] | None) -> list[str] | None:
+    return None if numbers is None else [symbol_of(z) for z in sorted(numbers)]
+
+
+# --- the request --------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class GenerationRequest:
-    """A checked request.
+class Request:
+    """A checked request; make one with :func:`make_request`.
 
     Attributes:
+        composition: atoms of each element in one reduced formula unit, or None for crystals of any composition.
         n: crystals wanted.
-        seed: of all randomness.
-        formula: atomic number to atoms in one reduced formula unit, or None for de novo.
-        units: admissible numbers of formula units in the cell (empty for de novo).
         space_group: 1..230 or None.
-        min_atoms, max_atoms: of the cell.
-        chemical_system: elements that must all be there and nothing else, or None (de novo only).
+        num_atoms: fewest and most atoms of the primitive cell.
+        chemical_system: elements that must all be there and nothing else, or None.
         exclude_elements: elements that must not be there.
         num_elements: fewest and most distinct elements, or None.
-        rank: one of :data:`RANKINGS`.
-        steps: lattice-relaxation passes, or None for the model's default.
-        finish: steps with the potential after that.
-        like: the crystal to be imitated, or None.
         target: names of properties and what they should be.
+        like: the crystal to be imitated, or None.
+        model: a part of the model that generates alone, or None.
+        steps: of the pipeline's process, or None for the model's default.
+        finish: steps with the potential after that.
+        rank: one of :data:`RANKINGS`.
+        seed: of all randomness.
+        units: admissible numbers of formula units in the cell; empty without a composition.
+        asked: the composition as it was given, for messages.
     """
 
-    n: int
-    seed: int
-    formula: tuple[tuple[int, int], ...] | None
-    units: tuple[int, ...]
-    space_group: int | None
-    min_atoms: int
-    max_atoms: int
-    chemical_system: frozenset[int] | None
-    exclude_elements: frozenset[int]
-    rank: str
-    steps: int | None
-    like: Template | None = None
-    target: tuple[tuple[str, float], ...] = ()
-    num_elements: tuple[int, int] | None = None
-    finish: int = 0
+    composition: Formula | None = option(
+        None,
+        annotation="str | Composition | Mapping[str, float] | None",
+        says='``"LiFePO4"``, a pymatgen ``Composition``, or None to draw compositions too (de novo).',
+        check=lambda given: None if given is None else parse_formula(given),
+        flag=Flag(
+            "composition",
+            "COMPOSITION",
+            "a formula such as LiFePO4; without one, compositions are drawn too",
+        ),
+    )
+    n: int = option(
+        1,
+        annotation="int",
+        says="crystals wanted.",
+        check=lambda n: whole_number(n, "n", most=MAX_SAMPLES),
+        flag=Flag("-n", "N", "crystals wanted (default: 1)", type=whole),
+    )
+    space_group: int | None = option(
+        None,
+        annotation="int | str | None",
+        says="number 1..230 or Hermann-Mauguin symbol; holds for every crystal at symprec 0.01 Å.",
+        check=lambda given: None if given is None else parse_space_group(given),
+        flag=Flag("--space-group", "GROUP", "number 1 to 230 or symbol, e.g. 225 or Fm-3m; holds for every crystal"),
+    )
+    num_atoms: tuple[int, int] = option(
+        (1, MAX_ATOMS),
+        annotation="int | tuple[int, int] | None",
+        given=None,
+        says="atoms in the primitive cell, a number or a (smallest, largest) pair.",
+        check=lambda given: (1, MAX_ATOMS) if given is None else _range(given, "num_atoms", MAX_REQUESTED_ATOMS),
+        echo=list,
+        flag=Flag(
+            "--num-atoms", "N_or_RANGE", "atoms in the primitive cell, e.g. 8 or 4-20", number_range("num_atoms")
+        ),
+    )
+    chemical_system: frozenset[int] | None = option(
+        None,
+        annotation="str | Iterable[str] | None",
+        says='``"Li-Fe-O"``: exactly these elements (de novo).',
+        check=lambda given: None if given is None else frozenset(element_list(given, "chemical_system")),
+        echo=_symbols_of,
+        flag=Flag("--chemical-system", "ELEMENTS", "exactly these elements, e.g. Li-Fe-O"),
+    )
+    exclude_elements: frozenset[int] = option(
+        frozenset(),
+        annotation="str | Iterable[str]",
+        given=(),
+        says="elements that must not occur (de novo).",
+        check=lambda given: frozenset(element_list(given, "exclude_elements")),
+        echo=_symbols_of,
+        flag=Flag("--exclude", "ELEMENTS", "elements that must not occur, e.g. Pb,Cd"),
+    )
+    num_elements: tuple[int, int] | None = option(
+        None,
+        annotation="int | tuple[int, int] | None",
+        says="distinct elements, a number or a (fewest, most) pair (de novo).",
+        check=lambda given: None if given is None else _range(given, "num_elements", MAX_ATOMIC_NUMBER),
+        echo=lambda pair: None if pair is None else list(pair),
+        flag=Flag(
+            "--num-elements",
+            "N_or_RANGE",
+            "distinct elements, e.g. 3 or 2-4, of crystals without a composition",
+            number_range("num_elements"),
+        ),
+    )
+    like: Template | None = option(
+        None,
+        annotation="Structure | Atoms | None",
+        says=(
+            "a ``Structure`` or ``Atoms``: its space group and orbits, with the elements of ``composition`` on its "
+            "places "
+            "in every way that keeps numbers of atoms, likeliest first."
+        ),
+        echo=lambda like: None if like is None else {"space_group": like.number, "atoms": like.n_atoms},
+        flag=Flag(
+            "--like",
+            "FILE",
+            "a crystal whose space group and orbits are filled with the composition's elements",
+            first_crystal,
+        ),
+    )
+    target: tuple[tuple[str, float], ...] = option(
+        (),
+        annotation="Mapping[str, float] | None",
+        given=None,
+        says=(
+            'such as ``{"band_gap": 1.5}``, of ``formation_energy, band_gap, bulk_modulus, shear_modulus, '
+            "last_phonon_peak`` in the units of ``score``: ten times as many candidates are made, and those with the "
+            'nearest predictions returned, which ``["target"]`` of the provenance tells.'
+        ),
+        check=lambda given: () if given is None else tuple(check_target(given).items()),
+        echo=lambda pairs: dict(pairs) or None,
+        flag=Flag(
+            "--target",
+            "NAME=VALUE",
+            "a property to come near to, e.g. band_gap=1.5; may be repeated",
+            named_numbers,
+            repeated=True,
+        ),
+    )
+    rank: str = option(
+        "energy",
+        annotation="str",
+        says=(
+            '``"energy"`` (energy of the potential and log-probability), ``"probability"`` or ``"none"`` (stream '
+            "order). "
+            "A model that predicts no energy ranks by probability and says so."
+        ),
+        check=_check_rank,
+        flag=Flag("--rank", "BY", "energy, probability or none (default: energy)"),
+    )
+    steps: int | None = option(
+        None,
+        annotation="int | None",
+        says=(
+            "of the pipeline's process: lattice-relaxation passes of the prototype pipeline (0 leaves the cells that "
+            "the flow "
+            "gave), steps of a sampler's."
+        ),
+        check=lambda given: check_steps(given, most=MAX_STEPS),
+        flag=Flag(
+            "--steps",
+            "K",
+            "lattice-relaxation passes, 0 to 20, or steps of a sampler (default: the model's)",
+            type=whole,
+        ),
+    )
+    finish: int = option(
+        0,
+        annotation="int",
+        says=(
+            "steps of positions and cell with the potential, inside the space group, for the crystals that are "
+            "returned "
+            "(``relax_lattice(positions=True, fix_symmetry=True)``). Neither their choice nor their order changes, "
+            "and energies of "
+            "the provenance but those of its ``relaxation`` are those before. Where it would break what was asked "
+            "for, or fails, a "
+            "crystal stays as it was."
+        ),
+        check=lambda given: whole_number(given, "finish", least=0, most=MAX_FINISH_STEPS),
+        flag=Flag("--finish", "N", "steps of positions and cell with the potential (default: 0)", type=whole),
+    )
+    seed: int = option(
+        0,
+        annotation="int | None",
+        given=None,
+        says="of all randomness; None draws one, which the provenance records.",
+        check=check_seed,
+        flag=Flag("--seed", "S", "of all randomness (default: a fresh one, which is printed)", type=whole),
+    )
+    model: str | None = option(
+        None,
+        annotation="str | None",
+        says=(
+            'one part of the model alone: ``"autoperi-gnn"``, orbits of the network with geometries from noise (up to '
+            "24 "
+            'atoms, needs a composition), or ``"prior"``, structure types as they are. None is all of it.'
+        ),
+        check=_check_model,
+        flag=Flag(
+            "--generator", "PART", "one part of the model alone: autoperi-gnn (no prototypes, from noise) or prior"
+        ),
+    )
+    units: tuple[int, ...] = ()
+    asked: Any = field(default=None, compare=False)
+
+    @property
+    def min_atoms(self) -> int:
+        """Fewest atoms of the primitive cell."""
+        return self.num_atoms[0]
+
+    @property
+    def max_atoms(self) -> int:
+        """Most atoms of the primitive cell."""
+        return self.num_atoms[1]
 
     @property
     def atoms_per_unit(self) -> int:
         """Atoms of one formula unit."""
-        return sum(count for _, count in self.formula or ())
+        return sum(count for _, count in self.composition or ())
+
+    def wanted(self) -> dict[str, Any]:
+        """The options that ask for something, by name: those that differ from their default."""
+        return {f.name: getattr(self, f.name) for f in _options() if getattr(self, f.name) != f.default}
+
+    def echo(self) -> dict[str, Any]:
+        """The request in plain JSON that repeats it; ``model`` is called ``generator``, as on the command line."""
+        found = {f.name: f.metadata["echo"](getattr(self, f.name)) for f in _options()}
+        return {
+            **found,
+            "composition": None if self.asked is None else str(self.asked),
+            "generator": found.pop("model"),
+        }
 
 
-def make_request(
-    composition: Any = None,
-    *,
-    n: int = 1,
-    space_group: int | str | None = None,
-    num_atoms: int | tuple[int, int] | None = None,
-    chemical_system: str | Iterable[str] | None = None,
-    exclude_elements: Iterable[str] = (),
-    num_elements: int | tuple[int, int] | None = None,
-    target: Mapping[str, float] | None = None,
-    like: Any = None,
-    rank: str = "energy",
-    steps: int | None = None,
-    finish: int = 0,
-    seed: int | None = None,
-) -> GenerationRequest:
+@dataclass(frozen=True)
+class RunOptions:
+    """How a request is answered: nothing of it changes a crystal."""
+
+    batch_size: int | str = option(
+        "auto",
+        annotation="int | str",
+        says='candidates worked on together, or ``"auto"``; never changes a result.',
+    )
+    strict: bool = option(
+        True,
+        annotation="bool",
+        says="raise where fewer than ``n`` crystals can be had; False returns those with a warning.",
+        flag=Flag("--no-strict", help="accept fewer crystals than asked for, with a warning", negates=True),
+    )
+    progress: bool | None = option(None, annotation="bool | None", says="show a bar; None shows it on a terminal.")
+    callback: Callable[[Any], None] | None = option(
+        None,
+        annotation="Callable[[Structure], None] | None",
+        says=(
+            'called with each crystal as it passes the checks, before ranking and ``finish``; with ``rank="energy"`` '
+            "more "
+            "are finished than returned."
+        ),
+    )
+    as_ase: bool = option(False, annotation="bool", says="return ASE ``Atoms``.")
+
+
+def _options() -> list[Any]:
+    return [f for f in fields(Request) if "says" in f.metadata]
+
+
+def make_request(composition: Any = None, **options: Any) -> Request:
     """Check everything that can be checked without a model.
 
+    Args:
+        composition: as in ``generate``; or a :class:`Request`, which is given back.
+        **options: of :class:`Request`.
+
     Raises:
-        RequestError: naming the value and the remedy.
+        RequestError: naming the value and the remedy. TypeError: an unknown option.
     """
-    n = whole_number(n, "n", most=MAX_SAMPLES)
-    if rank not in RANKINGS:
-        raise RequestError(f"rank={rank!r} is not known; choose one of {', '.join(RANKINGS)}")
-    steps = check_steps(steps)
-    finish = whole_number(finish, "finish", least=0, most=MAX_FINISH)
-    wanted = () if target is None else tuple(check_target(target).items())
-    group = None if space_group is None else parse_space_group(space_group)
-    low, high = _atoms_range(num_atoms)
-    excluded = frozenset(element_list(exclude_elements, "exclude_elements"))
-    system = None if chemical_system is None else frozenset(element_list(chemical_system, "chemical_system"))
+    if isinstance(composition, Request):
+        if options:
+            raise RequestError(
+                f"{', '.join(options)} cannot be given beside a Request, which says it already; leave it out"
+            )
+        return composition
+    given = {"composition": composition, **options}
+    unknown = set(given) - {f.name for f in _options()}
+    if unknown:
+        raise TypeError(f"a request has no option {sorted(unknown)[0]!r}")
+    order = sorted(
+        _options(), key=lambda f: f.name == "composition"
+    )  # a formula is read after what is quicker to refuse
+    values = {
+        f.name: f.metadata["check"](given.get(f.name, f.metadata["default"]))
+        for f in order
+        if f.metadata["check"] is not None
+    }
+    request = Request(**values, asked=composition)
+    system, excluded = request.chemical_system, request.exclude_elements
     if system is not None and not system:
-        raise RequestError(f"chemical_system={chemical_system!r} names no element; give one such as 'Li-Fe-O'")
+        raise RequestError(f"chemical_system={given['chemical_system']!r} names no element; give one such as 'Li-Fe-O'")
     if system and system & excluded:
-        both = ", ".join(sorted(_symbol(z) for z in system & excluded))
+        both = ", ".join(sorted(symbol_of(z) for z in system & excluded))
         raise RequestError(f"{both} is both in chemical_system and in exclude_elements; drop it from one of them")
-    formula = None if composition is None else parse_formula(composition)
-    elements = _elements_range(num_elements)
-    if elements is not None:
-        _check_elements(elements, num_elements, formula, composition, system)
-    units: tuple[int, ...] = ()
-    if formula is not None:
-        units = _units(formula, composition, group, low, high, system, excluded, num_atoms)
-    template = None
-    if like is not None:
-        template, units = _template(like, formula, composition, group, units)
-    return GenerationRequest(
-        n,
-        check_seed(seed),
-        formula,
-        units,
-        group,
-        low,
-        high,
-        system,
-        excluded,
-        rank,
-        steps,
-        template,
-        wanted,
-        elements,
-        finish,
-    )
+    if request.num_elements is not None:
+        _check_elements(request, given["num_elements"])
+    if request.composition is not None:
+        request = replace(request, units=formula_units(request, given.get("num_atoms")))
+    like = given.get("like")
+    return request if like is None else _with_template(request, like)
 
 
-def _template(
-    like: Any, formula: tuple[tuple[int, int], ...] | None, composition: Any, group: int | None, units: tuple[int, ...]
-) -> tuple[Template, tuple[int, ...]]:
-    """The template, and its number of formula units alone."""
-    if formula is None:
+def _with_template(request: Request, like: Any) -> Request:
+    """The request with its template, and the template's number of formula units alone."""
+    if request.composition is None:
         raise RequestError(
             "like needs a composition, whose elements take the places of the crystal's own; give one such as 'KCl'"
         )
-    from autoperi.pipelines.template import (  # reads crystals, which takes torch: a bad formula is refused without it
-        check_like,
-        template_of,
-    )
+    # reads crystals, which takes torch: a bad formula is refused without it
+    from autoperi.pipelines.template import check_like, template_of
 
     template = template_of(like)
-    count = check_like(template, formula, composition)
-    if group is not None and group != template.number:
-        raise RequestError(f"like is a crystal of space group {template.number}, not {group}; drop space_group")
-    if count not in units:
+    count = check_like(template, request.composition, request.asked)
+    if request.space_group is not None and request.space_group != template.number:
+        raise RequestError(
+            f"like is a crystal of space group {template.number}, not {request.space_group}; drop space_group"
+        )
+    if count not in request.units:
         raise RequestError(
             f"like has {template.n_atoms} atoms in its primitive cell, which num_atoms excludes; drop num_atoms"
         )
-    return template, (count,)
+    return replace(request, like=template, units=(count,))
 
 
-def check_steps(steps: Any) -> int | None:
-    """``steps`` if it is None or a number of relaxation passes.
+def check_steps(steps: Any, *, most: int = 20) -> int | None:
+    """``steps`` if it is None or a number of passes or steps.
 
     Raises:
         RequestError: it is neither.
@@ -177,123 +379,9 @@ def check_steps(steps: Any) -> int | None:
         steps,
         "steps",
         least=0,
-        most=20,
-        refusal="is not a number of relaxation passes; give an integer from 0 to 20, or None",
+        most=most,
+        refusal=f"is not a number of relaxation passes; give an integer from 0 to {most}, or None",
     )
-
-
-def parse_formula(composition: Any) -> tuple[tuple[int, int], ...]:
-    """A formula, pymatgen ``Composition`` or mapping to (atomic number, atoms in the smallest whole formula unit), by
-    number.
-
-    Raises:
-        RequestError: no formula, an unknown element, or amounts that are not a ratio of small whole numbers.
-    """
-    amounts: Mapping[Any, float]
-    if isinstance(composition, str):
-        amounts = _amounts(composition)
-    elif hasattr(composition, "get_el_amt_dict"):
-        amounts = composition.get_el_amt_dict()
-    elif isinstance(composition, Mapping):
-        amounts = {str(k): v for k, v in composition.items()}
-    else:
-        raise RequestError(
-            f"composition={composition!r} is a {type(composition).__name__}; give a formula such as 'LiFePO4', a "
-            "Composition, or None"
-        )
-    if not amounts:
-        raise RequestError(
-            f"composition={composition!r} is empty; give a formula such as 'LiFePO4', or None for de novo generation"
-        )
-    ratios: dict[int, Fraction] = {}
-    for symbol, amount in amounts.items():
-        z = element_number(re.sub(r"\d*[+-]$", "", str(symbol)))
-        try:
-            value = float(amount)
-        except (TypeError, ValueError):
-            raise RequestError(
-                f"composition={composition!r} has {amount!r} of {symbol}; amounts must be positive numbers"
-            ) from None
-        if not math.isfinite(value) or value <= 0:
-            raise RequestError(f"composition={composition!r} has {amount} of {symbol}; amounts must be positive")
-        ratios[z] = ratios.get(z, Fraction(0)) + Fraction(value).limit_denominator(100)
-        if abs(float(Fraction(value).limit_denominator(100)) - value) > 1e-4:
-            raise RequestError(
-                f"composition={composition!r} has {amount} of {symbol}, which is no ratio of small whole numbers; "
-                "write whole amounts"
-            )
-    scale = reduce(math.lcm, (r.denominator for r in ratios.values()))
-    whole = {z: int(r * scale) for z, r in ratios.items()}
-    divisor = reduce(math.gcd, whole.values())
-    return tuple(sorted((z, c // divisor) for z, c in whole.items()))
-
-
-def _amounts(formula: str) -> Mapping[str, float]:
-    from pymatgen.core import Composition
-
-    text = formula.strip()
-    if not text:
-        raise RequestError("composition='' is empty; give a formula such as 'LiFePO4', or None for de novo generation")
-    stray = re.search(r"[^A-Za-z0-9.()\[\]{}\s]", text)
-    if stray:
-        raise RequestError(
-            f"composition={formula!r} has {stray.group()!r} in it, which no formula may; write it like 'Fe2O3', "
-            "without charges"
-        )
-    symbols = re.findall(r"[A-Z][a-z]?", text)
-    for symbol in symbols:
-        if symbol not in _symbols():
-            raise RequestError(f"composition={formula!r} names {symbol!r}, which is not an element{_hint(symbol)}")
-    if re.search(r"(?<![\d.])0+(\.0*)?(?![\d.])", text):
-        raise RequestError(f"composition={formula!r} has an amount of 0; leave that element out")
-    try:
-        return Composition(text, strict=True).get_el_amt_dict()
-    except Exception:
-        raise RequestError(
-            f"composition={formula!r} is not a formula; write element symbols and amounts, like 'LiFePO4' or 'Ca(OH)2'"
-        ) from None
-
-
-def element_list(elements: str | Iterable[str], what: str) -> list[int]:
-    """Atomic numbers of ``"Li-Fe-O"``, ``"Li,Fe"`` or a sequence of symbols."""
-    if not isinstance(elements, Iterable):
-        raise RequestError(f"{what}={elements!r} names no elements; give symbols such as 'Li-Fe-O' or ['Li', 'O']")
-    names = re.split(r"[-,\s]+", elements.strip()) if isinstance(elements, str) else list(elements)
-    try:
-        return [element_number(str(name)) for name in names if str(name)]
-    except RequestError as error:
-        raise RequestError(f"{what}: {error}") from None
-
-
-def element_number(symbol: str) -> int:
-    """Atomic number of an element symbol.
-
-    Raises:
-        RequestError: there is no such element.
-    """
-    number = _symbols().get(symbol)
-    if number is None:
-        raise RequestError(f"{symbol!r} is not an element{_hint(symbol)}")
-    return number
-
-
-def _hint(symbol: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(symbol, list(_symbols()), n=2, cutoff=0.4)
-    return f"; did you mean {' or '.join(close)}?" if close else "; use symbols such as Li, Fe, O"
-
-
-def _symbols() -> dict[str, int]:
-    from ase.data import chemical_symbols
-
-    return {s: z for z, s in enumerate(chemical_symbols) if 1 <= z <= MAX_ATOMIC_NUMBER}
-
-
-def _symbol(z: int) -> str:
-    from ase.data import chemical_symbols
-
-    return chemical_symbols[z]
 
 
 def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = None, refusal: str = "") -> int:
@@ -309,10 +397,6 @@ def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = No
     return number
 
 
-def _atoms_range(num_atoms: Any) -> tuple[int, int]:
-    return (1, MAX_ATOMS) if num_atoms is None else _range(num_atoms, "num_atoms", MAX_REQUESTED_ATOMS)
-
-
 def _range(value: Any, name: str, most: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, Integral) for v in pair) or pair[0] > pair[1]:
@@ -321,74 +405,12 @@ def _range(value: Any, name: str, most: int) -> tuple[int, int]:
     return low, high
 
 
-def _elements_range(num_elements: Any) -> tuple[int, int] | None:
-    return None if num_elements is None else _range(num_elements, "num_elements", MAX_ATOMIC_NUMBER)
-
-
-def _check_elements(
-    wanted: tuple[int, int],
-    given: Any,
-    formula: tuple[tuple[int, int], ...] | None,
-    composition: Any,
-    system: frozenset[int] | None,
-) -> None:
+def _check_elements(request: Request, given: Any) -> None:
     """Refuse a composition or a chemical system of another number of elements."""
-    for name, elements in (("composition", formula), ("chemical_system", system)):
-        if elements is not None and not wanted[0] <= len(elements) <= wanted[1]:
-            said = f"composition={composition!s}" if name == "composition" else name
+    low, high = request.num_elements or (1, MAX_ATOMIC_NUMBER)
+    for name, elements in (("composition", request.composition), ("chemical_system", request.chemical_system)):
+        if elements is not None and not low <= len(elements) <= high:
+            said = f"composition={request.asked!s}" if name == "composition" else name
             raise RequestError(
                 f"num_elements={given!r} excludes {said}, which has {len(elements)}; drop one of the two"
             )
-
-
-def _units(
-    formula: tuple[tuple[int, int], ...],
-    composition: Any,
-    group: int | None,
-    low: int,
-    high: int,
-    system: frozenset[int] | None,
-    excluded: frozenset[int],
-    num_atoms: Any,
-) -> tuple[int, ...]:
-    elements = {z for z, _ in formula}
-    if elements & excluded:
-        names = ", ".join(sorted(_symbol(z) for z in elements & excluded))
-        raise RequestError(
-            f"composition={composition!s} contains {names}, which exclude_elements forbids; drop it from one of them"
-        )
-    if system is not None and elements != system:
-        raise RequestError(
-            f"composition={composition!s} is not of the chemical system {'-'.join(sorted(map(_symbol, system)))}; "
-            "drop one of the two"
-        )
-    size = sum(c for _, c in formula)
-    units = tuple(k for k in range(1, high // size + 1) if low <= k * size <= high)
-    if not units:
-        if size > MAX_REQUESTED_ATOMS:
-            raise RequestError(
-                f"composition={composition!s} has {size} atoms per formula unit; a cell may have up to "
-                f"{MAX_REQUESTED_ATOMS}"
-            )
-        if num_atoms is None:
-            raise RequestError(
-                f"composition={composition!s} has {size} atoms per formula unit, more than the default limit of "
-                f"{MAX_ATOMS}; pass num_atoms={size}"
-            )
-        nearest = max(1, round(low / size)) * size
-        raise RequestError(
-            f"num_atoms={num_atoms!r} fits no whole formula units of {composition!s} ({size} atoms each); use "
-            f"{nearest} or another multiple of {size}"
-        )
-    if group is not None:
-        counts = [c for _, c in formula]
-        fitting = tuple(k for k in units if can_fit([k * c for c in counts], group))
-        if not fitting:
-            name = f"{space_group(group).symbol} ({group})"
-            raise RequestError(
-                f"space group {name} has no Wyckoff positions that hold {composition!s} in a primitive cell of {low} "
-                f"to {high} atoms; "
-                "choose another space group or a larger num_atoms"
-            )
-        units = fitting
-    return units

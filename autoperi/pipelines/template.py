@@ -23,7 +23,7 @@ from autoperi.symmetry.spacegroup import FloatArray
 
 SYMPRECS = (0.01, 0.001, 0.03, 0.1)
 """Tolerances in Å at which a template is read: that of ``score`` first, so that a small distortion is kept."""
-MOST = 512
+MAX_ASSIGNMENTS = 512
 """Ways to put elements on the places of others that are looked at."""
 
 
@@ -99,7 +99,7 @@ def fillings(
         content: atoms of each new element in the primitive cell; the same numbers as the template's.
         network: in float64; None finds all alike.
     """
-    maps = list(islice(_assignments(template.content, content), MOST))
+    maps = list(islice(_assignments(template.content, content), MAX_ASSIGNMENTS))
     sentences = []
     filled = []
     for mapping in maps:

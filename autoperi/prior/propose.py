@@ -8,6 +8,7 @@ stands for all of them and carries their common probability.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -68,6 +69,12 @@ class Proposer:
         self.library, self.ranker = library, ranker.double().eval()
         self._bucket = lru_cache(maxsize=256)(lambda counts: make_bucket(library, counts))
         self._prints = lru_cache(maxsize=256)(self._fingerprints)
+
+    def with_settings(self, **settings: float) -> Proposer:
+        """Another with the same library, ranker and caches, and other settings of the constructor."""
+        other = copy(self)
+        vars(other).update(settings)
+        return other
 
     def bucket(self, counts: tuple[int, ...]) -> Bucket | None:
         """Prototypes of these counts, cached."""

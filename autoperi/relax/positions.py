@@ -1,8 +1,10 @@
-"""Batched relaxation of positions and cell with a potential: wires the network, its neighbour lists and FIRE."""
+"""Relaxation of positions and cell with a potential, many crystals side by side: the network, its neighbour lists and
+FIRE.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,29 +12,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoperi.data.containers import with_geometry
-from autoperi.data.convert import as_list, to_arrays, to_batch
+from autoperi.data.containers import like_container, with_geometry
+from autoperi.data.convert import as_list, as_structure, to_arrays, to_batch
 from autoperi.data.crystal import CrystalBatch
-from autoperi.errors import RequestError, StructureError
-from autoperi.geometry.lattice import from_symmetric_coords, to_symmetric_coords
+from autoperi.errors import RelaxationInterrupted, RequestError, StructureError
 from autoperi.geometry.neighbours import NeighbourLists
 from autoperi.models.evaluate import MAX_EDGES, passes
 from autoperi.models.potential import Potential
 from autoperi.pipelines.request import whole_number
 from autoperi.processes.fire import FireState, cell_force, fire_start, fire_step, largest_force
 from autoperi.progress import progress_bar
-from autoperi.symmetry.analysis import (
-    analyse,
-    atom_permutations,
-    strain_projector,
-    symmetrize_coords,
-    symmetrize_lattice,
-    symmetrize_vectors,
-)
+from autoperi.relax.lattice import FAILED
+from autoperi.relax.symmetry import FixedSymmetry
 from autoperi.units import RELAX_FMAX, RELAX_STEPS, SAME_PLACE_A
 
 MAX_FORCE = 1000.0
 """eV/Å, above which a relaxation is given up."""
+DIGITS = 8
+"""Decimals of lattices (Å) and fractional coordinates that are kept: what is left of rounding in other batches lies
+below.
+"""
 VOLUME_FACTOR = 4.0
 """A cell that grows or shrinks by this factor is no longer the crystal that was given."""
 
@@ -112,7 +111,7 @@ def relax(
     for k in range(len(given)):
         try:
             potential.check_elements(batch[k].atomic_numbers)
-            symmetries.append(_Symmetry(reference[k], symprec) if fix_symmetry else None)
+            symmetries.append(FixedSymmetry(reference[k], symprec) if fix_symmetry else None)
             ready.append(k)
         except StructureError as error:
             results[k] = Relaxed(given[k], f"failed: {error}", 0)
@@ -161,7 +160,7 @@ class _Run:
         self,
         potential: Potential,
         batch: CrystalBatch,
-        symmetries: Sequence[_Symmetry | None],
+        symmetries: Sequence[FixedSymmetry | None],
         *,
         fmax: float,
         steps: int,
@@ -272,37 +271,88 @@ class _Run:
         )
 
 
-class _Symmetry:
-    """The space group of one crystal in its own cell.
+def relax_positions(
+    structures: Any,
+    *,
+    potential: Potential,
+    lattice_pass: Callable[[list[Any]], list[Any]] | None,
+    steps: int | None,
+    fix_symmetry: bool,
+    symprec: float,
+    batch_size: int,
+    provenance: dict[str, Any],
+    progress: bool | None,
+) -> Any:
+    """Relax lattices by ``lattice_pass``, then positions and cell by batched FIRE.
+
+    Args:
+        structures: one ``Structure`` or ``Atoms``, or a sequence of them.
+        potential: the network.
+        lattice_pass: what relaxes the lattices first, with what it did in ``["autoperi"]["relaxation"]``; None leaves
+            them.
+        steps: most FIRE steps; None is :data:`~autoperi.units.RELAX_STEPS`.
+        fix_symmetry: keep the space groups of ``structures`` found at ``symprec`` (Å) exactly.
+        batch_size: crystals that are relaxed together; changes no result.
+        provenance: of the model.
+        progress: show a bar; None shows it on a terminal.
+
+    Returns:
+        The same kind and container; a crystal whose status is one of :data:`FAILED` comes back as it was given.
 
     Raises:
-        StructureError: there is none to be found.
+        RequestError: the model has no potential, ``steps`` is no number of steps, or atoms are held fixed; before any
+        work.
+        StructureError: a crystal that cannot be read.
+        RelaxationInterrupted: Ctrl-C; it holds the crystals of the batches that were finished.
     """
+    crystals = as_list(structures)
+    settings: dict[str, Any] = {"fmax": RELAX_FMAX, "fix_symmetry": fix_symmetry, "symprec": symprec, "progress": False}
+    settings["steps"] = RELAX_STEPS if steps is None else steps
+    relax(potential, [], **settings)  # errors come before any work
+    refuse_constraints(crystals)
+    to_batch(crystals)
+    out: list[Any] = []
+    with progress_bar(len(crystals), enabled=progress, description="relaxing") as bar:
+        try:
+            for start in range(0, len(crystals), batch_size):
+                part = crystals[start : start + batch_size]
+                strained = part if lattice_pass is None else lattice_pass(part)
+                found = relax(potential, strained, symmetry_of=part, **settings)
+                out += [_described(*three, provenance) for three in zip(part, strained, found, strict=True)]
+                bar.update(len(part))
+        except KeyboardInterrupt:
+            raise RelaxationInterrupted(out, len(crystals)) from None
+    return like_container(structures, out)
 
-    def __init__(self, crystal: CrystalBatch, symprec: float) -> None:
-        lattice, frac, numbers = (t.cpu().numpy() for t in crystal.unbatch()[0])
-        info = analyse(lattice, frac, numbers, symprec=symprec)
-        self.group = info.input_group
-        # symprec is in Å, the tolerance of the permutations in parts of the cell
-        tolerance = 5 * symprec * float(np.linalg.norm(np.linalg.inv(lattice), ord=2))
-        self.permutations = atom_permutations(frac, numbers, self.group, tolerance=tolerance)
 
-    def exact(self, lattice: Tensor, frac: Tensor) -> tuple[Tensor, Tensor]:
-        """Lattice and coordinates moved onto the group, each coordinate by its nearest image."""
-        x = frac.cpu().numpy()
-        new = symmetrize_coords(x, self.group, self.permutations)
-        new = new + np.rint(x - new)  # symmetrize_coords wraps
-        rows = symmetrize_lattice(lattice.cpu().numpy(), self.group.rotations)
-        return torch.as_tensor(rows).to(lattice), torch.as_tensor(new).to(frac)
+def _described(given: Any, strained: Any, found: Relaxed, provenance: dict[str, Any]) -> Any:
+    """The relaxed crystal with a note of what was done to it."""
+    status, _, reason = found.status.partition(": ")
+    old, _, numbers = to_arrays(given)
+    lattice, coords = None, None
+    if status not in FAILED:
+        lattice, coords, _ = to_arrays(found.structure)
+        lattice, coords = np.round(lattice, DIGITS) + 0.0, np.round(coords, DIGITS) + 0.0
+    passes: dict[str, Any] = {}
+    if strained is not given:
+        said = as_structure(strained).properties["autoperi"]["relaxation"]
+        passes = {"passes": said["passes"], "last_strain": said["last_strain"], "lattice_status": said["status"]}
+    note = provenance | {
+        "status": status,
+        **({"reason": reason} if reason else {}),
+        **passes,
+        "steps": found.steps,
+        "fmax_eV_per_A": RELAX_FMAX,
+        "largest_force_eV_per_A": _rounded(found.largest_force),
+        "energy_before_eV_per_atom": _rounded(found.energy_before, len(numbers)),
+        "energy_eV_per_atom": _rounded(found.energy, len(numbers)),
+        "volume_ratio": 1.0 if lattice is None else round(float(abs(np.linalg.det(lattice) / np.linalg.det(old))), 6),
+    }
+    return with_geometry(given, lattice, coords, relaxation=note)
 
-    def project(self, lattice: Tensor, forces: Tensor, stress: Tensor) -> tuple[Tensor, Tensor]:
-        """Forces and stress without what would break the group."""
-        rows = lattice.cpu().numpy()
-        fractional = symmetrize_vectors(forces.cpu().numpy() @ np.linalg.inv(rows), self.group, self.permutations)
-        projector = torch.as_tensor(strain_projector(rows, self.group.rotations)).to(stress)
-        return torch.as_tensor(fractional @ rows).to(forces), from_symmetric_coords(
-            to_symmetric_coords(stress) @ projector.T
-        )
+
+def _rounded(value: float | None, atoms: int = 1) -> float | None:
+    return None if value is None else round(value / atoms, 6)
 
 
 def check_fire_steps(steps: Any) -> int:
@@ -335,4 +385,4 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-__all__ = ["Relaxed", "check_fire_steps", "refuse_constraints", "relax"]
+__all__ = ["Relaxed", "check_fire_steps", "refuse_constraints", "relax", "relax_positions"]

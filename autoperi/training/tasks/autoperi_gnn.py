@@ -197,7 +197,7 @@ def _potential(given: str | Potential) -> Potential:
     if isinstance(given, Potential):
         return given
     # a run without the energy needs nothing of the other components
-    from autoperi.hub.download import load_pretrained
-    from autoperi.pipelines.bundle import potential_of
+    from autoperi.hub.networks import load_pretrained_network
 
-    return potential_of(load_pretrained(given))
+    potential: Potential = load_pretrained_network("potential", given)
+    return potential

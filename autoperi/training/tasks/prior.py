@@ -16,7 +16,7 @@ from autoperi.chemistry.descriptors import element_descriptors
 from autoperi.data.io import CrystalTable, write_atomically
 from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.hub.bundle import Component
-from autoperi.pipelines.bundle import prior_component
+from autoperi.prior.component import prior_component
 from autoperi.prior.learn import Crystal, learn_library
 from autoperi.prior.library import FIELDS, OPTIONAL_FIELDS, PrototypeLibrary
 from autoperi.prior.ranker import train_ranker

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from autoperi.chemistry.properties import LABELS, METAL_EV
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
 from autoperi.models.formation_energy import FormationEnergy
@@ -26,10 +27,6 @@ from autoperi.models.property_heads import GROUPS, CrystalFeatures, Prediction, 
 from autoperi.progress import progress_bar
 from autoperi.units import MAX_ATOMIC_NUMBER
 
-METAL_EV = 1e-3
-"""A band gap below this is a metal's."""
-LABELS = {"bulk_modulus": "k_vrh", "shear_modulus": "g_vrh", "last_phonon_peak": "last_phdos_peak_per_cm"}
-"""Columns of labels whose name differs from the target's; the unit is that of the column."""
 DESCRIPTORS = (
     *(
         "mendeleev_no",

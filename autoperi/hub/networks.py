@@ -1,0 +1,179 @@
+"""From the components of a :class:`~autoperi.hub.bundle.Bundle` to networks that can be asked, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoperi.errors import WeightsError
+from autoperi.hub.bundle import Bundle, Component, load_state, state_of
+from autoperi.registry import Kind, Role, kind_named, kind_of, load
+
+
+class LoadedBundle:
+    """A model and its networks, each built when it is first asked for, in evaluation mode, and kept.
+
+    Args:
+        bundle: the model.
+        device: of the networks.
+
+    Raises:
+        WeightsError: a component of a kind that this installation does not know.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: torch.device | str = "cpu") -> None:
+        self.bundle, self.device = bundle, torch.device(device)
+        self.components: dict[str, Component] = {}
+        self._kinds: dict[str, Kind] = {}
+        self._built: dict[tuple[str, torch.dtype], Any] = {}
+        self._lock = RLock()
+        for name, component in bundle.components.items():
+            kind = kind_of(name, component.config)
+            if kind is None:
+                raise WeightsError(
+                    f"component {name!r} of model {bundle.name!r} is of a kind that this installation does not know; "
+                    "install "
+                    "the package that defines it, or update AutoPeri"
+                )
+            self._kinds[kind.name], self.components[kind.name] = kind, component
+
+    def __contains__(self, kind: str) -> bool:
+        return kind in self.components
+
+    def kinds(self, *roles: Role) -> list[Kind]:
+        """The kinds of its components, of these roles or all."""
+        return [kind for kind in self._kinds.values() if not roles or kind.role in roles]
+
+    def find(self, kind: str, dtype: torch.dtype = torch.float64) -> Any:
+        """The network of a kind, None where the model has none.
+
+        Raises:
+            WeightsError: config or tensors do not fit.
+        """
+        if kind not in self.components:
+            return None
+        with self._lock:
+            if (kind, dtype) not in self._built:
+                network = network_of(self._kinds[kind], self.components[kind])
+                if isinstance(network, nn.Module):
+                    network = network.to(device=self.device, dtype=dtype)
+                self._built[kind, dtype] = network
+            return self._built[kind, dtype]
+
+    def need(self, kind: str, purpose: str, dtype: torch.dtype = torch.float64) -> Any:
+        """The network of a kind; ``purpose`` says in the error what needs it.
+
+        Raises:
+            WeightsError: the model has none, or its config or tensors do not fit.
+        """
+        network = self.find(kind, dtype)
+        if network is None:
+            raise WeightsError(lacking(self.bundle, kind, purpose))
+        return network
+
+    def build_all(self) -> None:
+        """Build every network in float64, so that what does not fit is refused before any work.
+
+        Raises:
+            WeightsError: config or tensors do not fit, or the model holds baselines alone, which do nothing that a
+                complete model does.
+        """
+        baselines = self.kinds("baseline")
+        if baselines and len(baselines) == len(self.components):
+            kind, bundle = baselines[0], self.bundle
+            where = bundle.name if bundle.name == kind.pretrained else bundle.source
+            raise WeightsError(
+                f"model {bundle.name!r} is a baseline ({', '.join(bundle.components)}) that neither generates nor "
+                f"relaxes; load it with autoperi.models.{kind.name}.load_{kind.name}({where!r}), or give a complete "
+                "model "
+                "such as 'autoperi-base'"
+            )
+        for kind in self.kinds():
+            network = self.find(kind.name)
+            if hasattr(network, "check_beside"):
+                network.check_beside(self)
+
+    def relaxer(self, dtype: torch.dtype = torch.float64) -> Any:
+        """The network that relaxes lattices, None where the model has none."""
+        return next((self.find(kind.name, dtype) for kind in self.kinds("relaxer")), None)
+
+
+def lacking(bundle: Bundle, kind: str, purpose: str) -> str:
+    """That a model has no component of a kind, and what to do."""
+    return (
+        f"model {bundle.name!r} has no {kind}, which {purpose} needs; it holds {', '.join(bundle.components)}: use a "
+        "model "
+        f"that has one, such as 'autoperi-base', or train it with `autoperi train {kind.replace('_', '-')}`"
+    )
+
+
+def component_of(bundle: Bundle, kind: str) -> Component:
+    """The component of a kind.
+
+    Raises:
+        WeightsError: the model has none.
+    """
+    for name, component in bundle.components.items():
+        found = kind_of(name, component.config)
+        if found is not None and found.name == kind:
+            return component
+    raise WeightsError(lacking(bundle, kind, "this"))
+
+
+def network_of(kind: Kind | str, component: Component) -> Any:
+    """The network of a component, made anew, in evaluation mode, float32.
+
+    Raises:
+        WeightsError: config or tensors do not fit.
+    """
+    kind = kind_named(kind) if isinstance(kind, str) else kind
+    if kind.built_from_component:
+        return load(kind.model)(component)
+    with fitting_config(kind.name):
+        network: nn.Module = load(kind.model)(**component.config)
+    load_state(network, component.tensors, source=f"component {kind.name!r}")
+    return network.eval()
+
+
+@contextmanager
+def fitting_config(component: str) -> Iterator[None]:
+    """Building a module inside draws from a generator of its own, and a config that does not fit is one clear error.
+
+    Raises:
+        WeightsError: what is built refuses its config.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are filled
+            yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"config of component {component!r} does not fit this version of AutoPeri ({error}); update AutoPeri or "
+            "the model"
+        ) from None
+
+
+def network_component(network: Any) -> Component:
+    """A trained network as a component."""
+    return Component(config=dict(network.config), tensors=state_of(network))
+
+
+def load_pretrained_network(kind: str, name_or_path: Any = None) -> Any:
+    """The network of a kind from a model that holds it, in evaluation mode, float32.
+
+    Args:
+        kind: such as ``cgcnn`` or ``potential``.
+        name_or_path: bundled name, directory or hub repository; None is the bundled model of that kind.
+
+    Raises:
+        WeightsError: no such model, or one without this component.
+    """
+    from autoperi.hub.download import load_pretrained
+
+    known = kind_named(kind)
+    bundle = load_pretrained(name_or_path or known.pretrained or "autoperi-base")
+    return network_of(known, component_of(bundle, known.name))

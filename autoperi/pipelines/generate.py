@@ -1,0 +1,126 @@
+"""From a request to crystals: the pipeline's stream, the checks, the ranking, a target, and finishing with the
+potential.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from autoperi.data.convert import arrays_to_structures, structure_to_atoms
+from autoperi.errors import AutoPeriWarning, GenerationInterrupted, RequestError
+from autoperi.pipelines.accept import Accepted, Judge, Tally, run
+from autoperi.pipelines.base import Pipeline
+from autoperi.pipelines.finish import finish
+from autoperi.pipelines.ranking import Ranker
+from autoperi.pipelines.request import Request, RunOptions
+from autoperi.pipelines.settings import Settings
+from autoperi.pipelines.target import candidates_for, nearest
+from autoperi.progress import progress_bar
+from autoperi.units import PROMISED_SYMPREC
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pymatgen.core import Structure
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Answers requests with one model.
+
+    Attributes:
+        pipeline: makes candidates.
+        judge: checks them.
+        settings: of the model.
+        provenance: of the model.
+        score: the table of properties of some crystals; asked where there is a target.
+        relax: relaxes positions and cells in so many steps; asked to finish.
+    """
+
+    pipeline: Pipeline
+    judge: Judge
+    settings: Settings
+    provenance: dict[str, Any]
+    score: Callable[[list[Structure], list[str]], pd.DataFrame]
+    relax: Callable[[list[Structure], int], list[Structure]]
+
+    def answer(self, request: Request, options: RunOptions, *, batch_size: int) -> list[Any]:
+        """The crystals of a request, best first.
+
+        Raises:
+            RequestError: too few crystals, where ``options.strict``.
+            GenerationInterrupted: Ctrl-C; it holds the crystals that were done, ranked.
+        """
+        ranker, wanted = self._ranker(request), request.n
+        pipeline = self.pipeline if request.model is None else self.pipeline.part(request.model)
+        if request.target:
+            request = replace(request, n=candidates_for(wanted))
+        give = structure_to_atoms if options.as_ase else (lambda structure: structure)
+        tally, accepted = Tally(), list[Accepted]()
+        pool = ranker.pool(request)
+        with progress_bar(pool, enabled=options.progress, description="generating") as bar:
+
+            def one(item: Accepted) -> None:
+                accepted.append(item)
+                bar.update()
+                if options.callback is not None:
+                    options.callback(give(self._structures([item], request, ranker)[0]))
+
+            try:
+                run(request, pipeline, self.judge, pool=pool, batch_size=batch_size, on_accepted=one, tally=tally)
+            except KeyboardInterrupt:
+                done = [give(s) for s in self._best(accepted, request, ranker, wanted)]
+                raise GenerationInterrupted(done, wanted) from None
+        if len(accepted) < wanted:
+            message = tally.too_few(wanted, request.asked)
+            if options.strict:
+                raise RequestError(
+                    f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is"
+                )
+            warnings.warn(message, AutoPeriWarning, stacklevel=4)
+        best = self._best(accepted, request, ranker, wanted)
+        if request.finish:
+            try:
+                best = finish(
+                    best, lambda made: self.relax(made, request.finish), wanted=wanted, symprec=PROMISED_SYMPREC
+                )
+            except GenerationInterrupted as stop:
+                raise GenerationInterrupted([give(s) for s in stop.finished], wanted) from None
+        return [give(s) for s in best]
+
+    def _ranker(self, request: Request) -> Ranker:
+        """The ranking rule; without any energy it is the probability's, and a warning says so."""
+        if request.rank == "energy" and self.judge.energy is None and not self.judge.ranks_by_potential(request):
+            warnings.warn(
+                f"model {self.provenance['model']!r} predicts no energy of these crystals, so they are ranked by "
+                "probability; "
+                "pass rank='probability' to say so",
+                AutoPeriWarning,
+                stacklevel=5,
+            )
+            return Ranker(self.settings, "probability")
+        return Ranker(self.settings, request.rank)
+
+    def _best(self, accepted: Sequence[Accepted], request: Request, ranker: Ranker, n: int) -> list[Structure]:
+        """The best ``n`` of what is accepted, or those nearest to the target."""
+        ordered = ranker.order(accepted)
+        if not request.target:
+            return self._structures(ordered[:n], request, ranker)
+        made = self._structures(ordered, request, ranker)
+        if not made:
+            return []
+        target = dict(request.target)
+        log_p = [s.properties["autoperi"]["log_likelihood"] for s in made]
+        chosen = nearest(target, self.score(made, list(target)), log_p, n)
+        for k, compared in chosen:
+            made[k].properties["autoperi"]["target"] = compared
+        return [made[k] for k, _ in chosen]
+
+    def _structures(self, accepted: Sequence[Accepted], request: Request, ranker: Ranker) -> list[Structure]:
+        common = self.provenance | {"seed": request.seed}
+        return arrays_to_structures(
+            [(a.candidate.lattice, a.candidate.frac_coords, a.candidate.numbers) for a in accepted],
+            properties=[{"autoperi": common | a.note(ranker)} for a in accepted],
+        )

@@ -1,0 +1,105 @@
+"""A pipeline for any generative network with any process: from noise to crystals, without templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from autoperi.data.random import torch_generator
+from autoperi.errors import WeightsError
+from autoperi.hub.networks import LoadedBundle
+from autoperi.pipelines.base import Candidate, Pipeline
+from autoperi.pipelines.request import MAX_STEPS, Request
+from autoperi.pipelines.settings import Settings
+from autoperi.processes.base import Condition, Predictor, Process
+from autoperi.registry import load
+
+DIGITS = 6
+"""Decimals kept of lattices (Å) and fractional coordinates: what batches and threads leave of rounding lies far
+below.
+"""
+MAX_CELL_SIZES = 4
+"""Numbers of formula units that are taken in turn, the smallest first, where the request leaves several."""
+START_VOLUME = 20.0
+"""Å³ an atom of the cell that a candidate has before it is sampled."""
+
+
+@dataclass(frozen=True, eq=False)
+class SamplerPipeline(Pipeline):
+    """Starts a process from noise and asks the network at every step.
+
+    Attributes:
+        network: in float64.
+        process: how its predictions move crystals.
+        steps: of the process, where the request says nothing.
+        device: of the network.
+        origin: what the provenance says that crystals were made by: the kind.
+        supports: what the kind says that it honours.
+    """
+
+    network: Predictor
+    process: Process[Any]
+    steps: int
+    device: torch.device
+    origin: str
+    supports: frozenset[str]  # type: ignore[misc]
+    max_steps: ClassVar[int] = MAX_STEPS
+
+    @classmethod
+    def from_bundle(cls, model: LoadedBundle, settings: Settings) -> SamplerPipeline:  # noqa: D102
+        kinds = [kind for kind in model.kinds("generator") if kind.process]
+        if len(kinds) != 1:
+            held = ", ".join(kind.name for kind in kinds) or "none"
+            raise WeightsError(
+                f"model {model.bundle.name!r} names the pipeline 'sampler', which runs one generative network; it "
+                f"holds {held}"
+            )
+        (kind,) = kinds
+        options = model.bundle.metadata.get("process") or {}
+        try:
+            process = load(kind.process)(**options)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(
+                f"process of model {model.bundle.name!r} does not take {options!r} ({error}); mend its config.json"
+            ) from None
+        supports = frozenset({"composition", "num_atoms", "steps", *kind.supports})
+        network = model.need(kind.name, "its pipeline")
+        return cls(network, process, settings.sampling_steps, model.device, kind.word, supports)
+
+    def candidates(self, request: Request, indices: Iterable[int]) -> Iterator[Candidate | None]:
+        """The elements of each cell, sizes in turn; where their atoms are is for :meth:`refine` to draw."""
+        sizes = request.units[:MAX_CELL_SIZES]
+        for index in indices:
+            units = sizes[index % len(sizes)]
+            numbers = np.repeat(*np.array([(z, units * c) for z, c in request.composition or ()]).T)
+            lattice = np.eye(3) * (START_VOLUME * len(numbers)) ** (1 / 3)
+            yield Candidate(index, lattice, np.zeros((len(numbers), 3)), numbers, None, self.origin)
+
+    def refine(self, request: Request, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The crystals at the end of the process."""
+        generators = [torch_generator(request.seed, c.index) for c in candidates]
+        condition = Condition(
+            torch.as_tensor(np.concatenate([c.numbers for c in candidates])).to(self.device),
+            torch.tensor([len(c.numbers) for c in candidates], device=self.device),
+            None if request.space_group is None else torch.full((len(candidates),), request.space_group),
+        )
+        times = self.process.times(self.steps if request.steps is None else request.steps)
+        with torch.no_grad():
+            state = self.process.start(condition, generators)
+            for t, later in pairwise(times):
+                state = self.process.step(state, self.network.predict(state, t, condition), t, later - t, generators)
+        crystals = state.crystals().to(device="cpu").to(dtype=torch.float64)
+        return [
+            replace(
+                candidate,
+                lattice=np.round(lattice.numpy(), DIGITS) + 0.0,
+                frac_coords=np.round(frac.numpy(), DIGITS) + 0.0,
+                numbers=numbers.numpy(),
+            )
+            for candidate, (lattice, frac, numbers) in zip(candidates, crystals.unbatch(), strict=True)
+        ]

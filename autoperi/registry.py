@@ -1,0 +1,229 @@
+"""The kinds of networks that a model can hold: the only place that knows which there are.
+
+A *kind* is one line of :data:`KINDS`. Loading, training, the command line, error messages and the tables of the docs
+read it; nothing else in the package lists kinds. A kind of another package is found by an entry point of the group
+``autoperi.kinds`` that names a :class:`Kind`::
+
+    [project.entry-points."autoperi.kinds"]
+    toy = "toy_crystals.kinds:TOY"
+
+Names are strings until they are used, so that importing this module imports no network.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from autoperi.errors import RequestError, WeightsError
+
+Role = Literal["prior", "generator", "relaxer", "potential", "property", "baseline"]
+GROUP = "autoperi.kinds"
+"""The group of entry points that name kinds of other packages."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of network.
+
+    Attributes:
+        name: of the component in a model, of its file, and on the command line (where ``-`` and ``_`` mean the same).
+        role: what a model uses it for.
+        summary: a few words for help texts and tables.
+        model: ``module:Class`` of the network, built from its config; or ``module:function`` that builds it from a
+            :class:`~autoperi.hub.bundle.Component`, where ``built_from_component``.
+        process: ``module:Class`` of the process that makes crystals with it (generators that a sampler runs).
+        pipeline: the pipeline that a model of this kind alone uses.
+        supports: fields of a request that this generator honours, beside those that every pipeline does.
+        task: ``module:Class``, what it is trained on; empty for what is trained otherwise or by no command.
+        trainer: ``module:function`` that runs the training, where that is not
+            :func:`autoperi.training.run.train_network`.
+        components: names under which models saved by earlier versions hold it.
+        config_kind: what the entry ``kind`` of the config says, where one name has stood for two kinds.
+        pretrained: the bundled model that holds it alone (baselines).
+        built_from_component: see ``model``.
+    """
+
+    name: str
+    role: Role
+    summary: str
+    model: str
+    process: str = ""
+    pipeline: str = ""
+    supports: tuple[str, ...] = ()
+    task: str = ""
+    trainer: str = ""
+    components: tuple[str, ...] = ()
+    config_kind: str = ""
+    pretrained: str = ""
+    built_from_component: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a component of this kind may be called in a model."""
+        return (self.name, *self.components)
+
+    @property
+    def word(self) -> str:
+        """The name as it is written on the command line and in names of models: with hyphens."""
+        return self.name.replace("_", "-")
+
+
+_TASKS = "autoperi.training.tasks"
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        "prior",
+        "prior",
+        "the prototype prior: structure types and which elements take them",
+        "autoperi.prior.component:proposer_of",
+        trainer=f"{_TASKS}.prior:train_component",
+        built_from_component=True,
+    ),
+    Kind(
+        "orbit_network",
+        "generator",
+        "AutoPeri-GNN's orbits: which element takes which Wyckoff positions",
+        "autoperi.models.orbit_network:OrbitNetwork",
+        task=f"{_TASKS}.orbit_network:OrbitNetworkTask",
+        components=("orbits",),
+    ),
+    Kind(
+        "autoperi_gnn",
+        "generator",
+        "AutoPeri-GNN's autoencoder and flow: the geometry of orbits",
+        "autoperi.models.autoperi_gnn:AutoPeriGnn",
+        process="autoperi.processes.flow",
+        task=f"{_TASKS}.autoperi_gnn:AutoPeriGnnTask",
+        components=("flow",),
+    ),
+    Kind(
+        "lattice_relaxer",
+        "relaxer",
+        "EMPNN passes that know how sure they are (relax_lattice, generate)",
+        "autoperi.models.lattice_relaxer:LatticeRelaxer",
+        process="autoperi.processes.lattice",
+        task=f"{_TASKS}.lattice_relaxer:RelaxerTask",
+        components=("empnn",),
+        config_kind="relaxer",
+    ),
+    Kind(
+        "empnn",
+        "relaxer",
+        "EMPNN in one shot (Klipfel et al. 2023)",
+        "autoperi.models.empnn:Empnn",
+        process="autoperi.processes.lattice",
+        task=f"{_TASKS}.empnn:EmpnnTask",
+        config_kind="empnn",
+    ),
+    Kind(
+        "potential",
+        "potential",
+        "energies, forces and stresses",
+        "autoperi.models.potential:Potential",
+        task=f"{_TASKS}.potential:PotentialTask",
+    ),
+    Kind(
+        "formation_energy",
+        "property",
+        "the formation energy",
+        "autoperi.models.formation_energy:FormationEnergy",
+        task=f"{_TASKS}.formation_energy:FormationEnergyTask",
+    ),
+    Kind(
+        "property_heads",
+        "property",
+        "band gap, moduli, last phonon peak and their uncertainties, on the encoder of formation_energy",
+        "autoperi.models.property_heads:PropertyHeads",
+        components=("properties",),
+    ),
+    Kind(
+        "cgcnn",
+        "baseline",
+        "CGCNN for the formation energy (Xie & Grossman 2018)",
+        "autoperi.models.cgcnn:Cgcnn",
+        task=f"{_TASKS}.cgcnn:CgcnnTask",
+        pretrained="cgcnn-formation-energy",
+    ),
+    Kind(
+        "crystal_transformer",
+        "baseline",
+        "a graph transformer for the formation energy (after Du et al. 2024)",
+        "autoperi.models.crystal_transformer:CrystalTransformer",
+        task=f"{_TASKS}.crystal_transformer:CrystalTransformerTask",
+        pretrained="crystal-transformer-formation-energy",
+    ),
+)
+"""Every kind that AutoPeri itself knows, in the order in which docs and help name them."""
+
+PIPELINES: dict[str, str] = {
+    "prototype": "autoperi.pipelines.prototype:PrototypePipeline",
+    "sampler": "autoperi.pipelines.sampler:SamplerPipeline",
+}
+"""Pipelines by the name that the config of a model gives; ``prototype`` where it gives none."""
+
+
+@lru_cache(maxsize=1)
+def kinds() -> Mapping[str, Kind]:
+    """All kinds by name: those of :data:`KINDS`, then those of other packages, which cannot replace them.
+
+    Raises:
+        WeightsError: an entry point that cannot be loaded or names something else than a kind.
+    """
+    found = {kind.name: kind for kind in KINDS}
+    for point in entry_points(group=GROUP):
+        try:
+            kind = point.load()
+        except Exception as error:
+            raise WeightsError(
+                f"kind {point.name!r} of {point.value!r} cannot be loaded ({' '.join(str(error).split())}); mend or "
+                "uninstall the package that registers it"
+            ) from error
+        if not isinstance(kind, Kind) or kind.name in found:
+            why = (
+                "is no autoperi.registry.Kind" if not isinstance(kind, Kind) else f"is called {kind.name!r}, as another"
+            )
+            raise WeightsError(f"kind {point.name!r} of {point.value!r} {why}; mend or uninstall the package")
+        found[kind.name] = kind
+    return found
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of a name, with ``-`` or ``_``, or of a name that models of earlier versions have for it.
+
+    Raises:
+        RequestError: there is none; the message names the nearest.
+    """
+    word = name.replace("-", "_")
+    known = kinds()
+    if word in known:
+        return known[word]
+    for kind in known.values():
+        if word in kind.components:
+            return kind
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise RequestError(f"{name!r} is no kind of network; {hint}choose from {', '.join(known)}")
+
+
+def kind_of(component: str, config: Mapping[str, Any]) -> Kind | None:
+    """The kind of a model's component, by its name and, where a name has stood for two kinds, its config."""
+    fitting = [kind for kind in kinds().values() if component in kind.names]
+    said = str(config.get("kind", "empnn" if component == "empnn" else ""))
+    return next((k for k in fitting if not k.config_kind or k.config_kind == said), fitting[0] if fitting else None)
+
+
+def load(reference: str) -> Any:
+    """What ``module:name`` (or ``module`` alone) stands for.
+
+    Raises:
+        ImportError, AttributeError: there is no such thing.
+    """
+    module, _, name = reference.partition(":")
+    found = import_module(module)
+    return getattr(found, name) if name else found

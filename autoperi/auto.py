@@ -27,7 +27,7 @@ from autoperi.pipelines.bundle import Parts, parts_of
 from autoperi.pipelines.ranking import ranked
 from autoperi.pipelines.request import GenerationRequest, check_steps, make_request, whole_number
 from autoperi.pipelines.target import nearest, pool_size
-from autoperi.processes.lattice import BATCH
+from autoperi.processes.lattice import MAX_BATCH_CRYSTALS
 from autoperi.progress import progress_bar
 from autoperi.relax.lattice import relax_lattices, relax_positions
 
@@ -430,7 +430,7 @@ class AutoPeri:
             passes=passes,
             fix_symmetry=fix_symmetry,
             symprec=generation.SYMPREC,
-            batch_size=BATCH if batch_size == "auto" else _batch_size(batch_size),
+            batch_size=MAX_BATCH_CRYSTALS if batch_size == "auto" else _batch_size(batch_size),
             provenance=self.provenance(),
             progress=progress,
         )

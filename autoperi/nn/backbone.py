@@ -27,6 +27,11 @@ from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 from autoperi.nn.radial import BesselBasis
 from autoperi.units import MAX_ATOMIC_NUMBER
 
+MEAN_VOLUME_PER_ATOM = 20.0
+"""Å³ an atom to which networks that know an element's size scale a crystal before a backbone reads it, so that a cutoff
+holds about as many neighbours in every crystal: the mean of Materials Project.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class EdgeGeometry:

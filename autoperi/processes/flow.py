@@ -1,7 +1,7 @@
 """Continuous normalizing flows on products of lines and circles: flow matching, fixed-step integration, exact
 log-likelihoods.
 
-A flow carries a base density p₀ along a field v_θ(y, t), and (seed 0, 3.2.2; Chen et al. 2018)
+A flow carries a base density p₀ along a field v_θ(y, t), and (AutoPeri-GNN, section 3.2.2; Chen et al. 2018)
 
     log p₁(y₁) = log p₀(y₀) − ∫₀¹ tr(∂v_θ/∂y) dt.
 
@@ -13,7 +13,7 @@ Steps are fixed and each crystal has its own coordinates, hence a sample never d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from autoperi.geometry.torus import Space
+from autoperi.symmetry.freedom import STRAINS, Freedom
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """Coordinates ``[B, D]`` and times ``[B]`` to velocities ``[B, D]``; row b depends on row b alone."""
@@ -91,6 +92,21 @@ class LogLikelihood:
     def bits_per_dimension(self) -> Tensor:
         """Negative log density in bits per free coordinate, ``[B]``; NaN for crystals that have none."""
         return -self.nats / math.log(2) / self.dimensions
+
+
+def crystal_noise(freedom: Freedom, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise ``[B, D]`` in float64; each crystal draws as many numbers as it has columns itself,
+    whatever stands beside it.
+
+    Args:
+        freedom: B crystals.
+        generators: one a crystal (:func:`autoperi.data.random.torch_generator` of seed and index).
+    """
+    orbits = torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()
+    noise = torch.zeros(len(freedom), freedom.width, dtype=torch.float64)
+    for b, (count, generator) in enumerate(zip(orbits, generators, strict=True)):
+        noise[b, : STRAINS + 3 * count] = torch.randn(STRAINS + 3 * count, generator=generator, dtype=torch.float64)
+    return noise
 
 
 def path(start: Tensor, end: Tensor, t: Tensor, space: Space) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from autoperi.data.random import numpy_generator, torch_generator
 from autoperi.errors import RequestError
-from autoperi.models.autoperi_gnn import NATURAL, NEAR, NOISE, AutoPeriGnn, Start
+from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn, Start
 from autoperi.models.potential import Potential
+from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM
 from autoperi.processes.flow import path
 from autoperi.symmetry.freedom import STRAINS, Freedom
 from autoperi.training.adversarial import Discriminator
@@ -183,7 +184,7 @@ class AutoPeriGnnTask(CrystalTask):
         crystal = freedom.crystal.index_select(0, freedom.orbit)
         cartesian = torch.einsum("ni,nij->nj", fractional, lattice.detach().index_select(0, crystal))
         size = network.additive_volume(freedom.atomic_numbers, crystal, len(freedom)).to(at.dtype)
-        unit = (size / (NATURAL * freedom.n_atoms)).pow(2 / 3)
+        unit = (size / (MEAN_VOLUME_PER_ATOM * freedom.n_atoms)).pow(2 / 3)
         moves = at.new_zeros(len(freedom)).index_add(0, crystal, cartesian.square().sum(1)) / freedom.n_atoms / unit
         return moves, difference[:, :STRAINS].square().sum(1)
 

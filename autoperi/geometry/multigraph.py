@@ -14,12 +14,12 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
+from autoperi.geometry.reduction import reduce_basis
 
 LARGE_CELL = 150
 """Atoms from which a crystal goes through vesin's cell list (linear) instead of the batched all-images search."""
 
 _CHUNK = 4_000_000  # candidate pairs looked at in one go: 4e6 × 3 float64 stay below 100 MB
-_MAX_REDUCTION_STEPS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,30 +65,6 @@ def edge_vectors(batch: CrystalBatch, graph: Multigraph) -> Tensor:
     i, j = graph.edge_index
     fractional = batch.frac_coords[j] - batch.frac_coords[i] + graph.edge_shift.to(batch.frac_coords.dtype)
     return torch.einsum("ei,eij->ej", fractional, batch.lattice[batch.batch[i]])
-
-
-def reduce_basis(lattice: Tensor) -> Tensor:
-    """Integer unimodular T with short, nearly orthogonal rows in ``T @ lattice``, ``[B, 3, 3]``.
-
-    Greedy pair reduction: subtract from each vector the nearest multiple of a shorter one until nothing gets shorter.
-    It bounds the number of images that a skewed cell needs; any T gives the same edges.
-    """
-    basis = lattice.detach().to(torch.float64).clone()
-    transform = torch.eye(3, dtype=torch.float64, device=lattice.device).expand_as(basis).clone()
-    for _ in range(_MAX_REDUCTION_STEPS):
-        changed = False
-        for i, j in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
-            dot = (basis[:, i] * basis[:, j]).sum(-1)
-            square = (basis[:, j] ** 2).sum(-1)
-            # a margin below 1/2 keeps two equal vectors from exchanging their roles for ever
-            steps = torch.where(dot.abs() > 0.5000001 * square, torch.round(dot / square), torch.zeros_like(dot))
-            if bool(steps.any()):
-                changed = True
-                basis[:, i] -= steps[:, None] * basis[:, j]
-                transform[:, i] -= steps[:, None] * transform[:, j]
-        if not changed:
-            break
-    return transform.round()
 
 
 def radius_graph(batch: CrystalBatch, cutoff: float) -> Multigraph:

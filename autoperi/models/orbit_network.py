@@ -28,7 +28,7 @@ GROUP_FEATURES, SITE_FEATURES, ELEMENT_FEATURES = 10, 8, 8
 BEAM = 32
 
 
-class OrbitBatch(NamedTuple):
+class SentenceBatch(NamedTuple):
     """B sentences, padded to E elements and T words.
 
     Attributes:
@@ -47,9 +47,9 @@ class OrbitBatch(NamedTuple):
     letter: Tensor
     allowed: Tensor
 
-    def to(self, *, device: torch.device | str) -> OrbitBatch:
+    def to(self, *, device: torch.device | str) -> SentenceBatch:
         """The same on a device."""
-        return OrbitBatch(*(t.to(device) for t in self))
+        return SentenceBatch(*(t.to(device) for t in self))
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class OrbitNetwork(nn.Module):
         nothing = ~allowed.any(-1, keepdim=True)
         return torch.log_softmax(scores.masked_fill(~(allowed | nothing), -torch.inf), -1).masked_fill(nothing, 0.0)
 
-    def forward(self, batch: OrbitBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: SentenceBatch) -> tuple[Tensor, Tensor]:
         """ln p(group | composition) and ln p(sentence | composition, group), each ``[B]``."""
         memory, padding = self.encode(batch.elements, batch.counts)
         groups = self.group_log_p(memory, padding, batch.groups).gather(1, batch.group.unsqueeze(1)).squeeze(1)

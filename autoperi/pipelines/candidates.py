@@ -20,7 +20,7 @@ from autoperi.pipelines.mixture import NEW_ATOMS, Mixture, NewOrbits
 from autoperi.pipelines.request import MAX_ATOMS, GenerationRequest
 from autoperi.pipelines.template import Template, cell_of, fillings
 from autoperi.prior.denovo import Constraints, DeNovo
-from autoperi.prior.propose import Candidate, Proposer
+from autoperi.prior.propose import Decoration, Proposer
 from autoperi.prior.wyckoff_sampler import sample_crystal
 from autoperi.symmetry.analysis import SpaceGroup
 from autoperi.symmetry.freedom import Orbit, equal_edges
@@ -76,7 +76,9 @@ def proposals(request: GenerationRequest, mixture: Mixture) -> Iterator[Proposal
         yield from _for_composition(request, mixture)
 
 
-def _from_candidate(proposer: Proposer, candidate: Candidate, index: int, log_p: float | None, origin: str) -> Proposal:
+def _from_candidate(
+    proposer: Proposer, candidate: Decoration, index: int, log_p: float | None, origin: str
+) -> Proposal:
     lattice, coords, numbers, orbits = proposer.crystal(candidate)
     group = group_of(int(proposer.library["space_group"][candidate.prototype])).primitive
     return Proposal(index, lattice, coords, numbers, orbits, group, log_p, origin, candidate.prototype)
@@ -135,7 +137,7 @@ def _for_composition(request: GenerationRequest, mixture: Mixture) -> Iterator[P
     formula = request.formula or ()
     elements, base = [z for z, _ in formula], [c for _, c in formula]
     sizes = cell_size_log_probabilities(request, proposer)
-    answers: list[tuple[float, int, Candidate | NewOrbits]] = []
+    answers: list[tuple[float, int, Decoration | NewOrbits]] = []
     sizes_asked = sizes or _unknown_sizes(request, mixture)
     for k, log_size in sizes_asked.items():
         likely = log_size > max(sizes_asked.values()) - UNLIKELY
@@ -157,7 +159,7 @@ def _for_composition(request: GenerationRequest, mixture: Mixture) -> Iterator[P
             given.add((answer.prototype, answer.elements))
             yield _from_candidate(proposer, answer, index, log_p, "prototype")
         index += 1
-    variants: list[tuple[float, int, Candidate]] = []
+    variants: list[tuple[float, int, Decoration]] = []
     for k, log_size in sizes.items():
         found = mixture.variants(elements, [k * c for c in base], limit=DISTINCT, space_group=request.space_group)
         variants += [(round(log_size + c.log_p, 9), k, c) for c in found if (c.prototype, c.elements) not in given]

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from autoperi.models.orbit_network import OrbitNetwork
-from autoperi.prior.propose import Candidate, Proposer
+from autoperi.prior.propose import Decoration, Proposer
 from autoperi.symmetry.orbit_grammar import Sentence, canonical, element_order
 
 HEARD = 32
@@ -62,7 +62,7 @@ class Mixture:
         limit: int,
         space_group: int | None = None,
         asked: bool = True,
-    ) -> list[Candidate | NewOrbits]:
+    ) -> list[Decoration | NewOrbits]:
         """Likeliest first; ``log_p`` of all of them add up to one, less what lies beyond ``limit``.
 
         Args:
@@ -72,7 +72,7 @@ class Mixture:
             space_group: only answers of this group.
             asked: False asks the prior alone.
         """
-        found = self.proposer.candidates(elements, counts, limit=limit, space_group=space_group)
+        found = self.proposer.decorations(elements, counts, limit=limit, space_group=space_group)
         if self.network is None or not asked:
             return list(found)
         order = element_order(elements)
@@ -101,7 +101,7 @@ class Mixture:
         known = sum(q.values())
         novelty = self.novelty if small else 0.0
         total = (1 - self.share) * (1.0 if found else 0.0) + self.share * known + novelty * max(0.0, 1 - known)
-        mixed: list[Candidate | NewOrbits] = [
+        mixed: list[Decoration | NewOrbits] = [
             _with(c, weight / total) for c, weight in zip(found, weights, strict=True)
         ]
         mixed += [a._replace(log_p=round(math.log(self.novelty / total) + a.log_p, 9)) for a in new]
@@ -109,9 +109,9 @@ class Mixture:
 
     def variants(
         self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None
-    ) -> list[Candidate]:
+    ) -> list[Decoration]:
         """Answers of the prior with those that match one another, likeliest first."""
-        return self.proposer.candidates(elements, counts, limit=limit, space_group=space_group, distinct=False)
+        return self.proposer.decorations(elements, counts, limit=limit, space_group=space_group, distinct=False)
 
     @staticmethod
     def _of_network(
@@ -124,7 +124,7 @@ class Mixture:
         found = network.likeliest(order, [content[z] for z in order], limit=limit, space_group=space_group)
         return [NewOrbits(a.group, tuple(order), a.sentence, a.log_p) for a in found]
 
-    def _sentence(self, candidate: Candidate) -> tuple[int, Sentence]:
+    def _sentence(self, candidate: Decoration) -> tuple[int, Sentence]:
         library = self.proposer.library
         number = int(library["space_group"][candidate.prototype])
         letters: dict[int, list[int]] = {}
@@ -144,17 +144,17 @@ class NetworkAlone(Mixture):
         limit: int,
         space_group: int | None = None,
         asked: bool = True,
-    ) -> list[Candidate | NewOrbits]:
+    ) -> list[Decoration | NewOrbits]:
         assert self.network is not None
         content = {int(z): int(c) for z, c in zip(elements, counts, strict=True)}
         if not asked or sum(content.values()) > NEW_ATOMS:
             return []
         return list(self._of_network(self.network, content, limit=min(limit, ALONE), space_group=space_group))
 
-    def variants(self, *_: object, **__: object) -> list[Candidate]:  # noqa: D102
+    def variants(self, *_: object, **__: object) -> list[Decoration]:  # noqa: D102
         return []
 
 
-def _with(candidate: Candidate, p: float) -> Candidate:
+def _with(candidate: Decoration, p: float) -> Decoration:
     log_p = round(math.log(max(p, 1e-300)), 9)
-    return Candidate(candidate.prototype, candidate.elements, log_p, candidate.log_volume_ratio)
+    return Decoration(candidate.prototype, candidate.elements, log_p, candidate.log_volume_ratio)

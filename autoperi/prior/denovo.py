@@ -21,7 +21,7 @@ import torch
 
 from autoperi.chemistry.smact import smact_validity
 from autoperi.data.random import numpy_generator
-from autoperi.prior.propose import KERNEL_WIDTH, Candidate, Proposer
+from autoperi.prior.propose import KERNEL_WIDTH, Decoration, Proposer
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 MIN_FAMILIARITY = 3
@@ -57,7 +57,7 @@ class Constraints:
 
 
 class DeNovo:
-    """Draws candidates under constraints, for one request: what was given once is not given again.
+    """Draws decorations under constraints, for one request: what was given once is not given again.
 
     Args:
         proposer: library, element distance and the settings ``denovo_temperature`` and ``denovo_known``.
@@ -153,8 +153,8 @@ class DeNovo:
         """The member whose stretch of the summed weights holds ``place``, from 0 to 1."""
         return int(self.rows[min(int(np.searchsorted(self._steps, place, side="right")), len(self.rows) - 1)])
 
-    def draw(self, index: int) -> Candidate | None:
-        """The candidate of ``index``, or None where nothing admissible was found.
+    def draw(self, index: int) -> Decoration | None:
+        """The decoration of ``index``, or None where nothing admissible was found.
 
         Depends on the seed, the index, and on what smaller indices were given, which it does not repeat.
         """
@@ -179,9 +179,9 @@ class DeNovo:
         # a narrow request may leave nothing but known crystals
         return None if last is None else self._give(*last)
 
-    def _give(self, v: int, elements: tuple[int, ...]) -> Candidate:
+    def _give(self, v: int, elements: tuple[int, ...]) -> Decoration:
         self._given.add((v, elements))
-        return Candidate(v, elements, self.log_probability(v, elements), self._volume_ratio(v, elements))
+        return Decoration(v, elements, self.log_probability(v, elements), self._volume_ratio(v, elements))
 
     def _around(self, member: np.ndarray, generator: np.random.Generator) -> tuple[int, ...] | None:
         """Elements near those of a member, or None where there are fewer than it has slots."""

@@ -5,7 +5,7 @@
 3. Members are aligned to the medoid over the normaliser's half-cell shifts; coordinates and log-metric shape are
 averaged, and
    projected back onto the space group. No volume is kept.
-4. Prototypes that StructureMatcher (0.5/0.3/10) cannot tell apart are recorded as matching, so that candidates can be
+4. Prototypes that StructureMatcher (0.5/0.3/10) cannot tell apart are recorded as matching, so that decorations can be
    made distinct, and their probabilities added, without matching at generation time.
 """
 
@@ -24,7 +24,7 @@ from autoperi.errors import StructureError
 from autoperi.geometry.lattice import from_log_metric, to_log_metric
 from autoperi.prior.fingerprint import all_distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.library import PrototypeLibrary
-from autoperi.symmetry.analysis import SYMPREC, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
+from autoperi.symmetry.analysis import SYMPREC_LADDER, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
 from autoperi.symmetry.spacegroup import space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -66,7 +66,7 @@ class Cluster:
 
 def standardise(crystal: Crystal) -> Standard | None:
     """The crystal's standard primitive cell at the loosest tolerance that keeps its atoms, or None."""
-    for symprec in (SYMPREC, 0.03, 0.01, 0.001):
+    for symprec in SYMPREC_LADDER:
         try:
             info = analyse(*crystal, symprec=symprec)
         except StructureError:

@@ -40,6 +40,6 @@ def log_probability_of(proposer: Proposer, info: SymmetryInfo) -> float | None:
     if p not in assignments:
         return None
     place = k * len(assignments) + assignments.index(p)
-    found = answers(proposer.probabilities(bucket, [int(z) for z in elements])[0], bucket, bucket.n_candidates)
+    found = answers(proposer.probabilities(bucket, [int(z) for z in elements])[0], bucket, bucket.n_decorations)
     mass = next((mass for _, mass, claimed in found if place in claimed), 1e-300)
     return round(float(np.log(max(mass, 1e-300))), 6)

@@ -1,9 +1,9 @@
 """Which prototype, and which element where: p(prototype, assignment | composition), exactly normalised.
 
-For a query composition each candidate (prototype v, assignment p of elements to slots) is compared with the members
+For a query composition each decoration (prototype v, assignment p of elements to slots) is compared with the members
 of v through a learned element distance; kernel sums of those distances at several widths, the nearest member, counts
-and simple statistics of the prototype enter a small network, and a softmax over all candidates of the composition's
-counts gives the probability. Candidates whose crystals match (the library's match table) share their probability.
+and simple statistics of the prototype enter a small network, and a softmax over all decorations of the composition's
+counts gives the probability. Decorations whose crystals match (the library's match table) share their probability.
 
 Trained by leaving each training crystal out of its own comparison.
 """
@@ -39,7 +39,7 @@ class Bucket:
         member_elements: ``[M, S]``; ``member_owner``: row into ``prototypes``, ``[M]``; ``member_volume``: ``[M]``.
         weight: share of each slot, ``[S]``.
         static: query-independent features of each prototype, ``[V, 5]``.
-        links: matching candidate pairs as flat indices v·P + p, ``[2, L]``, symmetric.
+        links: matching decoration pairs as flat indices v·P + p, ``[2, L]``, symmetric.
     """
 
     counts: tuple[int, ...]
@@ -53,12 +53,12 @@ class Bucket:
     links: Tensor
 
     @property
-    def n_candidates(self) -> int:
+    def n_decorations(self) -> int:
         """V·P."""
         return len(self.prototypes) * len(self.assignments)
 
     def linked(self, mass: Tensor) -> Tensor:
-        """Probability of each candidate together with all that match it, ``[..., V·P]`` to the same."""
+        """Probability of each decoration together with all that match it, ``[..., V·P]`` to the same."""
         return mass + torch.zeros_like(mass).index_add(-1, self.links[0], mass[..., self.links[1]])
 
 
@@ -110,7 +110,7 @@ def make_bucket(library: PrototypeLibrary, counts: tuple[int, ...]) -> Bucket | 
 
 
 class Ranker(nn.Module):
-    """Learned element distance and candidate scores.
+    """Learned element distance and decoration scores.
 
     Args:
         dimensions: of the element embedding.
@@ -141,7 +141,7 @@ class Ranker(nn.Module):
         return torch.sqrt(square + 1e-8) - 1e-4
 
     def features(self, bucket: Bucket, elements: Tensor, itself: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of every candidate of each query.
+        """Features of every decoration of each query.
 
         Args:
             bucket: the prototypes.
@@ -149,7 +149,7 @@ class Ranker(nn.Module):
             itself: member row to leave out of each query's comparison, ``[Q]``, or None.
 
         Returns:
-            Features ``[Q, V·P, F]``; which candidates exist ``[Q, V·P]``; expected log volume ratio ``[Q, V·P]``.
+            Features ``[Q, V·P, F]``; which decorations exist ``[Q, V·P]``; expected log volume ratio ``[Q, V·P]``.
         """
         table = self.element_distance()
         q, p, v = len(elements), len(bucket.assignments), len(bucket.prototypes)
@@ -205,7 +205,7 @@ class Ranker(nn.Module):
         return flat(stacked), flat(exists), flat(volume)
 
     def forward(self, bucket: Bucket, elements: Tensor, itself: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probabilities ``[Q, V·P]`` (−inf where a candidate does not exist) and expected log volume ratios."""
+        """Log-probabilities ``[Q, V·P]`` (−inf where a decoration does not exist) and expected log volume ratios."""
         features, exists, volume = self.features(bucket, elements, itself)
         q, c, f = features.shape
         chosen = exists.reshape(-1)
@@ -223,7 +223,7 @@ class RankerData:
 
     @cached_property
     def buckets(self) -> list[tuple[Bucket, Tensor, Tensor, Tensor]]:
-        """(bucket, query elements ``[Q, S]``, own member row ``[Q]``, target candidate ``[Q]``) with more than one
+        """(bucket, query elements ``[Q, S]``, own member row ``[Q]``, target decoration ``[Q]``) with more than one
         member.
         """
         out = []
@@ -254,7 +254,7 @@ def sort_elements(by_slot: Sequence[int], counts: Sequence[int]) -> tuple[list[i
 
 
 def ranking_loss(log_p: Tensor, bucket: Bucket, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """-log of the probability of all candidates that match the target, ``[Q]``, and which queries can be answered."""
+    """-log of the probability of all decorations that match the target, ``[Q]``, and which queries can be answered."""
     positive = torch.zeros_like(log_p)
     positive[torch.arange(len(targets)), targets] = 1.0
     positive = bucket.linked(positive).clamp(max=1.0)

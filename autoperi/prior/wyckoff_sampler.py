@@ -22,7 +22,7 @@ import numpy as np
 
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.distances import covalent_radii
-from autoperi.symmetry.analysis import analyse, strain_projector
+from autoperi.symmetry.analysis import STRICT_SYMPREC, analyse, strain_projector
 from autoperi.symmetry.freedom import equal_edges
 from autoperi.symmetry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group
 from autoperi.symmetry.wyckoff import LETTERS, WyckoffPosition, wyckoff_positions
@@ -46,8 +46,6 @@ of the training set show, 0.2 (triclinic) to 0.9 (rhombohedral).
 """
 PLACEMENTS = 20
 """Draws of the free coordinates of one orbit before the whole crystal is begun again."""
-SYMPREC = 0.01
-"""Å, of the final check of the space group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +142,6 @@ def _check(numbers_and_counts: Mapping[int, int], volume: float) -> dict[int, in
 
 
 # --- orbits
-# ------------------------------------------------------------------------------------------------------------------------------
 
 
 class Covers:
@@ -257,7 +254,6 @@ def _choose(log_weights: list[float], generator: np.random.Generator) -> int:
 
 
 # --- cell
-# --------------------------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=230)
@@ -290,7 +286,6 @@ def _draw_lattice(number: int, volume: float, generator: np.random.Generator) ->
 
 
 # --- coordinates
-# -------------------------------------------------------------------------------------------------------------------------
 
 
 def _place(
@@ -359,7 +354,7 @@ class _Neighbours:
 def _is_exactly(lattice: FloatArray, coords: FloatArray, numbers: IntArray, group_number: int) -> bool:
     """Whether spglib finds this group, in a cell no smaller."""
     try:
-        found = analyse(lattice, coords, numbers, symprec=SYMPREC)
+        found = analyse(lattice, coords, numbers, symprec=STRICT_SYMPREC)
     except StructureError:
         return False
     return found.number == group_number and len(found.primitive_numbers) == len(numbers)

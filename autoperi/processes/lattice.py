@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
-from autoperi.geometry.lattice import from_lengths_angles, metric, niggli_reduce, symmetric_exp, symmetric_log
+from autoperi.geometry.lattice import from_lengths_angles, metric, symmetric_exp, symmetric_log
+from autoperi.geometry.reduction import niggli_reduce
 
 LATTICE_DIGITS = 9
 """Decimals kept of relaxed lattices (Å): far above float64 noise, so batches cannot change a result."""

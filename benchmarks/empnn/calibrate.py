@@ -22,7 +22,8 @@ from relaxer import tables
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
-from autoperi.geometry.lattice import change_basis, lengths_angles, niggli_reduce, symmetric_exp, symmetric_matrix
+from autoperi.geometry.lattice import change_basis, lengths_angles, symmetric_exp, symmetric_matrix
+from autoperi.geometry.reduction import niggli_reduce
 from autoperi.hub.bundle import Bundle, Component, load_bundle, save_bundle
 from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.pipelines.bundle import network_component, network_of

@@ -23,7 +23,7 @@ from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import Batches, TensorCrystals
 from autoperi.training.run import TrainingConfig, train
-from autoperi.training.tasks.base import CgcnnTask
+from autoperi.training.tasks.cgcnn import CgcnnTask
 
 if TYPE_CHECKING:
     from pathlib import Path

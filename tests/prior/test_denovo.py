@@ -18,7 +18,7 @@ from autoperi.pipelines.bundle import prior_component, proposer_of
 from autoperi.prior.denovo import Constraints, DeNovo, balance, plausibility
 from autoperi.prior.learn import learn_library
 from autoperi.prior.library import PrototypeLibrary
-from autoperi.prior.propose import Candidate, Proposer
+from autoperi.prior.propose import Decoration, Proposer
 from autoperi.prior.ranker import Ranker
 from autoperi.testing import tiny_crystals
 
@@ -42,7 +42,7 @@ def proposer_with(
     return Proposer(PrototypeLibrary(tensors), ranker, denovo_temperature=temperature, denovo_known=known)
 
 
-def drawn(draws: DeNovo, n: int) -> list[Candidate]:
+def drawn(draws: DeNovo, n: int) -> list[Decoration]:
     return [c for c in map(draws.draw, range(n)) if c is not None]
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
-from autoperi.geometry.lattice import change_basis, lengths_angles, niggli_reduce, symmetric_exp, symmetric_matrix
+from autoperi.geometry.lattice import change_basis, lengths_angles, symmetric_exp, symmetric_matrix
+from autoperi.geometry.reduction import niggli_reduce
 from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.processes.lattice import exponent_to, lattice_step
 from autoperi.symmetry.analysis import analyse
@@ -37,7 +38,7 @@ def split_norms(strain: Tensor) -> Tensor:
     return torch.stack([trace.abs() / 3**0.5, torch.sqrt((square - trace**2 / 3).clamp(min=0.0) + 1e-12)], -1)
 
 
-class RelaxerTask(CrystalTask):
+class LatticeRelaxerTask(CrystalTask):
     """A few passes from each start, detached from one another; after each, the exponent to the true cell is asked for.
 
     The loss of a pass is, for volume and shape by themselves, e/b + log b + ``absolute`` e with e the error that is

@@ -1,8 +1,8 @@
 """Lattices: cell parameters, log-metric coordinates, reduction and changes of basis.
 
 A lattice is a matrix L whose rows are a, b, c in Å. Rotating a crystal is L → L Q, changing the basis of the same
-lattice is L → T L with T in SL3(Z), and a homogeneous strain is L → L exp(S) with S symmetric (seed 1, definition 8;
-seed 2, equation 13).
+lattice is L → T L with T in SL3(Z), and a homogeneous strain is L → L exp(S) with S symmetric (Klipfel et al., AAAI
+2023, Definition 8; Klipfel et al., AAAI 2024, equation 13).
 
 Everything is batched and works in float32 and float64. Spectral steps run in float64 inside, where the device has it.
 """
@@ -37,8 +37,8 @@ def _wide(x: Tensor) -> Tensor:
 def lengths_angles(lattice: Tensor) -> tuple[Tensor, Tensor]:
     """Cell lengths (a, b, c) in Å, ``[B, 3]``, and angles (α, β, γ) in degrees, ``[B, 3]``, of lattices ``[B, 3, 3]``.
 
-    α lies between b and c, β between c and a, γ between a and b. Angles come from ``atan2(|u × v|, u · v)``, which keeps its digits and a
-    finite gradient near 0°, 90° and 180° where ``acos`` does not.
+    α lies between b and c, β between c and a, γ between a and b. Angles come from ``atan2(|u × v|, u · v)``, which keeps
+    its digits and a finite gradient near 0°, 90° and 180°, where ``acos`` does not.
     """
     following, last = lattice[..., [1, 2, 0], :], lattice[..., [2, 0, 1], :]
     sine = torch.linalg.vector_norm(torch.linalg.cross(following, last), dim=-1)
@@ -179,8 +179,8 @@ def log_metric_basis(*, dtype: torch.dtype = torch.float64, device: torch.device
 
 
 def to_log_metric(lattice: Tensor) -> Tensor:
-    """Log-metric coordinates k ``[B, 6]`` of lattices ``[B, 3, 3]``: ½ log(L Lᵀ) in :func:`log_metric_basis` (seed 2,
-    equation 13).
+    """Log-metric coordinates k ``[B, 6]`` of lattices ``[B, 3, 3]``: ½ log(L Lᵀ) in :func:`log_metric_basis`
+    (Klipfel et al., AAAI 2024, equation 13).
 
     Invariant under rotations and reflections of the crystal. k[0] = log(volume)/√3 with the volume in Å³; k[1:6] is the
     shape, zero for a cubic cell.
@@ -265,7 +265,7 @@ def inverse_unimodular(transform: Tensor) -> Tensor:
 
 def change_basis(batch: CrystalBatch, transform: Tensor) -> CrystalBatch:
     """The crystals in the basis T @ lattice, coordinates x T⁻¹, with T integer of det ±1, ``[3, 3]`` or ``[B, 3, 3]``
-    (seed 1, prop. 2).
+    (Klipfel et al., AAAI 2023, Proposition 2).
 
     Raises:
         StructureError: a determinant other than ±1.

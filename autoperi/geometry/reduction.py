@@ -46,8 +46,8 @@ def _lagrange_reduce(rows: np.ndarray) -> np.ndarray:
     """Integer transform to a Minkowski-reduced basis of one cell: bring the longest vector closest to the plane of the
     others.
 
-    The shortest basis, which the pair reduction of :func:`reduce_basis` may miss: it is what :func:`niggli_reduce` falls
-    back on.
+    It finds the shortest basis, which the pair reduction of :func:`reduce_basis` may miss; :func:`niggli_reduce` begins
+    with it, and falls back on it.
     """
     transform = np.eye(3, dtype=np.int64)
     shifts = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])

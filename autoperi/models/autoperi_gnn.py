@@ -1,8 +1,8 @@
 """AutoPeri-GNN: a periodic equivariant autoencoder whose decoder is a continuous normalizing flow (AutoPeri-GNN,
 section 3.2).
 
-- **Encoder** (section 3.2.1): the shared backbone reads a crystal; a mean over atoms gives the latent vector z, normal with
-  mean μ and variance σ².
+- **Encoder** (section 3.2.1): the shared backbone reads a crystal; a mean over atoms gives the latent vector z, normal
+  with mean μ and variance σ².
 - **Decoder** (section 3.2.2): a flow on the free parameters of the crystal in its space group
   (:mod:`autoperi.symmetry.freedom`), lattice and positions together. Its field is the backbone again, conditioned on
   the time t, on z and on where the flow starts, and acts through a strain rate and displacements that turn with the
@@ -195,8 +195,8 @@ class AutoPeriGnn(nn.Module):
         return strain.to(real), fractional.to(real)
 
     def unit(self, batch: CrystalBatch) -> Tensor:
-        """Length in Å that the networks read as one: the cube root of the additive volume over :data:`~autoperi.nn.backbone.MEAN_VOLUME_PER_ATOM` an atom,
-        ``[B, 1, 1]``.
+        """Length in Å that the networks read as one, ``[B, 1, 1]``: the cube root of the additive volume over
+        :data:`~autoperi.nn.backbone.MEAN_VOLUME_PER_ATOM` an atom.
         """
         volume = self.additive_volume(batch.atomic_numbers, batch.batch, len(batch)).to(batch.lattice.dtype)
         return (volume / (MEAN_VOLUME_PER_ATOM * batch.n_atoms)).pow(1 / 3)[:, None, None]

@@ -115,7 +115,9 @@ class LatticeRelaxer(nn.Module):
         return factor * length_error(spread) ** power
 
     def scaled(self, batch: CrystalBatch) -> CrystalBatch:
-        """The crystals as the backbone reads them: at :data:`~autoperi.nn.backbone.MEAN_VOLUME_PER_ATOM` Å³ an atom if their volume is V̂."""
+        """The crystals as the backbone reads them: at :data:`~autoperi.nn.backbone.MEAN_VOLUME_PER_ATOM` Å³ an atom if
+        their volume is V̂.
+        """
         unit = (self.natural_volume(batch).detach() / (MEAN_VOLUME_PER_ATOM * batch.n_atoms)).pow(1 / 3)
         return batch.replace(lattice=batch.lattice / unit[:, None, None])
 

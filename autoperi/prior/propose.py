@@ -19,6 +19,7 @@ from autoperi.prior.library import PrototypeLibrary
 from autoperi.prior.ranker import Bucket, Ranker, make_bucket
 
 KERNEL_WIDTH = 0.3
+"""Width, in units of the element distance, of the kernel by which members near a composition count."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.units import MAX_ATOMIC_NUMBER
 
-WIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
-N_FEATURES = 2 * len(WIDTHS) + 12
+KERNEL_WIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Widths, in units of the element distance, at which training begins."""
+N_FEATURES = 2 * len(KERNEL_WIDTHS) + 12
 MAX_ASSIGNMENTS = 120
-_FLOOR = 1e-9
+"""Ways to put elements on the slots of a prototype that are scored."""
+_FLOOR = 1e-9  # added to kernel sums, whose logarithm is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +127,7 @@ class Ranker(nn.Module):
         if descriptors is not None:
             start[:, : descriptors.shape[1]] = torch.as_tensor(descriptors, dtype=torch.float32) * 0.25
         self.elements = nn.Parameter(start)
-        self.widths = nn.Parameter(torch.log(torch.tensor(WIDTHS)))
+        self.widths = nn.Parameter(torch.log(torch.tensor(KERNEL_WIDTHS)))
         self.score = nn.Sequential(
             nn.BatchNorm1d(N_FEATURES, affine=False),
             nn.Linear(N_FEATURES, hidden),

@@ -137,8 +137,8 @@ class LatticeRelaxation:
 
     @property
     def confidence(self) -> Tensor | None:
-        """Probability that lengths are right within :data:`CONFIDENT_LENGTH_ERROR`, ``[B]``, if errors fall off exponentially; NaN and
-        None as ``expected_error``.
+        """Probability that lengths are right within :data:`CONFIDENT_LENGTH_ERROR`, ``[B]``, if errors fall off
+        exponentially; NaN and None as ``expected_error``.
         """
         return (
             None

@@ -65,7 +65,7 @@ crystal: the tolerance of Materials Project and PGCGM (MilesZhao/PGCGM, ``pymatg
 STRICT_SYMPREC = 0.01
 """Å, at which a crystal that we made must have its space group; the default of :func:`analyse`."""
 SYMPREC_LADDER = (SYMPREC, 0.03, STRICT_SYMPREC, 0.001)
-"""Å, the tolerances at which the space group of a training crystal is looked for: the first one that keeps its atoms."""
+"""Å, tolerances at which the space group of a training crystal is looked for: the first that keeps its atoms counts."""
 
 
 # --- orbits and site symmetry

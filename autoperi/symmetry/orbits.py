@@ -13,7 +13,7 @@ from autoperi.symmetry.freedom import Orbit
 from autoperi.symmetry.spacegroup import FloatArray, IntArray, primitive_transform, space_group
 from autoperi.symmetry.wyckoff import LETTERS, locate
 
-TOLERANCE = 0.02
+POSITION_TOLERANCE = 0.02
 """How far, in fractions, an atom may lie from its Wyckoff position; spglib's standard cells are exact to rounding."""
 
 
@@ -27,7 +27,7 @@ def orbits_of(info: SymmetryInfo) -> list[Orbit]:
     found = []
     for first in np.unique(info.primitive_equivalent_atoms):
         point = info.primitive_frac_coords[first] @ transform
-        position, s = locate(point, info.number, tolerance=TOLERANCE)
+        position, s = locate(point, info.number, tolerance=POSITION_TOLERANCE)
         if position.primitive_multiplicity != int((info.primitive_equivalent_atoms == first).sum()):
             raise StructureError(
                 f"an orbit of {info.symbol} has not the multiplicity of its position {position.label}; use a tighter "

@@ -48,7 +48,7 @@ def drawn(draws: DeNovo, n: int) -> list[Decoration]:
 
 @pytest.fixture(autouse=True)
 def _every_element_is_familiar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoperi.prior.denovo.MIN_FAMILIARITY", 1)
+    monkeypatch.setattr("autoperi.prior.denovo.MIN_MEMBERS_PER_ELEMENT", 1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""What all Lightning tasks share: optimiser, schedule and averaged weights, so that a checkpoint holds all that a resume
-needs; and what several of them do to crystals and labels.
+"""What all Lightning tasks share: optimiser, schedule and averaged weights, so that a checkpoint holds all that a
+resume needs; and what several of them do to crystals and labels.
 """
 
 from __future__ import annotations

@@ -6,4 +6,6 @@ from autoperi.training.tasks.cgcnn import NeighbourTask
 
 
 class CrystalTransformerTask(NeighbourTask):
-    """Formation energy in eV/atom by the crystal transformer, as :class:`~autoperi.training.tasks.cgcnn.NeighbourTask`."""
+    """Formation energy in eV/atom by the crystal transformer: all is as
+    :class:`~autoperi.training.tasks.cgcnn.NeighbourTask` has it.
+    """

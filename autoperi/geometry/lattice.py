@@ -37,8 +37,8 @@ def _wide(x: Tensor) -> Tensor:
 def lengths_angles(lattice: Tensor) -> tuple[Tensor, Tensor]:
     """Cell lengths (a, b, c) in Å, ``[B, 3]``, and angles (α, β, γ) in degrees, ``[B, 3]``, of lattices ``[B, 3, 3]``.
 
-    α lies between b and c, β between c and a, γ between a and b. Angles come from ``atan2(|u × v|, u · v)``, which keeps
-    its digits and a finite gradient near 0°, 90° and 180°, where ``acos`` does not.
+    α lies between b and c, β between c and a, γ between a and b. Angles come from ``atan2(|u × v|, u · v)``, which
+    keeps its digits and a finite gradient near 0°, 90° and 180°, where ``acos`` does not.
     """
     following, last = lattice[..., [1, 2, 0], :], lattice[..., [2, 0, 1], :]
     sine = torch.linalg.vector_norm(torch.linalg.cross(following, last), dim=-1)

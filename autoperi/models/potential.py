@@ -3,8 +3,8 @@
 E = Σ_i [E₀(Z_i) + ε(h_i)] + Σ_(i<j) ZBL(Z_i, Z_j, r_ij) (AutoPeri-GNN, section 3.2.3: an invariant scalar head). The
 sum over atoms makes the energy size-extensive; the envelope of the radial basis, with two vanishing derivatives at the
 cutoff, makes it smooth there. The energy is a function of the edge vectors alone, and forces and stress are taken with
-respect to them. The screened nuclear repulsion (Ziegler, Biersack, Littmark 1985) acts only below the sum of two covalent
-radii: it keeps atoms apart where no training frame was.
+respect to them. The screened nuclear repulsion (Ziegler, Biersack, Littmark 1985) acts only below the sum of two
+covalent radii: it keeps atoms apart where no training frame was.
 """
 
 from __future__ import annotations

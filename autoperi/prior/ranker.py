@@ -156,14 +156,17 @@ class Ranker(nn.Module):
         table = self.element_distance()
         q, p, v = len(elements), len(bucket.assignments), len(bucket.prototypes)
         placed = elements[:, torch.as_tensor(bucket.assignments)]  # [Q, P, S]
+        # the same prototypes are compared with all queries, so every sum below is over members m of M, and goes to the
+        # prototype v that owns the member
         per_slot = table[placed.unsqueeze(2), bucket.member_elements]  # [Q, P, M, S]
         mean = (per_slot * bucket.weight.to(table.dtype)).sum(-1)
         worst = per_slot.amax(-1)
+        # a mean forgives one misplaced element in a large cell; half of the worst slot does not
         mixed = 0.5 * (mean + worst)
         dtype = table.dtype
         alive = torch.ones(q, 1, len(bucket.member_owner), dtype=dtype)
         if itself is not None:
-            alive[torch.arange(q), 0, itself] = 0.0
+            alive[torch.arange(q), 0, itself] = 0.0  # leave-one-out: a training crystal must not recognise itself
         owner = bucket.member_owner.expand(q, p, -1)
 
         def total(values: Tensor) -> Tensor:
@@ -173,6 +176,7 @@ class Ranker(nn.Module):
             far = torch.where(alive.bool(), values, torch.full_like(values, 9.0))
             return torch.full((q, p, v), 9.0, dtype=dtype).scatter_reduce(-1, owner, far, "amin")
 
+        # a prototype whose only member was left out does not exist for this query
         count = total(torch.ones_like(mean))
         exists = count > 0
         widths = self.widths.exp()
@@ -183,6 +187,7 @@ class Ranker(nn.Module):
                 kernels.append(kernel)
                 columns.append(torch.log(kernel + _FLOOR))
         nearest, nearest_worst = least(mean), least(worst)
+        # members of exactly these elements here, and in all other decorations of the query
         exact = total((mean.detach() < 1e-3).to(table.dtype))
         known = exact.sum((1, 2), keepdim=True) - exact
         # a kernel weighs members' volumes; a faint uniform weight keeps the mean defined far from all members

@@ -56,12 +56,14 @@ class Base:
 
     def draw(self, noise: Tensor) -> Tensor:
         """Samples from standard normal ``noise`` ``[B, D]``; the caller seeds it crystal by crystal."""
+        # the normal's distribution function makes the same noise uniform on the circle
         uniform = 0.5 * (1 + torch.erf(noise / math.sqrt(2)))
         free = self.space.circular & (self.scale >= UNIFORM_SCALE)
         return self.space.wrap(torch.where(free, uniform, self.mean + self.scale * noise))
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density at ``y`` in nats, ``[B]``."""
+        # a wrapped normal is a sum over turns; six to either side are all that a scale below one turn can reach
         offset = self.space.difference(self.mean, y)
         scale = self.scale.clamp(min=1e-12)
         normal = -0.5 * (offset / scale) ** 2
@@ -238,6 +240,7 @@ def _adapted(
         velocity, trace = slopes(at, torch.full((len(y),), t, dtype=y.dtype, device=y.device))
         return torch.cat([velocity.flatten(), trace.flatten()]).double().cpu().numpy()
 
+    # SciPy integrates one vector: all coordinates, then the integrals of all traces, each with its own tolerance
     start = np.concatenate([y.flatten().double().cpu().numpy(), np.zeros(traces * len(y))])
     allowed = np.where(np.arange(len(start)) < size, tolerance / 100, tolerance)
     end = solve_ivp(rates, (1.0, 0.0), start, method="RK45", rtol=1e-9, atol=allowed).y[:, -1]
@@ -246,6 +249,7 @@ def _adapted(
 
 
 def _trace(velocity: Tensor, leaf: Tensor, space: Space) -> Tensor:
+    """Divergence ``[B]``, exactly: one backward pass a coordinate gives that of all rows, since no row sees another."""
     total = torch.zeros_like(velocity[:, 0]) if velocity.shape[1] else velocity.new_zeros(len(velocity))
     if not velocity.requires_grad:
         return total
@@ -260,6 +264,7 @@ def _trace_of_copies(copies: Field, at: Tensor, t: Tensor, space: Space) -> tupl
     """Velocity ``[1, D]`` and divergence ``[1, 1]`` of one row: copy d gives the d-th slope."""
     columns = torch.nonzero(space.present[0]).squeeze(1)
     own = torch.arange(len(columns), device=at.device)
+    # copies do not see one another, so the gradient of Σ_d v_d(copy d) holds every ∂v_d/∂y_d in a row of its own
     with torch.enable_grad():
         leaf = at.detach().expand(len(columns), -1).clone().requires_grad_()
         velocity = copies(leaf, t.expand(len(columns)))
@@ -268,6 +273,7 @@ def _trace_of_copies(copies: Field, at: Tensor, t: Tensor, space: Space) -> tupl
 
 
 def _probe(velocity: Tensor, leaf: Tensor, probe: Tensor) -> Tensor:
+    """εᵀJε ``[B]`` for one probe ε ``[B, D]``."""
     if not velocity.requires_grad:
         return torch.zeros_like(velocity).sum(1)
     (slope,) = torch.autograd.grad((velocity * probe).sum(), leaf, retain_graph=True, materialize_grads=True)
@@ -301,6 +307,7 @@ def _solve(
             slope, extra = slopes(space.wrap(y + node * h * slope), t)
             slope = slope * space.present
             if anneal:
+                # a factor of steps - step takes a straight path to its end in one step: no faster
                 slope = torch.where(space.circular, slope * min(1 + anneal * (time + node * h), steps - step), slope)
             moved = moved + weight * slope
             if extra is not None:

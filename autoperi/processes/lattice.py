@@ -262,6 +262,7 @@ def _passes(
     spread = lattice.new_zeros(len(start), 2)
     done = torch.zeros(len(start), dtype=torch.long, device=lattice.device)
     isolated = torch.zeros_like(done, dtype=torch.bool)
+    # only crystals that still move are read again; the others keep what their last pass gave
     moving = torch.arange(len(start), device=lattice.device)
     for _ in range(passes):
         # crystals of like density have like numbers of neighbours, which a batch pads to its largest

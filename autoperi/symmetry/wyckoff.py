@@ -191,13 +191,6 @@ def wyckoff_letter(point: ArrayLike, number: int, *, tolerance: float = 1e-4) ->
 # --- which compositions fit
 
 
-def minimal_counts(number: int) -> tuple[int, ...]:
-    """Distinct orbit sizes of a group in the primitive cell, ascending; the first is the fewest atoms any element can
-    have.
-    """
-    return tuple(sorted({p.primitive_multiplicity for p in wyckoff_positions(number)}))
-
-
 @lru_cache(maxsize=230)
 def _sizes(number: int) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
     """Fixed positions as (size, how many), and the distinct sizes of those with free parameters; primitive cell."""

@@ -26,7 +26,7 @@ from autoperi.pipelines.generate import Generation
 from autoperi.pipelines.options import refuse_unknown, takes
 from autoperi.pipelines.request import Request, RunOptions, check_steps, make_request, whole_number
 from autoperi.pipelines.settings import Settings
-from autoperi.processes.lattice import BATCH
+from autoperi.processes.lattice import MAX_BATCH_CRYSTALS
 from autoperi.progress import progress_bar
 from autoperi.registry import PIPELINES, load
 from autoperi.relax.model import ModelRelaxer
@@ -276,7 +276,7 @@ class AutoPeri:
                 steps=steps, fix_symmetry=fix_symmetry, batch_size=_batch_size(batch_size), progress=progress
             )
         else:
-            size = BATCH if batch_size == "auto" else _batch_size(batch_size)
+            size = MAX_BATCH_CRYSTALS if batch_size == "auto" else _batch_size(batch_size)
             relax = self._relaxer.lattices(
                 passes=check_steps(steps), fix_symmetry=fix_symmetry, batch_size=size, progress=progress
             )

@@ -108,7 +108,7 @@ KINDS: tuple[Kind, ...] = (
         "EMPNN passes that know how sure they are (relax_lattice, generate)",
         "autoperi.models.lattice_relaxer:LatticeRelaxer",
         process="autoperi.processes.lattice",
-        task=f"{_TASKS}.lattice_relaxer:RelaxerTask",
+        task=f"{_TASKS}.lattice_relaxer:LatticeRelaxerTask",
         components=("empnn",),
         config_kind="relaxer",
     ),

@@ -14,9 +14,9 @@ import torch
 from autoperi.chemistry.descriptors import element_descriptors
 from autoperi.data.convert import to_arrays
 from autoperi.hub.bundle import Bundle
+from autoperi.hub.networks import network_component
 from autoperi.models.empnn import Empnn
 from autoperi.models.formation_energy import FormationEnergy
-from autoperi.hub.networks import network_component
 from autoperi.prior.component import prior_component
 from autoperi.prior.learn import learn_library
 from autoperi.prior.ranker import train_ranker

@@ -14,6 +14,4 @@ RELAX_FMAX = 0.05
 """eV/Å; a batched relaxation has converged where every atom's force and the norm of Vσ/n are smaller."""
 RELAX_STEPS = 500
 """Most steps of a batched relaxation where nothing is said."""
-PROMISED_SYMPREC = 0.01
-"""Å, the tolerance at which space groups are promised: by ``generate``, ``score`` and ``fix_symmetry``."""
 MAX_ATOMIC_NUMBER = 118

@@ -28,7 +28,7 @@ from autoperi.pipelines.bundle import network_component
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches
 from autoperi.training.prepare import training_crystals
-from autoperi.training.tasks.base import fit_statistics
+from autoperi.training.tasks.cgcnn import fit_statistics
 
 MAX_ATOMS = 40
 ROOT = Path(__file__).resolve().parents[1]

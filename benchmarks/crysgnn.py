@@ -3,7 +3,7 @@ training from scratch.
 
 usage: python benchmarks/crysgnn.py DATA_DIR --out RUN [--seeds 0 1]
 
-The teacher (autoperi.training.pretraining.CrysGnn) learns from the structures of mp_train, wbm_sample, perov5_train and
+The teacher (crysgnn_pretraining.CrysGnn) learns from the structures of mp_train, wbm_sample, perov5_train and
 carbon24_train, without those that fold 0 or 1 of mp_elastic holds. Then, in equal steps each, from all training rows
 and from a tenth of them:
 
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from crysgnn_pretraining import CrysGnn, CrysGnnTask, DistilledTask, with_teacher
 
 from autoperi.data.io import CrystalTable, read_table
 from autoperi.data.random import torch_generator
@@ -35,7 +36,6 @@ from autoperi.metrics.distribution import space_groups
 from autoperi.models.formation_energy import FormationEnergy
 from autoperi.training.data import TensorCrystals
 from autoperi.training.prepare import LABEL, ORIGIN
-from autoperi.training.pretraining import CrysGnn, with_teacher
 from autoperi.training.run import TrainingConfig, train
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -128,7 +128,13 @@ def pretrained(data: Path, out: Path) -> tuple[CrysGnn, dict[str, Any]]:
     epochs = round(PRETRAINING_STEPS / -(-len(joined) // SETTINGS["batch_size"]))
     config = TrainingConfig("crysgnn", epochs, warmup=WARMUP, **SETTINGS)
     network, summary = train(
-        config, train_data=joined, val_data=val, directory=out / "teacher", resume=True, device="cpu"
+        config,
+        kind=(CrysGnn, CrysGnnTask),
+        train_data=joined,
+        val_data=val,
+        directory=out / "teacher",
+        resume=True,
+        device="cpu",
     )
     assert isinstance(network, CrysGnn)
     kept = {k: round(v, 4) for k, v in summary["final"].items() if k.startswith("val_")}
@@ -156,6 +162,7 @@ def one(
     backbone = {k: v for k, v in teacher.state_dict().items() if k.startswith("backbone.")}
     network, summary = train(
         config,
+        kind=(FormationEnergy, DistilledTask) if mode == "distilled" else None,
         train_data=with_teacher(teacher, data) if mode == "distilled" else data,
         val_data=val,
         directory=out / f"{target}_{share}_{mode.replace(' ', '_')}_{seed}",

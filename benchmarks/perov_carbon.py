@@ -223,7 +223,7 @@ def candidates(
                 own = tuple((z, count * m // n) for z, count in request)
                 bucket = peri._parts.proposer.bucket(tuple(sorted(count for _, count in own)))
                 if bucket is not None:  # beyond its candidates there are random crystals alone
-                    cells[own] = min(max(cells.get(own, 0), args.k, rows), bucket.n_candidates)
+                    cells[own] = min(max(cells.get(own, 0), args.k, rows), bucket.n_decorations)
     key = json.dumps([peri.provenance()["sha256"], args.k, args.seed, sorted(cells.items())])
     store = folder / f"candidates_{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     store.mkdir(parents=True, exist_ok=True)

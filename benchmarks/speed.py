@@ -100,7 +100,8 @@ def flow_speed(peri: Any, dtype: Any) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from autoperi.data.random import torch_generator
-    from autoperi.models.autoperi_gnn import crystal_noise
+    from autoperi.pipelines.flow import sample as drawn
+    from autoperi.processes.flow import crystal_noise
     from autoperi.symmetry.freedom import Orbit, freedom_at_volume
     from autoperi.symmetry.wyckoff import GENERIC, wyckoff_position
 
@@ -121,7 +122,7 @@ def flow_speed(peri: Any, dtype: Any) -> dict[str, Any]:
 
     def sample() -> None:
         with torch.no_grad():
-            network.sample(freedom, noise, steps=steps, method="euler")
+            drawn(network, freedom, noise, steps=steps, method="euler")
 
     with FlopCounterMode(display=False) as counter:
         sample()

@@ -28,7 +28,7 @@ def splits_of(identifiers: Iterable[object]) -> list[str]:
 
 
 def held_out(identifiers: Iterable[object]) -> list[bool]:
-    """Which rows a training that is given no validation data sets aside: fold 0 of five, about 20 % (seed 0, 3.3), the
-    test rows among them.
+    """Which rows a training that is given no validation data sets aside: fold 0 of five, about 20 % (AutoPeri-GNN,
+    section 3.3), the test rows among them.
     """
     return [fold_of(str(identifier), folds=round(1 / HELD_OUT)) == 0 for identifier in identifiers]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from autoperi.data.io import read_table
 from autoperi.chemistry.properties import METAL_EV, PROPERTIES
+from autoperi.data.io import read_table
 from autoperi.data.splits import SPLITS, splits_of
 from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.evaluation.common import decimals, facts, load, sample_rows

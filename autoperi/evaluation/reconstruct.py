@@ -232,7 +232,7 @@ def _volumes(table: CrystalTable) -> NDArray[np.float64]:
 def _niggli(table: CrystalTable) -> CrystalTable:
     import torch
 
-    from autoperi.geometry.lattice import reduce_crystal
+    from autoperi.geometry.reduction import reduce_crystal
 
     reduced = [
         tuple(t.numpy() for t in crystal) for crystal in reduce_crystal(table.batch(dtype=torch.float64)).unbatch()

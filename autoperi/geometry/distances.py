@@ -11,7 +11,8 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.elements import DEFAULT_RADIUS, covalent_radii
-from autoperi.geometry.multigraph import edge_vectors, radius_graph, reduce_basis
+from autoperi.geometry.multigraph import edge_vectors, radius_graph
+from autoperi.geometry.reduction import reduce_basis
 
 __all__ = ["DEFAULT_RADIUS", "MIN_DISTANCE_RATIO", "covalent_radii", "minimum_distance_ratios", "minimum_distances"]
 

@@ -1,8 +1,8 @@
 """Lattices: cell parameters, log-metric coordinates, reduction and changes of basis.
 
 A lattice is a matrix L whose rows are a, b, c in Å. Rotating a crystal is L → L Q, changing the basis of the same
-lattice is L → T L with T in SL3(Z), and a homogeneous strain is L → L exp(S) with S symmetric (seed 1, definition 8;
-seed 2, equation 13).
+lattice is L → T L with T in SL3(Z), and a homogeneous strain is L → L exp(S) with S symmetric (Klipfel et al., AAAI
+2023, Definition 8; Klipfel et al., AAAI 2024, equation 13).
 
 Everything is batched and works in float32 and float64. Spectral steps run in float64 inside, where the device has it.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,14 +32,13 @@ def _wide(x: Tensor) -> Tensor:
 
 
 # --- cell parameters
-# -------------------------------------------------------------------------------------------------------------
 
 
 def lengths_angles(lattice: Tensor) -> tuple[Tensor, Tensor]:
     """Cell lengths (a, b, c) in Å, ``[B, 3]``, and angles (α, β, γ) in degrees, ``[B, 3]``, of lattices ``[B, 3, 3]``.
 
-    α lies between b and c, β between c and a, γ between a and b. Angles come from ``atan2(|u × v|, u · v)``, which keeps its digits and a
-    finite gradient near 0°, 90° and 180° where ``acos`` does not.
+    α lies between b and c, β between c and a, γ between a and b. Angles come from ``atan2(|u × v|, u · v)``, which
+    keeps its digits and a finite gradient near 0°, 90° and 180°, where ``acos`` does not.
     """
     following, last = lattice[..., [1, 2, 0], :], lattice[..., [2, 0, 1], :]
     sine = torch.linalg.vector_norm(torch.linalg.cross(following, last), dim=-1)
@@ -82,7 +80,6 @@ def metric(lattice: Tensor) -> Tensor:
 
 
 # --- logarithm and exponential of matrices
-# -------------------------------------------------------------------------------------------
 
 
 _SQUARINGS, _TAYLOR_TERMS = 6, 10
@@ -182,8 +179,8 @@ def log_metric_basis(*, dtype: torch.dtype = torch.float64, device: torch.device
 
 
 def to_log_metric(lattice: Tensor) -> Tensor:
-    """Log-metric coordinates k ``[B, 6]`` of lattices ``[B, 3, 3]``: ½ log(L Lᵀ) in :func:`log_metric_basis` (seed 2,
-    equation 13).
+    """Log-metric coordinates k ``[B, 6]`` of lattices ``[B, 3, 3]``: ½ log(L Lᵀ) in :func:`log_metric_basis`
+    (Klipfel et al., AAAI 2024, equation 13).
 
     Invariant under rotations and reflections of the crystal. k[0] = log(volume)/√3 with the volume in Å³; k[1:6] is the
     shape, zero for a cubic cell.
@@ -246,76 +243,6 @@ def random_strain(generator: torch.Generator, sigma: float, n: int, *, dtype: to
 
 
 # --- changes of basis
-# ------------------------------------------------------------------------------------------------------------------
-
-
-def _lagrange_reduce(rows: np.ndarray) -> np.ndarray:
-    """Integer transform to a Minkowski-reduced basis of one cell: bring the longest vector closest to the plane of the
-    others.
-    """
-    transform = np.eye(3, dtype=np.int64)
-    shifts = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
-    for _ in range(10_000):
-        current = transform @ rows
-        order = np.argsort(np.einsum("ij,ij->i", current, current), kind="stable")
-        transform, current = transform[order], current[order]
-        # Gauss reduction of the two shorter vectors, then Babai's point and its neighbours for the longest.
-        m = round(float(current[1] @ current[0] / (current[0] @ current[0])))
-        if m != 0 and np.linalg.norm(current[1] - m * current[0]) < (1 - 1e-12) * np.linalg.norm(current[1]):
-            transform[1] -= m * transform[0]
-            continue
-        guess = np.rint(np.linalg.lstsq(current[:2].T, current[2], rcond=None)[0]).astype(np.int64)
-        trials = guess + shifts
-        lengths = np.linalg.norm(current[2] - trials @ current[:2], axis=1)
-        best = int(np.argmin(lengths))
-        if lengths[best] >= (1 - 1e-12) * np.linalg.norm(current[2]):
-            break
-        transform[2] -= trials[best] @ transform[:2]
-    return transform
-
-
-def _niggli_transform(rows: np.ndarray) -> np.ndarray:
-    """Integer transform, det +1, to the Niggli cell of one cell; Minkowski's where spglib gives none that is
-    unimodular.
-    """
-    import spglib
-
-    # Reducing first keeps spglib's floating-point steps few and short for very skewed cells.
-    first = _lagrange_reduce(rows)
-    try:
-        reduced = spglib.niggli_reduce(first @ rows, eps=1e-6)
-    except Exception:  # newer spglib raises where older ones return None
-        reduced = None
-    transform = first
-    if reduced is not None and np.isfinite(reduced).all():
-        exact = np.linalg.solve((first @ rows).T, np.asarray(reduced).T).T
-        second = np.rint(exact).astype(np.int64)
-        if np.abs(exact - second).max() < 1e-3 and abs(round(float(np.linalg.det(second)))) == 1:
-            transform = second @ first
-    # −T spans the same Niggli cell as T, so the handedness of the crystal is kept.
-    return transform if np.linalg.det(transform) > 0 else -transform
-
-
-def niggli_reduce(lattice: Tensor) -> tuple[Tensor, Tensor]:
-    """Niggli-reduced cells ``[B, 3, 3]`` in Å and the integer transforms T ``[B, 3, 3]`` (det +1) with reduced = T @
-    lattice.
-
-    The cell is not rotated, and gradients flow through T @ lattice. Each cell is reduced on its own.
-
-    Raises:
-        StructureError: a cell with NaN, infinity or no volume.
-    """
-    rows = lattice.detach().to(device="cpu", dtype=torch.float64).numpy()
-    lengths = np.linalg.norm(rows, axis=-1).prod(-1)
-    bad = ~np.isfinite(rows).all((1, 2)) | ~(np.abs(np.linalg.det(np.nan_to_num(rows))) > 1e-9 * lengths)
-    if bad.any():
-        i = int(np.nonzero(bad)[0][0])
-        raise StructureError(
-            f"lattice {i} is {rows[i].tolist()}, which spans no volume; give three finite, independent vectors"
-        )
-    transform = np.stack([_niggli_transform(r) for r in rows]) if len(rows) else np.zeros((0, 3, 3), dtype=np.int64)
-    integer = torch.from_numpy(transform).to(lattice.device)
-    return integer.to(lattice.dtype) @ lattice, integer
 
 
 def inverse_unimodular(transform: Tensor) -> Tensor:
@@ -338,7 +265,7 @@ def inverse_unimodular(transform: Tensor) -> Tensor:
 
 def change_basis(batch: CrystalBatch, transform: Tensor) -> CrystalBatch:
     """The crystals in the basis T @ lattice, coordinates x T⁻¹, with T integer of det ±1, ``[3, 3]`` or ``[B, 3, 3]``
-    (seed 1, prop. 2).
+    (Klipfel et al., AAAI 2023, Proposition 2).
 
     Raises:
         StructureError: a determinant other than ±1.
@@ -347,15 +274,6 @@ def change_basis(batch: CrystalBatch, transform: Tensor) -> CrystalBatch:
     inverse = inverse_unimodular(t).to(batch.frac_coords.dtype)
     frac = torch.einsum("ni,nij->nj", batch.frac_coords, inverse[batch.batch])
     return batch.replace(lattice=t.to(batch.lattice.dtype) @ batch.lattice, frac_coords=frac)
-
-
-def reduce_crystal(batch: CrystalBatch) -> CrystalBatch:
-    """The same crystals in their Niggli cells; atoms keep their order.
-
-    Raises:
-        StructureError: a cell with NaN, infinity or no volume.
-    """
-    return change_basis(batch, niggli_reduce(batch.lattice)[1])
 
 
 def random_unimodular(generator: torch.Generator, n: int, *, steps: int = 3) -> Tensor:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
+from autoperi.geometry.reduction import reduce_basis
 
 LARGE_CELL = 150
 """Atoms from which a crystal goes through vesin's cell list (linear) instead of the batched all-images search."""
 
 _CHUNK = 4_000_000  # candidate pairs looked at in one go: 4e6 × 3 float64 stay below 100 MB
-_MAX_REDUCTION_STEPS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +56,7 @@ def places(centre: Tensor, n_nodes: int) -> tuple[Tensor, int]:
     """
     degrees = torch.bincount(centre, minlength=n_nodes)
     start = torch.cumsum(degrees, 0) - degrees
+    # edges of one centre are neighbours in the list, so a place is the distance from the first of them
     place = torch.arange(len(centre), device=degrees.device) - start[centre]
     return place, max(1, int(degrees.max()) if len(degrees) else 1)
 
@@ -65,30 +66,6 @@ def edge_vectors(batch: CrystalBatch, graph: Multigraph) -> Tensor:
     i, j = graph.edge_index
     fractional = batch.frac_coords[j] - batch.frac_coords[i] + graph.edge_shift.to(batch.frac_coords.dtype)
     return torch.einsum("ei,eij->ej", fractional, batch.lattice[batch.batch[i]])
-
-
-def reduce_basis(lattice: Tensor) -> Tensor:
-    """Integer unimodular T with short, nearly orthogonal rows in ``T @ lattice``, ``[B, 3, 3]``.
-
-    Greedy pair reduction: subtract from each vector the nearest multiple of a shorter one until nothing gets shorter.
-    It bounds the number of images that a skewed cell needs; any T gives the same edges.
-    """
-    basis = lattice.detach().to(torch.float64).clone()
-    transform = torch.eye(3, dtype=torch.float64, device=lattice.device).expand_as(basis).clone()
-    for _ in range(_MAX_REDUCTION_STEPS):
-        changed = False
-        for i, j in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
-            dot = (basis[:, i] * basis[:, j]).sum(-1)
-            square = (basis[:, j] ** 2).sum(-1)
-            # a margin below 1/2 keeps two equal vectors from exchanging their roles for ever
-            steps = torch.where(dot.abs() > 0.5000001 * square, torch.round(dot / square), torch.zeros_like(dot))
-            if bool(steps.any()):
-                changed = True
-                basis[:, i] -= steps[:, None] * basis[:, j]
-                transform[:, i] -= steps[:, None] * transform[:, j]
-        if not changed:
-            break
-    return transform.round()
 
 
 def radius_graph(batch: CrystalBatch, cutoff: float) -> Multigraph:
@@ -124,6 +101,7 @@ def nearest_images_graph(batch: CrystalBatch, k: int, *, tolerance: float = 1e-3
     """
     if k < 1:
         raise StructureError(f"k={k!r} neighbours is not positive; give at least 1")
+    # a ball that holds k + 1 atoms on average in the sparsest crystal, half as wide again; it grows until it suffices
     density = batch.n_atoms / batch.volume.detach().to(torch.float64)
     radius = float((3 * (k + 1) / (4 * torch.pi * density)).max() ** (1 / 3)) * 1.5
     n = int(batch.frac_coords.shape[0])
@@ -132,6 +110,7 @@ def nearest_images_graph(batch: CrystalBatch, k: int, *, tolerance: float = 1e-3
         if n == 0 or int(torch.bincount(index[0], minlength=n).min()) >= k:
             break
         radius *= 1.4
+    # a stable sort by centre after one by distance: the edges of each atom, nearest first
     order = torch.argsort(distance, stable=True)
     order = order[torch.argsort(index[0][order], stable=True)]
     index, shift, distance = index[:, order], shift[order], distance[order]
@@ -147,6 +126,7 @@ def triplets(graph: Multigraph) -> Tensor:
     degrees = graph.degrees()
     start = torch.cumsum(degrees, 0) - degrees
     centre = graph.edge_index[0]
+    # each edge is paired with all edges of its centre, and the pair of an edge with itself is left out at the end
     repeats = degrees[centre]
     first = torch.repeat_interleave(torch.arange(graph.n_edges, device=centre.device), repeats)
     within = torch.arange(len(first), device=centre.device) - torch.repeat_interleave(
@@ -177,6 +157,7 @@ def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]
     images = (2 * reach + 1).prod(-1)
     work = (batch.n_atoms**2 * images).tolist()
     frac = torch.einsum("ni,nij->nj", batch.frac_coords.detach().to(torch.float64), inverse[batch.batch])
+    # crystals are taken together as long as all their pairs and images fit into memory; one alone may be larger
     found = []
     start = 0
     while start < len(batch):
@@ -198,18 +179,24 @@ def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]
 def _search_chunk(
     batch: CrystalBatch, frac: Tensor, reduced: Tensor, reach: Tensor, cutoff: float, start: int, stop: int
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Edges, shifts in the reduced basis and distances of the crystals ``start`` to ``stop``.
+
+    Crystals have different numbers of pairs and of images, so nothing is padded: a flat list of pairs and one of images
+    are made first, then each pair is joined with all images of its own crystal.
+    """
     device = frac.device
     counts, offsets = batch.n_atoms[start:stop], batch.offsets[start:stop]
-    # all ordered pairs (i, j) of each crystal
+    # all ordered pairs (i, j) of each crystal: ``place`` counts from 0 to n² - 1, and is read as a number of two digits
     n_pairs = counts**2
     crystal = torch.repeat_interleave(torch.arange(stop - start, device=device), n_pairs)
     place = torch.arange(int(n_pairs.sum()), device=device) - (torch.cumsum(n_pairs, 0) - n_pairs)[crystal]
     i = offsets[crystal] + torch.div(place, counts[crystal], rounding_mode="floor")
     j = offsets[crystal] + place % counts[crystal]
+    # the nearest image of j is the one that τ = 0 means; what was taken off is put back into the shifts at the end
     difference = frac[j] - frac[i]
     wrap = torch.round(difference)
     difference = difference - wrap
-    # all images of each crystal
+    # all images of each crystal: ``flat`` is read as a number of three digits, from -reach to +reach along each axis
     spans = 2 * reach[start:stop] + 1
     n_images = spans.prod(-1)
     owner = torch.repeat_interleave(torch.arange(stop - start, device=device), n_images)
@@ -219,7 +206,7 @@ def _search_chunk(
     tau = (tau - reach[start:stop][owner]).to(torch.float64)
     shift_vectors = torch.einsum("ti,tij->tj", tau, reduced[start:stop][owner])
     vectors = torch.einsum("pi,pij->pj", difference, reduced[start:stop][crystal])
-    # pairs × images
+    # pairs × images, each pair with those of its own crystal
     per_pair = n_images[crystal]
     pair = torch.repeat_interleave(torch.arange(len(crystal), device=device), per_pair)
     first_image = (torch.cumsum(n_images, 0) - n_images)[crystal]
@@ -228,6 +215,7 @@ def _search_chunk(
     )
     image = first_image[pair] + step
     square = ((vectors[pair] + shift_vectors[image]) ** 2).sum(-1)
+    # an atom is no neighbour of itself, but of its own images
     itself = (i[pair] == j[pair]) & ((tau[image] - wrap[pair]).abs().sum(-1) == 0)
     keep = ((square < cutoff**2) & ~itself).nonzero().squeeze(-1)
     pair, image = pair[keep], image[keep]

@@ -172,9 +172,9 @@ def _autoperi(model: str | os.PathLike[str] | None) -> Extractor:
     import torch
 
     from autoperi.hub.download import load_pretrained
+    from autoperi.hub.networks import component_of, network_of
     from autoperi.models.formation_energy import FormationEnergy
     from autoperi.nn.heads import sum_per_crystal
-    from autoperi.hub.networks import component_of, network_of
 
     bundle = load_pretrained(model or "autoperi-base")
     if "formation_energy" not in bundle.components:

@@ -1,9 +1,9 @@
-"""AutoPeri-GNN: a periodic equivariant autoencoder whose decoder is a continuous normalizing flow (seed 0, section
-3.2).
+"""AutoPeri-GNN: a periodic equivariant autoencoder whose decoder is a continuous normalizing flow (AutoPeri-GNN,
+section 3.2).
 
-- **Encoder** (3.2.1): the shared backbone reads a crystal; a mean over atoms gives the latent vector z, normal with
-  mean μ and variance σ².
-- **Decoder** (3.2.2): a flow on the free parameters of the crystal in its space group
+- **Encoder** (section 3.2.1): the shared backbone reads a crystal; a mean over atoms gives the latent vector z, normal
+  with mean μ and variance σ².
+- **Decoder** (section 3.2.2): a flow on the free parameters of the crystal in its space group
   (:mod:`autoperi.symmetry.freedom`), lattice and positions together. Its field is the backbone again, conditioned on
   the time t, on z and on where the flow starts, and acts through a strain rate and displacements that turn with the
   crystal. Such a field cannot leave the space group, and what the network says of a crystal knows no basis, origin or
@@ -12,11 +12,12 @@
 
 Two starts share one network: *noise* (uniform positions, a wide spread of cells around one of equal edges and additive
 volume) and *near* (a narrow spread around a crystal proposed by something else, such as the prototype prior).
+
+The network gives velocities and densities at the start; :mod:`autoperi.pipelines.flow` draws crystals with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,25 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
-from autoperi.errors import RequestError
-from autoperi.nn.backbone import Backbone
+from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.nn.node_field import NodeField
-from autoperi.processes.flow import (
-    EXACT_DIMENSIONS,
-    UNIFORM_SCALE,
-    Base,
-    Field,
-    LogLikelihood,
-    integrate,
-    log_likelihood,
-)
-from autoperi.processes.min_distance import keep_apart
+from autoperi.processes.flow import UNIFORM_SCALE, Base
 from autoperi.symmetry.freedom import STRAINS, Freedom
 from autoperi.units import MAX_ATOMIC_NUMBER
-
-NATURAL = 20.0
-"""Å³ an atom to which crystals are scaled by their additive volume before the backbone reads them."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ class AutoPeriGnn(nn.Module):
         # time, kind of start, whether z is given, z
         self.condition = nn.Sequential(nn.Linear(16 + 2 + latent, hidden), nn.SiLU(), nn.Linear(hidden, channels))
         self.field_head = NodeField(channels, hidden=hidden)
-        self.register_buffer("element_volume", torch.full((MAX_ATOMIC_NUMBER + 1,), NATURAL))
+        self.register_buffer("element_volume", torch.full((MAX_ATOMIC_NUMBER + 1,), MEAN_VOLUME_PER_ATOM))
 
     def additive_volume(self, atomic_numbers: Tensor, crystal: Tensor, n: int) -> Tensor:
         """Σ of the elements' volumes in Å³, ``[n]``; what :data:`NOISE` starts at."""
@@ -206,167 +194,15 @@ class AutoPeriGnn(nn.Module):
         fractional = torch.einsum("ni,nij->nj", moves, inverse)
         return strain.to(real), fractional.to(real)
 
-    def sample(
-        self,
-        freedom: Freedom,
-        noise: Tensor,
-        *,
-        centre: Tensor | None = None,
-        start: Start | None = None,
-        z: Tensor | None = None,
-        steps: int = 20,
-        method: str = "midpoint",
-        apart: float = 0.0,
-        anneal: float = 0.0,
-    ) -> Tensor:
-        """Coordinates ``[B, D]`` of crystals drawn from the flow; none depends on those beside it.
-
-        Args:
-            freedom: what is free.
-            noise: standard normal, ``[B, D]``, from :func:`crystal_noise`.
-            centre: coordinates of proposed crystals to start near, ``[B, D]``; None starts from noise.
-            start: widths of the start; None is :data:`NEAR` or :data:`NOISE`.
-            z: latent vectors, ``[B, latent]``, or None.
-            steps, method: of :func:`~autoperi.processes.flow.integrate`.
-            apart: part of the sum of covalent radii that no two atoms come nearer than, from the base density's draw to
-                the end (:func:`~autoperi.processes.min_distance.keep_apart`); 0 lets them.
-            anneal: of :func:`~autoperi.processes.flow.integrate`: coordinates, not strains, are faster towards the end;
-                0 follows the flow.
-        """
-        base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
-        field, begin = self._field(freedom, centre, z), base.draw(noise)
-        if not apart:
-            return integrate(field, begin, base.space, steps=steps, method=method, anneal=anneal)
-
-        def allowed(y: Tensor) -> Tensor:
-            return keep_apart(freedom, y, ratio=apart)[0]
-
-        return integrate(field, allowed(begin), base.space, steps=steps, method=method, after=allowed, anneal=anneal)
-
-    def reconstruct(self, freedom: Freedom, z: Tensor, noise: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
-        """Crystals from their latent vectors: of K draws through z the one that the encoder reads as nearest to z.
-
-        Args:
-            freedom: what is free.
-            z: latent vectors, ``[B, latent]``, such as means of :meth:`encode`.
-            noise: standard normal, ``[K, B, D]``, each of :func:`crystal_noise`.
-            **how: as in :meth:`sample`.
-
-        Returns:
-            Coordinates ``[B, D]``, and the squared distance of their latent mean from z, ``[B]``; infinite where no
-            draw gave a crystal.
-
-        Raises:
-            RequestError: noise of other dimensions, or no draw.
-        """
-        if noise.ndim != 3 or not len(noise):
-            raise RequestError(
-                f"noise has the shape {tuple(noise.shape)}; give draws, crystals, coordinates, and at least one draw"
-            )
-        with torch.no_grad():
-            draws = torch.stack([self.sample(freedom, own, z=z, **how) for own in noise])
-            means = torch.stack([self.encode(freedom.crystals(y))[0] for y in draws])
-        distance, chosen = (means - z).square().sum(-1).nan_to_num(nan=float("inf")).min(0)
-        return draws[chosen, torch.arange(len(z), device=z.device)], distance
-
-    def log_likelihood(
-        self,
-        freedom: Freedom,
-        y: Tensor,
-        *,
-        centre: Tensor | None = None,
-        start: Start | None = None,
-        z: Tensor | None = None,
-        steps: int | None = None,
-        tolerance: float = 1e-2,
-        probes: Tensor | None = None,
-    ) -> LogLikelihood:
-        """Log densities of crystals over their free parameters: strain coordinates and turns.
-
-        Exact where at most :data:`~autoperi.processes.flow.EXACT_DIMENSIONS` parameters are free, by Hutchinson's
-        estimate elsewhere.
-
-        Args:
-            freedom, centre, start, z: as in :meth:`sample`.
-            y: coordinates, ``[B, D]``.
-            steps: equal steps of fourth order, all crystals together; None adapts them, crystal by crystal.
-            tolerance: of adapted steps, in nats.
-            probes: ±1, ``[K, B, D]``, such as signs of :func:`crystal_noise`; needed where the density is estimated.
-
-        Returns:
-            Densities of the coordinates y. A crystal has as many y as its orbits can be exchanged, and their
-            representatives chosen, without changing it.
-
-        Raises:
-            RequestError: no ``probes`` for a crystal of many free parameters.
-        """
-        base = self.base(freedom, centre, start or (NOISE if centre is None else NEAR))
-        many = base.space.dimensions > EXACT_DIMENSIONS
-        if bool(many.any()) and probes is None:
-            raise RequestError(
-                f"a crystal has more than {EXACT_DIMENSIONS} free parameters; give probes for the estimate of its "
-                "density"
-            )
-        nats, error, begin = y.new_zeros(len(y)), y.new_zeros(len(y)), torch.zeros_like(y)
-
-        def field(rows: Tensor) -> Field:
-            return self._field(
-                freedom[rows],
-                None if centre is None else centre[rows],
-                None if z is None else z[rows],
-                width=y.shape[1],
-            )
-
-        kinds = (torch.nonzero(~many).squeeze(1), torch.nonzero(many).squeeze(1))
-        for rows in (part for kind in kinds for part in (kind.split(1) if steps is None else [kind])):
-            if not len(rows):
-                continue
-            exact = not bool(many[rows[0]])
-            own = Base(base.space[rows], base.mean[rows], base.scale[rows])
-            noise = None if exact or probes is None else probes[:, rows]
-            copies = None
-            if exact and len(rows) == 1:  # a pass over copies takes hardly longer than one over the crystal
-                copies = field(rows.expand(int(base.space.dimensions[rows[0]])))
-            found = log_likelihood(
-                field(rows), own, y[rows], copies=copies, steps=steps, tolerance=tolerance, exact=exact, noise=noise
-            )
-            nats[rows], error[rows], begin[rows] = found.nats, found.standard_error, found.start
-        return LogLikelihood(nats, error, base.space.dimensions, begin)
-
-    def _field(self, freedom: Freedom, centre: Tensor | None, z: Tensor | None, *, width: int | None = None) -> Field:
-        near = torch.full((len(freedom),), centre is not None, dtype=torch.bool, device=freedom.n_atoms.device)
-        own = freedom.width
-
-        def field(y: Tensor, t: Tensor) -> Tensor:
-            v = self.velocity(y[:, :own], t, freedom, near=near, z=z)
-            return v if width is None or width == own else torch.nn.functional.pad(v, (0, width - own))
-
-        return field
-
     def unit(self, batch: CrystalBatch) -> Tensor:
-        """Length in Å that the networks read as one: the cube root of the additive volume over :data:`NATURAL` an atom,
-        ``[B, 1, 1]``.
+        """Length in Å that the networks read as one, ``[B, 1, 1]``: the cube root of the additive volume over
+        :data:`~autoperi.nn.backbone.MEAN_VOLUME_PER_ATOM` an atom.
         """
         volume = self.additive_volume(batch.atomic_numbers, batch.batch, len(batch)).to(batch.lattice.dtype)
-        return (volume / (NATURAL * batch.n_atoms)).pow(1 / 3)[:, None, None]
+        return (volume / (MEAN_VOLUME_PER_ATOM * batch.n_atoms)).pow(1 / 3)[:, None, None]
 
     def _reference_unit(self, freedom: Freedom) -> Tensor:
         volume = self.additive_volume(
             freedom.atomic_numbers, freedom.crystal.index_select(0, freedom.orbit), len(freedom)
         )
-        return (volume.to(freedom.reference.dtype) / (NATURAL * freedom.n_atoms)).pow(1 / 3)
-
-
-def crystal_noise(freedom: Freedom, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise ``[B, D]`` in float64; each crystal draws as many numbers as it has columns itself,
-    whatever stands beside it.
-
-    Args:
-        freedom: B crystals.
-        generators: one a crystal (:func:`autoperi.data.random.torch_generator` of seed and index).
-    """
-    orbits = torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()
-    noise = torch.zeros(len(freedom), freedom.width, dtype=torch.float64)
-    for b, (count, generator) in enumerate(zip(orbits, generators, strict=True)):
-        noise[b, : STRAINS + 3 * count] = torch.randn(STRAINS + 3 * count, generator=generator, dtype=torch.float64)
-    return noise
+        return (volume.to(freedom.reference.dtype) / (MEAN_VOLUME_PER_ATOM * freedom.n_atoms)).pow(1 / 3)

@@ -1,4 +1,4 @@
-"""Energies, forces and stresses of many crystals with a potential, in passes of bounded size."""
+"""Energies, forces and stresses of many crystals with a potential, in batches of bounded size."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from autoperi.errors import RequestError
 from autoperi.models.potential import Evaluation, Potential
 
 MAX_EDGES = 100_000
-"""Estimated edges of one pass: some 300 MB in float32 with 64 channels, and no faster with more."""
+"""Estimated edges of one batch: some 300 MB in float32 with 64 channels, and no faster with more."""
 
 
-def passes(batch: CrystalBatch, cutoff: float, *, max_edges: int = MAX_EDGES) -> list[slice]:
+def edge_batches(batch: CrystalBatch, cutoff: float, *, max_edges: int = MAX_EDGES) -> list[slice]:
     """Consecutive crystals whose edges, estimated from their densities, stay below ``max_edges`` together; at least one
-    a pass.
+    in a batch.
 
     Raises:
         RequestError: ``max_edges`` is not positive.
@@ -43,13 +43,13 @@ def evaluate(
         potential: in any precision.
         batch: B crystals, in float64 where sums shall be.
         derivatives: give forces and stress.
-        max_edges: bound of a pass, see :func:`passes`.
+        max_edges: bound of a batch, see :func:`edge_batches`.
 
     Raises:
         StructureError: an element that the potential was never trained on. RequestError: a bound that is not positive.
     """
     potential.check_elements(batch.atomic_numbers)
-    chunks = passes(batch, potential.cutoff, max_edges=max_edges)
+    chunks = edge_batches(batch, potential.cutoff, max_edges=max_edges)
     found = []
     for part in chunks:
         with torch.no_grad():

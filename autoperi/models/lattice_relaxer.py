@@ -4,10 +4,11 @@ Klipfel et al. (AAAI 2023) let a network read a crystal and act on its lattice, 
 span of edge ket-bras |u⟩⟨u| (Definition 8). This model keeps that and adds what a relaxer in daily use needs:
 
 - **A natural unit of length.** ℓ = (V̂/N)^⅓ with V̂ the sum of learned element volumes: crystals enter scaled to 20 Å³
-  an atom, so that every one of them has about as many neighbours, and a cell of absurd density can be brought to V̂
+  an atom, so that every one of them has about as many neighbours, and a cell that is far too dense can be brought to V̂
   before anything else is asked.
-- **Two fields.** |u⟩⟨u| = I/3 + (|u⟩⟨u| - I/3): the weights of the two parts differ, φ_iso and φ_dev, each Σ_c α_c(h_i) R_c(r_ij) s_c(h_j).
-  That is what the last layer's features of l = 0 and 2 already hold, so the field costs no further work on edges.
+- **Two fields.** |u⟩⟨u| = I/3 + (|u⟩⟨u| - I/3): the weights of the two parts differ, φ_iso and φ_dev, each
+  Σ_c α_c(h_i) R_c(r_ij) s_c(h_j). That is what the last layer's features of l = 0 and 2 already hold, so the field
+  costs no further work on edges.
 - **Uncertainty.** From the invariants and the sizes of both fields the network predicts how large the error will be
   that is left, b_iso and b_dev (means of |tr e|/√3 and ‖dev e‖, by the likelihood of a Laplace distribution), and by
   how much to shorten each field. A relaxation that does not stand out from that error is not believed
@@ -21,37 +22,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.models.empnn import Empnn
-from autoperi.nn.backbone import Backbone
+from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.nn.node_field import traceless_basis
+from autoperi.processes.lattice import LatticeStep, length_error
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 KIND = "relaxer"
 """What the config of a component says under ``kind`` where its network is this one."""
-NATURAL = 20.0
-"""Å³ an atom to which crystals are scaled: the mean of Materials Project."""
 _TINY = 1e-3
-
-
-class LatticeStep(NamedTuple):
-    """One pass over B crystals.
-
-    Attributes:
-        strain: the exponent A, symmetric, ``[B, 3, 3]``.
-        spread: expected size of the error that is left after it, ``[B, 2]``: of the volume part, |tr e|/√3, and of the shape, ‖e - I tr e/3‖.
-        connected: whether there was an edge to go by, ``[B]``; A is zero elsewhere.
-    """
-
-    strain: Tensor
-    spread: Tensor
-    connected: Tensor
 
 
 class LatticeRelaxer(nn.Module):
@@ -129,8 +115,10 @@ class LatticeRelaxer(nn.Module):
         return factor * length_error(spread) ** power
 
     def scaled(self, batch: CrystalBatch) -> CrystalBatch:
-        """The crystals as the backbone reads them: at :data:`NATURAL` Å³ an atom if their volume is V̂."""
-        unit = (self.natural_volume(batch).detach() / (NATURAL * batch.n_atoms)).pow(1 / 3)
+        """The crystals as the backbone reads them: at :data:`~autoperi.nn.backbone.MEAN_VOLUME_PER_ATOM` Å³ an atom if
+        their volume is V̂.
+        """
+        unit = (self.natural_volume(batch).detach() / (MEAN_VOLUME_PER_ATOM * batch.n_atoms)).pow(1 / 3)
         return batch.replace(lattice=batch.lattice / unit[:, None, None])
 
     def forward(self, batch: CrystalBatch) -> Tensor:
@@ -159,11 +147,6 @@ class LatticeRelaxer(nn.Module):
         connected = torch.zeros(len(batch), dtype=torch.bool, device=strain.device)
         connected[batch.batch[output.geometry.graph.edge_index[0]]] = True
         return LatticeStep(strain * connected[:, None, None], spread, connected)
-
-
-def length_error(spread: Tensor) -> Tensor:
-    """Root mean square of uᵀeu over directions u, ``[B]``, for errors e with volume part |tr e|/√3 and shape ‖dev e‖ as in ``[B, 2]``."""
-    return torch.sqrt(spread[:, 0] ** 2 / 3 + spread[:, 1] ** 2 * 2 / 15)
 
 
 def lattice_network(*, kind: str = "empnn", **config: Any) -> Empnn | LatticeRelaxer:

@@ -1,4 +1,5 @@
-"""p(space group, orbits, which element sits where | composition): an autoregressive network over the sentences of a grammar.
+"""p(space group, orbits, which element sits where | composition): an autoregressive network over the sentences of a
+grammar.
 
 The composition is read by a transformer encoder, one token an element. A space group is chosen among those that can
 hold it, then one orbit after another, by a transformer decoder whose every choice is masked by what
@@ -21,14 +22,18 @@ from autoperi.symmetry.orbit_grammar import Sentence, State, grammar
 from autoperi.symmetry.wyckoff import LETTERS, can_fit, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
 
-GROUPS, N_LETTERS = 231, len(LETTERS)
-MOST_ATOMS = 60
-"""Counts beyond it look alike to the network."""
+N_GROUPS, N_LETTERS = 231, len(LETTERS)
+"""Space groups, of which number 0 is none, and letters of Wyckoff positions."""
+N_SITES = 1732
+"""Wyckoff positions of all 230 groups (1,731), and row 0 for none."""
+MAX_DISTINCT_COUNT = 60
+"""Atoms of an element in a cell, or of the whole cell, beyond which the network reads all counts alike."""
 GROUP_FEATURES, SITE_FEATURES, ELEMENT_FEATURES = 10, 8, 8
-BEAM = 32
+BEAM_WIDTH = 32
+"""Unfinished sentences that a beam search keeps."""
 
 
-class OrbitBatch(NamedTuple):
+class SentenceBatch(NamedTuple):
     """B sentences, padded to E elements and T words.
 
     Attributes:
@@ -47,9 +52,9 @@ class OrbitBatch(NamedTuple):
     letter: Tensor
     allowed: Tensor
 
-    def to(self, *, device: torch.device | str) -> OrbitBatch:
+    def to(self, *, device: torch.device | str) -> SentenceBatch:
         """The same on a device."""
-        return OrbitBatch(*(t.to(device) for t in self))
+        return SentenceBatch(*(t.to(device) for t in self))
 
 
 @dataclass(frozen=True)
@@ -95,17 +100,17 @@ class OrbitNetwork(nn.Module):
         # what is known of elements, groups and positions; filled by tables(), kept with the weights, so that training
         # needs no symmetry library
         self.register_buffer("element_table", torch.zeros(MAX_ATOMIC_NUMBER + 1, ELEMENT_FEATURES))
-        self.register_buffer("group_table", torch.zeros(GROUPS, GROUP_FEATURES))
-        self.register_buffer("site_table", torch.zeros(_N_SITES, SITE_FEATURES))
-        self.register_buffer("site_row", torch.zeros(GROUPS, N_LETTERS, dtype=torch.long))
+        self.register_buffer("group_table", torch.zeros(N_GROUPS, GROUP_FEATURES))
+        self.register_buffer("site_table", torch.zeros(N_SITES, SITE_FEATURES))
+        self.register_buffer("site_row", torch.zeros(N_GROUPS, N_LETTERS, dtype=torch.long))
         self.element = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.element_features = nn.Linear(ELEMENT_FEATURES, channels)
-        self.count = nn.Embedding(MOST_ATOMS + 1, channels)
-        self.total = nn.Embedding(MOST_ATOMS + 1, channels)
-        self.left = nn.Embedding(MOST_ATOMS + 1, channels)
-        self.group = nn.Embedding(GROUPS, channels)
+        self.count = nn.Embedding(MAX_DISTINCT_COUNT + 1, channels)
+        self.total = nn.Embedding(MAX_DISTINCT_COUNT + 1, channels)
+        self.left = nn.Embedding(MAX_DISTINCT_COUNT + 1, channels)
+        self.group = nn.Embedding(N_GROUPS, channels)
         self.group_features = nn.Linear(GROUP_FEATURES, channels)
-        self.site = nn.Embedding(_N_SITES, channels)
+        self.site = nn.Embedding(N_SITES, channels)
         self.site_features = nn.Linear(SITE_FEATURES, channels)
         for table in (self.element, self.count, self.total, self.left, self.group, self.site):
             nn.init.normal_(table.weight, std=0.05)
@@ -121,18 +126,18 @@ class OrbitNetwork(nn.Module):
         self.which_group = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)
         )
-        self.group_bias = nn.Parameter(torch.zeros(GROUPS))
+        self.group_bias = nn.Parameter(torch.zeros(N_GROUPS))
         self.previous = nn.Linear(channels, channels)
         self.previous_element = nn.Linear(channels, channels)
         self.query = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, channels))
-        self.site_bias = nn.Embedding(_N_SITES, 1)
+        self.site_bias = nn.Embedding(N_SITES, 1)
         nn.init.zeros_(self.site_bias.weight)
         self.scale = channels**-0.5
 
     def encode(self, elements: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """One token an element ``[B, E, C]``, and which tokens are padding ``[B, E]``."""
-        counts = counts.clamp(max=MOST_ATOMS)
-        total = self.total(counts.sum(1).clamp(max=MOST_ATOMS)).unsqueeze(1)
+        counts = counts.clamp(max=MAX_DISTINCT_COUNT)
+        total = self.total(counts.sum(1).clamp(max=MAX_DISTINCT_COUNT)).unsqueeze(1)
         tokens = (
             self.element(elements) + self.element_features(self.element_table[elements]) + self.count(counts) + total
         )
@@ -166,14 +171,14 @@ class OrbitNetwork(nn.Module):
         said = self.previous(chosen) + self.previous_element(own)
         before = torch.cat([torch.zeros_like(said[:, :1]), said[:, :-1]], 1)
         of_group = (self.group(group) + self.group_features(self.group_table[group])).unsqueeze(1)
-        tokens = before + own + self.left(left.clamp(max=MOST_ATOMS)) + of_group
+        tokens = before + own + self.left(left.clamp(max=MAX_DISTINCT_COUNT)) + of_group
         later = torch.ones(t, t, dtype=torch.bool, device=tokens.device).triu(1)
         hidden = self.decoder(tokens, memory, tgt_mask=later, tgt_is_causal=True, memory_key_padding_mask=padding)
         scores = self.scale * self.query(hidden) @ sites.transpose(1, 2) + self.site_bias(rows).squeeze(-1).unsqueeze(1)
         nothing = ~allowed.any(-1, keepdim=True)
         return torch.log_softmax(scores.masked_fill(~(allowed | nothing), -torch.inf), -1).masked_fill(nothing, 0.0)
 
-    def forward(self, batch: OrbitBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: SentenceBatch) -> tuple[Tensor, Tensor]:
         """ln p(group | composition) and ln p(sentence | composition, group), each ``[B]``."""
         memory, padding = self.encode(batch.elements, batch.counts)
         groups = self.group_log_p(memory, padding, batch.groups).gather(1, batch.group.unsqueeze(1)).squeeze(1)
@@ -184,7 +189,8 @@ class OrbitNetwork(nn.Module):
     def log_probabilities(
         self, elements: Sequence[int], counts: Sequence[int], answers: Sequence[tuple[int, Sentence]]
     ) -> tuple[Tensor, Tensor]:
-        """ln p(group | composition) and ln p(sentence | composition, group) of ways to build one composition, each ``[K]``.
+        """ln p(group | composition) and ln p(sentence | composition, group) of ways to build one composition, each
+        ``[K]``.
 
         Args:
             elements, counts: as in :meth:`likeliest`.
@@ -222,7 +228,7 @@ class OrbitNetwork(nn.Module):
         *,
         limit: int,
         space_group: int | None = None,
-        beam: int = BEAM,
+        beam: int = BEAM_WIDTH,
     ) -> list[OrbitAnswer]:
         """The likeliest ways to build a composition, best first, found by beam search.
 
@@ -236,7 +242,7 @@ class OrbitNetwork(nn.Module):
         counts = tuple(int(c) for c in counts)
         groups = fitting_groups(tuple(sorted(counts)))
         if space_group is not None:
-            groups = groups & (torch.arange(GROUPS) == space_group)
+            groups = groups & (torch.arange(N_GROUPS) == space_group)
         if not bool(groups.any()):
             return []
         with torch.no_grad():
@@ -295,7 +301,7 @@ def _by_element(p: _Partial, counts: tuple[int, ...]) -> Sentence:
 @lru_cache(maxsize=1024)
 def fitting_groups(counts: tuple[int, ...]) -> Tensor:
     """Which groups can hold these counts, ``[231]``."""
-    return torch.tensor([g > 0 and can_fit(counts, g) for g in range(GROUPS)])
+    return torch.tensor([g > 0 and can_fit(counts, g) for g in range(N_GROUPS)])
 
 
 def tables() -> dict[str, Tensor]:
@@ -303,10 +309,10 @@ def tables() -> dict[str, Tensor]:
     from autoperi.chemistry.descriptors import element_descriptors
     from autoperi.symmetry.spacegroup import space_group
 
-    group_table, site_table = torch.zeros(GROUPS, GROUP_FEATURES), torch.zeros(_N_SITES, SITE_FEATURES)
-    site_row = torch.zeros(GROUPS, N_LETTERS, dtype=torch.long)
+    group_table, site_table = torch.zeros(N_GROUPS, GROUP_FEATURES), torch.zeros(N_SITES, SITE_FEATURES)
+    site_row = torch.zeros(N_GROUPS, N_LETTERS, dtype=torch.long)
     row = 1
-    for number in range(1, GROUPS):
+    for number in range(1, N_GROUPS):
         group = space_group(number)
         size = len(group.primitive.rotations)
         system = next(k for k, last in enumerate((2, 15, 74, 142, 167, 194, 230)) if number <= last)
@@ -325,7 +331,3 @@ def tables() -> dict[str, Tensor]:
             row += 1
     elements = torch.as_tensor(element_descriptors(), dtype=torch.float32)
     return {"element_table": elements, "group_table": group_table, "site_table": site_table, "site_row": site_row}
-
-
-_N_SITES = 1732
-"""Wyckoff positions of all 230 groups (1,731), and row 0 for none."""

@@ -1,10 +1,10 @@
 """The potential: total energy as a sum over atoms on the shared backbone; forces and stress are its derivatives.
 
-E = Σ_i [E₀(Z_i) + ε(h_i)] + Σ_(i<j) ZBL(Z_i, Z_j, r_ij) (seed 0, section 3.2.3: an invariant scalar head). The sum over
-atoms makes the energy size-extensive; the envelope of the radial basis, with two vanishing derivatives at the cutoff,
-makes it smooth there. Forces and stress are taken with respect to the edge vectors, of which alone the energy is a
-function. The screened nuclear repulsion (Ziegler, Biersack, Littmark 1985) acts only below the sum of two covalent
-radii: it keeps atoms apart where no training frame was.
+E = Σ_i [E₀(Z_i) + ε(h_i)] + Σ_(i<j) ZBL(Z_i, Z_j, r_ij) (AutoPeri-GNN, section 3.2.3: an invariant scalar head). The
+sum over atoms makes the energy size-extensive; the envelope of the radial basis, with two vanishing derivatives at the
+cutoff, makes it smooth there. The energy is a function of the edge vectors alone, and forces and stress are taken with
+respect to them. The screened nuclear repulsion (Ziegler, Biersack, Littmark 1985) acts only below the sum of two
+covalent radii: it keeps atoms apart where no training frame was.
 """
 
 from __future__ import annotations
@@ -113,11 +113,6 @@ class Potential(nn.Module):
             raise StructureError(
                 f"the potential was never trained on {names}; leave these elements out, or use another potential"
             )
-
-    def atomic_energies(self, batch: CrystalBatch, graph: Multigraph | None = None) -> Tensor:
-        """Energies of the atoms in eV, ``[N]``, differentiable in positions and lattice."""
-        graph = radius_graph(batch, self.cutoff) if graph is None else graph
-        return self.edge_energies(batch.atomic_numbers, graph, edge_vectors(batch, graph))
 
     def edge_energies(
         self, atomic_numbers: Tensor, graph: Multigraph, vectors: Tensor, *, once: bool = False

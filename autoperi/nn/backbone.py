@@ -27,6 +27,11 @@ from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 from autoperi.nn.radial import BesselBasis
 from autoperi.units import MAX_ATOMIC_NUMBER
 
+MEAN_VOLUME_PER_ATOM = 20.0
+"""Å³ an atom to which networks that know an element's size scale a crystal before a backbone reads it, so that a cutoff
+holds about as many neighbours in every crystal: the mean of Materials Project.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class EdgeGeometry:
@@ -69,6 +74,8 @@ class _Sums(torch.autograd.Function):
     in the cache.
 
     What a network that is only evaluated needs: first derivatives with respect to operator and source.
+
+    n counts atoms, k the places of its neighbour table, m the components of all l, r radial functions and c channels.
     """
 
     CHUNK_BYTES = 1 << 20
@@ -78,7 +85,9 @@ class _Sums(torch.autograd.Function):
         n, c = source.shape
         out = source.new_empty(n, weight.shape[0], c)
         for part in _Sums.parts(n, weight):
+            # [n, k, c]: places that are padded read atom 0, and count for nothing because the operator is zero there
             gathered = source.index_select(0, neighbours[part].reshape(-1)).view(-1, neighbours.shape[1], c)
+            # the sum over neighbours is one matrix product an atom, [n, mr, k] @ [n, k, c], before W mixes r into m
             summed = torch.bmm(operator[part], gathered).view(-1, *weight.shape)
             torch.sum(summed.mul_(weight), 2, out=out[part])
         ctx.save_for_backward(operator, source, neighbours, weight)
@@ -92,9 +101,11 @@ class _Sums(torch.autograd.Function):
         by_operator, by_source = torch.empty_like(operator), torch.zeros_like(source)
         for part in _Sums.parts(n, weight):
             places = neighbours[part].reshape(-1)
+            # the derivative with respect to Σ_k, [n, mr, c]: the gradient of each m goes to all its radial functions
             by_sum = (grads[0][part].unsqueeze(2) * weight).flatten(1, 2)
             gathered = source.index_select(0, places).view(-1, neighbours.shape[1], c)
             torch.bmm(by_sum, gathered.transpose(1, 2), out=by_operator[part])
+            # an atom is the neighbour of many others, whose contributions add up
             by_source.index_add_(0, places, torch.bmm(operator[part].transpose(1, 2), by_sum).view(-1, c))
         return by_operator, by_source, None, None
 
@@ -133,6 +144,7 @@ class Interaction(nn.Module):
         """
         n, c = scalars.shape
         widths = [2 * ell + 1 for ell in range(self.l_max + 1)]
+        # one R for each l serves all its 2l + 1 components, which keeps the layer equivariant; [(l_max+1)², R, C]
         radial = (
             torch.cat(
                 [weight.expand(width, -1, -1) for weight, width in zip(self.radial.split(1), widths, strict=True)]
@@ -147,6 +159,7 @@ class Interaction(nn.Module):
             gathered = source.index_select(0, geometry.neighbours.reshape(-1)).view(n, -1, c)  # [N, K, C]
             sums = (torch.bmm(geometry.operator, gathered).view(n, -1, self.n_radial, c) * radial).sum(2)
         features = [f.contiguous() for f in sums.split(widths, 1)]
+        # a feature of l = 0 is invariant as it is; of l > 0 only inner products over m are
         invariants = [scalars, self.left[0](features[0])[:, 0]]
         invariants += [
             (left(f) * right(f)).sum(1)
@@ -196,13 +209,13 @@ class Backbone(nn.Module):
         harmonics = o3.spherical_harmonics(list(range(self.l_max + 1)), vectors, normalize=True, normalization="norm")
         place, width = graph.slots()
         centre, neighbour = graph.edge_index
+        # a table of as many columns as the largest degree, so that sums over neighbours are matrix products
         neighbours = torch.zeros(graph.n_nodes, width, dtype=torch.long, device=vectors.device)
         neighbours[centre, place] = neighbour
         product = (harmonics.unsqueeze(-1) * radial.unsqueeze(-2)).flatten(1)  # [E, (l_max+1)² R]
         operator = torch.zeros(graph.n_nodes, width, product.shape[1], dtype=product.dtype, device=product.device)
-        operator = (
-            operator.index_put((centre, place), product).transpose(1, 2).contiguous()
-        )  # contiguous for fast products
+        # contiguous for fast products
+        operator = operator.index_put((centre, place), product).transpose(1, 2).contiguous()
         return EdgeGeometry(graph, vectors, distances, radial, neighbours, operator)
 
     def forward(self, batch: CrystalBatch, graph: Multigraph | None = None) -> BackboneOutput:

@@ -14,23 +14,25 @@ angle between them and 𝒜 the area of their triangle:
     angle_as_printed   (|ω×u'⟩⟨v'| - |ω×u⟩⟨v|) · sin θ            on Γ₂, eq. 7, ω the unit normal
     area               ∂𝒜/∂ρ · sin θ                             on Γ₂
 
-and each of them with ``_symmetric`` at its end is ½(λ + λᵀ), but for ``triplet_symmetric``, which is Definition 8's |u⟩⟨u'| + |u'⟩⟨u|. Pairs are
-ordered both ways, so the fields of γ' are those of γ in the other pair and need no names.
+and each of them with ``_symmetric`` at its end is ½(λ + λᵀ), but for ``triplet_symmetric``, which is Definition 8's
+|u⟩⟨u'| + |u'⟩⟨u|. Pairs are ordered both ways, so the fields of γ' are those of γ in the other pair and need no names.
 
 What the paper leaves open, and how it is settled here:
 
-- *Gradients in ρ.* Written in lattice coordinates, ∂r/∂ρ is |u⟩⟨e| with e = ρ⁻¹v (eq. 6), which changes with the choice of basis and fails the
-  condition of Proposition 4. The gradients here are those with respect to the action of the group, d/dt f(exp(tX)ρ) =
-  ⟨λ, X⟩, which turn e into v = ρe; they are invariant under SL3(Z).
+- *Gradients in ρ.* Written in lattice coordinates, ∂r/∂ρ is |u⟩⟨e| with e = ρ⁻¹v (eq. 6), which changes with the
+  choice of basis and fails the condition of Proposition 4. The gradients here are those with respect to the action of
+  the group, d/dt f(exp(tX)ρ) = ⟨λ, X⟩, which turn e into v = ρe; they are invariant under SL3(Z).
 - *Plain or symmetrised.* r, θ and 𝒜 do not change when the crystal is turned, so their gradients are orthogonal to all
   antisymmetric X: they are symmetric matrices already, and the symmetrised field is the same one. Only |u⟩⟨u'| and eq.
   7 as it is printed have an antisymmetric part.
-- *Equation 7.* The derivative of θ is |ω×u'⟩⟨u'| - |ω×u⟩⟨u|, with u where eq. 7 prints ρe = v. ``angle`` is the derivative.
+- *Equation 7.* The derivative of θ is |ω×u'⟩⟨u'| - |ω×u⟩⟨u|, with u where eq. 7 prints ρe = v. ``angle`` is the
+  derivative.
 - *The factor sin θ.* ω does not exist for collinear edges, which crystals are full of. Times sin θ all three fields are
   polynomials in u and u', zero or well defined there; the learned weight, a function of θ, takes the factor up.
 
-Every field of a pair is a combination a|u⟩⟨u| + b|u'⟩⟨u'| + c|u⟩⟨u'| + d|u'⟩⟨u| whose coefficients are functions of r, r' and cos θ. So a union of
-fields costs hardly more than one: weights and coefficients are added up first, then matrices.
+Every field of a pair is a combination a|u⟩⟨u| + b|u'⟩⟨u'| + c|u⟩⟨u'| + d|u'⟩⟨u| whose coefficients are functions of
+r, r' and cos θ. So a union of fields costs hardly more than one: weights and coefficients are added up first, then
+matrices.
 """
 
 from __future__ import annotations

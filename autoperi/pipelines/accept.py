@@ -25,8 +25,7 @@ from autoperi.models.potential import Potential
 from autoperi.pipelines.base import Candidate, Pipeline
 from autoperi.pipelines.ranking import Ranker
 from autoperi.pipelines.request import Request
-from autoperi.symmetry.analysis import analyse
-from autoperi.units import PROMISED_SYMPREC
+from autoperi.symmetry.analysis import STRICT_SYMPREC, analyse
 
 DEFAULT_BATCH = 32
 ENERGY_DIGITS = 6
@@ -242,7 +241,7 @@ def _has_composition(candidate: Candidate, request: Request) -> bool:
 def _symmetry(candidate: Candidate) -> tuple[int, int]:
     """Space group and atoms of the primitive cell as spglib finds them; zeros where it finds nothing."""
     try:
-        found = analyse(candidate.lattice, candidate.frac_coords, candidate.numbers, symprec=PROMISED_SYMPREC)
+        found = analyse(candidate.lattice, candidate.frac_coords, candidate.numbers, symprec=STRICT_SYMPREC)
         return found.number, len(found.primitive_numbers)
     except StructureError:
         return 0, 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor
 from autoperi.data.random import torch_generator
 from autoperi.errors import StructureError
 from autoperi.geometry.distances import MIN_DISTANCE_RATIO, minimum_distance_ratios
-from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
+from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.evaluate import evaluate
 from autoperi.models.potential import Potential
+from autoperi.pipelines import flow
 from autoperi.pipelines.prototype_stream import OrbitCandidate
-from autoperi.processes.min_distance import RATIO
+from autoperi.processes.flow import crystal_noise
+from autoperi.processes.min_distance import FLOW_MIN_DISTANCE_RATIO
 from autoperi.symmetry.freedom import Freedom, Orbit, freedom_at_volume
 from autoperi.symmetry.spacegroup import primitive_transform, space_group
 from autoperi.symmetry.wyckoff import locate
@@ -31,6 +34,7 @@ TOLERANCE = 1e-3
 DIGITS = 9
 """Decimals kept of coordinates: above float64 noise, so that no batch can change a result."""
 BATCH = 64
+_HOW: dict[str, Any] = {"method": "euler", "min_distance_ratio": FLOW_MIN_DISTANCE_RATIO}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +83,7 @@ class Decoder:
         start = freedom.coordinates(torch.as_tensor(np.stack([p.lattice for p in proposals])), s)
         freedom, start = freedom.to(device=self._device), start.to(self._device)
         still = torch.zeros_like(start)
-        y = self.network.sample(
-            freedom, still, centre=start, steps=self.near_steps, method="euler", apart=RATIO, anneal=self.anneal
-        )
+        y = flow.sample(self.network, freedom, still, centre=start, steps=self.near_steps, **_HOW, anneal=self.anneal)
         ratios = minimum_distance_ratios(freedom.crystals(y))
         moved = _placed(proposals, freedom, y)
         # where atoms could not be kept apart the flow has lost its way, and the prototype is the better guess
@@ -98,9 +100,7 @@ class Decoder:
             generators = [torch_generator(seed, p.index, k % self.draws) for k, p in enumerate(part)]
             noise = crystal_noise(freedom, generators).to(self._device)
             freedom = freedom.to(device=self._device)
-            drawn = self.network.sample(
-                freedom, noise, steps=self.noise_steps, method="euler", apart=RATIO, anneal=self.anneal
-            )
+            drawn = flow.sample(self.network, freedom, noise, steps=self.noise_steps, **_HOW, anneal=self.anneal)
             y = torch.round(drawn, decimals=DIGITS)
             crystals = freedom.crystals(y)
             worth = torch.nan_to_num(minimum_distance_ratios(crystals), nan=0.0)

@@ -19,7 +19,7 @@ from autoperi.pipelines.request import Request, RunOptions
 from autoperi.pipelines.settings import Settings
 from autoperi.pipelines.target import candidates_for, nearest
 from autoperi.progress import progress_bar
-from autoperi.units import PROMISED_SYMPREC
+from autoperi.symmetry.analysis import STRICT_SYMPREC
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ class Generation:
         if request.finish:
             try:
                 best = finish(
-                    best, lambda made: self.relax(made, request.finish), wanted=wanted, symprec=PROMISED_SYMPREC
+                    best, lambda made: self.relax(made, request.finish), wanted=wanted, symprec=STRICT_SYMPREC
                 )
             except GenerationInterrupted as stop:
                 raise GenerationInterrupted([give(s) for s in stop.finished], wanted) from None

@@ -10,8 +10,10 @@ import torch
 
 from autoperi.data.convert import to_arrays
 from autoperi.data.random import torch_generator
-from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
+from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.orbit_network import OrbitNetwork
+from autoperi.pipelines.flow import log_likelihood
+from autoperi.processes.flow import crystal_noise
 from autoperi.symmetry.analysis import SymmetryInfo
 from autoperi.symmetry.freedom import Orbit, freedom_at_volume
 from autoperi.symmetry.orbit_grammar import canonical
@@ -67,9 +69,8 @@ def log_likelihoods(
         freedom, s = freedom_at_volume([info.number for _, info, _ in part], [own for _, _, own in part], volume)
         y = freedom.coordinates(torch.as_tensor(np.stack([primitive_lattice(info) for _, info, _ in part])), s)
         draws = [crystal_noise(freedom, [torch_generator(seed, probe) for _ in part]).sign() for probe in range(probes)]
-        density = flow.log_likelihood(
-            freedom.to(device=device), y.to(device), tolerance=tolerance, probes=torch.stack(draws).to(device)
-        )
+        probes_of = torch.stack(draws).to(device)
+        density = log_likelihood(flow, freedom.to(device=device), y.to(device), tolerance=tolerance, probes=probes_of)
         for j, (k, _, _) in enumerate(part):
             free = int(density.dimensions[j])
             rows[k] |= {

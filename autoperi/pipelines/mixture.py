@@ -18,8 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from autoperi.models.orbit_network import OrbitNetwork
-from autoperi.prior.propose import Candidate as Decoration
-from autoperi.prior.propose import Proposer
+from autoperi.prior.propose import Decoration, Proposer
 from autoperi.symmetry.orbit_grammar import Sentence, canonical, element_order
 
 MAX_ANSWERS_WEIGHED = 32
@@ -73,7 +72,7 @@ class Mixture:
             space_group: only answers of this group.
             asked: False asks the prior alone.
         """
-        found = self.proposer.candidates(elements, counts, limit=limit, space_group=space_group)
+        found = self.proposer.decorations(elements, counts, limit=limit, space_group=space_group)
         if self.network is None or not asked:
             return list(found)
         order = element_order(elements)
@@ -116,7 +115,7 @@ class Mixture:
         self, elements: Sequence[int], counts: Sequence[int], *, limit: int, space_group: int | None = None
     ) -> list[Decoration]:
         """Answers of the prior with those that match one another, likeliest first."""
-        return self.proposer.candidates(elements, counts, limit=limit, space_group=space_group, distinct=False)
+        return self.proposer.decorations(elements, counts, limit=limit, space_group=space_group, distinct=False)
 
     @staticmethod
     def _of_network(

@@ -22,8 +22,7 @@ from autoperi.pipelines.mixture import MAX_NEW_ATOMS, Mixture, NewOrbits
 from autoperi.pipelines.request import Request
 from autoperi.pipelines.template import Template, cell_of, fillings
 from autoperi.prior.denovo import Constraints, DeNovo
-from autoperi.prior.propose import Candidate as Decoration
-from autoperi.prior.propose import Proposer
+from autoperi.prior.propose import Decoration, Proposer
 from autoperi.prior.wyckoff_sampler import sample_crystal
 from autoperi.symmetry.freedom import Orbit, equal_edges
 from autoperi.symmetry.spacegroup import SpaceGroup
@@ -95,7 +94,9 @@ def _from_orbits(proposer: Proposer, new: NewOrbits, index: int, log_p: float) -
     volume = proposer.library.additive_volume(numbers.tolist(), [1] * len(numbers))
     lattice = equal_edges(new.space_group) * volume ** (1 / 3)
     group = group_of(new.space_group).primitive
-    return OrbitCandidate(index, lattice, coords, numbers, log_p, "orbits", group=group, orbits=orbits, sites=sites, new=True)
+    return OrbitCandidate(
+        index, lattice, coords, numbers, log_p, "orbits", group=group, orbits=orbits, sites=sites, new=True
+    )
 
 
 def _alike(request: Request, template: Template, mixture: Mixture) -> Iterator[OrbitCandidate]:

@@ -26,8 +26,7 @@ from autoperi.pipelines.settings import Settings
 from autoperi.prior.locate import SYMPREC, log_probability_of
 from autoperi.prior.propose import Proposer
 from autoperi.progress import progress_bar
-from autoperi.symmetry.analysis import analyse
-from autoperi.units import PROMISED_SYMPREC
+from autoperi.symmetry.analysis import STRICT_SYMPREC, analyse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,7 +187,7 @@ def _describe(structure: Any, chosen: Sequence[str], proposer: Proposer | None) 
         }
     if "symmetry" in chosen:
         try:
-            info = analyse(structure.lattice.matrix, structure.frac_coords, numbers, symprec=PROMISED_SYMPREC)
+            info = analyse(structure.lattice.matrix, structure.frac_coords, numbers, symprec=STRICT_SYMPREC)
             row |= {"space_group": info.number, "space_group_symbol": info.symbol}
         except StructureError:
             row |= {"space_group": None, "space_group_symbol": None}

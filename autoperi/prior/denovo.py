@@ -21,16 +21,18 @@ import torch
 
 from autoperi.chemistry.smact import smact_validity
 from autoperi.data.random import numpy_generator
-from autoperi.prior.propose import KERNEL_WIDTH, Candidate, Proposer
+from autoperi.prior.propose import KERNEL_WIDTH, Decoration, Proposer
 from autoperi.units import MAX_ATOMIC_NUMBER
 
-MIN_FAMILIARITY = 3
+MIN_MEMBERS_PER_ELEMENT = 3
 """Members an element must have anywhere in the library before it may be drawn."""
-MEMBERS, DRAWS = 6, 40
-"""Members that an index tries, and draws around each."""
-OTHERS = 0.02
-"""What a member that is none of the reference counts where a request restricts the types."""
-GOLDEN = (5**0.5 - 1) / 2
+MAX_MEMBERS_TRIED, MAX_DRAWS_PER_MEMBER = 6, 40
+"""Members of the library that one index tries, and draws of elements around each of them."""
+WEIGHT_OUTSIDE_REFERENCE = 0.02
+"""Weight of a member that does not belong to the reference, over the largest weight, where a request restricts the
+types of crystals.
+"""
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Constraints:
 
 
 class DeNovo:
-    """Draws candidates under constraints, for one request: what was given once is not given again.
+    """Draws decorations under constraints, for one request: what was given once is not given again.
 
     Args:
         proposer: library, element distance and the settings ``denovo_temperature`` and ``denovo_known``.
@@ -69,7 +71,9 @@ class DeNovo:
         self.proposer, self.library, self.constraints, self.seed = proposer, proposer.library, constraints, seed
         library = self.library
         self.owner = np.repeat(np.arange(len(library)), np.diff(library["member_start"]))
-        familiar = np.bincount(library["member_elements"].ravel(), minlength=MAX_ATOMIC_NUMBER + 1) >= MIN_FAMILIARITY
+        familiar = (
+            np.bincount(library["member_elements"].ravel(), minlength=MAX_ATOMIC_NUMBER + 1) >= MIN_MEMBERS_PER_ELEMENT
+        )
         familiar[0] = False
         allowed: Collection[int] = (
             constraints.elements if constraints.elements is not None else np.nonzero(familiar)[0].tolist()
@@ -119,7 +123,7 @@ class DeNovo:
             n_atoms = np.array([sum(counts) for counts in self.library.counts])[self.owner]
             weight = np.where(n_atoms > n_atoms[weight > 0].max(), weight.max(), weight)
         if len(self.rows) < len(self.owner):
-            weight = weight + OTHERS * weight.max()
+            weight = weight + WEIGHT_OUTSIDE_REFERENCE * weight.max()
         weight = weight[self.rows]
         if not weight.any():
             weight = np.ones(len(self.rows))
@@ -133,9 +137,8 @@ class DeNovo:
             elements.ravel(), np.repeat(weight, elements.shape[1]), MAX_ATOMIC_NUMBER + 1
         )
         count[0] = 0.0
-        if (
-            self.constraints.elements is not None
-        ):  # asked for by name, an element that no member has is drawn like a rare one
+        if self.constraints.elements is not None:
+            # asked for by name, an element that no member has is drawn like a rare one
             named = list(self.constraints.elements)
             count[named] = np.maximum(count[named], 1e-3)
         return np.asarray(count / count.sum())
@@ -147,25 +150,25 @@ class DeNovo:
         that of space groups and counts: any stretch of a request holds every kind of crystal in proportion, with less
         scatter than independent draws.
         """
-        return self._row((self._offset + index * GOLDEN) % 1.0)
+        return self._row((self._offset + index * GOLDEN_RATIO) % 1.0)
 
     def _row(self, place: float) -> int:
         """The member whose stretch of the summed weights holds ``place``, from 0 to 1."""
         return int(self.rows[min(int(np.searchsorted(self._steps, place, side="right")), len(self.rows) - 1)])
 
-    def draw(self, index: int) -> Candidate | None:
-        """The candidate of ``index``, or None where nothing admissible was found.
+    def draw(self, index: int) -> Decoration | None:
+        """The decoration of ``index``, or None where nothing admissible was found.
 
         Depends on the seed, the index, and on what smaller indices were given, which it does not repeat.
         """
         generator = numpy_generator(self.seed, index)
         known = bool(generator.random() < self.proposer.denovo_known)
         row, last = self.member(index), None
-        for _ in range(MEMBERS):
+        for _ in range(MAX_MEMBERS_TRIED):
             v = int(self.owner[row])
             member, counts = self.library.members(v)[row - int(self.library["member_start"][v])], self.library.counts[v]
             least = plausibility(member.tolist(), counts)
-            for _ in range(DRAWS):
+            for _ in range(MAX_DRAWS_PER_MEMBER):
                 elements = self._around(member, generator)
                 if elements is None:
                     break
@@ -179,9 +182,9 @@ class DeNovo:
         # a narrow request may leave nothing but known crystals
         return None if last is None else self._give(*last)
 
-    def _give(self, v: int, elements: tuple[int, ...]) -> Candidate:
+    def _give(self, v: int, elements: tuple[int, ...]) -> Decoration:
         self._given.add((v, elements))
-        return Candidate(v, elements, self.log_probability(v, elements), self._volume_ratio(v, elements))
+        return Decoration(v, elements, self.log_probability(v, elements), self._volume_ratio(v, elements))
 
     def _around(self, member: np.ndarray, generator: np.random.Generator) -> tuple[int, ...] | None:
         """Elements near those of a member, or None where there are fewer than it has slots."""
@@ -233,7 +236,8 @@ class DeNovo:
 def balance(near: np.ndarray, frequencies: np.ndarray, *, rounds: int = 200) -> np.ndarray:
     """α with α_a near_ab α_b summing to the frequencies over rows, and so over columns (Sinkhorn), ``[n]``.
 
-    Then κ(b | a) = α_b near_ab / Σ_c α_c near_ac has the frequencies as its stationary distribution: substitution makes no element more common.
+    Then κ(b | a) = α_b near_ab / Σ_c α_c near_ac has the frequencies as its stationary distribution: substitution makes
+    no element more common.
 
     Args:
         near: positive and symmetric, ``[n, n]``.

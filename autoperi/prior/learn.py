@@ -1,11 +1,11 @@
 """Learn the prototype library from crystals: standardise, cluster, align, match, store.
 
 1. Each crystal becomes its idealised standard primitive cell (spglib, symprec 0.1 Å as Materials Project uses).
-2. Within one space group and one set of counts, crystals whose fingerprints lie within :data:`RADIUS` form a prototype.
+2. Within one space group and one set of counts, crystals whose fingerprints lie within :data:`PROTOTYPE_RADIUS` form a
+   prototype.
 3. Members are aligned to the medoid over the normaliser's half-cell shifts; coordinates and log-metric shape are
-averaged, and
-   projected back onto the space group. No volume is kept.
-4. Prototypes that StructureMatcher (0.5/0.3/10) cannot tell apart are recorded as matching, so that candidates can be
+   averaged, and projected back onto the space group. No volume is kept.
+4. Prototypes that StructureMatcher (0.5/0.3/10) cannot tell apart are recorded as matching, so that decorations can be
    made distinct, and their probabilities added, without matching at generation time.
 """
 
@@ -24,17 +24,22 @@ from autoperi.errors import StructureError
 from autoperi.geometry.lattice import from_log_metric, to_log_metric
 from autoperi.prior.fingerprint import all_distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.library import PrototypeLibrary
-from autoperi.symmetry.analysis import SYMPREC, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
+from autoperi.symmetry.analysis import SYMPREC_LADDER, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
 from autoperi.symmetry.spacegroup import space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 logger = logging.getLogger(__name__)
 
-# within it 95 to 100 % of same-group pairs match at 0.5/0.3/10, with an RMS of 0.03 or less (benchmarks/prior)
-RADIUS = 0.13
-MATCH_RADIUS = 0.45
-MATCH_MAX_ATOMS = 30
-FARTHEST = 0.12  # fractional, and in log shape: members farther from the medoid than this are not averaged with it
+PROTOTYPE_RADIUS = 0.13
+"""Fingerprint distance from the medoid within which crystals are of one prototype: 95 to 100 % of the pairs of one
+group within it match at 0.5/0.3/10, with an RMS of 0.03 or less (benchmarks/prior).
+"""
+MAX_MATCH_DISTANCE = 0.45
+"""Fingerprint distance up to which two prototypes are compared by StructureMatcher."""
+MAX_MATCH_ATOMS = 30
+"""Atoms of a primitive cell up to which prototypes are compared."""
+MAX_MEMBER_SHIFT = 0.12
+"""Fractional, and in log shape: members farther from the medoid than this are not averaged with it."""
 
 Track = Callable[[Iterable, str], Iterable]
 Crystal = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -66,7 +71,7 @@ class Cluster:
 
 def standardise(crystal: Crystal) -> Standard | None:
     """The crystal's standard primitive cell at the loosest tolerance that keeps its atoms, or None."""
-    for symprec in (SYMPREC, 0.03, 0.01, 0.001):
+    for symprec in SYMPREC_LADDER:
         try:
             info = analyse(*crystal, symprec=symprec)
         except StructureError:
@@ -76,7 +81,9 @@ def standardise(crystal: Crystal) -> Standard | None:
     return None
 
 
-def cluster(standards: Sequence[Standard], prints: Sequence[np.ndarray], *, radius: float = RADIUS) -> list[Cluster]:
+def cluster(
+    standards: Sequence[Standard], prints: Sequence[np.ndarray], *, radius: float = PROTOTYPE_RADIUS
+) -> list[Cluster]:
     """Greedy density clustering within each (space group, counts): the crystal with most neighbours founds a
     prototype.
     """
@@ -117,7 +124,7 @@ def mean_geometry(c: Cluster, standards: Sequence[Standard]) -> tuple[np.ndarray
             continue
         other = standards[k].info
         shape = _log_metric(other.primitive_lattice, len(base))
-        if np.abs(shape - own).max() > FARTHEST:
+        if np.abs(shape - own).max() > MAX_MEMBER_SHIFT:
             continue  # the axes are named differently; averaging would blur both
         move = _align(base, medoid.slots, other.primitive_frac_coords, np.argsort(p)[standards[k].slots])
         if move is not None:
@@ -141,7 +148,7 @@ def _align(base: np.ndarray, base_slots: np.ndarray, coords: np.ndarray, slots: 
     Both are in spglib's standard setting, so what is left between them is one of the normaliser's shifts by half a
     cell, an inversion, or a shift along a polar axis, which the mean removes.
     """
-    best, least = None, FARTHEST
+    best, least = None, MAX_MEMBER_SHIFT
     forbidden = (base_slots[:, None] != slots[None])[..., None] * 1e3
     for sign in (1.0, -1.0):
         for origin in _ORIGINS:
@@ -200,12 +207,12 @@ def match_table(
         for i, a in enumerate(index):
             for q, p in enumerate(permutations[:24]):
                 d = np.sqrt((weight * (table[i:] - table[i][np.ix_(p, p)]) ** 2).sum((1, 2, 3)))
-                near += [(a, index[i + j], q, p) for j in np.nonzero(d < MATCH_RADIUS)[0] if j or q]
+                near += [(a, index[i + j], q, p) for j in np.nonzero(d < MAX_MATCH_DISTANCE)[0] if j or q]
     judge = matcher()
     pairs: list[tuple[int, int]] = []
     indices: list[int] = []
     for a, b, q, p in track(near, "matching"):
-        if sum(clusters[a].counts) > MATCH_MAX_ATOMS:
+        if sum(clusters[a].counts) > MAX_MATCH_ATOMS:
             continue
         permutations = tie_permutations(clusters[a].counts)
         if judge.fit(crystal(a, p), crystal(b, permutations[0])):

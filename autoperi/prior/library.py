@@ -103,7 +103,7 @@ class PrototypeLibrary:
         a, b = self["member_start"][v : v + 2]
         return self["member_elements"][a:b, : len(self.counts[v])]
 
-    @lru_cache(maxsize=4096)  # noqa: B019
+    @lru_cache(maxsize=4096)  # noqa: B019  a library lives as long as its model
     def skeleton(self, v: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Primitive cell of prototype ``v`` at unit volume per atom.
 
@@ -127,7 +127,7 @@ class PrototypeLibrary:
         lattice = lattice * (len(coords) / abs(np.linalg.det(lattice))) ** (1 / 3)
         return lattice, coords % 1.0, np.array(slots), np.array(orbits)
 
-    @lru_cache(maxsize=4096)  # noqa: B019
+    @lru_cache(maxsize=4096)  # noqa: B019  a library lives as long as its model
     def letters(self, v: int) -> tuple[tuple[int, int], ...]:
         """Slot and Wyckoff letter (as an index) of each orbit of prototype ``v``."""
         number = int(self["space_group"][v])

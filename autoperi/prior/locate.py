@@ -10,12 +10,14 @@ from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_
 from autoperi.prior.propose import Proposer, answers
 from autoperi.symmetry.analysis import SYMPREC, SymmetryInfo, analyse
 
-RADIUS = 0.35
+MAX_FINGERPRINT_DISTANCE = 0.35
 """Fingerprint distance beyond which a crystal is of no known prototype: most pairs within it match."""
 
 
 def log_probability(proposer: Proposer, lattice: ArrayLike, frac_coords: ArrayLike, numbers: ArrayLike) -> float | None:
-    """ln p(prototype, assignment | composition, cell size) of a crystal, with all that match it; None where it is of no known prototype."""
+    """ln p(prototype, assignment | composition, cell size) of a crystal, with all that match it; None where it is of no
+    known prototype.
+    """
     try:
         return log_probability_of(proposer, analyse(lattice, frac_coords, numbers, symprec=SYMPREC))
     except StructureError:
@@ -32,7 +34,7 @@ def log_probability_of(proposer: Proposer, info: SymmetryInfo) -> float | None:
     prints = proposer.prints(counts)
     apart, which = distances(own, prints, counts)
     k = int(apart.argmin())
-    if apart[k] > RADIUS:
+    if apart[k] > MAX_FINGERPRINT_DISTANCE:
         return None
     # slot s of the prototype is slot p[s] of the crystal, and slot_order sorted the crystal's elements by slot
     p = tie_permutations(counts)[which[k]]
@@ -40,6 +42,6 @@ def log_probability_of(proposer: Proposer, info: SymmetryInfo) -> float | None:
     if p not in assignments:
         return None
     place = k * len(assignments) + assignments.index(p)
-    found = answers(proposer.probabilities(bucket, [int(z) for z in elements])[0], bucket, bucket.n_candidates)
+    found = answers(proposer.probabilities(bucket, [int(z) for z in elements])[0], bucket, bucket.n_decorations)
     mass = next((mass for _, mass, claimed in found if place in claimed), 1e-300)
     return round(float(np.log(max(mass, 1e-300))), 6)

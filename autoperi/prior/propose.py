@@ -1,8 +1,8 @@
-"""Candidates for a composition: distinct prototypes with elements assigned, in order of probability.
+"""Decorations for a composition: distinct prototypes with elements on their slots, in order of probability.
 
-p(Z, v, p | composition) = p(Z | composition) · p(v, p | Z, composition): how many formula units, then the ranker's softmax
-over all prototypes and assignments with those counts. Candidates that match one another are one answer: the likeliest
-stands for all of them and carries their common probability.
+p(Z, v, p | composition) = p(Z | composition) · p(v, p | Z, composition): how many formula units, then the ranker's
+softmax over all prototypes and assignments with those counts. Decorations that match one another are one answer: the
+likeliest stands for all of them and carries their common probability.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from autoperi.prior.library import PrototypeLibrary
 from autoperi.prior.ranker import Bucket, Ranker, make_bucket
 
 KERNEL_WIDTH = 0.3
+"""Width, in units of the element distance, of the kernel by which members near a composition count."""
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
-    """One proposed crystal.
+class Decoration:
+    """A prototype with elements on its slots: one crystal that the prior proposes.
 
     Attributes:
         prototype: row of the library.
@@ -108,7 +109,7 @@ class Proposer:
         return 0 if bucket is None else int(_known(bucket, ordered).sum())
 
     def probabilities(self, bucket: Bucket, ordered: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probability and expected log volume ratio of every candidate for elements in slot order, each ``[V·P]``."""
+        """Probability and expected log volume ratio of every decoration for elements in slot order, each ``[V·P]``."""
         with torch.no_grad():
             log_p, volume = self.ranker(bucket, torch.tensor([ordered]))
         p = log_p[0].exp().round(decimals=12)
@@ -117,7 +118,7 @@ class Proposer:
             p = (1 - self.known_weight) * p + self.known_weight * known / known.sum()
         return p, volume[0].round(decimals=9)
 
-    def candidates(
+    def decorations(
         self,
         elements: Sequence[int],
         counts: Sequence[int],
@@ -125,7 +126,7 @@ class Proposer:
         limit: int,
         space_group: int | None = None,
         distinct: bool = True,
-    ) -> list[Candidate]:
+    ) -> list[Decoration]:
         """Likeliest first, at most ``limit``; log-probabilities are normalised over the answers that the request
         admits.
 
@@ -134,7 +135,7 @@ class Proposer:
             counts: atoms of each in the primitive cell.
             limit: number of answers.
             space_group: admit prototypes of this group only.
-            distinct: merge candidates that match; else every prototype and assignment is an answer of its own.
+            distinct: merge decorations that match; else every prototype and assignment is an answer of its own.
         """
         ordered, sizes = _ordered(elements, counts)
         bucket = self.bucket(sizes)
@@ -149,23 +150,23 @@ class Proposer:
             return []
         p = p / total
         return [
-            self._candidate(bucket, ordered, int(k), mass, float(ratio[k]))
+            self._decoration(bucket, ordered, int(k), mass, float(ratio[k]))
             for k, mass, _ in (answers(p, bucket, limit) if distinct else _all(p, limit))
         ]
 
-    def _candidate(self, bucket: Bucket, ordered: Sequence[int], k: int, mass: float, ratio: float) -> Candidate:
+    def _decoration(self, bucket: Bucket, ordered: Sequence[int], k: int, mass: float, ratio: float) -> Decoration:
         v, a = divmod(k, len(bucket.assignments))
         elements = tuple(int(ordered[s]) for s in bucket.assignments[a])
-        return Candidate(int(bucket.prototypes[v]), elements, float(np.log(mass)), ratio)
+        return Decoration(int(bucket.prototypes[v]), elements, float(np.log(mass)), ratio)
 
-    def crystal(self, candidate: Candidate) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Lattice (Å), fractional coordinates, atomic numbers and orbit of each atom of a candidate's primitive
+    def crystal(self, decoration: Decoration) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Lattice (Å), fractional coordinates, atomic numbers and orbit of each atom of a decoration's primitive
         cell.
         """
-        lattice, coords, slots, orbits = self.library.skeleton(candidate.prototype)
-        counts = self.library.counts[candidate.prototype]
-        volume = self.library.additive_volume(candidate.elements, counts) * np.exp(candidate.log_volume_ratio)
-        return lattice * (volume / len(coords)) ** (1 / 3), coords, np.array(candidate.elements)[slots], orbits
+        lattice, coords, slots, orbits = self.library.skeleton(decoration.prototype)
+        counts = self.library.counts[decoration.prototype]
+        volume = self.library.additive_volume(decoration.elements, counts) * np.exp(decoration.log_volume_ratio)
+        return lattice * (volume / len(coords)) ** (1 / 3), coords, np.array(decoration.elements)[slots], orbits
 
 
 def _ordered(elements: Sequence[int], counts: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
@@ -175,7 +176,7 @@ def _ordered(elements: Sequence[int], counts: Sequence[int]) -> tuple[list[int],
 
 
 def _known(bucket: Bucket, ordered: Sequence[int]) -> torch.Tensor:
-    """Members of each candidate that are exactly the query, ``[V·P]``."""
+    """Members of each decoration that are exactly the query, ``[V·P]``."""
     placed = torch.tensor(ordered)[torch.as_tensor(bucket.assignments)]  # [P, S]
     same = (placed[:, None] == bucket.member_elements[None]).all(-1).double()  # [P, M]
     count = torch.zeros(len(placed), len(bucket.prototypes), dtype=torch.float64).index_add(
@@ -185,7 +186,7 @@ def _known(bucket: Bucket, ordered: Sequence[int]) -> torch.Tensor:
 
 
 def answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, float, list[int]]]:
-    """Distinct answers by probability: the likeliest candidate that names one, its mass, and all candidates it stands
+    """Distinct answers by probability: the likeliest decoration that names one, its mass, and all decorations it stands
     for.
 
     Greedy: the answer with most unclaimed probability first; matching is not transitive, so the order decides who
@@ -196,7 +197,7 @@ def answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, floa
     source, target = bucket.links
     while len(order) < limit:
         mass = bucket.linked(left)
-        mass[left <= 0] = 0.0  # a claimed candidate cannot speak for others again
+        mass[left <= 0] = 0.0  # a claimed decoration cannot speak for others again
         centre = int(mass.argmax())
         if mass[centre] <= 0:
             break

@@ -1,9 +1,9 @@
 """Which prototype, and which element where: p(prototype, assignment | composition), exactly normalised.
 
-For a query composition each candidate (prototype v, assignment p of elements to slots) is compared with the members
+For a query composition each decoration (prototype v, assignment p of elements to slots) is compared with the members
 of v through a learned element distance; kernel sums of those distances at several widths, the nearest member, counts
-and simple statistics of the prototype enter a small network, and a softmax over all candidates of the composition's
-counts gives the probability. Candidates whose crystals match (the library's match table) share their probability.
+and simple statistics of the prototype enter a small network, and a softmax over all decorations of the composition's
+counts gives the probability. Decorations whose crystals match (the library's match table) share their probability.
 
 Trained by leaving each training crystal out of its own comparison.
 """
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.units import MAX_ATOMIC_NUMBER
 
-WIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
-N_FEATURES = 2 * len(WIDTHS) + 12
+KERNEL_WIDTHS = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Widths, in units of the element distance, at which training begins."""
+N_FEATURES = 2 * len(KERNEL_WIDTHS) + 12
 MAX_ASSIGNMENTS = 120
-_FLOOR = 1e-9
+"""Ways to put elements on the slots of a prototype that are scored."""
+_FLOOR = 1e-9  # added to kernel sums, whose logarithm is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Bucket:
         member_elements: ``[M, S]``; ``member_owner``: row into ``prototypes``, ``[M]``; ``member_volume``: ``[M]``.
         weight: share of each slot, ``[S]``.
         static: query-independent features of each prototype, ``[V, 5]``.
-        links: matching candidate pairs as flat indices v·P + p, ``[2, L]``, symmetric.
+        links: matching decoration pairs as flat indices v·P + p, ``[2, L]``, symmetric.
     """
 
     counts: tuple[int, ...]
@@ -53,12 +55,12 @@ class Bucket:
     links: Tensor
 
     @property
-    def n_candidates(self) -> int:
+    def n_decorations(self) -> int:
         """V·P."""
         return len(self.prototypes) * len(self.assignments)
 
     def linked(self, mass: Tensor) -> Tensor:
-        """Probability of each candidate together with all that match it, ``[..., V·P]`` to the same."""
+        """Probability of each decoration together with all that match it, ``[..., V·P]`` to the same."""
         return mass + torch.zeros_like(mass).index_add(-1, self.links[0], mass[..., self.links[1]])
 
 
@@ -110,7 +112,7 @@ def make_bucket(library: PrototypeLibrary, counts: tuple[int, ...]) -> Bucket | 
 
 
 class Ranker(nn.Module):
-    """Learned element distance and candidate scores.
+    """Learned element distance and decoration scores.
 
     Args:
         dimensions: of the element embedding.
@@ -125,7 +127,7 @@ class Ranker(nn.Module):
         if descriptors is not None:
             start[:, : descriptors.shape[1]] = torch.as_tensor(descriptors, dtype=torch.float32) * 0.25
         self.elements = nn.Parameter(start)
-        self.widths = nn.Parameter(torch.log(torch.tensor(WIDTHS)))
+        self.widths = nn.Parameter(torch.log(torch.tensor(KERNEL_WIDTHS)))
         self.score = nn.Sequential(
             nn.BatchNorm1d(N_FEATURES, affine=False),
             nn.Linear(N_FEATURES, hidden),
@@ -141,7 +143,7 @@ class Ranker(nn.Module):
         return torch.sqrt(square + 1e-8) - 1e-4
 
     def features(self, bucket: Bucket, elements: Tensor, itself: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of every candidate of each query.
+        """Features of every decoration of each query.
 
         Args:
             bucket: the prototypes.
@@ -149,19 +151,22 @@ class Ranker(nn.Module):
             itself: member row to leave out of each query's comparison, ``[Q]``, or None.
 
         Returns:
-            Features ``[Q, V·P, F]``; which candidates exist ``[Q, V·P]``; expected log volume ratio ``[Q, V·P]``.
+            Features ``[Q, V·P, F]``; which decorations exist ``[Q, V·P]``; expected log volume ratio ``[Q, V·P]``.
         """
         table = self.element_distance()
         q, p, v = len(elements), len(bucket.assignments), len(bucket.prototypes)
         placed = elements[:, torch.as_tensor(bucket.assignments)]  # [Q, P, S]
+        # the same prototypes are compared with all queries, so every sum below is over members m of M, and goes to the
+        # prototype v that owns the member
         per_slot = table[placed.unsqueeze(2), bucket.member_elements]  # [Q, P, M, S]
         mean = (per_slot * bucket.weight.to(table.dtype)).sum(-1)
         worst = per_slot.amax(-1)
+        # a mean forgives one misplaced element in a large cell; half of the worst slot does not
         mixed = 0.5 * (mean + worst)
         dtype = table.dtype
         alive = torch.ones(q, 1, len(bucket.member_owner), dtype=dtype)
         if itself is not None:
-            alive[torch.arange(q), 0, itself] = 0.0
+            alive[torch.arange(q), 0, itself] = 0.0  # leave-one-out: a training crystal must not recognise itself
         owner = bucket.member_owner.expand(q, p, -1)
 
         def total(values: Tensor) -> Tensor:
@@ -171,6 +176,7 @@ class Ranker(nn.Module):
             far = torch.where(alive.bool(), values, torch.full_like(values, 9.0))
             return torch.full((q, p, v), 9.0, dtype=dtype).scatter_reduce(-1, owner, far, "amin")
 
+        # a prototype whose only member was left out does not exist for this query
         count = total(torch.ones_like(mean))
         exists = count > 0
         widths = self.widths.exp()
@@ -181,6 +187,7 @@ class Ranker(nn.Module):
                 kernels.append(kernel)
                 columns.append(torch.log(kernel + _FLOOR))
         nearest, nearest_worst = least(mean), least(worst)
+        # members of exactly these elements here, and in all other decorations of the query
         exact = total((mean.detach() < 1e-3).to(table.dtype))
         known = exact.sum((1, 2), keepdim=True) - exact
         # a kernel weighs members' volumes; a faint uniform weight keeps the mean defined far from all members
@@ -205,7 +212,7 @@ class Ranker(nn.Module):
         return flat(stacked), flat(exists), flat(volume)
 
     def forward(self, bucket: Bucket, elements: Tensor, itself: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-probabilities ``[Q, V·P]`` (−inf where a candidate does not exist) and expected log volume ratios."""
+        """Log-probabilities ``[Q, V·P]`` (−inf where a decoration does not exist) and expected log volume ratios."""
         features, exists, volume = self.features(bucket, elements, itself)
         q, c, f = features.shape
         chosen = exists.reshape(-1)
@@ -223,7 +230,7 @@ class RankerData:
 
     @cached_property
     def buckets(self) -> list[tuple[Bucket, Tensor, Tensor, Tensor]]:
-        """(bucket, query elements ``[Q, S]``, own member row ``[Q]``, target candidate ``[Q]``) with more than one
+        """(bucket, query elements ``[Q, S]``, own member row ``[Q]``, target decoration ``[Q]``) with more than one
         member.
         """
         out = []
@@ -254,7 +261,7 @@ def sort_elements(by_slot: Sequence[int], counts: Sequence[int]) -> tuple[list[i
 
 
 def ranking_loss(log_p: Tensor, bucket: Bucket, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """-log of the probability of all candidates that match the target, ``[Q]``, and which queries can be answered."""
+    """-log of the probability of all decorations that match the target, ``[Q]``, and which queries can be answered."""
     positive = torch.zeros_like(log_p)
     positive[torch.arange(len(targets)), targets] = 1.0
     positive = bucket.linked(positive).clamp(max=1.0)

@@ -4,10 +4,11 @@ offer.
 Orbits, cell shape and free coordinates are drawn, not learned (as in PyXtal, Fredericks et al. 2021, and the random
 searches before it):
 
-1. every way to fill whole Wyckoff orbits with the wanted atoms (an exact cover) is counted by a dynamic programme and
-one is drawn, 2. the cell is a random strain of an equilateral one, within what the group leaves free, at the wanted
-volume, 3. orbits are placed one after another, free coordinates uniform, each kept apart from those already there, 4.
-spglib must find exactly the wanted group, and no smaller cell.
+1. every way to fill whole Wyckoff orbits with the wanted atoms (an exact cover) is counted by a dynamic programme, and
+   one is drawn;
+2. the cell is a random strain of an equilateral one, within what the group leaves free, at the wanted volume;
+3. orbits are placed one after another, with uniform free coordinates, each at a distance from those already there;
+4. spglib must find exactly the wanted group, and no smaller cell.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from autoperi.errors import RequestError, StructureError
 from autoperi.geometry.distances import covalent_radii
-from autoperi.symmetry.analysis import analyse, strain_projector
+from autoperi.symmetry.analysis import STRICT_SYMPREC, analyse, strain_projector
 from autoperi.symmetry.freedom import equal_edges
 from autoperi.symmetry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group
 from autoperi.symmetry.wyckoff import LETTERS, WyckoffPosition, wyckoff_positions
@@ -40,14 +41,12 @@ than the wanted.
 Both numbers are a maximum-likelihood fit, to half units, to the orbits of 600 crystals of the training set, given
 composition and group. On 900 others of that set they are 1.7 nats a crystal better than choosing evenly.
 """
-STRAIN = 0.4
+STRAIN_DEVIATION = 0.4
 """Standard deviation of each free component of the logarithmic strain that shapes the cell: the middle of what crystals
 of the training set show, 0.2 (triclinic) to 0.9 (rhombohedral).
 """
-PLACEMENTS = 20
+MAX_PLACEMENTS = 20
 """Draws of the free coordinates of one orbit before the whole crystal is begun again."""
-SYMPREC = 0.01
-"""Å, of the final check of the space group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +143,6 @@ def _check(numbers_and_counts: Mapping[int, int], volume: float) -> dict[int, in
 
 
 # --- orbits
-# ------------------------------------------------------------------------------------------------------------------------------
 
 
 class Covers:
@@ -257,7 +255,6 @@ def _choose(log_weights: list[float], generator: np.random.Generator) -> int:
 
 
 # --- cell
-# --------------------------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=230)
@@ -275,7 +272,7 @@ def _draw_lattice(number: int, volume: float, generator: np.random.Generator) ->
     has them.
     """
     lattice, strains = _equilateral(number)
-    values, vectors = np.linalg.eigh(np.einsum("k,kij->ij", STRAIN * generator.normal(size=6), strains))
+    values, vectors = np.linalg.eigh(np.einsum("k,kij->ij", STRAIN_DEVIATION * generator.normal(size=6), strains))
     lattice = lattice @ (vectors * np.exp(values)) @ vectors.T
     if number <= 2:
         # any basis is a setting of P1 and P-1, and the reduced one is the standard
@@ -290,7 +287,6 @@ def _draw_lattice(number: int, volume: float, generator: np.random.Generator) ->
 
 
 # --- coordinates
-# -------------------------------------------------------------------------------------------------------------------------
 
 
 def _place(
@@ -310,7 +306,7 @@ def _place(
     around, reach = np.zeros((0, 3)), np.zeros(0)
     for k in order:
         z, position = orbits[k]
-        for _ in range(PLACEMENTS if position.dof else 1):
+        for _ in range(MAX_PLACEMENTS if position.dof else 1):
             points = position.points(generator.random(3) if position.dof else np.zeros(3), primitive=True)
             # the group takes any atom of an orbit to the first and leaves the orbits placed before in place: the first
             # stands for all
@@ -359,7 +355,7 @@ class _Neighbours:
 def _is_exactly(lattice: FloatArray, coords: FloatArray, numbers: IntArray, group_number: int) -> bool:
     """Whether spglib finds this group, in a cell no smaller."""
     try:
-        found = analyse(lattice, coords, numbers, symprec=SYMPREC)
+        found = analyse(lattice, coords, numbers, symprec=STRICT_SYMPREC)
     except StructureError:
         return False
     return found.number == group_number and len(found.primitive_numbers) == len(numbers)

@@ -1,7 +1,7 @@
 """Continuous normalizing flows on products of lines and circles: flow matching, fixed-step integration, exact
 log-likelihoods.
 
-A flow carries a base density p₀ along a field v_θ(y, t), and (seed 0, 3.2.2; Chen et al. 2018)
+A flow carries a base density p₀ along a field v_θ(y, t), and (AutoPeri-GNN, section 3.2.2; Chen et al. 2018)
 
     log p₁(y₁) = log p₀(y₀) − ∫₀¹ tr(∂v_θ/∂y) dt.
 
@@ -13,7 +13,7 @@ Steps are fixed and each crystal has its own coordinates, hence a sample never d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from autoperi.geometry.torus import Space
+from autoperi.symmetry.freedom import STRAINS, Freedom
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """Coordinates ``[B, D]`` and times ``[B]`` to velocities ``[B, D]``; row b depends on row b alone."""
@@ -55,12 +56,14 @@ class Base:
 
     def draw(self, noise: Tensor) -> Tensor:
         """Samples from standard normal ``noise`` ``[B, D]``; the caller seeds it crystal by crystal."""
+        # the normal's distribution function makes the same noise uniform on the circle
         uniform = 0.5 * (1 + torch.erf(noise / math.sqrt(2)))
         free = self.space.circular & (self.scale >= UNIFORM_SCALE)
         return self.space.wrap(torch.where(free, uniform, self.mean + self.scale * noise))
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Log density at ``y`` in nats, ``[B]``."""
+        # a wrapped normal is a sum over turns; six to either side are all that a scale below one turn can reach
         offset = self.space.difference(self.mean, y)
         scale = self.scale.clamp(min=1e-12)
         normal = -0.5 * (offset / scale) ** 2
@@ -91,6 +94,21 @@ class LogLikelihood:
     def bits_per_dimension(self) -> Tensor:
         """Negative log density in bits per free coordinate, ``[B]``; NaN for crystals that have none."""
         return -self.nats / math.log(2) / self.dimensions
+
+
+def crystal_noise(freedom: Freedom, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise ``[B, D]`` in float64; each crystal draws as many numbers as it has columns itself,
+    whatever stands beside it.
+
+    Args:
+        freedom: B crystals.
+        generators: one a crystal (:func:`autoperi.data.random.torch_generator` of seed and index).
+    """
+    orbits = torch.bincount(freedom.crystal, minlength=len(freedom)).tolist()
+    noise = torch.zeros(len(freedom), freedom.width, dtype=torch.float64)
+    for b, (count, generator) in enumerate(zip(orbits, generators, strict=True)):
+        noise[b, : STRAINS + 3 * count] = torch.randn(STRAINS + 3 * count, generator=generator, dtype=torch.float64)
+    return noise
 
 
 def path(start: Tensor, end: Tensor, t: Tensor, space: Space) -> tuple[Tensor, Tensor]:
@@ -222,6 +240,7 @@ def _adapted(
         velocity, trace = slopes(at, torch.full((len(y),), t, dtype=y.dtype, device=y.device))
         return torch.cat([velocity.flatten(), trace.flatten()]).double().cpu().numpy()
 
+    # SciPy integrates one vector: all coordinates, then the integrals of all traces, each with its own tolerance
     start = np.concatenate([y.flatten().double().cpu().numpy(), np.zeros(traces * len(y))])
     allowed = np.where(np.arange(len(start)) < size, tolerance / 100, tolerance)
     end = solve_ivp(rates, (1.0, 0.0), start, method="RK45", rtol=1e-9, atol=allowed).y[:, -1]
@@ -230,6 +249,7 @@ def _adapted(
 
 
 def _trace(velocity: Tensor, leaf: Tensor, space: Space) -> Tensor:
+    """Divergence ``[B]``, exactly: one backward pass a coordinate gives that of all rows, since no row sees another."""
     total = torch.zeros_like(velocity[:, 0]) if velocity.shape[1] else velocity.new_zeros(len(velocity))
     if not velocity.requires_grad:
         return total
@@ -244,6 +264,7 @@ def _trace_of_copies(copies: Field, at: Tensor, t: Tensor, space: Space) -> tupl
     """Velocity ``[1, D]`` and divergence ``[1, 1]`` of one row: copy d gives the d-th slope."""
     columns = torch.nonzero(space.present[0]).squeeze(1)
     own = torch.arange(len(columns), device=at.device)
+    # copies do not see one another, so the gradient of Σ_d v_d(copy d) holds every ∂v_d/∂y_d in a row of its own
     with torch.enable_grad():
         leaf = at.detach().expand(len(columns), -1).clone().requires_grad_()
         velocity = copies(leaf, t.expand(len(columns)))
@@ -252,6 +273,7 @@ def _trace_of_copies(copies: Field, at: Tensor, t: Tensor, space: Space) -> tupl
 
 
 def _probe(velocity: Tensor, leaf: Tensor, probe: Tensor) -> Tensor:
+    """εᵀJε ``[B]`` for one probe ε ``[B, D]``."""
     if not velocity.requires_grad:
         return torch.zeros_like(velocity).sum(1)
     (slope,) = torch.autograd.grad((velocity * probe).sum(), leaf, retain_graph=True, materialize_grads=True)
@@ -285,6 +307,7 @@ def _solve(
             slope, extra = slopes(space.wrap(y + node * h * slope), t)
             slope = slope * space.present
             if anneal:
+                # a factor of steps - step takes a straight path to its end in one step: no faster
                 slope = torch.where(space.circular, slope * min(1 + anneal * (time + node * h), steps - step), slope)
             moved = moved + weight * slope
             if extra is not None:

@@ -7,33 +7,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
-from autoperi.geometry.lattice import from_lengths_angles, metric, niggli_reduce, symmetric_exp, symmetric_log
-from autoperi.models.lattice_relaxer import LatticeRelaxer, length_error
+from autoperi.geometry.lattice import from_lengths_angles, metric, symmetric_exp, symmetric_log
+from autoperi.geometry.reduction import niggli_reduce
 
 LATTICE_DIGITS = 9
 """Decimals kept of relaxed lattices (Å): far above float64 noise, so batches cannot change a result."""
-CONVERGED = 1e-2
+MAX_CONVERGED_STRAIN = 1e-2
 """Largest entry of A (a strain) below which a crystal counts as converged."""
-STILL = 6e-3
+MIN_STRAIN_TO_CONTINUE = 6e-3
 """Largest entry of A below which a further pass would change nothing of interest: the crystal stays where it is."""
-LARGEST_STRAIN = 2.5
+MAX_LOG_VOLUME_CHANGE = 2.5
 """Change of the log volume beyond which a relaxation is called exploded or collapsed."""
-ABSURD = math.log(4.0)
-"""A cell smaller than its composition's volume by more than this factor (a log) is no crystal: it is brought to that
-volume first.
+MAX_LOG_VOLUME_DEFICIT = math.log(4.0)
+"""A cell smaller than the volume of its composition by more than this factor (a log) is no crystal: it is brought to
+that volume first.
 """
-DOUBT = 0.02
-"""Expected relative error of lengths above which a cell of absurd density is tried again from other shapes."""
-LESS_DOUBT = 0.7
-"""Ends whose doubts differ by no more than this factor are doubted alike: they may be one lattice in several bases."""
-
-SAME_DOUBT = 1e-4
-"""Relative difference of doubts that rounding makes, in float32."""
+MAX_TRUSTED_LENGTH_ERROR = 0.02
+"""Expected relative error of lengths above which a cell that was far too dense is tried again from other shapes."""
+MAX_ERROR_RATIO_TO_PREFER = 0.7
+"""One end is preferred to another for its smaller expected error alone where the ratio of the two errors is at most
+this; ends whose errors are nearer to each other may be one lattice in several bases.
+"""
+ERROR_ROUNDING = 1e-4
+"""Relative difference of expected errors that rounding makes, in float32."""
 SHAPE_TO_VOLUME = 8.0
 """⟨d²⟩/⟨t²⟩ of a symmetric strain whose six entries are drawn alike with variance σ²: t² = (tr A)²/3 has the mean σ²,
 ‖A‖² the mean 9σ².
@@ -69,13 +71,49 @@ def _on_axis(k: int) -> list[tuple[float, ...]]:
 
 
 SHAPES = [*_around(30, -19.5), *_on_axis(0), *_on_axis(1), *_on_axis(2)]
-"""(a, b, c, α, β, γ) of the cells from which a reconstruction in doubt is tried again: the primitive cells of the
+"""(a, b, c, α, β, γ) of the cells from which an uncertain reconstruction is tried again: the primitive cells of the
 centred lattices, and long, flat and hexagonal ones, in each of their orientations to the axes.
 """
-BATCH, BATCH_ATOMS = 128, 1536
+MAX_BATCH_CRYSTALS, MAX_BATCH_ATOMS = 128, 1536
 """Crystals, and atoms, that a network reads together at most (one crystal at least)."""
-CLOSE = 0.02
+CONFIDENT_LENGTH_ERROR = 0.02
 """Relative error of lengths that ``confidence`` speaks of."""
+
+
+class LatticeStep(NamedTuple):
+    """One pass of a network over B crystals.
+
+    Attributes:
+        strain: the exponent A, symmetric, ``[B, 3, 3]``.
+        spread: expected size of the error that is left after it, ``[B, 2]``: of the volume part, |tr e|/√3, and of the
+            shape, ‖e - I tr e/3‖.
+        connected: whether there was an edge to go by, ``[B]``; A is zero elsewhere.
+    """
+
+    strain: Tensor
+    spread: Tensor
+    connected: Tensor
+
+
+@runtime_checkable
+class CalibratedNetwork(Protocol):
+    """A network that says how large the error is that a pass leaves, such as
+    :class:`~autoperi.models.lattice_relaxer.LatticeRelaxer`.
+
+    Attributes:
+        caution: how many times its expected error a relaxation must exceed to be believed, see :func:`cautious`.
+    """
+
+    caution: float
+
+    def step(self, batch: CrystalBatch) -> LatticeStep:
+        """One pass over B crystals."""
+
+    def natural_volume(self, batch: CrystalBatch) -> Tensor:
+        """The volume in Å³ that each composition suggests, ``[B]``."""
+
+    def expected_error(self, spread: Tensor) -> Tensor:
+        """Mean relative error of a cell's lengths, ``[B]``, from the ``spread`` ``[B, 2]`` of a step."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +137,14 @@ class LatticeRelaxation:
 
     @property
     def confidence(self) -> Tensor | None:
-        """Probability that lengths are right within :data:`CLOSE`, ``[B]``, if errors fall off exponentially; NaN and
-        None as ``expected_error``.
+        """Probability that lengths are right within :data:`CONFIDENT_LENGTH_ERROR`, ``[B]``, if errors fall off
+        exponentially; NaN and None as ``expected_error``.
         """
-        return None if self.expected_error is None else 1 - torch.exp(-CLOSE / self.expected_error.clamp(min=1e-6))
+        return (
+            None
+            if self.expected_error is None
+            else 1 - torch.exp(-CONFIDENT_LENGTH_ERROR / self.expected_error.clamp(min=1e-6))
+        )
 
 
 def lattice_step(batch: CrystalBatch, strain: Tensor) -> CrystalBatch:
@@ -116,39 +158,40 @@ def lattice_step(batch: CrystalBatch, strain: Tensor) -> CrystalBatch:
 
 
 def relax_cells(
-    network: Callable[[CrystalBatch], Tensor],
+    network: Callable[[CrystalBatch], Tensor] | CalibratedNetwork,
     batch: CrystalBatch,
     *,
     passes: int,
-    batch_size: int = BATCH,
+    batch_size: int = MAX_BATCH_CRYSTALS,
     on_rest: Callable[[int], object] | None = None,
 ) -> LatticeRelaxation:
     """At most ``passes`` passes over each crystal; no crystal's result depends on the others.
 
-    With a network that knows what it does not know (:class:`~autoperi.models.lattice_relaxer.LatticeRelaxer`), crystals
-    that have come to rest are left out of the passes that follow; the error that is left is estimated; cells of absurd
-    density are brought to the volume of their composition before the first pass, because no network reads a crystal in
-    which hundreds of atoms lie within a bond; and of every other crystal's way only as much is gone as stands out from
-    that error (:func:`cautious`).
+    A network that only gives A makes ``passes`` passes over every crystal. One that also says how large an error it
+    leaves (:class:`CalibratedNetwork`) is used better: crystals that have come to rest are left out of the passes that
+    follow, and the error that is left is estimated. Cells that are far too dense are brought to the volume of their
+    composition before the first pass, because no network reads a crystal in which hundreds of atoms lie within a bond.
+    Every other crystal goes only that part of its way that stands out from the expected error (:func:`cautious`).
 
     Args:
-        network: crystals to exponents A, ``[B, 3, 3]``.
+        network: crystals to exponents A, ``[B, 3, 3]``, or a :class:`CalibratedNetwork`.
         batch: B crystals.
-        passes: 0 changes nothing but absurd densities.
+        passes: 0 changes nothing but cells that are far too dense.
         batch_size: crystals that the network reads together: time and memory, never a result.
         on_rest: told how many crystals have come to rest.
     """
     told = on_rest if on_rest is not None else (lambda _: None)
+    # a cell without volume has no neighbours to read, and would make NaN of every sum it enters
     solid = torch.isfinite(batch.lattice).flatten(1).all(1) & ~batch.flat
     if not bool(solid.all()):
-        return _with_hopeless(network, batch, solid, passes, batch_size, told)
-    if not isinstance(network, LatticeRelaxer):
+        return _without_flat_cells(network, batch, solid, passes, batch_size, told)
+    if not isinstance(network, CalibratedNetwork):
         return _plain(network, batch, passes, batch_size, told)
     natural = network.natural_volume(batch)
-    start, absurd = _plausible(batch, natural)
+    start, too_dense = _plausible(batch, natural)
     found = _passes(network, start, natural, passes, batch_size, told)
-    if passes and bool(absurd.any()):
-        _try_other_shapes(network, start, natural, absurd, found, passes, batch_size)
+    if passes and bool(too_dense.any()):
+        _try_other_shapes(network, start, natural, too_dense, found, passes, batch_size)
     status = relaxation_status(start.lattice, found.lattice, found.strain)
     status = [
         "isolated" if alone and word == "converged" else word
@@ -158,8 +201,9 @@ def relax_cells(
         torch.tensor(
             [word in ("converged", "max_steps") for word in status], dtype=torch.bool, device=start.lattice.device
         )
-        & ~absurd
+        & ~too_dense
     )
+    # a cell that was scaled says nothing of where it came from, so caution is for the others alone
     if passes and bool(near.any()):
         found.lattice[near] = cautious(
             start.lattice[near], found.lattice[near], found.spread[near], caution=network.caution
@@ -168,8 +212,8 @@ def relax_cells(
     return LatticeRelaxation(batch.replace(lattice=found.lattice), found.strain, found.passes, status, expected)
 
 
-def _with_hopeless(
-    network: Callable[[CrystalBatch], Tensor],
+def _without_flat_cells(
+    network: Callable[[CrystalBatch], Tensor] | CalibratedNetwork,
     batch: CrystalBatch,
     solid: Tensor,
     passes: int,
@@ -207,7 +251,7 @@ class _Path:
 
 
 def _passes(
-    network: LatticeRelaxer,
+    network: CalibratedNetwork,
     start: CrystalBatch,
     natural: Tensor,
     passes: int,
@@ -218,6 +262,7 @@ def _passes(
     spread = lattice.new_zeros(len(start), 2)
     done = torch.zeros(len(start), dtype=torch.long, device=lattice.device)
     isolated = torch.zeros_like(done, dtype=torch.bool)
+    # only crystals that still move are read again; the others keep what their last pass gave
     moving = torch.arange(len(start), device=lattice.device)
     for _ in range(passes):
         # crystals of like density have like numbers of neighbours, which a batch pads to its largest
@@ -229,7 +274,7 @@ def _passes(
             lattice[chosen] = lattice_step(part, step.strain).lattice
             done[chosen] += 1
         usable = torch.isfinite(lattice[moving]).flatten(1).all(1)
-        still = moving[usable & (strain[moving].abs().amax((-1, -2)) >= STILL)]
+        still = moving[usable & (strain[moving].abs().amax((-1, -2)) >= MIN_STRAIN_TO_CONTINUE)]
         told(len(moving) - len(still))
         moving = still
     told(len(moving))
@@ -237,11 +282,11 @@ def _passes(
 
 
 def _chunks(order: Tensor, n_atoms: Tensor, batch_size: int) -> list[Tensor]:
-    """Crystals in order, as many together as ``batch_size`` and :data:`BATCH_ATOMS` allow."""
+    """Crystals in order, as many together as ``batch_size`` and :data:`MAX_BATCH_ATOMS` allow."""
     sizes: list[int] = []
     atoms = 0
     for n in n_atoms[order].tolist():
-        if sizes and sizes[-1] < batch_size and atoms + n <= BATCH_ATOMS:
+        if sizes and sizes[-1] < batch_size and atoms + n <= MAX_BATCH_ATOMS:
             sizes[-1] += 1
             atoms += n
         else:
@@ -251,49 +296,49 @@ def _chunks(order: Tensor, n_atoms: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def _try_other_shapes(
-    network: LatticeRelaxer,
+    network: CalibratedNetwork,
     start: CrystalBatch,
     natural: Tensor,
-    absurd: Tensor,
+    too_dense: Tensor,
     found: _Path,
     passes: int,
     batch_size: int,
 ) -> None:
-    """From every shape of :data:`SHAPES`, where a cell of absurd density ended in doubt; the end that the network
-    doubts least is taken.
+    """Where a cell that was far too dense ended with a large expected error, try every shape of :data:`SHAPES` as a
+    start, and take the end of the smallest expected error.
 
     The density said nothing of the lattice, so its shape need not either; and no equivariant pass can leave a cube
     whose atoms have all its symmetry. Shapes are taken in the Niggli-reduced basis of the start, which makes the answer
     one for all bases and orientations, but not for supercells: theirs are other shapes.
     """
-    doubtful = (absurd & (length_error(found.spread) > DOUBT)).nonzero().squeeze(-1)
-    if not len(doubtful):
+    uncertain = (too_dense & (length_error(found.spread) > MAX_TRUSTED_LENGTH_ERROR)).nonzero().squeeze(-1)
+    if not len(uncertain):
         return
-    part = start[doubtful]
+    part = start[uncertain]
     reduced, transform = niggli_reduce(part.lattice)
     # a basis that is as short already stays: a cube has 24 reduced bases, and the one that was given is as good
     shorter = (reduced**2).sum((-1, -2)) < (1 - 1e-6) * (part.lattice**2).sum((-1, -2))
     transform = torch.where(shorter[:, None, None], transform.to(reduced), torch.eye(3).to(reduced))
     reduced = transform @ part.lattice
-    ends = [_Path(*(getattr(found, name)[doubtful] for name in _FIELDS))]
+    ends = [_Path(*(getattr(found, name)[uncertain] for name in _FIELDS))]
     for shape in _shapes(part.lattice):
         first = part.replace(
             lattice=part.lattice @ symmetric_exp(exponent_to(reduced, part.volume.pow(1 / 3)[:, None, None] * shape))
         )
-        ends.append(_passes(network, first, natural[doubtful], passes, batch_size, lambda _: None))
-    doubt = torch.stack([length_error(end.spread) for end in ends])
-    doubt = torch.where(torch.stack([torch.isfinite(end.lattice).flatten(1).all(1) for end in ends]), doubt, torch.inf)
+        ends.append(_passes(network, first, natural[uncertain], passes, batch_size, lambda _: None))
+    error = torch.stack([length_error(end.spread) for end in ends])  # [shapes + 1, B], the first without a shape
+    error = torch.where(torch.stack([torch.isfinite(end.lattice).flatten(1).all(1) for end in ends]), error, torch.inf)
     size = torch.stack([((transform @ end.lattice) ** 2).sum((-1, -2)) for end in ends])
-    # of those that are doubted about alike the shortest basis; of equally short ones the least doubted, which no order
-    # of shapes decides; what is equal in both is one lattice in several bases, where rounding must not decide: the
-    # first of them
-    alike = doubt <= doubt.amin(0) / LESS_DOUBT
+    # Of ends whose expected errors are alike, the shortest basis is taken. Of equally short ones it is the one of the
+    # smallest error, which no order of shapes decides. What is equal in both is one lattice in several bases, where
+    # rounding must not decide: it is the first of them.
+    alike = error <= error.amin(0) / MAX_ERROR_RATIO_TO_PREFER
     size = torch.where(alike, size, torch.inf)
-    short = torch.where(size <= size.amin(0) * (1 + 1e-3), doubt, torch.inf)
-    chosen = (short <= short.amin(0) * (1 + SAME_DOUBT)).long().argmax(0)
-    every = torch.arange(len(doubtful), device=chosen.device)
+    short = torch.where(size <= size.amin(0) * (1 + 1e-3), error, torch.inf)
+    chosen = (short <= short.amin(0) * (1 + ERROR_ROUNDING)).long().argmax(0)
+    every = torch.arange(len(uncertain), device=chosen.device)
     for name in _FIELDS:
-        getattr(found, name)[doubtful] = torch.stack([getattr(end, name) for end in ends])[chosen, every]
+        getattr(found, name)[uncertain] = torch.stack([getattr(end, name) for end in ends])[chosen, every]
 
 
 _FIELDS = ("lattice", "strain", "spread", "passes", "isolated")
@@ -330,6 +375,13 @@ def _plain(
     )
 
 
+def length_error(spread: Tensor) -> Tensor:
+    """Root mean square of uᵀeu over directions u, ``[B]``, for errors e with volume part |tr e|/√3 and shape ‖dev e‖ as
+    in ``[B, 2]``.
+    """
+    return torch.sqrt(spread[:, 0] ** 2 / 3 + spread[:, 1] ** 2 * 2 / 15)
+
+
 def exponent_to(lattice: Tensor, target: Tensor) -> Tensor:
     """The symmetric A with metric(L·exp(A)) = metric(target), ``[B, 3, 3]``: ½ log(L⁻¹ G Lᵀ⁻¹), the exact answer of eq.
     10a.
@@ -342,10 +394,11 @@ def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> T
     """Lattices ``[B, 3, 3]`` on the way from ``start`` to ``end``: the farther, the more the way exceeds what the
     network cannot know.
 
-    With A = D + I tr A/3 the exponent from start to end, t = |tr A|/√3 and d = ‖D‖, its parts are shortened by x²/(x² + caution²), where x = d/b_dev for
-    D, and x = √(t² + d²/8)/b_iso for the trace: a crystal that was deformed in shape was most likely deformed in volume
-    too, and t² has the mean of d²/8 where strains are drawn entry by entry (:data:`SHAPE_TO_VOLUME`). A relaxed cell
-    thus stays nearly where it is, and a deformed one goes all the way.
+    The exponent from start to end is A = D + I tr A/3, with t = |tr A|/√3 and d = ‖D‖. Its parts are shortened by the
+    factor x²/(x² + caution²), where x = d/b_dev for D, and x = √(t² + d²/8)/b_iso for the trace: a crystal that was
+    deformed in shape was most likely deformed in volume too, and t² has the mean of d²/8 where strains are drawn entry
+    by entry (:data:`SHAPE_TO_VOLUME`). A relaxed cell thus stays nearly where it is, and a deformed one goes all the
+    way.
 
     Args:
         start, end: lattices, ``[B, 3, 3]``.
@@ -361,6 +414,7 @@ def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> T
     shape = strain - trace
     t2, d2 = (trace**2).sum((-1, -2)), (shape**2).sum((-1, -2))
     limit = (caution * spread.clamp(min=1e-9)) ** 2
+    # x² of the trace times b_iso²; clamped below, because an exact zero over zero is NaN
     both = t2 + d2 / SHAPE_TO_VOLUME
     volume_kept = both / (both + limit[:, 0]).clamp(min=1e-30)
     shape_kept = d2 / (d2 + limit[:, 1]).clamp(min=1e-30)
@@ -379,12 +433,12 @@ def relaxation_status(start: Tensor, end: Tensor, last_strain: Tensor) -> list[s
     for b in range(len(start)):
         if not bool(torch.isfinite(end[b]).all()):
             status.append("nan")
-        elif float(growth[b]) > LARGEST_STRAIN:
+        elif float(growth[b]) > MAX_LOG_VOLUME_CHANGE:
             status.append("exploded")
-        elif float(growth[b]) < -LARGEST_STRAIN:
+        elif float(growth[b]) < -MAX_LOG_VOLUME_CHANGE:
             status.append("collapsed")
         else:
-            status.append("converged" if float(last_strain[b].abs().max()) < CONVERGED else "max_steps")
+            status.append("converged" if float(last_strain[b].abs().max()) < MAX_CONVERGED_STRAIN else "max_steps")
     return status
 
 
@@ -393,6 +447,6 @@ def _plausible(batch: CrystalBatch, natural: Tensor) -> tuple[CrystalBatch, Tens
     field holds for it too.
     """
     ratio = natural / batch.volume
-    absurd = torch.log(ratio) > ABSURD
-    scale = torch.where(absurd, ratio.pow(1 / 3), torch.ones_like(ratio))
-    return batch.replace(lattice=batch.lattice * scale[:, None, None]), absurd
+    too_dense = torch.log(ratio) > MAX_LOG_VOLUME_DEFICIT
+    scale = torch.where(too_dense, ratio.pow(1 / 3), torch.ones_like(ratio))
+    return batch.replace(lattice=batch.lattice * scale[:, None, None]), too_dense

@@ -1,10 +1,11 @@
-"""Atoms kept apart while a flow moves them: a step that brings two atoms too near is taken back as far as needed,
-within the space group.
+"""A minimum distance between atoms while a flow moves them: a step that brings two atoms too near is taken back as far
+as needed, within the space group.
 
 The set of crystals whose every pair obeys d_ij ≥ c (r_i + r_j), r covalent radii, is where a flow may go. After the
 base density's draw and after each step a crystal outside is brought back by projections: each pair that is too near is
 pushed apart along its bond, atoms and cell together; all pushes are added and projected on the free parameters, so that
-no symmetry is lost (seed 0, masked transformations). Nothing is done to a crystal that is inside.
+no symmetry is lost (the masked transformations of AutoPeri-GNN, section 3.2.2). Nothing is done to a crystal that is
+inside.
 """
 
 from __future__ import annotations
@@ -16,39 +17,44 @@ from autoperi.data.elements import covalent_radii
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
 from autoperi.symmetry.freedom import Freedom
 
-RATIO = 0.6
-"""c: a little above the 0.55 that ``generate`` asks of a crystal, which 99.9 % of training crystals reach
+FLOW_MIN_DISTANCE_RATIO = 0.6
+"""c of a flow: a little above the 0.55 that ``generate`` asks of a crystal, which 99.9 % of training crystals reach
 (benchmarks/prior).
 """
-ITERATIONS = 60
+MAX_PROJECTIONS = 60
 OVERSHOOT = 1.05
 """Pairs are pushed to a little beyond the limit, else they would only approach it."""
 
 
 def keep_apart(
-    freedom: Freedom, y: Tensor, *, ratio: float = RATIO, iterations: int = ITERATIONS
+    freedom: Freedom,
+    y: Tensor,
+    *,
+    min_distance_ratio: float = FLOW_MIN_DISTANCE_RATIO,
+    max_projections: int = MAX_PROJECTIONS,
 ) -> tuple[Tensor, Tensor]:
     """Coordinates ``[B, D]`` with atoms apart, and where that succeeded, ``[B]``.
 
-    Equivariant, and each crystal's own matter. It fails where symmetry leaves nothing to move, such as two elements on
-    neighbouring places of a group in a cell that is only scaled slowly; such a crystal is given back as it became.
+    The map is equivariant, and no crystal's result depends on another. It fails where symmetry leaves nothing to move,
+    such as two elements on neighbouring places of a group in a cell that is only scaled slowly; such a crystal is given
+    back as the last projection left it.
 
     Args:
         freedom: B crystals.
         y: their coordinates.
-        ratio: c; 0 lets everything pass.
-        iterations: most projections.
+        min_distance_ratio: c; 0 lets everything pass.
+        max_projections: after which a crystal that is still outside is given up.
     """
     y = y.clone()
     held = torch.ones(len(freedom), dtype=torch.bool, device=y.device)
     rows = torch.arange(len(freedom), device=y.device)
     radii = torch.as_tensor(covalent_radii().copy(), dtype=y.dtype, device=y.device)
-    if ratio <= 0:
+    if min_distance_ratio <= 0:
         return y, held
-    for k in range(iterations + 1):
+    for k in range(max_projections + 1):
         part = freedom[rows]
-        moved, near = _push(part, y[rows, : part.width], radii, ratio)
-        if k == iterations:
+        moved, near = _push(part, y[rows, : part.width], radii, min_distance_ratio)
+        if k == max_projections:
             held[rows[near]] = False
             break
         rows = rows[near]
@@ -73,6 +79,7 @@ def _push(freedom: Freedom, y: Tensor, radii: Tensor, ratio: float) -> tuple[Ten
         return y, near
     short = lacking > 0
     lacking = torch.where(short, lacking * OVERSHOOT + 1e-3, torch.zeros_like(lacking))
+    # each of the two atoms of a pair goes half the way; an edge stands once for each of its directions
     unit = vectors / distance.unsqueeze(-1)
     moves = torch.zeros_like(crystals.frac_coords).index_add(0, i, -0.5 * lacking.unsqueeze(-1) * unit)
     owner = crystals.batch[i]

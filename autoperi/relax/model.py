@@ -11,10 +11,10 @@ import torch
 
 from autoperi.errors import RequestError, WeightsError
 from autoperi.hub.networks import LoadedBundle, lacking
-from autoperi.processes.lattice import BATCH
+from autoperi.processes.lattice import MAX_BATCH_CRYSTALS
 from autoperi.relax.lattice import relax_lattices
 from autoperi.relax.positions import relax_positions
-from autoperi.units import PROMISED_SYMPREC
+from autoperi.symmetry.analysis import STRICT_SYMPREC
 
 Relax = Callable[[Any], Any]
 """From structures to the same kind and container."""
@@ -37,7 +37,12 @@ class ModelRelaxer:
     provenance: dict[str, Any]
 
     def lattices(
-        self, *, passes: int | None, fix_symmetry: bool, batch_size: int = BATCH, progress: bool | None = False
+        self,
+        *,
+        passes: int | None,
+        fix_symmetry: bool,
+        batch_size: int = MAX_BATCH_CRYSTALS,
+        progress: bool | None = False,
     ) -> Relax:
         """Relaxes lattices, see :func:`~autoperi.relax.lattice.relax_lattices`.
 
@@ -54,7 +59,7 @@ class ModelRelaxer:
             dtype=self.dtype,
             passes=self.passes if passes is None else passes,
             fix_symmetry=fix_symmetry,
-            symprec=PROMISED_SYMPREC,
+            symprec=STRICT_SYMPREC,
             batch_size=batch_size,
             provenance=self.provenance,
             progress=progress,
@@ -81,7 +86,7 @@ class ModelRelaxer:
             lattice_pass=self.lattices(passes=None, fix_symmetry=fix_symmetry) if has_relaxer else None,
             steps=steps,
             fix_symmetry=fix_symmetry,
-            symprec=PROMISED_SYMPREC,
+            symprec=STRICT_SYMPREC,
             batch_size=batch_size,
             provenance=self.provenance,
             progress=progress,

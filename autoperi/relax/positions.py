@@ -17,7 +17,7 @@ from autoperi.data.convert import as_list, as_structure, to_arrays, to_batch
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RelaxationInterrupted, RequestError, StructureError
 from autoperi.geometry.neighbours import NeighbourLists
-from autoperi.models.evaluate import MAX_EDGES, passes
+from autoperi.models.evaluate import MAX_EDGES, edge_batches
 from autoperi.models.potential import Potential
 from autoperi.pipelines.request import whole_number
 from autoperi.processes.fire import FireState, cell_force, fire_start, fire_step, largest_force
@@ -118,7 +118,7 @@ def relax(
     chosen = batch[ready]
     with progress_bar(len(given), enabled=progress, description="relaxing") as bar:
         bar.update(len(given) - len(ready))
-        for part in passes(chosen, potential.cutoff, max_edges=max_edges):
+        for part in edge_batches(chosen, potential.cutoff, max_edges=max_edges):
             run = _Run(potential, chosen[part], symmetries[part], fmax=fmax, steps=steps, cell=cell, skin=skin)
             for k, outcome in zip(ready[part], run.run(bar), strict=True):
                 results[k] = outcome.describe(given[k], batch[k])

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 __all__ = [
+    "STRICT_SYMPREC",
     "SYMPREC",
+    "SYMPREC_LADDER",
     "FloatArray",
     "IntArray",
     "SpaceGroup",
@@ -38,9 +40,7 @@ __all__ = [
     "apply_operations",
     "atom_permutations",
     "check_number",
-    "coordinate_projector",
     "crystal_system",
-    "lattice_projector",
     "orbit",
     "parse_space_group",
     "primitive_transform",
@@ -55,24 +55,28 @@ __all__ = [
     "symmetrize_metric",
     "symmetrize_vectors",
     "torus_difference",
-    "wrap",
+    "wrap_and_snap",
 ]
 
 SYMPREC = 0.1
 """Å, at which the prior is learned and crystals are looked up in it, and at which metrics name the space group of a
-crystal.
-
-Materials Project's and PGCGM's (MilesZhao/PGCGM, ``pymatgen_valid.py``). It is no default of :func:`analyse`, which is
-stricter.
+crystal: the tolerance of Materials Project and PGCGM (MilesZhao/PGCGM, ``pymatgen_valid.py``).
 """
+STRICT_SYMPREC = 0.01
+"""Å, at which a crystal that we made must have its space group; the default of :func:`analyse`."""
+SYMPREC_LADDER = (SYMPREC, 0.03, STRICT_SYMPREC, 0.001)
+"""Å, tolerances at which the space group of a training crystal is looked for: the first that keeps its atoms counts."""
 
 
 # --- orbits and site symmetry
-# ----------------------------------------------------------------------------------------------------
 
 
-def wrap(x: ArrayLike) -> FloatArray:
-    """Fractional coordinates in [0, 1); numbers within 1e-12 below 1 become 0."""
+def wrap_and_snap(x: ArrayLike) -> FloatArray:
+    """Fractional coordinates in [0, 1); numbers within 1e-12 below 1 become 0.
+
+    The product with an operation may round a coordinate of 0 to just below 1, and the distinct points of an orbit are
+    counted. :func:`autoperi.geometry.torus.wrap`, which is for tensors, keeps such a number.
+    """
     y = np.asarray(x, dtype=np.float64)
     y = y - np.floor(y)
     return np.where(y >= 1 - 1e-12, 0.0, y)
@@ -97,7 +101,7 @@ def orbit(point: ArrayLike, group: SpaceGroup, *, tolerance: float = 1e-5) -> tu
     The first image is the point itself. A point closer than ``tolerance`` (fractional) to a special position is best
     moved onto it first, with :func:`site_symmetry_projector`.
     """
-    images = wrap(apply_operations(point, group)[:, 0])
+    images = wrap_and_snap(apply_operations(point, group)[:, 0])
     same = (np.abs(torus_difference(images[:, None], images[None])) < tolerance).all(-1)
     first = np.argmax(same, axis=1)
     index = np.nonzero(first == np.arange(len(images)))[0]
@@ -140,7 +144,6 @@ def _reynolds(x: FloatArray, group: SpaceGroup, tolerance: float) -> tuple[Float
 
 
 # --- symmetric coordinates
-# ------------------------------------------------------------------------------------------------------
 
 
 def atom_permutations(
@@ -179,7 +182,7 @@ def symmetrize_coords(frac_coords: ArrayLike, group: SpaceGroup, permutations: A
     images = apply_operations(x, group)
     moved = np.zeros_like(images)
     np.put_along_axis(moved, p[..., None], torus_difference(images, x[p]), axis=1)
-    return wrap(x + moved.mean(0))
+    return wrap_and_snap(x + moved.mean(0))
 
 
 def symmetrize_vectors(vectors: ArrayLike, group: SpaceGroup, permutations: ArrayLike) -> FloatArray:
@@ -203,40 +206,7 @@ def project_coordinates(
     return symmetrize_coords(frac_coords, group, permutations)
 
 
-def coordinate_projector(
-    frac_coords: ArrayLike, numbers: ArrayLike, group: SpaceGroup, *, tolerance: float = 1e-3
-) -> tuple[FloatArray, int]:
-    """Orthonormal basis Q ``[3n, d]`` of the fractional displacements that keep ``group``, and d, the number of free
-    coordinates.
-
-    Columns belong to one orbit each: the range of the site-symmetry projector of its first atom, carried to the others
-    by the operations.
-
-    Raises:
-        StructureError: coordinates that do not obey the group within ``tolerance`` (fractional).
-    """
-    x = np.asarray(frac_coords, dtype=np.float64).reshape(-1, 3)
-    permutations = atom_permutations(x, numbers, group, tolerance=tolerance)
-    columns, seen = [], np.zeros(len(x), dtype=bool)
-    for i in range(len(x)):
-        if seen[i]:
-            continue
-        images = permutations[:, i]
-        seen[images] = True
-        projector = group.rotations[images == i].mean(0)
-        u, s, _ = np.linalg.svd(projector)
-        for direction in u[:, s > 0.5].T:
-            block = np.zeros((len(x), 3))
-            block[images] = group.rotations @ direction
-            columns.append(block.reshape(-1))
-    if not columns:
-        return np.zeros((3 * len(x), 0)), 0
-    q, _ = np.linalg.qr(np.stack(columns, axis=1))
-    return q, q.shape[1]
-
-
 # --- symmetric lattices
-# -----------------------------------------------------------------------------------------------------------
 
 
 def symmetrize_metric(metric: ArrayLike, rotations: ArrayLike) -> FloatArray:
@@ -268,19 +238,6 @@ def _symmetric_basis() -> FloatArray:
     return log_metric_basis().numpy()
 
 
-def lattice_projector(rotations: ArrayLike) -> FloatArray:
-    """Projector ``[6, 6]`` on metric tensors that obey the group, in the basis of
-    :func:`~autoperi.geometry.lattice.log_metric_basis`.
-
-    The map G → mean Rᵀ G R is linear on metrics in every setting; its rank is the number of free cell parameters (1
-    cubic … 6 triclinic).
-    """
-    basis = _symmetric_basis()
-    r = np.asarray(rotations, dtype=np.float64)
-    images = np.einsum("gai,lab,gbj->lij", r, basis, r) / len(r)
-    return np.einsum("kij,lij->kl", basis, images)
-
-
 def strain_projector(lattice: ArrayLike, rotations: ArrayLike) -> FloatArray:
     """Projector ``[6, 6]`` on symmetric Cartesian strains S for which L exp(S) keeps the symmetry of L, in the same
     basis.
@@ -295,7 +252,6 @@ def strain_projector(lattice: ArrayLike, rotations: ArrayLike) -> FloatArray:
 
 
 # --- analysis
-# ----------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,7 +293,12 @@ class SymmetryInfo:
 
 
 def analyse(
-    lattice: ArrayLike, frac_coords: ArrayLike, numbers: ArrayLike, *, symprec: float = 0.01, on_failure: str = "raise"
+    lattice: ArrayLike,
+    frac_coords: ArrayLike,
+    numbers: ArrayLike,
+    *,
+    symprec: float = STRICT_SYMPREC,
+    on_failure: str = "raise",
 ) -> SymmetryInfo:
     """Space group, Wyckoff letters and standard primitive cell of a crystal, through spglib.
 
@@ -369,7 +330,7 @@ def analyse(
         )
     every, letters, identity = np.arange(len(z)), ("a",) * len(z), space_group(1)
     return SymmetryInfo(
-        1, 1, "P1", letters, every, identity.rotations, identity.translations, rows, wrap(x), z, every, letters
+        1, 1, "P1", letters, every, identity.rotations, identity.translations, rows, wrap_and_snap(x), z, every, letters
     )
 
 
@@ -380,7 +341,7 @@ def _describe(data: Any) -> SymmetryInfo:
     std_x, std_z = np.asarray(data.std_positions, dtype=np.float64), np.asarray(data.std_types, dtype=np.int64)
     _, first = np.unique(np.asarray(data.std_mapping_to_primitive), return_index=True)
     keep = np.sort(first)
-    primitive_x, primitive_z = wrap(std_x[keep] @ np.linalg.inv(transform)), std_z[keep]
+    primitive_x, primitive_z = wrap_and_snap(std_x[keep] @ np.linalg.inv(transform)), std_z[keep]
     permutations = atom_permutations(primitive_x, primitive_z, group.primitive, tolerance=0.05)
     # Atoms of the input and of the standard cell carry the same labels of primitive atoms, hence the same Wyckoff
     # letters.

@@ -19,7 +19,7 @@ from autoperi.symmetry.normalizer import origin_shifts, polar_axes
 from autoperi.symmetry.spacegroup import FloatArray, check_number, space_group
 from autoperi.symmetry.wyckoff import GENERIC, WyckoffPosition, wyckoff_positions
 
-POLAR = (1, 6, 4, 3)
+SHIFTS_PER_POLAR_AXIS = (1, 6, 4, 3)
 """Shifts tried along each polar axis of a group with 0, 1, 2 or 3 of them: these may be any, so a grid stands for
 them.
 """
@@ -48,7 +48,7 @@ def descriptions(number: int) -> tuple[Description, ...]:
     """
     group = space_group(check_number(number))
     polar = np.nonzero(polar_axes(np.asarray(group.rotations)))[0]
-    steps = POLAR[len(polar)]
+    steps = SHIFTS_PER_POLAR_AXIS[len(polar)]
     found = []
     for shift in origin_shifts(number):
         for along in product(range(steps), repeat=len(polar)):

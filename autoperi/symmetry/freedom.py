@@ -63,6 +63,8 @@ class Freedom:
 
     def __getitem__(self, rows: Tensor) -> Freedom:
         """The crystals of ``rows`` ``[b]``, in that order."""
+        # atoms lie orbit by orbit, orbits crystal by crystal: first ranges of orbits, then the atoms in them, and all
+        # indices counted anew
         orbits, n_orbits = self.orbits_of(rows)
         sizes = torch.bincount(self.orbit, minlength=len(self.free))[orbits]
         atom_starts = torch.cumsum(torch.bincount(self.orbit, minlength=len(self.free)), 0)[orbits] - sizes
@@ -110,6 +112,7 @@ class Freedom:
             strain, moves: strains ``[B, 3, 3]`` and fractional displacements of atoms ``[N, 3]`` added to them, free of
                 the group or not.
         """
+        # strains and positions are linear in y, so the same maps serve coordinates and velocities
         own, fractional = self.displacements(y)
         fractional = fractional + self.offsets
         strain = own if strain is None else own + strain
@@ -118,6 +121,7 @@ class Freedom:
 
     def coordinates(self, lattice: Tensor, parameters: Tensor) -> Tensor:
         """Coordinates ``[B, D]`` of lattices ``[B, 3, 3]`` (any orientation) and orbit parameters s ``[O, 3]``."""
+        # L = L₀ exp(S) Q with Q a rotation: exp(2S) = L₀⁻¹ L Lᵀ L₀⁻ᵀ does not know the orientation
         inverse = torch.linalg.inv(self.reference)
         stretch = inverse @ lattice @ lattice.transpose(1, 2) @ inverse.transpose(1, 2)
         strain = 0.5 * symmetric_log(0.5 * (stretch + stretch.transpose(1, 2)))
@@ -130,12 +134,15 @@ class Freedom:
         """Velocities ``[B, D]`` from dS/dt ``[B, 3, 3]`` and dx/dt, fractional, ``[N, 3]``: least squares over each
         orbit's atoms.
         """
+        # a polar group leaves translations along an axis free; they move nothing, and are taken out
         b = self.crystal.index_select(0, self.orbit)
         mean = displacements.new_zeros(len(self), 3).index_add(0, b, displacements) / self.n_atoms.unsqueeze(1)
         moves = displacements - torch.einsum("bij,bj->bi", self.polar, mean).index_select(0, b)
+        # least squares over the atoms of an orbit, dx_n = A_n ds: ds = (Σ AᵀA)⁻¹ Σ Aᵀ dx
         pulled = torch.einsum("nij,ni->nj", self.maps, moves)
         total = displacements.new_zeros(len(self.free), 3).index_add(0, self.orbit, pulled)
         rate = torch.einsum("oij,oj->oi", self._inverse_gram, total) * self.free
+        # an orbit's rates go to its own columns; orbits that a crystal does not have keep zeros
         out = strain_rate.new_zeros(len(self), self.width)
         strain = torch.einsum("bij,bkij->bk", strain_rate, self.strains)
         padded = out.view(-1).index_put((self._columns,), rate.reshape(-1)).view(len(self), -1)

@@ -22,11 +22,11 @@ from autoperi.symmetry.wyckoff import GENERIC, LETTERS, locate, wyckoff_position
 if TYPE_CHECKING:
     from autoperi.symmetry.analysis import SpaceGroup
 
-GRID = 24
+SHIFT_GRID = 24
 """Origin shifts are looked for among multiples of 1/24, which hold those of all 230 groups but the continuous ones of
 polar groups: these leave every letter in place.
 """
-ENTRIES = 4
+MAX_ENTRIES = 4
 """Most entries ±1 of the linear parts that are tried: shears one by one, axes in every order, sixfold rotations. They
 generate the others but for C2/m and P2/c (12, 13), whose shears by two lattice vectors are left out: there some
 crystals keep two descriptions (e and f exchanged).
@@ -85,11 +85,11 @@ def _image(number: int, linear: IntArray, shift: FloatArray) -> tuple[int, ...]:
 
 @lru_cache(maxsize=2)
 def _unimodular(lowest: int) -> IntArray:
-    """Integer matrices of determinant ±1 with at most :data:`ENTRIES` entries, of ``lowest`` to 1, that are not zero,
-    ``[M, 3, 3]``.
+    """Integer matrices ``[M, 3, 3]`` of determinant ±1 with entries of ``lowest`` to 1, of which at most
+    :data:`MAX_ENTRIES` are not zero.
     """
     every = np.array(list(product(range(lowest, 2), repeat=9))).reshape(-1, 3, 3)
-    every = every[np.abs(every).sum((1, 2)) <= ENTRIES]
+    every = every[np.abs(every).sum((1, 2)) <= MAX_ENTRIES]
     return every[np.abs(np.rint(np.linalg.det(every))) == 1]
 
 
@@ -129,12 +129,12 @@ def _centring(group: SpaceGroup) -> FloatArray:
 
 
 def _mod(point: FloatArray) -> tuple[int, ...]:
-    return tuple((np.rint(GRID * np.asarray(point)).astype(int) % GRID).tolist())
+    return tuple((np.rint(SHIFT_GRID * np.asarray(point)).astype(int) % SHIFT_GRID).tolist())
 
 
 @lru_cache(maxsize=1)
 def _grid() -> IntArray:
-    axis = np.arange(GRID)
+    axis = np.arange(SHIFT_GRID)
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
 
 
@@ -143,7 +143,7 @@ def _shifts(group: SpaceGroup, linear: IntArray) -> list[FloatArray]:
     translation of R' = M R M⁻¹.
     """
     rotations = np.asarray(group.rotations)
-    translations = np.rint(GRID * np.asarray(group.translations)).astype(int)
+    translations = np.rint(SHIFT_GRID * np.asarray(group.translations)).astype(int)
     inverse = np.rint(np.linalg.inv(linear)).astype(int)
     centring = {_mod(c) for c in _centring(group)}
     left = _grid()
@@ -153,15 +153,15 @@ def _shifts(group: SpaceGroup, linear: IntArray) -> list[FloatArray]:
         image = linear @ rotation @ inverse
         k = int(np.nonzero((rotations == image).all((1, 2)))[0][0])
         wanted = translations[k] - linear @ translation
-        off = (left - left @ image.T - wanted) % GRID
+        off = (left - left @ image.T - wanted) % SHIFT_GRID
         left = left[np.isin(_code(off), [_code(np.array(c)) for c in centring])]
         if not len(left):
             return []
-    return list(left / GRID)
+    return list(left / SHIFT_GRID)
 
 
 def _code(points: IntArray) -> IntArray:
-    return points @ np.array([GRID * GRID, GRID, 1])
+    return points @ np.array([SHIFT_GRID * SHIFT_GRID, SHIFT_GRID, 1])
 
 
 @lru_cache(maxsize=230)

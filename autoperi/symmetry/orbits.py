@@ -8,14 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from autoperi.errors import StructureError
-from autoperi.symmetry.analysis import SymmetryInfo, analyse, symmetrize_lattice
+from autoperi.symmetry.analysis import SYMPREC_LADDER, SymmetryInfo, analyse, symmetrize_lattice
 from autoperi.symmetry.freedom import Orbit
 from autoperi.symmetry.spacegroup import FloatArray, IntArray, primitive_transform, space_group
 from autoperi.symmetry.wyckoff import LETTERS, locate
 
-SYMPREC = (0.1, 0.03, 0.01, 0.001)
-"""Tolerances in Å at which the space group of a training crystal is looked for: the loosest that keeps its atoms."""
-TOLERANCE = 0.02
+POSITION_TOLERANCE = 0.02
 """How far, in fractions, an atom may lie from its Wyckoff position; spglib's standard cells are exact to rounding."""
 
 
@@ -29,7 +27,7 @@ def orbits_of(info: SymmetryInfo) -> list[Orbit]:
     found = []
     for first in np.unique(info.primitive_equivalent_atoms):
         point = info.primitive_frac_coords[first] @ transform
-        position, s = locate(point, info.number, tolerance=TOLERANCE)
+        position, s = locate(point, info.number, tolerance=POSITION_TOLERANCE)
         if position.primitive_multiplicity != int((info.primitive_equivalent_atoms == first).sum()):
             raise StructureError(
                 f"an orbit of {info.symbol} has not the multiplicity of its position {position.label}; use a tighter "
@@ -40,7 +38,7 @@ def orbits_of(info: SymmetryInfo) -> list[Orbit]:
 
 
 def read_orbits(
-    lattice: FloatArray, frac_coords: FloatArray, numbers: IntArray, *, symprecs: Sequence[float] = SYMPREC
+    lattice: FloatArray, frac_coords: FloatArray, numbers: IntArray, *, symprecs: Sequence[float] = SYMPREC_LADDER
 ) -> tuple[SymmetryInfo, list[Orbit]] | None:
     """Symmetry and orbits of a crystal at the first of ``symprecs`` (Å) that keeps its atoms; None where none of them
     does.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoperi.errors import RequestError, StructureError
-from autoperi.symmetry.analysis import orbit, site_symmetry_projector, wrap
+from autoperi.symmetry.analysis import orbit, site_symmetry_projector, wrap_and_snap
 from autoperi.symmetry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group
 from autoperi.symmetry.wyckoff_table import TABLE
 
@@ -87,7 +87,7 @@ class WyckoffPosition:
     def points(self, free: ArrayLike, *, primitive: bool = False) -> FloatArray:
         """The orbit ``[m, 3]`` in [0, 1) for parameters s ``[3]``; components of s that are not free are ignored."""
         a, b = self.primitive_maps if primitive else self.maps
-        return wrap(a @ np.asarray(free, dtype=np.float64).reshape(3) + b)
+        return wrap_and_snap(a @ np.asarray(free, dtype=np.float64).reshape(3) + b)
 
 
 def _parse(text: str) -> tuple[IntArray, FloatArray]:
@@ -189,14 +189,6 @@ def wyckoff_letter(point: ArrayLike, number: int, *, tolerance: float = 1e-4) ->
 
 
 # --- which compositions fit
-# ----------------------------------------------------------------------------------------------------------
-
-
-def minimal_counts(number: int) -> tuple[int, ...]:
-    """Distinct orbit sizes of a group in the primitive cell, ascending; the first is the fewest atoms any element can
-    have.
-    """
-    return tuple(sorted({p.primitive_multiplicity for p in wyckoff_positions(number)}))
 
 
 @lru_cache(maxsize=230)
@@ -239,16 +231,6 @@ def can_fit(composition_counts: Sequence[int], group_number: int) -> bool:
         if not states:
             return False
     return True
-
-
-def fitting_multiples(composition_counts: Sequence[int], group_number: int, *, max_atoms: int) -> list[int]:
-    """Every k ≥ 1 for which k formula units, at most ``max_atoms`` atoms in a primitive cell, fit the space group.
-
-    Raises:
-        RequestError: as :func:`can_fit`.
-    """
-    counts = _check_counts(composition_counts)
-    return [k for k in range(1, max_atoms // sum(counts) + 1) if can_fit([k * c for c in counts], group_number)]
 
 
 def _check_counts(counts: Sequence[int]) -> list[int]:

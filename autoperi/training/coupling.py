@@ -25,7 +25,8 @@ from autoperi.symmetry.equivalents import descriptions
 from autoperi.symmetry.freedom import STRAINS, Freedom, Orbit
 from autoperi.symmetry.wyckoff import LETTERS
 
-FAR = 1e9
+FORBIDDEN_COST = 1e9
+"""Squared distance that stands for an exchange of orbits of different kinds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class Choices:
         square: np.ndarray = np.einsum("sijra,iab,sijrb->sijr", d, metric, d, optimize=True)
         best = np.where(np.isnan(square), np.inf, square).argmin(-1)
         cost = np.take_along_axis(square, best[..., None], -1)[..., 0]
-        cost = np.where(self.shifted[:, None, :] == self.kind[None, :, None], cost, FAR)
+        cost = np.where(self.shifted[:, None, :] == self.kind[None, :, None], cost, FORBIDDEN_COST)
         found, least = self.parameters[0, :, 0], np.inf
         for s in range(len(cost)):
             slots, orbits = linear_sum_assignment(cost[s])

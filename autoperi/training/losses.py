@@ -1,5 +1,5 @@
-"""Physical losses on crystals that a decoder proposes (seed 0, 3.2.3): pure functions, one number a crystal,
-differentiable.
+"""Physical losses on crystals that a decoder proposes (AutoPeri-GNN, section 3.2.3): pure functions, one number a
+crystal, differentiable.
 
 Each compares an estimate with the crystal it should be, and knows no orientation, no origin, no basis and no order of
 atoms but that both share.
@@ -16,27 +16,27 @@ from autoperi.geometry.torus import wrap_centered
 from autoperi.symmetry.operations import Operations
 from autoperi.units import MAX_ATOMIC_NUMBER
 
-CEILING_EV = 1.0
-"""eV/atom at which :func:`excess_energy` saturates: what a potential says of geometries beyond is not worth a
-gradient.
+MAX_EXCESS_ENERGY_EV = 1.0
+"""eV/atom at which :func:`excess_energy` saturates: the energies that a potential gives to geometries beyond it are too
+uncertain to learn from.
 """
-NEIGHBOURS = 12
+N_NEIGHBOURS = 12
 """Distances an atom that :func:`reconstruction_error` compares."""
-VOLUME_RATIO = 2.0
-"""An estimate whose volume is not within this factor of the true one is no crystal to speak of."""
+MAX_VOLUME_RATIO = 2.0
+"""Factor within which the volume of an estimate must be of the true one, lest energies and distances mean nothing."""
 
 
 def plausible(estimate: CrystalBatch, truth: CrystalBatch) -> Tensor:
-    """Which estimates are finite and have a volume within a factor :data:`VOLUME_RATIO` of the true one, ``[B]``
+    """Which estimates are finite and have a volume within a factor :data:`MAX_VOLUME_RATIO` of the true one, ``[B]``
     bool.
     """
     ratio = torch.log(estimate.volume.detach() / truth.volume.detach()).abs()
     finite = torch.isfinite(estimate.frac_coords.detach()).all(1)
     broken = torch.zeros(len(truth), dtype=torch.long, device=finite.device).index_add(0, truth.batch, (~finite).long())
-    return (ratio < torch.log(ratio.new_tensor(VOLUME_RATIO))) & (broken == 0)  # NaN is not less
+    return (ratio < torch.log(ratio.new_tensor(MAX_VOLUME_RATIO))) & (broken == 0)  # NaN is not less
 
 
-def excess_energy(energy: Tensor, true: Tensor, *, ceiling: float = CEILING_EV) -> Tensor:
+def excess_energy(energy: Tensor, true: Tensor, *, ceiling: float = MAX_EXCESS_ENERGY_EV) -> Tensor:
     """L_energy: c (1 − exp(−[E − E_true]₊ / c)) in eV/atom, ``[B]``, of energies per atom ``[B]``.
 
     A hinge, because a potential that finds less energy than in the true crystal is more likely wrong than right; and
@@ -79,7 +79,7 @@ def symmetry_deviation(crystals: CrystalBatch, operations: Operations) -> Tensor
     return x.new_zeros(len(crystals)).index_add(0, owner, every) / count
 
 
-def reconstruction_error(estimate: CrystalBatch, truth: CrystalBatch, *, neighbours: int = NEIGHBOURS) -> Tensor:
+def reconstruction_error(estimate: CrystalBatch, truth: CrystalBatch, *, neighbours: int = N_NEIGHBOURS) -> Tensor:
     """L_recon: mean squared difference in Å² of average minimum distances, element by element, ``[B]``.
 
     For each element e and k = 1 … K the k-th smallest distance from an atom to others and to images, averaged over the

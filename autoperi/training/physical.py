@@ -1,5 +1,5 @@
 """Losses on the crystal that AutoPeri-GNN's decoder is on its way to: energy, symmetry, reconstruction, and an
-adversary (seed 0, 3.2.3).
+adversary (AutoPeri-GNN, section 3.2.3).
 
 From a point y_t of a path the decoder's estimate of its end is ŷ₁ = y_t + (1 − t) v(y_t, t), one step without an
 integration and with a gradient. Early on a path from noise this is a mean over what the crystal may become and no
@@ -26,11 +26,11 @@ from autoperi.symmetry.operations import operations_of
 from autoperi.training.adversarial import Discriminator, hinge_losses
 from autoperi.training.losses import excess_energy, plausible, reconstruction_error, symmetry_deviation
 
-REACH = 0.5
-"""Å (of the scaled cell) of way left at which an estimate counts 1/e."""
-LEAST = 0.02
-"""An estimate that counts less is left out, and costs nothing."""
-RATTLE_STRAIN = 0.2
+ESTIMATE_REACH_A = 0.5
+"""Way left, in Å of the scaled cell, at which an estimate counts 1/e."""
+MIN_ESTIMATE_WEIGHT = 0.02
+"""Below this weight an estimate is left out, and costs no evaluation."""
+RATTLE_STRAIN_PER_A = 0.2
 """Standard deviation of the strain that goes with a rattle, per Å of it: 0.02 beside 0.1 Å."""
 
 Rates = Callable[[CrystalBatch], tuple[Tensor, Tensor]]
@@ -66,10 +66,10 @@ class Weights:
 
 
 def nearness(t: Tensor, spread: Tensor) -> Tensor:
-    """How much an estimate at time t counts, exp(−((1 − t) s / :data:`REACH`)²), ``[B]``; s Å is the typical way of an
-    atom from its start.
+    """How much an estimate at time t counts, exp(−((1 − t) s / :data:`ESTIMATE_REACH_A`)²), ``[B]``; s Å is the typical
+    way of an atom from its start.
     """
-    return torch.exp(-(((1 - t) * spread / REACH) ** 2))
+    return torch.exp(-(((1 - t) * spread / ESTIMATE_REACH_A) ** 2))
 
 
 class PhysicalLosses:
@@ -99,7 +99,7 @@ class PhysicalLosses:
             unit: Å of the scaled cell, ``[B, 1, 1]``.
         """
         count = torch.where(plausible(estimate, truth), count, torch.zeros_like(count))
-        count = torch.where(count > LEAST, count, torch.zeros_like(count))
+        count = torch.where(count > MIN_ESTIMATE_WEIGHT, count, torch.zeros_like(count))
         found = {}
         if self.weights.energy:
             rows = (count > 0) & self._known(truth)
@@ -172,7 +172,8 @@ def symmetry_loss(
         at: coordinates of the points on the paths, ``[B, D]``; t: their times, ``[B]``.
         groups: space-group numbers, ``[B]``.
         rates: the network at these times.
-        rattle: standard deviation of the displacements in Å, and of strains in 1/:data:`RATTLE_STRAIN` Å; 0 is none.
+        rattle: standard deviation of the displacements in Å, and of strains in 1/:data:`RATTLE_STRAIN_PER_A` Å; 0 is
+            none.
         generator: CPU generator.
     """
     left = (1 - t)[:, None, None]
@@ -180,7 +181,10 @@ def symmetry_loss(
     strain, moves = at.new_zeros(len(freedom), 3, 3), at.new_zeros(len(owner), 3)
     if rattle > 0:
         strain = (
-            rattle * RATTLE_STRAIN * left * symmetric_matrix(torch.randn(len(freedom), 6, generator=generator).to(at))
+            rattle
+            * RATTLE_STRAIN_PER_A
+            * left
+            * symmetric_matrix(torch.randn(len(freedom), 6, generator=generator).to(at))
         )
         moves = rattle * left[owner, 0] * torch.randn(len(owner), 3, generator=generator).to(at)
         moves = torch.einsum("ni,nij->nj", moves, torch.linalg.inv(freedom.crystals(at).lattice)[owner])

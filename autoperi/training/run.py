@@ -28,10 +28,13 @@ from autoperi.models.potential import Potential
 from autoperi.nn.backbone import Backbone
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, Rows, TensorCrystals, widths
-from autoperi.training.pretraining import CrysGnn, CrysGnnTask, DistilledTask
 from autoperi.training.tasks.autoperi_gnn import AutoPeriGnnTask
-from autoperi.training.tasks.base import CgcnnTask, CrystalTask, EmpnnTask, FormationEnergyTask, NeighbourTask
-from autoperi.training.tasks.lattice_relaxer import RelaxerTask
+from autoperi.training.tasks.base import CrystalTask
+from autoperi.training.tasks.cgcnn import CgcnnTask
+from autoperi.training.tasks.crystal_transformer import CrystalTransformerTask
+from autoperi.training.tasks.empnn import EmpnnTask
+from autoperi.training.tasks.formation_energy import FormationEnergyTask
+from autoperi.training.tasks.lattice_relaxer import LatticeRelaxerTask
 from autoperi.training.tasks.orbit_network import OrbitNetworkTask
 from autoperi.training.tasks.potential import PotentialTask
 
@@ -39,15 +42,13 @@ logger = logging.getLogger(__name__)
 
 TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
     "empnn": (Empnn, EmpnnTask),
-    "relaxer": (LatticeRelaxer, RelaxerTask),
+    "relaxer": (LatticeRelaxer, LatticeRelaxerTask),
     "formation_energy": (FormationEnergy, FormationEnergyTask),
     "cgcnn": (Cgcnn, CgcnnTask),
-    "crystal_transformer": (CrystalTransformer, NeighbourTask),
+    "crystal_transformer": (CrystalTransformer, CrystalTransformerTask),
     "potential": (Potential, PotentialTask),
     "autoperi_gnn": (AutoPeriGnn, AutoPeriGnnTask),
     "orbit_network": (OrbitNetwork, OrbitNetworkTask),
-    "crysgnn": (CrysGnn, CrysGnnTask),
-    "distilled": (FormationEnergy, DistilledTask),
 }
 
 
@@ -136,6 +137,7 @@ def train(
     devices: int = 1,
     progress: bool = False,
     initial: Mapping[str, torch.Tensor] | None = None,
+    kind: tuple[type, type[CrystalTask]] | None = None,
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Train ``config.model``, with a checkpoint each epoch in ``directory``.
 
@@ -155,6 +157,8 @@ def train(
         progress: show Lightning's bar.
         initial: tensors to begin with, those of another model's encoder for one; what they do not name is drawn with
             the seed.
+        kind: network and task of a model that is not one of :data:`TASKS`; ``config.model`` is then a name for the
+            record.
 
     Returns:
         The averaged model, and what the card should say of the run.
@@ -168,7 +172,7 @@ def train(
     if first_process():
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "training.json").write_text(json.dumps(asdict(config), indent=1))
-    network, task_type = TASKS[config.model]
+    network, task_type = TASKS[config.model] if kind is None else kind
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # inside the fork: the caller's generator is untouched
         model = network(**config.model_config)

@@ -20,7 +20,9 @@ from sample import BATCH, rates, rms_distances
 
 from autoperi.data.convert import to_structures
 from autoperi.data.random import torch_generator
-from autoperi.models.autoperi_gnn import crystal_noise
+from autoperi.pipelines.flow import reconstruct
+from autoperi.pipelines.flow import sample as drawn_from
+from autoperi.processes.flow import crystal_noise
 
 DRAWS = (1, 4, 16)
 
@@ -48,11 +50,11 @@ def main() -> None:
             distances = []
             for k in range(most):
                 noise = crystal_noise(freedom, [torch_generator(args.seed, k, int(row)) for row in part]).float()
-                drawn, distance = model.reconstruct(freedom, z, noise.unsqueeze(0), **how)
+                drawn, distance = reconstruct(model, freedom, z, noise.unsqueeze(0), **how)
                 distances.append(distance)
                 made[k] += to_structures(freedom.crystals(drawn))
                 if k == 0:
-                    without += to_structures(freedom.crystals(model.sample(freedom, noise, **how)))
+                    without += to_structures(freedom.crystals(drawn_from(model, freedom, noise, **how)))
             apart.append(torch.stack(distances))
     distance = torch.cat(apart, 1)
     rms = [rms_distances(truth, own) for own in made]

@@ -27,8 +27,9 @@ from torch import Tensor
 from autoperi.data.convert import to_structures
 from autoperi.data.random import torch_generator
 from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
-from autoperi.models.autoperi_gnn import NEAR, AutoPeriGnn, crystal_noise
-from autoperi.processes.flow import METHODS
+from autoperi.models.autoperi_gnn import NEAR, AutoPeriGnn
+from autoperi.pipelines.flow import sample
+from autoperi.processes.flow import METHODS, crystal_noise
 from autoperi.training.orbit_data import OrbitCrystals
 
 BATCH = 64
@@ -91,7 +92,7 @@ def evaluate(
             for name in names:
                 started = time.perf_counter()
                 still = 0 * noise if name == "near" else noise
-                at = begin if name == "start" else model.sample(freedom, still, **options[name], **how)
+                at = begin if name == "start" else sample(model, freedom, still, **options[name], **how)
                 seconds += time.perf_counter() - started if name == names[0] else 0.0
                 found[name] += to_structures(freedom.crystals(at))
         truth += to_structures(freedom.crystals(y))

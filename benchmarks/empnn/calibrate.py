@@ -22,11 +22,12 @@ from relaxer import tables
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
-from autoperi.geometry.lattice import change_basis, lengths_angles, niggli_reduce, symmetric_exp, symmetric_matrix
+from autoperi.geometry.lattice import change_basis, lengths_angles, symmetric_exp, symmetric_matrix
+from autoperi.geometry.reduction import niggli_reduce
 from autoperi.hub.bundle import Bundle, Component, load_bundle, save_bundle
 from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.pipelines.bundle import network_component, network_of
-from autoperi.processes.lattice import CLOSE, relax_cells
+from autoperi.processes.lattice import CONFIDENT_LENGTH_ERROR, relax_cells
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 CRYSTALS = {"mp_val": 600, "carbon24_val": 200, "perov5_val": 100}
@@ -76,11 +77,11 @@ def reliability(expected: np.ndarray, true: np.ndarray) -> list[dict[str, Any]]:
     """Fifths of the crystals by confidence: how sure the model is that lengths are right within 2 %, and how many
     are.
     """
-    confidence = 1 - np.exp(-CLOSE / expected)
+    confidence = 1 - np.exp(-CONFIDENT_LENGTH_ERROR / expected)
     return [
         {
             "confidence": round(float(confidence[part].mean()), 3),
-            "within_2_percent": round(float((true[part] < CLOSE).mean()), 3),
+            "within_2_percent": round(float((true[part] < CONFIDENT_LENGTH_ERROR).mean()), 3),
             "expected_error": round(float(expected[part].mean()), 4),
             "error": round(float(true[part].mean()), 4),
             "of": len(part),

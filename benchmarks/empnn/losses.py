@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from fields import ROWS as FIELD_ROWS
+from lattice_losses import LOSSES
 from sweep import Budget, Denoiser, finished, line, run_row, sweep_data, trained
 
 from autoperi.data.convert import to_batch
@@ -30,7 +31,6 @@ from autoperi.metrics.lattice import energy_improvement, lattice_improvement
 from autoperi.models.evaluate import evaluate
 from autoperi.models.potential import Potential
 from autoperi.pipelines.bundle import potential_of
-from autoperi.training.lattice_losses import LOSSES
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 NETWORK = next(row for row in FIELD_ROWS if row.name == "ketbra_12_sym")

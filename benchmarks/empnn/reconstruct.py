@@ -29,7 +29,8 @@ from autoperi.data.convert import to_batch, to_structures
 from autoperi.data.crystal import CrystalBatch
 from autoperi.evaluation.common import facts
 from autoperi.evaluation.reconstruct import UNIT_CUBE, evaluate_reconstruct
-from autoperi.geometry.lattice import change_basis, niggli_reduce
+from autoperi.geometry.lattice import change_basis
+from autoperi.geometry.reduction import niggli_reduce
 from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.pipelines.bundle import network_of
 from autoperi.training.data import Batches

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lattice_losses import lattice_loss
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,7 +28,6 @@ from autoperi.nn.backbone import Backbone
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.processes.lattice import lattice_step
 from autoperi.training.data import Batches, TensorCrystals
-from autoperi.training.lattice_losses import lattice_loss
 from autoperi.training.prepare import training_crystals
 from autoperi.training.tasks.base import deform
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from autoperi.pipelines.bundle import network_component
 
 from autoperi import AutoPeri
 from autoperi.data.io import read_table, write_crystals
@@ -17,7 +18,6 @@ from autoperi.hub.bundle import save_bundle
 from autoperi.models.cgcnn import load_cgcnn
 from autoperi.models.crystal_transformer import load_crystal_transformer
 from autoperi.models.lattice_relaxer import LatticeRelaxer
-from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training.prepare import tensor_crystals
 

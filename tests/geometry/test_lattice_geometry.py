@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 from autoperi.geometry import lattice as lat
+from autoperi.geometry import reduction
 
 F64 = torch.float64
 SEEDS = st.integers(0, 2**31 - 1)
@@ -177,19 +178,19 @@ def test_impossible_cells_are_refused(lengths: tuple, angles: tuple) -> None:
 def test_niggli_is_unimodular_and_forgets_the_basis(seed: int) -> None:
     cell = cells(seed)
     skew = lat.random_unimodular(torch.Generator().manual_seed(seed), len(cell), steps=8)
-    reduced, transform = lat.niggli_reduce(skew.to(F64) @ cell)
+    reduced, transform = reduction.niggli_reduce(skew.to(F64) @ cell)
     assert transform.dtype == torch.long
     assert (torch.linalg.det(transform.to(F64)).round() == 1).all()
     torch.testing.assert_close(reduced, transform.to(F64) @ skew.to(F64) @ cell, rtol=1e-12, atol=1e-12)
     lengths, _ = lat.lengths_angles(reduced)
-    torch.testing.assert_close(lengths, lat.lengths_angles(lat.niggli_reduce(cell)[0])[0], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(lengths, lat.lengths_angles(reduction.niggli_reduce(cell)[0])[0], rtol=1e-8, atol=1e-8)
     assert (lengths.diff(dim=-1) > -1e-8).all()
 
 
 def test_niggli_of_extreme_cells_and_both_hands() -> None:
     cell = torch.tensor([[[1.0, 0, 0], [500.3, 1, 0], [-777.2, 345.1, 1]]], dtype=F64)
     for hand in (1.0, -1.0):
-        reduced, transform = lat.niggli_reduce(cell * torch.tensor([hand, 1, 1], dtype=F64)[:, None])
+        reduced, transform = reduction.niggli_reduce(cell * torch.tensor([hand, 1, 1], dtype=F64)[:, None])
         assert torch.linalg.det(transform.to(F64)[0]).round() == 1
         assert torch.sign(torch.linalg.det(reduced[0])) == hand
         assert lat.lengths_angles(reduced)[0].max() < 2
@@ -197,14 +198,14 @@ def test_niggli_of_extreme_cells_and_both_hands() -> None:
 
 def test_niggli_keeps_gradients_dtype_and_refuses_flat_cells() -> None:
     cell = cells(1, dtype=torch.float32).requires_grad_()
-    reduced, transform = lat.niggli_reduce(cell)
+    reduced, transform = reduction.niggli_reduce(cell)
     assert reduced.dtype == torch.float32
     (grad,) = torch.autograd.grad(reduced.sum(), cell)
     torch.testing.assert_close(grad, transform.sum(1).to(grad)[..., None].expand_as(grad))
-    assert lat.niggli_reduce(torch.zeros(0, 3, 3))[0].shape == (0, 3, 3)
+    assert reduction.niggli_reduce(torch.zeros(0, 3, 3))[0].shape == (0, 3, 3)
     for bad in (torch.zeros(1, 3, 3), torch.full((1, 3, 3), math.nan)):
         with pytest.raises(StructureError, match="lattice 0"):
-            lat.niggli_reduce(bad)
+            reduction.niggli_reduce(bad)
 
 
 def test_minkowski_fallback_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,9 +213,9 @@ def test_minkowski_fallback_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
     cell = cells(4)
     skewed = lat.random_unimodular(torch.Generator().manual_seed(4), len(cell), steps=8).to(F64) @ cell
-    expected = lat.lengths_angles(lat.niggli_reduce(cell)[0])[0]
+    expected = lat.lengths_angles(reduction.niggli_reduce(cell)[0])[0]
     monkeypatch.setattr(spglib, "niggli_reduce", lambda *_, **__: None)
-    reduced, transform = lat.niggli_reduce(skewed)
+    reduced, transform = reduction.niggli_reduce(skewed)
     assert (torch.linalg.det(transform.to(F64)).round() == 1).all()
     torch.testing.assert_close(lat.lengths_angles(reduced)[0].sort().values, expected, rtol=1e-8, atol=1e-8)
 
@@ -225,7 +226,7 @@ def test_change_basis_and_reduction_keep_the_crystal(seed: int) -> None:
     batch = crystal(seed)
     transform = lat.random_unimodular(torch.Generator().manual_seed(seed), 3, steps=3)
     moved = lat.change_basis(batch, transform)
-    for a, b in zip(distances(batch, 4), distances(lat.reduce_crystal(moved), 4), strict=True):
+    for a, b in zip(distances(batch, 4), distances(reduction.reduce_crystal(moved), 4), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-8)
     undone = lat.change_basis(moved, lat.inverse_unimodular(transform))
     torch.testing.assert_close(undone.lattice, batch.lattice)

@@ -19,9 +19,9 @@ from autoperi.geometry.multigraph import (
     edge_vectors,
     nearest_images_graph,
     radius_graph,
-    reduce_basis,
     triplets,
 )
+from autoperi.geometry.reduction import reduce_basis
 
 
 def batch_of(*atoms: Atoms) -> CrystalBatch:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from autoperi.pipelines.bundle import network_component, parts_of
 
 from autoperi.data.convert import to_batch
 from autoperi.errors import RequestError, WeightsError
@@ -17,7 +18,6 @@ from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.metrics.features import FEATURES, Extractor, extractor, feature_matrix, learned_features
 from autoperi.metrics.parallel import Failure, featurise_batched
 from autoperi.models.cgcnn import Cgcnn
-from autoperi.pipelines.bundle import network_component, parts_of
 from autoperi.testing import tiny_crystals
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import torch
 
 from autoperi.data.random import torch_generator
 from autoperi.errors import RequestError
-from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn, crystal_noise
-from autoperi.processes.flow import integrate, log_likelihood
+from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn
+from autoperi.pipelines import flow
+from autoperi.processes.flow import crystal_noise, integrate, log_likelihood
 from autoperi.symmetry.analysis import analyse
 from autoperi.symmetry.freedom import STRAINS, Freedom, Orbit, equal_edges, freedom_of
 from autoperi.symmetry.wyckoff import wyckoff_position
@@ -163,25 +164,25 @@ def test_samples_and_likelihoods_of_a_mixed_batch_are_those_of_its_crystals():
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(y.shape, generator=generator, dtype=torch.float64)
     probes = torch.randint(0, 2, (3, *y.shape), generator=generator).to(y) * 2 - 1
-    drawn = network.sample(freedom, noise, steps=3)
-    likelihood = network.log_likelihood(freedom, drawn, steps=2, probes=probes)
+    drawn = flow.sample(network, freedom, noise, steps=3)
+    likelihood = flow.log_likelihood(network, freedom, drawn, steps=2, probes=probes)
     assert likelihood.dimensions.tolist() == [1, 51, 7]
     assert (likelihood.standard_error > 0).tolist() == [False, True, False]
     for k, crystal in enumerate(chosen):
         alone, _ = freedom_and_start((crystal,))
-        own = network.sample(alone, noise[k : k + 1, : alone.width], steps=3)
+        own = flow.sample(network, alone, noise[k : k + 1, : alone.width], steps=3)
         torch.testing.assert_close(own[0], drawn[k, : alone.width], atol=1e-9, rtol=0)
-        found = network.log_likelihood(alone, own, steps=2, probes=probes[:, k : k + 1, : alone.width])
+        found = flow.log_likelihood(network, alone, own, steps=2, probes=probes[:, k : k + 1, : alone.width])
         torch.testing.assert_close(found.nats[0], likelihood.nats[k], atol=1e-7, rtol=0)
     with pytest.raises(RequestError, match="give probes"):
-        network.log_likelihood(freedom, drawn, steps=2)
+        flow.log_likelihood(network, freedom, drawn, steps=2)
 
 
 def test_starting_near_a_crystal_gives_another_density():
     network = model()
     freedom, y = freedom_and_start(((62, "cca"),))
-    near = network.log_likelihood(freedom, y, centre=y, steps=2)
-    far = network.log_likelihood(freedom, y, steps=2)
+    near = flow.log_likelihood(network, freedom, y, centre=y, steps=2)
+    far = flow.log_likelihood(network, freedom, y, steps=2)
     assert float(near.nats[0]) > float(far.nats[0]) + 3
 
 
@@ -189,15 +190,15 @@ def test_annealed_samples_move_coordinates_alone_and_depend_on_no_batchmates():
     network = model()
     freedom, y = freedom_and_start()
     noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    plain, quick = (network.sample(freedom, noise, steps=1, method="euler", anneal=a) for a in (0.0, 5.0))
+    plain, quick = (flow.sample(network, freedom, noise, steps=1, method="euler", anneal=a) for a in (0.0, 5.0))
     torch.testing.assert_close(plain, quick)  # there is no sooner in one step
-    plain, quick = (network.sample(freedom, noise, steps=4, method="euler", anneal=a) for a in (0.0, 5.0))
+    plain, quick = (flow.sample(network, freedom, noise, steps=4, method="euler", anneal=a) for a in (0.0, 5.0))
     free = freedom.space.present[:, STRAINS:].any(1)
     assert bool((plain != quick)[free].any())
     torch.testing.assert_close(plain[~free], quick[~free])
     for k, crystal in enumerate(CRYSTALS):
         alone, _ = freedom_and_start((crystal,))
-        own = network.sample(alone, noise[k : k + 1, : alone.width], steps=4, method="euler", anneal=5.0)
+        own = flow.sample(network, alone, noise[k : k + 1, : alone.width], steps=4, method="euler", anneal=5.0)
         torch.testing.assert_close(own[0], quick[k, : alone.width], atol=1e-9, rtol=0)
         info = analyse(*(x.numpy() for x in alone.crystals(own).unbatch()[0]), symprec=1e-6)
         assert info.number == crystal[0]
@@ -212,13 +213,13 @@ def test_of_several_draws_the_one_nearest_to_z_is_the_reconstruction():
     )
     with torch.no_grad():
         z, _ = network.encode(freedom.crystals(y))
-        each = [network.reconstruct(freedom, z, own.unsqueeze(0), **how) for own in noise]
-        found, distance = network.reconstruct(freedom, z, noise, **how)
-        torch.testing.assert_close(each[0][0], network.sample(freedom, noise[0], z=z, **how))
+        each = [flow.reconstruct(network, freedom, z, own.unsqueeze(0), **how) for own in noise]
+        found, distance = flow.reconstruct(network, freedom, z, noise, **how)
+        torch.testing.assert_close(each[0][0], flow.sample(network, freedom, noise[0], z=z, **how))
         apart = torch.stack([d for _, d in each])
         torch.testing.assert_close(distance, apart.min(0).values)
         for b, k in enumerate(apart.argmin(0).tolist()):
             torch.testing.assert_close(found[b], each[k][0][b])
         torch.testing.assert_close((network.encode(freedom.crystals(found))[0] - z).square().sum(1), distance)
         # whatever the order of the draws
-        torch.testing.assert_close(network.reconstruct(freedom, z, noise.flip(0), **how)[0], found)
+        torch.testing.assert_close(flow.reconstruct(network, freedom, z, noise.flip(0), **how)[0], found)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from autoperi.pipelines.bundle import network_component
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +20,10 @@ from autoperi.errors import WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.laws import check_batch_independent, check_invariant
 from autoperi.models.cgcnn import Cgcnn, load_cgcnn, nearest_neighbours
-from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import Batches, TensorCrystals
 from autoperi.training.run import TrainingConfig, train
-from autoperi.training.tasks.base import CgcnnTask
+from autoperi.training.tasks.cgcnn import CgcnnTask
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from autoperi.pipelines.bundle import network_component
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from autoperi.errors import WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.laws import check_batch_independent, check_invariant
 from autoperi.models.crystal_transformer import CrystalTransformer, edge_tables, load_crystal_transformer
-from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import TensorCrystals
 from autoperi.training.run import TrainingConfig, train

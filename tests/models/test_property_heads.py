@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from autoperi.pipelines.bundle import network_component, parts_of
 
 from autoperi import AutoPeri
 from autoperi.data.convert import to_batch
@@ -22,7 +23,6 @@ from autoperi.models.property_heads import (
     node_features,
     properties_of,
 )
-from autoperi.pipelines.bundle import network_component, parts_of
 from autoperi.pipelines.score import HEADS, PROPERTIES, columns_of
 from autoperi.testing import tiny_crystals
 

@@ -7,11 +7,11 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from autoperi.pipelines.candidates import Proposal, proposals
 
 from autoperi import AutoPeri
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.orbit_network import OrbitNetwork, tables
-from autoperi.pipelines.candidates import Proposal, proposals
 from autoperi.pipelines.decoder import Decoder
 from autoperi.pipelines.mixture import Mixture
 from autoperi.pipelines.request import make_request

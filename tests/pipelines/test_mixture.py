@@ -7,13 +7,13 @@ from itertools import islice
 
 import pytest
 import torch
+from autoperi.pipelines.candidates import proposals
 
 from autoperi import AutoPeri
 from autoperi.models.orbit_network import OrbitNetwork, tables
-from autoperi.pipelines.candidates import proposals
 from autoperi.pipelines.mixture import Mixture, NewOrbits
 from autoperi.pipelines.request import make_request
-from autoperi.prior.propose import Candidate, Proposer
+from autoperi.prior.propose import Decoration, Proposer
 
 torch.set_num_threads(1)
 
@@ -35,7 +35,7 @@ def test_without_a_network_it_is_the_prior(proposer: Proposer) -> None:
     mixture = Mixture(proposer, None, share=0.4, novelty=0.01)
     found, plain = (
         mixture.answers([38, 22, 8], [1, 1, 3], limit=20),
-        proposer.candidates([38, 22, 8], [1, 1, 3], limit=20),
+        proposer.decorations([38, 22, 8], [1, 1, 3], limit=20),
     )
     assert [vars(a) for a in found] == [vars(c) for c in plain]
 
@@ -59,8 +59,8 @@ def test_probabilities_add_up_to_one(proposer: Proposer, network: OrbitNetwork, 
 
 def test_shares_of_nothing_leave_the_order_of_the_prior(proposer: Proposer, network: OrbitNetwork) -> None:
     mixed = Mixture(proposer, network, share=0.0, novelty=0.0).answers([38, 22, 8], [1, 1, 3], limit=50)
-    plain = proposer.candidates([38, 22, 8], [1, 1, 3], limit=50)
-    assert all(isinstance(a, Candidate) for a in mixed)
+    plain = proposer.decorations([38, 22, 8], [1, 1, 3], limit=50)
+    assert all(isinstance(a, Decoration) for a in mixed)
     assert [a.log_p for a in mixed] == pytest.approx([c.log_p for c in plain], abs=1e-6)
 
 

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-
-from autoperi import AutoPeri, generation
 from autoperi.pipelines.candidates import Proposal
 from autoperi.pipelines.generation import Finished, Tally, run
+
+from autoperi import AutoPeri, generation
 from autoperi.pipelines.ranking import Pool, ranked
 from autoperi.pipelines.request import make_request
 from autoperi.symmetry.spacegroup import space_group

@@ -11,14 +11,14 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from autoperi.pipelines.bundle import prior_component, proposer_of
 
 from autoperi.chemistry.descriptors import element_descriptors
 from autoperi.data.convert import to_arrays
-from autoperi.pipelines.bundle import prior_component, proposer_of
 from autoperi.prior.denovo import Constraints, DeNovo, balance, plausibility
 from autoperi.prior.learn import learn_library
 from autoperi.prior.library import PrototypeLibrary
-from autoperi.prior.propose import Candidate, Proposer
+from autoperi.prior.propose import Decoration, Proposer
 from autoperi.prior.ranker import Ranker
 from autoperi.testing import tiny_crystals
 
@@ -42,13 +42,13 @@ def proposer_with(
     return Proposer(PrototypeLibrary(tensors), ranker, denovo_temperature=temperature, denovo_known=known)
 
 
-def drawn(draws: DeNovo, n: int) -> list[Candidate]:
+def drawn(draws: DeNovo, n: int) -> list[Decoration]:
     return [c for c in map(draws.draw, range(n)) if c is not None]
 
 
 @pytest.fixture(autouse=True)
 def _every_element_is_familiar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoperi.prior.denovo.MIN_FAMILIARITY", 1)
+    monkeypatch.setattr("autoperi.prior.denovo.MIN_MEMBERS_PER_ELEMENT", 1)
 
 
 @pytest.mark.parametrize(

@@ -168,16 +168,16 @@ def test_additive_volumes_recover_a_sum() -> None:
 
 def test_probabilities_add_up_to_one(proposer: Proposer) -> None:
     for elements, counts in (([11, 17], [1, 1]), ([20, 22, 8], [1, 1, 3]), ([22, 8], [2, 4])):
-        answers = proposer.candidates(elements, counts, limit=1000)
+        answers = proposer.decorations(elements, counts, limit=1000)
         assert answers
         assert sum(math.exp(a.log_p) for a in answers) == pytest.approx(1, abs=1e-6)
-        every = proposer.candidates(elements, counts, limit=1000, distinct=False)
+        every = proposer.decorations(elements, counts, limit=1000, distinct=False)
         assert sum(math.exp(a.log_p) for a in every) == pytest.approx(1, abs=1e-6)
 
 
 def test_order_of_elements_does_not_matter(proposer: Proposer) -> None:
-    one = proposer.candidates([38, 22, 8], [1, 1, 3], limit=9)
-    two = proposer.candidates([8, 38, 22], [3, 1, 1], limit=9)
+    one = proposer.decorations([38, 22, 8], [1, 1, 3], limit=9)
+    two = proposer.decorations([8, 38, 22], [3, 1, 1], limit=9)
     assert [(c.prototype, c.elements, c.log_p) for c in one] == [(c.prototype, c.elements, c.log_p) for c in two]
 
 
@@ -185,25 +185,25 @@ def test_answers_are_distinct_and_honour_the_space_group(proposer: Proposer) -> 
     judge = matcher()
 
     def structures(**options: int) -> list[Structure]:
-        found = proposer.candidates([11, 17], [1, 1], limit=9, **options)
+        found = proposer.decorations([11, 17], [1, 1], limit=9, **options)
         return [Structure(Lattice(c[0]), c[2], c[1]) for c in map(proposer.crystal, found)]
 
     both = structures()
     assert len(both) == 2
     assert not judge.fit(both[0], both[1])
-    only = proposer.candidates([11, 17], [1, 1], limit=9, space_group=221)
+    only = proposer.decorations([11, 17], [1, 1], limit=9, space_group=221)
     assert [int(proposer.library["space_group"][c.prototype]) for c in only] == [221]
     assert only[0].log_p == pytest.approx(0)
-    assert proposer.candidates([11, 17], [1, 1], limit=9, space_group=62) == []
+    assert proposer.decorations([11, 17], [1, 1], limit=9, space_group=62) == []
 
 
 def test_unknown_counts_have_no_candidates(proposer: Proposer) -> None:
-    assert proposer.candidates([11, 17], [5, 7], limit=9) == []
+    assert proposer.decorations([11, 17], [5, 7], limit=9) == []
     assert proposer.support([11, 17], [5, 7]) == 0
 
 
 def test_volume_is_additive_times_what_members_show(proposer: Proposer) -> None:
-    found = proposer.candidates([12, 8], [1, 1], limit=1, space_group=225)[0]
+    found = proposer.decorations([12, 8], [1, 1], limit=1, space_group=225)[0]
     additive = proposer.library.additive_volume([12, 8], [1, 1])
     volume = abs(float(np.linalg.det(proposer.crystal(found)[0])))
     assert volume == pytest.approx(additive * math.exp(found.log_volume_ratio))

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from autoperi.data.random import torch_generator
 from autoperi.geometry.distances import minimum_distance_ratios
 from autoperi.models.autoperi_gnn import NOISE as NOISE_START
-from autoperi.models.autoperi_gnn import AutoPeriGnn, crystal_noise
-from autoperi.processes.min_distance import RATIO, keep_apart
+from autoperi.models.autoperi_gnn import AutoPeriGnn
+from autoperi.pipelines.flow import sample
+from autoperi.processes.flow import crystal_noise
+from autoperi.processes.min_distance import FLOW_MIN_DISTANCE_RATIO, keep_apart
 from autoperi.symmetry.freedom import Freedom, Orbit, equal_edges, freedom_of
 from autoperi.symmetry.wyckoff import wyckoff_positions
 
@@ -45,9 +47,9 @@ def test_atoms_end_apart_within_the_group(number: int, seed: int) -> None:
     start = AutoPeriGnn(channels=4, layers=1, encoder_layers=1).base(freedom, None, NOISE_START).draw(noise)
     end, held = keep_apart(freedom, start)
     ratio = minimum_distance_ratios(freedom.crystals(end))
-    assert bool(held.all()) == bool((ratio >= RATIO - 1e-6).all())
+    assert bool(held.all()) == bool((ratio >= FLOW_MIN_DISTANCE_RATIO - 1e-6).all())
     before = minimum_distance_ratios(freedom.crystals(start))
-    if bool((before >= RATIO).all()):
+    if bool((before >= FLOW_MIN_DISTANCE_RATIO).all()):
         assert torch.equal(end, start)  # nothing is done to a crystal that is inside
     assert torch.equal(end * ~freedom.space.present, torch.zeros_like(end))  # only free parameters move
 
@@ -59,7 +61,7 @@ def test_most_random_crystals_can_be_brought_inside() -> None:
     start = network.base(freedom, None, NOISE_START).draw(
         crystal_noise(freedom, [torch_generator(0, k) for k in range(len(numbers))])
     )
-    inside = minimum_distance_ratios(freedom.crystals(start)) >= RATIO
+    inside = minimum_distance_ratios(freedom.crystals(start)) >= FLOW_MIN_DISTANCE_RATIO
     _, held = keep_apart(freedom, start)
     assert float(inside.double().mean()) < 0.5
     assert float(held.double().mean()) > 0.9
@@ -87,13 +89,13 @@ def test_the_whole_way_of_a_flow_stays_inside() -> None:
     noise = crystal_noise(freedom, [torch_generator(3, k) for k in range(2)])
     with torch.no_grad():
         for steps in (1, 2, 5):
-            end = network.sample(freedom, noise, steps=steps, apart=RATIO)
-            assert bool((minimum_distance_ratios(freedom.crystals(end)) >= RATIO - 1e-6).all())
+            end = sample(network, freedom, noise, steps=steps, min_distance_ratio=FLOW_MIN_DISTANCE_RATIO)
+            assert bool((minimum_distance_ratios(freedom.crystals(end)) >= FLOW_MIN_DISTANCE_RATIO - 1e-6).all())
 
 
 def test_zero_lets_everything_pass() -> None:
     freedom, y = crystals([1], volume=0.5)
-    end, held = keep_apart(freedom, y, ratio=0.0)
+    end, held = keep_apart(freedom, y, min_distance_ratio=0.0)
     assert torch.equal(end, y)
     assert bool(held.all())
 
@@ -105,8 +107,8 @@ def test_what_cannot_move_is_said() -> None:
     sites = [[Orbit(55, wyckoff_positions(221)[0], np.zeros(3)), Orbit(55, wyckoff_positions(221)[1], np.zeros(3))]]
     freedom, s = freedom_of([221], sites, [equal_edges(221) * 0.2])
     y = freedom.coordinates(freedom.reference, s)
-    _, held = keep_apart(freedom, y, iterations=2)
+    _, held = keep_apart(freedom, y, max_projections=2)
     assert not bool(held.any())
     end, held = keep_apart(freedom, freedom.coordinates(freedom.reference * 15, s))
     assert bool(held.all())
-    assert float(minimum_distance_ratios(freedom.crystals(end))) == pytest.approx(RATIO, abs=0.1)
+    assert float(minimum_distance_ratios(freedom.crystals(end))) == pytest.approx(FLOW_MIN_DISTANCE_RATIO, abs=0.1)

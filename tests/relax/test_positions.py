@@ -15,7 +15,7 @@ from pymatgen.core import Structure
 from autoperi.data.convert import as_structure, to_batch
 from autoperi.errors import RequestError, StructureError
 from autoperi.interfaces.ase import AutoPeriCalculator
-from autoperi.models.evaluate import evaluate, passes
+from autoperi.models.evaluate import edge_batches, evaluate
 from autoperi.models.potential import Potential
 from autoperi.relax.positions import relax
 from autoperi.symmetry.analysis import analyse
@@ -164,6 +164,6 @@ def test_evaluation_in_passes_is_that_of_the_whole(tiny: Potential, max_edges: i
     for name in ("energy", "energies", "forces", "stress"):
         assert torch.allclose(getattr(found, name), getattr(expected, name), atol=1e-10)
         assert not getattr(found, name).requires_grad
-    slices = passes(batch, tiny.cutoff, max_edges=max_edges)
+    slices = edge_batches(batch, tiny.cutoff, max_edges=max_edges)
     assert [k for s in slices for k in range(s.start, s.stop)] == list(range(len(batch)))
     assert evaluate(tiny, batch[[]], derivatives=False).energy.shape == (0,)

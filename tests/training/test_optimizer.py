@@ -11,7 +11,7 @@ from torch import nn
 from autoperi.errors import RequestError
 from autoperi.models.formation_energy import FormationEnergy
 from autoperi.training.optimizer import Joined, Muon, muon, orthogonal
-from autoperi.training.tasks.base import FormationEnergyTask
+from autoperi.training.tasks.formation_energy import FormationEnergyTask
 
 
 def network() -> nn.Module:

@@ -8,6 +8,7 @@ import dataclasses
 
 import pytest
 import torch
+from autoperi.pipelines.bundle import network_component
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
@@ -17,7 +18,6 @@ from autoperi.errors import RequestError
 from autoperi.hub.bundle import save_bundle
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.potential import Potential
-from autoperi.pipelines.bundle import network_component
 from autoperi.testing import tiny_crystals
 from autoperi.training import physical
 from autoperi.training.adversarial import Discriminator, hinge_losses

@@ -20,7 +20,7 @@ from autoperi.testing import tiny_crystals
 from autoperi.training.data import TensorCrystals
 from autoperi.training.run import TrainingConfig, train
 from autoperi.training.tasks import lattice_relaxer as empnn
-from autoperi.training.tasks.lattice_relaxer import RelaxerTask, split_norms
+from autoperi.training.tasks.lattice_relaxer import LatticeRelaxerTask, split_norms
 
 torch.set_num_threads(1)
 SMALL = {"channels": 8, "layers": 1, "hidden": 16}
@@ -31,9 +31,9 @@ def batch() -> CrystalBatch:
     return to_batch(tiny_crystals(), dtype=torch.float32)
 
 
-def task(**options: object) -> RelaxerTask:
+def task(**options: object) -> LatticeRelaxerTask:
     torch.manual_seed(0)
-    return RelaxerTask(LatticeRelaxer(**SMALL), total_steps=10, **options)
+    return LatticeRelaxerTask(LatticeRelaxer(**SMALL), total_steps=10, **options)
 
 
 def test_exponent_undoes_a_strain_exactly() -> None:

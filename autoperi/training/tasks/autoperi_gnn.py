@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from autoperi.data.random import numpy_generator, torch_generator
 from autoperi.errors import RequestError
-from autoperi.models.autoperi_gnn import NATURAL, NEAR, NOISE, AutoPeriGnn, Start
+from autoperi.models.autoperi_gnn import NEAR, NOISE, AutoPeriGnn, Start
 from autoperi.models.potential import Potential
+from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM
 from autoperi.processes.flow import path
 from autoperi.symmetry.freedom import STRAINS, Freedom
 from autoperi.training.adversarial import Discriminator
@@ -22,8 +23,8 @@ from autoperi.training.orbit_data import OrbitBatch
 from autoperi.training.physical import PhysicalLosses, Weights, nearness, symmetry_loss
 from autoperi.training.tasks.base import CrystalTask
 
-SPREAD = {"noise": (1.5, 0.4), "near": (0.25, 0.06)}
-"""Typical way of an atom (Å of the scaled cell) and of the strain from either start: errors are measured in these."""
+TYPICAL_WAY = {"noise": (1.5, 0.4), "near": (0.25, 0.06)}
+"""How far an atom (in Å of the scaled cell) and the strain typically go from either start, the unit of errors."""
 ENDS = ("nearest", "random", "given")
 """Descriptions of a crystal that paths end at: the one nearest to the start, one drawn at random each time, or the one
 that the data have.
@@ -159,7 +160,7 @@ class AutoPeriGnnTask(CrystalTask):
         z = mean + torch.exp(0.5 * log_variance) * code
         found_velocity = network.velocity(at, t, freedom, near=near, z=z, given=given)
         moves, strain = self._errors(freedom, at, found_velocity - target, network)
-        spread = weight.new_tensor([SPREAD["noise"], SPREAD["near"]])[near.long()]
+        spread = weight.new_tensor([TYPICAL_WAY["noise"], TYPICAL_WAY["near"]])[near.long()]
         found = {
             "error": moves / spread[:, 0] ** 2 + strain / spread[:, 1] ** 2,
             "near": near,
@@ -183,7 +184,7 @@ class AutoPeriGnnTask(CrystalTask):
         crystal = freedom.crystal.index_select(0, freedom.orbit)
         cartesian = torch.einsum("ni,nij->nj", fractional, lattice.detach().index_select(0, crystal))
         size = network.additive_volume(freedom.atomic_numbers, crystal, len(freedom)).to(at.dtype)
-        unit = (size / (NATURAL * freedom.n_atoms)).pow(2 / 3)
+        unit = (size / (MEAN_VOLUME_PER_ATOM * freedom.n_atoms)).pow(2 / 3)
         moves = at.new_zeros(len(freedom)).index_add(0, crystal, cartesian.square().sum(1)) / freedom.n_atoms / unit
         return moves, difference[:, :STRAINS].square().sum(1)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
-from autoperi.geometry.lattice import change_basis, lengths_angles, niggli_reduce, symmetric_exp, symmetric_matrix
+from autoperi.geometry.lattice import change_basis, lengths_angles, symmetric_exp, symmetric_matrix
+from autoperi.geometry.reduction import niggli_reduce
 from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.processes.lattice import exponent_to, lattice_step
 from autoperi.symmetry.analysis import analyse
@@ -22,22 +23,24 @@ START_SHARES = {"clean": 0.1, "strained": 0.35, "symmetric": 0.15, "cube": 0.4}
 """How the crystals of a batch begin: as they are; strained; strained without a loss of symmetry; in a cube of the
 volume V̂.
 """
-SIGMA = (0.003, 0.3)
+SIGMA_RANGE = (0.003, 0.3)
 """Standard deviations of the entries of a strain, drawn log-uniformly."""
-FAR = 0.25
-"""Exponent, |tr A|/√3 + ‖A - I tr A/3‖, of the starts that go through all passes: nearly all cubes."""
-SPREAD_FLOOR = 2e-3
-"""Error (a strain) below which nothing is gained by being surer."""
+MIN_EXPONENT_FOR_ALL_PASSES = 0.25
+"""Exponent, |tr A|/√3 + ‖A - I tr A/3‖, from which a start goes through all passes: that of nearly all cubes."""
+MIN_SPREAD = 2e-3
+"""Added to a predicted spread (a strain): a network gains nothing by being surer than this."""
 
 
 def split_norms(strain: Tensor) -> Tensor:
-    """Sizes ``[B, 2]`` of the volume part, |tr A|/√3, and of the shape, ‖A - I tr A/3‖, of symmetric ``[B, 3, 3]``; differentiable at zero."""
+    """Sizes ``[B, 2]`` of the volume part, |tr A|/√3, and of the shape, ‖A - I tr A/3‖, of symmetric ``[B, 3, 3]``;
+    differentiable at zero.
+    """
     trace = strain.diagonal(dim1=-2, dim2=-1).sum(-1)
     square = (strain**2).sum((-1, -2))
     return torch.stack([trace.abs() / 3**0.5, torch.sqrt((square - trace**2 / 3).clamp(min=0.0) + 1e-12)], -1)
 
 
-class RelaxerTask(CrystalTask):
+class LatticeRelaxerTask(CrystalTask):
     """A few passes from each start, detached from one another; after each, the exponent to the true cell is asked for.
 
     The loss of a pass is, for volume and shape by themselves, e/b + log b + ``absolute`` e with e the error that is
@@ -46,7 +49,7 @@ class RelaxerTask(CrystalTask):
 
     Args:
         model: the network.
-        passes: in a row; starts that are nearer than :data:`FAR` go through half of them.
+        passes: in a row; starts that are nearer than :data:`MIN_EXPONENT_FOR_ALL_PASSES` go through half of them.
         absolute: weight of the plain error, per unit of strain.
         rattle: largest standard deviation of the displacement of atoms in Å, in ``rattled`` of the strained crystals.
         rattled: share.
@@ -83,13 +86,17 @@ class RelaxerTask(CrystalTask):
         losses = []
         for k in range(self.passes):
             if k == self.passes // 2:  # only cubes have far to go
-                far = (split_norms(exponent_to(start.lattice, truth)).sum(-1) > FAR).nonzero().squeeze(-1)
+                far = (
+                    (split_norms(exponent_to(start.lattice, truth)).sum(-1) > MIN_EXPONENT_FOR_ALL_PASSES)
+                    .nonzero()
+                    .squeeze(-1)
+                )
                 state, truth = state[far], truth[far]
                 if not len(far):
                     break
             step = self.relaxer.step(state)
             left = split_norms(step.strain - exponent_to(state.lattice, truth))
-            spread = step.spread + SPREAD_FLOOR
+            spread = step.spread + MIN_SPREAD
             losses.append((left / spread + torch.log(spread) + self.absolute * left).sum(-1))
             state = lattice_step(state, step.strain.detach())
         loss = torch.cat(losses).mean()
@@ -109,7 +116,7 @@ class RelaxerTask(CrystalTask):
         b = len(crystals)
         edges = torch.cumsum(torch.tensor(list(START_SHARES.values())), 0)[:-1]
         kind = torch.bucketize(torch.rand(b, generator=generator), edges).to(crystals.lattice.device)
-        low, high = (float(np.log(s)) for s in SIGMA)
+        low, high = (float(np.log(s)) for s in SIGMA_RANGE)
         sigma = torch.exp(low + (high - low) * torch.rand(b, generator=generator)).to(crystals.lattice)
         entries = torch.randn(b, 6, generator=generator).to(crystals.lattice)
         rattled = torch.rand(b, generator=generator).to(crystals.lattice) < self.rattled

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoperi.errors import DataError
-from autoperi.models.orbit_network import N_LETTERS, OrbitBatch, OrbitNetwork, fitting_groups
+from autoperi.models.orbit_network import N_LETTERS, OrbitNetwork, SentenceBatch, fitting_groups
 from autoperi.symmetry.orbit_grammar import canonical, grammar
 from autoperi.training.tasks.base import CrystalTask
 
@@ -48,13 +48,13 @@ class OrbitSentences:
         """Words of each sentence, ``[B]``: what batches are padded to."""
         return self.n_words
 
-    def take(self, rows: Tensor) -> tuple[OrbitBatch, dict[str, Tensor]]:
+    def take(self, rows: Tensor) -> tuple[SentenceBatch, dict[str, Tensor]]:
         """The sentences of ``rows``, padded, and ``row`` itself."""
         elements, counts = (_padded(t, self.n_elements, rows, 0) for t in (self.elements, self.counts))
         element, left = (_padded(t, self.n_words, rows, 0) for t in (self.element, self.left))
         letter = _padded(self.letter, self.n_words, rows, -1)
         allowed = _padded(self.allowed, self.n_words, rows, False)
-        batch = OrbitBatch(
+        batch = SentenceBatch(
             elements, counts, self.group[rows], self.groups[self.kind[rows]], element, left, letter, allowed
         )
         return batch, {"row": rows}
@@ -153,12 +153,12 @@ class OrbitNetworkTask(CrystalTask):
     def __init__(self, model: OrbitNetwork, **options: Any) -> None:
         super().__init__(model, **options)
 
-    def training_step(self, batch: tuple[OrbitBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: ARG002, D102
+    def training_step(self, batch: tuple[SentenceBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: ARG002, D102
         group, sentence = self.model(batch[0])
         self.log("train_nats", -(group + sentence).mean(), on_step=False, on_epoch=True, batch_size=len(group))
         return -(group + sentence).mean()
 
-    def validation_step(self, batch: tuple[OrbitBatch, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: ARG002, D102
+    def validation_step(self, batch: tuple[SentenceBatch, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: ARG002, D102
         # the average is taken of a network that is training, and torch copies its mode
         group, sentence = self.average.module.eval()(batch[0])
         self.log("val_group_nats", -group.mean(), batch_size=len(group))

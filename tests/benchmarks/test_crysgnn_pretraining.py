@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from ase.build import bulk
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from autoperi.data.convert import to_batch, to_structures
-from autoperi.data.crystal import CrystalBatch
-from autoperi.geometry.multigraph import edge_vectors, radius_graph
-from autoperi.metrics.distribution import space_groups
-from autoperi.models.formation_energy import FormationEnergy
-from autoperi.testing import tiny_crystals
-from autoperi.training.data import Batches, TensorCrystals
-from autoperi.training.pretraining import (
+from crysgnn_pretraining import (
     MASK,
     TEACHER,
     CrysGnn,
@@ -31,6 +21,16 @@ from autoperi.training.pretraining import (
     random_pairs,
     with_teacher,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoperi.data.convert import to_batch, to_structures
+from autoperi.data.crystal import CrystalBatch
+from autoperi.geometry.multigraph import edge_vectors, radius_graph
+from autoperi.metrics.distribution import space_groups
+from autoperi.models.formation_energy import FormationEnergy
+from autoperi.testing import tiny_crystals
+from autoperi.training.data import Batches, TensorCrystals
 from autoperi.training.run import TrainingConfig, train
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def test_pretraining_learns_and_its_backbone_begins_another(data: TensorCrystals
     config = TrainingConfig(
         "crysgnn", epochs=8, batch_size=8, learning_rate=5e-3, ema=0.9, warmup=5, model_config=SMALL
     )
-    teacher, summary = train(config, directory=tmp_path / "teacher", **options)
+    teacher, summary = train(config, kind=(CrysGnn, CrysGnnTask), directory=tmp_path / "teacher", **options)
     first = (tmp_path / "teacher" / "history.jsonl").read_text().splitlines()[0]
     assert summary["final"]["train_loss"] < 0.9 * float(first.split('"train_loss": ')[1].split("}")[0].split(",")[0])
     backbone = {k: v for k, v in teacher.state_dict().items() if k.startswith("backbone.")}
@@ -197,7 +197,7 @@ def test_a_student_takes_after_its_teacher(data: TensorCrystals, tmp_path: Path)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         before = distance(FormationEnergy(**SMALL))
-    student, _ = train(config, directory=tmp_path, **options)
+    student, _ = train(config, kind=(FormationEnergy, DistilledTask), directory=tmp_path, **options)
     assert distance(student) < 0.8 * before
 
 

@@ -33,7 +33,8 @@ from autoperi.nn.backbone import Backbone, EdgeGeometry
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.symmetry.spacegroup import crystal_system
 from autoperi.training.data import TensorCrystals
-from autoperi.training.tasks.base import Batch, CrystalTask, FormationEnergyTask, weighted_error
+from autoperi.training.tasks.base import Batch, CrystalTask, weighted_error
+from autoperi.training.tasks.formation_energy import FormationEnergyTask
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 MASK = 0
@@ -190,14 +191,14 @@ class CrysGnnTask(CrystalTask):
             "space_group_right": ((groups.argmax(-1) == target) & known).sum() / known.sum().clamp(min=1),
         }
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         teacher: CrysGnn = self.model  # type: ignore[assignment]
         found = self.losses(teacher, batch, self.generator(batch_idx, self.current_epoch))
         loss = torch.stack([v for k, v in found.items() if not k.endswith("_right")]).mean()
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         teacher: CrysGnn = self.average.module  # type: ignore[assignment]
         for key, value in self.losses(teacher, batch, self.generator(batch_idx, 2**31)).items():
             self.log(f"val_{key}", value, batch_size=len(batch[0]))
@@ -219,7 +220,7 @@ class DistilledTask(FormationEnergyTask):
         super().__init__(model, **options)
         self.delta = delta
 
-    def loss_of(self, moved: CrystalBatch, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def loss_of(self, moved: CrystalBatch, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         student: FormationEnergy = self.model  # type: ignore[assignment]
         output = student.backbone(moved)
         error = weighted_error(student.read(output, moved), labels)

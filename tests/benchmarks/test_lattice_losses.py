@@ -8,11 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from autoperi.errors import RequestError
-from autoperi.geometry.lattice import random_strain, random_unimodular, symmetric_exp, to_log_metric
-from autoperi.laws import random_orthogonal
-from autoperi.training.lattice_losses import (
+from lattice_losses import (
     LOSSES,
     lattice_loss,
     metric_mae,
@@ -21,6 +17,10 @@ from autoperi.training.lattice_losses import (
     parameters_mse,
     riemann,
 )
+
+from autoperi.errors import RequestError
+from autoperi.geometry.lattice import random_strain, random_unimodular, symmetric_exp, to_log_metric
+from autoperi.laws import random_orthogonal
 
 F64 = torch.float64
 SEEDS = st.integers(0, 2**31 - 1)

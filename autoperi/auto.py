@@ -174,6 +174,11 @@ class AutoPeri:
         pipeline: Pipeline = load(PIPELINES[name]).from_bundle(self._model, self.settings)
         return pipeline
 
+    @property
+    def judge(self) -> Judge:
+        """The checks of candidates, and the energies that rank them."""
+        return Judge(self._model.find("formation_energy"), self._model.find("potential"), self.device)
+
     @takes(Request, RunOptions)
     def generate(self, composition: Any = None, **options: Any) -> list[Any]:
         """Generate ``n`` crystals, best first.
@@ -221,7 +226,7 @@ class AutoPeri:
             )
         generation = Generation(
             pipeline,
-            Judge(self._model.find("formation_energy"), self._model.find("potential"), self.device),
+            self.judge,
             self.settings,
             self.provenance(),
             score=lambda made, names: self.score(made, properties=names, progress=False),

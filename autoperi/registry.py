@@ -41,6 +41,7 @@ class Kind:
         pipeline: the pipeline that a model of this kind alone uses.
         supports: fields of a request that this generator honours, beside those that every pipeline does.
         task: ``module:Class``, what it is trained on; empty for what is trained otherwise or by no command.
+        reads: the kind whose features it reads, without which it means nothing.
         trainer: ``module:function`` that runs the training, where that is not
             :func:`autoperi.training.run.train_network`.
         components: names under which models saved by earlier versions hold it.
@@ -58,6 +59,7 @@ class Kind:
     supports: tuple[str, ...] = ()
     task: str = ""
     trainer: str = ""
+    reads: str = ""
     components: tuple[str, ...] = ()
     config_kind: str = ""
     pretrained: str = ""
@@ -140,6 +142,7 @@ KINDS: tuple[Kind, ...] = (
         "property",
         "band gap, moduli, last phonon peak and their uncertainties, on the encoder of formation_energy",
         "autoperi.models.property_heads:PropertyHeads",
+        reads="formation_energy",
         components=("properties",),
     ),
     Kind(

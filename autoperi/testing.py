@@ -6,7 +6,11 @@ The model is small and untrained apart from its prior; it exercises every path a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import tempfile
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pymatgen.core import Lattice, Structure
+
+    from autoperi.auto import AutoPeri
 
 _CUBIC: dict[str, tuple[int, list[tuple[float, float, float]], dict[tuple[str, ...], float]]] = {
     "rock salt": (
@@ -103,3 +109,105 @@ def tiny_model(*, name: str = "tiny", seed: int = 0) -> Bundle:
             "limits": ["For tests only."],
         },
     )
+
+
+def check_generator(
+    peri: AutoPeri,
+    compositions: Sequence[str] = ("NaCl", "SrTiO3"),
+    *,
+    steps: int | None = None,
+    n: int = 3,
+    space_group: int | None = 225,
+    model: str | None = None,
+) -> None:
+    """What every generator must hold to; an AssertionError says what does not.
+
+    The same crystals at any batch size and number of threads, and after saving and loading; fewer are the first of
+    more; the composition exactly; every option that its pipeline supports is honoured, every other refused before any
+    work.
+
+    Args:
+        peri: the model.
+        compositions: asked for, each on its own; the first must have crystals of one formula unit.
+        steps: of the pipeline's process.
+        n: crystals of each.
+        space_group: asked for with the first composition, where groups are supported; None leaves that out.
+        model: a part of the model that generates alone.
+    """
+    from pymatgen.core import Composition
+
+    from autoperi.auto import AutoPeri
+    from autoperi.pipelines.base import DE_NOVO
+
+    common: dict[str, Any] = {"rank": "none", "strict": False, "progress": False, "steps": steps, "model": model}
+    supports = peri.pipeline.supports
+    threads = torch.get_num_threads()
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
+        warnings.simplefilter("ignore")  # fewer than n is no fault of a small model
+        peri.save_pretrained(Path(directory) / "model")
+        again = AutoPeri.from_pretrained(Path(directory) / "model", device=peri.device).with_settings(
+            **asdict(peri.settings)
+        )
+        for composition in compositions:
+            found = peri.generate(composition, n=n, seed=1, **common)
+            whole = Composition(composition).reduced_composition
+            assert all(s.composition.reduced_composition == whole for s in found), f"a composition is not {composition}"
+            assert [s.properties["autoperi"]["seed"] for s in found] == [1] * len(found), "the seed is not recorded"
+            indices = [s.properties["autoperi"]["index"] for s in found]
+            assert indices == sorted(set(indices)), "indices do not rise in stream order"
+            try:
+                for size, count in ((1, 1), (2, 2), (7, 1)):
+                    torch.set_num_threads(count)
+                    _same_crystals(
+                        peri.generate(composition, n=n, seed=1, batch_size=size, **common), found, "batch size"
+                    )
+            finally:
+                torch.set_num_threads(threads)
+            _same_crystals(peri.generate(composition, n=1, seed=1, **common), found[:1], "number of crystals")
+            _same_crystals(again.generate(composition, n=n, seed=1, **common), found, "saving and loading")
+        formula = Composition(compositions[0]).reduced_composition
+        asked: dict[str, Any] = {
+            "num_atoms": int(formula.num_atoms),
+            "space_group": space_group,
+            "chemical_system": "-".join(e.symbol for e in formula),
+            "exclude_elements": ["Og"],
+            "num_elements": len(formula),
+        }
+        for name, value in asked.items():
+            if value is None:
+                continue
+            if name not in supports:
+                _refused(peri, compositions[0], {**common, name: value})
+                continue
+            for s in peri.generate(compositions[0], n=n, seed=2, **common, **{name: value}):
+                if name == "num_atoms":
+                    assert len(s) == value, f"num_atoms={value} gave {len(s)} atoms"
+                if name == "space_group":
+                    assert s.properties["autoperi"]["space_group"] == value, f"space_group={value} is not honoured"
+        if DE_NOVO not in supports:
+            _refused(peri, None, common)
+
+
+def _refused(peri: AutoPeri, composition: str | None, options: dict[str, Any]) -> None:
+    """Refused before any work, which would take a candidate of the pipeline."""
+    from autoperi.errors import RequestError
+
+    message = None
+    try:
+        peri.generate(composition, seed=0, **options)
+    except RequestError as error:
+        message = str(error)
+    assert message is not None, f"{options} of {composition} is not supported and was not refused"
+    assert "\n" not in message, "a refusal has more than one line"
+
+
+def _same_crystals(found: Sequence[Structure], expected: Sequence[Structure], what: str) -> None:
+    assert len(found) == len(expected), f"{what} changes how many crystals there are: {len(found)}, not {len(expected)}"
+    for one, other in zip(found, expected, strict=True):
+        same = (
+            np.array_equal(one.lattice.matrix, other.lattice.matrix)
+            and np.array_equal(one.frac_coords, other.frac_coords)
+            and one.species == other.species
+            and one.properties["autoperi"]["index"] == other.properties["autoperi"]["index"]
+        )
+        assert same, f"{what} changes a crystal: {one} is not {other}"

@@ -20,13 +20,14 @@ from safetensors.torch import load_file
 
 from autoperi.hub.bundle import Bundle, Component, load_bundle, save_bundle
 from autoperi.hub.card import model_card
+from autoperi.hub.networks import network_component
 from autoperi.hub.store import update_registry
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.empnn import Empnn
 from autoperi.models.formation_energy import FormationEnergy
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.models.potential import Potential
-from autoperi.pipelines.bundle import network_component, prior_component
+from autoperi.prior.component import prior_component
 from autoperi.prior.library import FIELDS, OPTIONAL_FIELDS, PrototypeLibrary
 from autoperi.prior.ranker import Ranker
 from autoperi.training.checkpoint import SafetensorsCheckpointIO

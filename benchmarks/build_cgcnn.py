@@ -22,9 +22,9 @@ from autoperi.data.io import read_table
 from autoperi.evaluation.common import facts
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.card import model_card
+from autoperi.hub.networks import network_component
 from autoperi.hub.store import update_registry
 from autoperi.models.cgcnn import BUNDLED, COMPONENT, Cgcnn, load_cgcnn
-from autoperi.pipelines.bundle import network_component
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches
 from autoperi.training.prepare import training_crystals

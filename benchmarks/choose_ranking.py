@@ -10,7 +10,6 @@ match@5 are then computed for the potential and for the formation energy at each
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import sys
@@ -26,6 +25,8 @@ from autoperi.data.convert import to_arrays
 from autoperi.evaluation.common import load
 from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
 from autoperi.metrics.pairs import arrays_of, compare_pairs
+from autoperi.pipelines.ranking import Ranker
+from autoperi.pipelines.settings import Settings
 from autoperi.progress import progress_bar
 
 TEMPERATURES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
@@ -44,7 +45,6 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     peri = AutoPeri.from_pretrained(args.model)
-    generator = peri._parts.generator
     table, rows = load(args.data, args.limit, args.seed)
     structures = table[rows].structures()
     result: dict[str, Any] = {
@@ -56,14 +56,11 @@ def main() -> int:
         "near_steps": {},
     }
     for near in args.near:
-        object.__setattr__(generator, "decoder", dataclasses.replace(generator.decoder, near_steps=near))
+        model = peri.with_settings(near_steps=near, known_weight=0.0)
         notes, made = [], []
-        with (
-            progress_bar(len(structures), enabled=None, description=f"{near} near steps") as bar,
-            peri.using(known_weight=0.0),
-        ):
+        with progress_bar(len(structures), enabled=None, description=f"{near} near steps") as bar:
             for truth in structures:
-                found = peri.generate(
+                found = model.generate(
                     truth.composition,
                     n=20,
                     num_atoms=len(truth),
@@ -97,13 +94,18 @@ def main() -> int:
     return 0
 
 
+def _cost(note: dict[str, Any], key: str | None, temperature: float | None) -> float:
+    """The ranking rule with one of the two energies, or none, at a temperature."""
+    if key is None or temperature is None:
+        return Ranker(Settings()).cost(None, None, note["log_likelihood"])
+    rule = Ranker(Settings(potential_temperature=temperature, energy_temperature=temperature))
+    return rule.cost(None, note[key], note["log_likelihood"])
+
+
 def _at(notes: list, matched: list, key: str | None, temperature: float | None) -> dict[str, float | None]:
     first, five, best = [], 0, 0
     for own, rms in zip(notes, matched, strict=True):
-        log_p = np.array([-12.0 if n["log_likelihood"] is None else n["log_likelihood"] for n in own])
-        score = -log_p
-        if key is not None and temperature is not None and all(key in n for n in own):
-            score = np.array([n[key] for n in own]) / temperature - log_p
+        score = [_cost(n, key if all(key in n for n in own) else None, temperature) for n in own]
         ranked = [rms[k] for k in np.argsort(score, kind="stable")]
         first.append(ranked[0] if ranked else None)
         five += any(x is not None for x in ranked[:5])

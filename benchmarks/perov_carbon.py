@@ -221,7 +221,7 @@ def candidates(
         for m in sizes.get(n, {n: 1.0}):
             if n % m == 0 and all(count % (n // m) == 0 for _, count in request):
                 own = tuple((z, count * m // n) for z, count in request)
-                bucket = peri._parts.proposer.bucket(tuple(sorted(count for _, count in own)))
+                bucket = peri._model.find("prior").bucket(tuple(sorted(count for _, count in own)))
                 if bucket is not None:  # beyond its candidates there are random crystals alone
                     cells[own] = min(max(cells.get(own, 0), args.k, rows), bucket.n_decorations)
     key = json.dumps([peri.provenance()["sha256"], args.k, args.seed, sorted(cells.items())])
@@ -258,14 +258,13 @@ NOTES = ("log_likelihood", "potential_energy_per_atom_eV", "origin")
 
 def generate(peri: AutoPeri, own: Request, n: int, seed: int) -> list[Structure]:
     formula = "".join(f"{Element.from_Z(z).symbol}{count}" for z, count in own)
-    with peri.using(known_weight=0.0):
-        try:
-            atoms = sum(count for _, count in own)
-            return peri.generate(
-                formula, n=n, num_atoms=atoms, seed=seed, rank="probability", strict=False, progress=False
-            )
-        except RequestError:
-            return []
+    try:
+        atoms = sum(count for _, count in own)
+        return peri.with_settings(known_weight=0.0).generate(
+            formula, n=n, num_atoms=atoms, seed=seed, rank="probability", strict=False, progress=False
+        )
+    except RequestError:
+        return []
 
 
 def merged(

@@ -105,7 +105,7 @@ def flow_speed(peri: Any, dtype: Any) -> dict[str, Any]:
     from autoperi.symmetry.freedom import Orbit, freedom_at_volume
     from autoperi.symmetry.wyckoff import GENERIC, wyckoff_position
 
-    network = copy.deepcopy(peri._parts.generator.decoder.network).to(dtype)
+    network = copy.deepcopy(peri._model.find("autoperi_gnn")).to(dtype)
     # corundum: four metal atoms on 12c, six of oxygen on 18e of R-3c
     metals = (5, 13, 21, 22, 23, 24, 26, 31, 39, 49)
     orbits = [

@@ -31,10 +31,10 @@ from autoperi.data.io import read_table
 from autoperi.data.splits import splits_of
 from autoperi.hub.bundle import Bundle, Component, load_bundle, load_state, save_bundle
 from autoperi.hub.download import load_pretrained
+from autoperi.hub.networks import network_component, network_of
 from autoperi.metrics.regression import calibration
 from autoperi.models.formation_energy import FormationEnergy
 from autoperi.models.property_heads import GROUPS, CrystalFeatures, PropertyHeads, encoder_fingerprint
-from autoperi.pipelines.bundle import network_component, network_of
 from autoperi.training.tasks import property_heads as training
 from autoperi.training.tasks.property_heads import (
     DESCRIPTORS,
@@ -249,7 +249,7 @@ def ablation(train: dict[str, Rows], val: dict[str, Rows], seed: int) -> dict[st
 def noise_losses(component: Path, train: dict[str, Rows], val: dict[str, Rows], seed: int) -> dict[str, Any]:
     """Calibration of σ on the crystals of choice with ε trained by other losses, each with its own factor s."""
     kept = training._noise_loss
-    model = network_of("properties", load_bundle(component).components["properties"])
+    model = network_of("property_heads", load_bundle(component).components["properties"])
     assert isinstance(model, PropertyHeads)
     found: dict[str, Any] = {"task": "property heads, loss of the noise", "seed": seed}
     for group, settings in TRAINING.items():

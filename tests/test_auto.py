@@ -277,7 +277,7 @@ def test_too_few_is_an_error_or_a_warning(base: AutoPeri) -> None:
 def test_bad_requests_are_refused_before_any_work(
     tiny: AutoPeri, options: dict, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoperi.pipelines.generation.run", lambda *_, **__: pytest.fail("work was started"))
+    monkeypatch.setattr("autoperi.pipelines.generate.run", lambda *_, **__: pytest.fail("work was started"))
     with pytest.raises(RequestError, match=message) as caught:
         tiny.generate(**options)
     assert "\n" not in str(caught.value)
@@ -422,17 +422,20 @@ def test_save_and_load_round_trip(tiny: AutoPeri, tmp_path) -> None:
 
 
 def test_known_weight(base: AutoPeri) -> None:
-    before = base.known_weight
-    with base.using(known_weight=0.0):
-        assert base.known_weight == 0.0
-    assert base.known_weight == before
-    with pytest.raises(RequestError, match="known_weight=2"), base.using(known_weight=2):
-        pass
-    with base.using(denovo_known=1.0):
-        assert (base.known_weight, base.denovo_known) == (before, 1.0)
-    assert base.denovo_known == 0.0
-    with pytest.raises(RequestError, match="denovo_known=-1"), base.using(denovo_known=-1):
-        pass
+    before = base.settings
+    other = base.with_settings(known_weight=0.0)
+    assert other.settings.known_weight == 0.0
+    assert base.settings is before
+    assert base.settings.known_weight > 0
+    with pytest.raises(RequestError, match="known_weight=2"):
+        base.with_settings(known_weight=2)
+    with pytest.raises(RequestError, match=r"'known_weihgt' is no setting; choose from .*known_weight"):
+        base.with_settings(known_weihgt=1)
+    both = other.with_settings(denovo_known=1.0)
+    assert (both.settings.known_weight, both.settings.denovo_known) == (0.0, 1.0)
+    assert base.settings.denovo_known == other.settings.denovo_known == 0.0
+    with pytest.raises(RequestError, match="denovo_known=-1"):
+        base.with_settings(denovo_known=-1)
 
 
 def test_list_pretrained() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoperi.cli import common
+from autoperi.pipelines.options import number_range
 
 EXAMPLE = """examples:
   autoperi evaluate csp --data mp20_test.parquet --limit 1000 -k 20 --json
@@ -405,7 +406,7 @@ def _run_generation(args: argparse.Namespace) -> dict[str, Any]:
         args.data,
         crystals=args.crystals,
         n=args.n,
-        num_elements=common.number_range(args.num_elements, "num_elements"),
+        num_elements=None if args.num_elements is None else number_range("num_elements")(args.num_elements),
         train=args.train,
         entries=args.entries,
         calculator=args.calculator,

@@ -8,44 +8,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from autoperi.errors import WeightsError
 from autoperi.hub.bundle import Bundle, Component, save_bundle
-from autoperi.pipelines.bundle import BASELINES, COMPONENTS, network_of, parts_of
+from autoperi.hub.networks import LoadedBundle, network_of
+from autoperi.registry import Kind, kind_of
 
 _RUN = ("steps", "time", "hardware", "seed", "command")
 UNITS = {"val_mae": "eV/atom", "train_mae": "eV/atom"}
 
 
-def check_base(base: Bundle, name: str) -> None:
-    """Refuse a base model that would not be complete with the component ``name``, or does not load, before any
-    training.
+def check_base(base: Bundle, kind: Kind) -> None:
+    """Refuse a base model that does not load, before any training.
 
     Raises:
-        WeightsError: naming what is missing or does not fit.
+        WeightsError: naming what does not fit.
     """
-    if name in BASELINES:  # a model by itself takes nothing from the base
-        return
-    missing = [c for c in COMPONENTS if c != name and c not in base.components]
-    if missing:
-        raise WeightsError(f"model {base.name!r} has no component {', '.join(missing)}; give a complete model as base")
-    if name in base.components:
-        parts_of(base, device=torch.device("cpu"), dtype=torch.float64)
+    if not _alone(kind):  # a model by itself takes nothing from the base
+        LoadedBundle(base).build_all()
 
 
 def export(
-    base: Bundle, component_name: str, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]
+    base: Bundle, kind: Kind, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]
 ) -> Bundle:
     """Write ``base`` with one component replaced into ``directory``, as a model that ``from_pretrained`` reads.
 
     What the card of ``base`` says of data and training is kept for the components that are; its results are left out,
-    because they are no longer those of this model.
+    because they are no longer those of this model. A baseline, and a generator with a pipeline of its own, are written
+    alone.
 
     Args:
-        base: a complete model, or one that lacks just this component.
-        component_name: ``empnn``, ``formation_energy`` or ``prior``; or one of ``BASELINES``, which is written alone,
-            without ``base``.
+        base: a model.
+        kind: of the component. One of the same kind gives way to it, a relaxer to any other relaxer, and what reads the
+            one that gives way is left out.
         component: what was trained.
         directory: made if need be.
         facts: ``name`` of the new model, ``data`` and ``validation`` (one line each), ``command``, ``summary`` of the
@@ -55,46 +48,43 @@ def export(
         The model as written.
 
     Raises:
-        WeightsError: the model would not be complete or not load, or the directory cannot be written.
+        WeightsError: the model would not load, or the directory cannot be written.
     """
-    check_base(base, component_name)
-    if component_name in BASELINES:
-        return _export_baseline(component_name, component, directory, facts)
-    # property heads read the encoder of the formation energy: they do not fit another
-    kept = {
-        k: v for k, v in base.components.items() if not (k == "properties" and component_name == "formation_energy")
-    }
-    bundle = Bundle(
-        name=model_name(str(facts.get("name") or Path(directory).resolve().name)),
-        components={**kept, component_name: component},
-        metadata=_metadata(base, component_name, facts),
-    )
-    parts_of(bundle, device=torch.device("cpu"), dtype=torch.float64)  # a model that would not load is not written
+    name = model_name(str(facts.get("name") or Path(directory).resolve().name))
+    if _alone(kind):
+        bundle = Bundle(name, {kind.name: component}, _metadata_alone(kind, name, facts))
+        network_of(kind, component)  # a model that would not load is not written
+    else:
+        kept = {k: c for k, c in base.components.items() if not _gives_way(kind_of(k, c.config), kind)}
+        bundle = Bundle(name, {**kept, kind.name: component}, _metadata(base, kind.name, facts))
+        LoadedBundle(bundle).build_all()
     save_bundle(bundle, directory)
     return bundle
 
 
-def _export_baseline(
-    name: str, component: Component, directory: str | os.PathLike[str], facts: Mapping[str, Any]
-) -> Bundle:
-    """A network that is a model by itself."""
-    title = model_name(str(facts.get("name") or Path(directory).resolve().name))
+def _alone(kind: Kind) -> bool:
+    return kind.role == "baseline" or bool(kind.pipeline)
+
+
+def _gives_way(old: Kind | None, new: Kind) -> bool:
+    """Whether a component of one kind cannot stay beside a new one of another."""
+    if old is None:
+        return False
+    return old.name == new.name or old.reads == new.name or old.role == new.role == "relaxer"
+
+
+def _metadata_alone(kind: Kind, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     summary, settings, command = (facts.get(key) or {} for key in ("summary", "settings", "command"))
-    bundle = Bundle(
-        name=title,
-        components={name: component},
-        metadata={
-            "description": f"The baseline {name} trained on {facts.get('data', 'other data')}.",
-            "usage": f'from autoperi.models.{name} import load_{name}\n\nmodel = load_{name}("{title}")',
-            "data": str(facts.get("data", "")),
-            "split": f"validated on {facts.get('validation') or 'nothing'}",
-            "training": f"{_run_line(summary, settings)}; `{command}`" if command else _run_line(summary, settings),
-            "metrics": _metrics(name, facts),
-        },
-    )
-    network_of(name, component)  # a model that would not load is not written
-    save_bundle(bundle, directory)
-    return bundle
+    how = f'from autoperi.models.{kind.name} import load_{kind.name}\n\nmodel = load_{kind.name}("{name}")'
+    return {
+        "description": f"{kind.word}, trained on {facts.get('data', 'other data')}.",
+        **({"usage": how} if kind.role == "baseline" else {}),
+        **({"pipeline": kind.pipeline} if kind.pipeline else {}),
+        "data": str(facts.get("data", "")),
+        "split": f"validated on {facts.get('validation') or 'nothing'}",
+        "training": f"{_run_line(summary, settings)}; `{command}`" if command else _run_line(summary, settings),
+        "metrics": _metrics(kind.name, facts),
+    }
 
 
 def model_name(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Mapping
@@ -16,40 +17,18 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from autoperi.data.splits import HELD_OUT
 from autoperi.errors import RequestError
-from autoperi.models.autoperi_gnn import AutoPeriGnn
-from autoperi.models.cgcnn import Cgcnn
-from autoperi.models.crystal_transformer import CrystalTransformer
-from autoperi.models.empnn import Empnn
-from autoperi.models.formation_energy import FormationEnergy
-from autoperi.models.lattice_relaxer import LatticeRelaxer
-from autoperi.models.orbit_network import OrbitNetwork
-from autoperi.models.potential import Potential
+from autoperi.hub.bundle import Component
+from autoperi.hub.networks import network_component
 from autoperi.nn.backbone import Backbone
+from autoperi.registry import kind_named, kind_of, load
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, Rows, TensorCrystals, widths
-from autoperi.training.tasks.autoperi_gnn import AutoPeriGnnTask
-from autoperi.training.tasks.base import CrystalTask
-from autoperi.training.tasks.cgcnn import CgcnnTask
-from autoperi.training.tasks.crystal_transformer import CrystalTransformerTask
-from autoperi.training.tasks.empnn import EmpnnTask
-from autoperi.training.tasks.formation_energy import FormationEnergyTask
-from autoperi.training.tasks.lattice_relaxer import LatticeRelaxerTask
-from autoperi.training.tasks.orbit_network import OrbitNetworkTask
-from autoperi.training.tasks.potential import PotentialTask
+from autoperi.training.prepare import run_settings
+from autoperi.training.request import DEFAULTS, Trained, TrainingRequest, options_of, split_options
 
 logger = logging.getLogger(__name__)
-
-TASKS: dict[str, tuple[type, type[CrystalTask]]] = {
-    "empnn": (Empnn, EmpnnTask),
-    "relaxer": (LatticeRelaxer, LatticeRelaxerTask),
-    "formation_energy": (FormationEnergy, FormationEnergyTask),
-    "cgcnn": (Cgcnn, CgcnnTask),
-    "crystal_transformer": (CrystalTransformer, CrystalTransformerTask),
-    "potential": (Potential, PotentialTask),
-    "autoperi_gnn": (AutoPeriGnn, AutoPeriGnnTask),
-    "orbit_network": (OrbitNetwork, OrbitNetworkTask),
-}
 
 
 @dataclass(frozen=True)
@@ -137,7 +116,7 @@ def train(
     devices: int = 1,
     progress: bool = False,
     initial: Mapping[str, torch.Tensor] | None = None,
-    kind: tuple[type, type[CrystalTask]] | None = None,
+    kind: tuple[type, type] | None = None,
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Train ``config.model``, with a checkpoint each epoch in ``directory``.
 
@@ -157,8 +136,7 @@ def train(
         progress: show Lightning's bar.
         initial: tensors to begin with, those of another model's encoder for one; what they do not name is drawn with
             the seed.
-        kind: network and task of a model that is not one of :data:`TASKS`; ``config.model`` is then a name for the
-            record.
+        kind: network and task of what is no kind of the registry; ``config.model`` is then a name for the record.
 
     Returns:
         The averaged model, and what the card should say of the run.
@@ -172,7 +150,7 @@ def train(
     if first_process():
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "training.json").write_text(json.dumps(asdict(config), indent=1))
-    network, task_type = TASKS[config.model] if kind is None else kind
+    network, task_type = _classes(config.model) if kind is None else kind
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # inside the fork: the caller's generator is untouched
         model = network(**config.model_config)
@@ -186,7 +164,9 @@ def train(
     backbone = getattr(model, "backbone", None)
     width = None
     if isinstance(backbone, Backbone) and isinstance(train_data, TensorCrystals):
-        seen = model.scaled(train_data.crystals) if isinstance(model, LatticeRelaxer) else train_data.crystals
+        # a network that scales crystals reads those that it has scaled
+        scaled = getattr(model, "scaled", None)
+        seen = train_data.crystals if scaled is None else scaled(train_data.crystals)
         width = widths(seen, backbone.cutoff)
     batches = Batches(train_data, config.batch_size, seed=config.seed, width=width, processes=devices)
     val = Batches(val_data, config.batch_size, shuffle=False)
@@ -229,6 +209,7 @@ def train(
             val_dataloaders=val,
             ckpt_path=str(last) if resume and last.exists() else None,
         )
+    task.finish(train_data)
     history = [json.loads(line) for line in (directory / "history.jsonl").read_text().splitlines()]
     summary = {
         "epochs": trainer.current_epoch,
@@ -240,6 +221,75 @@ def train(
         "final": history[-1] if history else {},
     }
     return task.average.module.requires_grad_(True), summary
+
+
+def _classes(name: str) -> tuple[Any, Any]:
+    """Network and task of a kind.
+
+    Raises:
+        RequestError: no such kind, or one without a task.
+    """
+    kind = kind_named(name)
+    if not kind.task:
+        raise RequestError(f"{kind.name} is trained by no common task; choose another kind")
+    return load(kind.model), load(kind.task)
+
+
+def train_network(request: TrainingRequest) -> Trained:
+    """Train a kind of network on tables of crystals, as its task reads them.
+
+    Raises:
+        RequestError, DataError: before any work, what makes no run.
+        KeyboardInterrupt: Ctrl-C; finished epochs are in ``request.checkpoints``.
+    """
+    kind, task_type = request.kind, load(request.kind.task)
+    network_options, task_options = split_options(kind, request.options)
+    task_options = task_type.check_options(task_options, request)
+    own = _own_component(request)
+    base = {} if own is None else own.config
+    said: dict[str, Any] = {**request.settings, "model": kind.name}
+    said["model_config"] = {**base, **network_options} if network_options else None
+    said["task_config"] = task_options or None
+    defaults: dict[str, Any] = {**DEFAULTS, "model": kind.name, "model_config": base}
+    defaults["task_config"] = options_of(kind)[1]
+    if task_type.holds_out:
+        defaults["held_out"], said["held_out"] = 0.0, 0.0 if request.val else HELD_OUT
+    settings = run_settings(said, defaults, directory=request.checkpoints, resume=request.resume)
+    sources = task_type.sources(request)
+    if settings.get("held_out") and first_process():
+        aside, kept = len(sources.val), len(sources.train)
+        request.note(
+            f"no --val: {aside} of {kept + aside} crystals are held out to validate on, by sha256 of their ids"
+        )
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        network, summary = train(
+            TrainingConfig(**settings),
+            train_data=sources.train,
+            val_data=sources.val,
+            directory=request.checkpoints,
+            resume=request.resume,
+            device="gpu" if request.device == "cuda" else "cpu",
+            devices=request.devices,
+            progress=request.bar,
+            initial=sources.initial,
+        )
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    return Trained(network_component(network), settings, summary)
+
+
+def _own_component(request: TrainingRequest) -> Component | None:
+    """The base model's component of this kind."""
+    for name, component in request.base.components.items():
+        if kind_of(name, component.config) == request.kind:
+            return component
+    return None
 
 
 def first_process() -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +19,51 @@ import torch
 from autoperi import AutoPeri
 from autoperi.evaluation.common import facts
 from autoperi.evaluation.csp import evaluate_csp
+from autoperi.pipelines.accept import Judge
+from autoperi.pipelines.base import Pipeline
 
 KEYS = ("match_at_1", "match_at_5", "match_at_k", "rmse", "candidates", "no_candidate", "crystals_per_second")
 
 
-def rows() -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Name to what is done to the model, and options of the evaluation."""
+class FormationEnergyRanks(AutoPeri):
+    """The model with its potential out of the ranking."""
 
-    def nothing(peri: AutoPeri) -> None:
-        assert peri._parts.generator.decoder is not None, "the model has no flow"
+    @property
+    def judge(self) -> Judge:
+        return dataclasses.replace(super().judge, potential=None)
 
-    def decoder(peri: AutoPeri, **changes: Any) -> None:
-        generator = peri._parts.generator
-        object.__setattr__(generator, "decoder", dataclasses.replace(generator.decoder, **changes))
 
-    def mixture(peri: AutoPeri, **changes: Any) -> None:
-        for name, value in changes.items():
-            setattr(peri._parts.generator.mixture, name, value)
+class NetworkAlone(AutoPeri):
+    """Orbits of the network, with geometries from noise."""
 
-    def alone(peri: AutoPeri) -> None:
-        object.__setattr__(peri._parts, "generator", peri._parts.generator.alone("autoperi-gnn"))
+    @property
+    def pipeline(self) -> Pipeline:  # type: ignore[override]
+        return super().pipeline.part("autoperi-gnn")
+
+
+def without(peri: AutoPeri, component: str) -> AutoPeri:
+    """The model without a component."""
+    kept = {name: c for name, c in peri.bundle.components.items() if name != component}
+    return AutoPeri(dataclasses.replace(peri.bundle, components=kept))
+
+
+def rows() -> dict[str, tuple[Callable[[AutoPeri], AutoPeri], dict[str, Any]]]:
+    """Name to the model that is asked, and options of the evaluation."""
+
+    def itself(peri: AutoPeri) -> AutoPeri:
+        return peri
 
     return {
-        "as it is": (nothing, {}),
-        "prototypes are not refined by the flow": (lambda peri: decoder(peri, near_steps=0), {}),
-        "no orbits without a prototype": (lambda peri: mixture(peri, novelty=0.0), {}),
-        "no orbit network": (lambda peri: mixture(peri, network=None), {}),
-        "ranked by formation energy instead of the potential": (
-            lambda peri: object.__setattr__(peri._parts.generator, "potential", None),
-            {},
-        ),
-        "not ranked: in order of probability": (nothing, {"rank": "none"}),
-        "no lattice relaxation": (nothing, {"steps": 0}),
-        "finished by 20 steps with the potential": (nothing, {"finish": 20}),
-        "no prior: orbits of the network, from noise": (alone, {}),
-        "the space group is given": (nothing, {"space_group": True}),
+        "as it is": (itself, {}),
+        "prototypes are not refined by the flow": (lambda peri: peri.with_settings(near_steps=0), {}),
+        "no orbits without a prototype": (lambda peri: peri.with_settings(orbits_novelty=0.0), {}),
+        "no orbit network": (lambda peri: without(peri, "orbits"), {}),
+        "ranked by formation energy instead of the potential": (lambda peri: FormationEnergyRanks(peri.bundle), {}),
+        "not ranked: in order of probability": (itself, {"rank": "none"}),
+        "no lattice relaxation": (itself, {"steps": 0}),
+        "finished by 20 steps with the potential": (itself, {"finish": 20}),
+        "no prior: orbits of the network, from noise": (lambda peri: NetworkAlone(peri.bundle), {}),
+        "the space group is given": (itself, {"space_group": True}),
     }
 
 
@@ -78,9 +89,9 @@ def main() -> int:
     for name, (change, options) in rows().items():
         if name in found or (args.only and not name.startswith(tuple(args.only))):
             continue
-        peri = AutoPeri.from_pretrained(args.model)
-        change(peri)
-        report = evaluate_csp(peri, args.table, limit=args.limit, seed=0, processes=1, progress=False, **options)
+        report = evaluate_csp(
+            change(peri), args.table, limit=args.limit, seed=0, processes=1, progress=False, **options
+        )
         found[name] = {key: report[key] for key in KEYS}
         ordered = {key: found[key] for key in rows() if key in found}  # in their order, whatever was run first
         args.out.write_text(json.dumps(head | {"rows": ordered}, indent=1) + "\n")

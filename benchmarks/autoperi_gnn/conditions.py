@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoperi import AutoPeri, generation
+from autoperi import AutoPeri
 from autoperi.errors import RequestError, StructureError
 from autoperi.evaluation.common import facts, load
+from autoperi.pipelines import accept as generation
 from autoperi.pipelines.request import make_request
 from autoperi.symmetry.analysis import analyse
 
@@ -54,7 +55,7 @@ def main() -> int:
             refusals["no whole orbits" if "orbit" in str(error) or "Wyckoff" in str(error) else str(error)[:60]] += 1
             continue
         counts = generation.Tally()
-        made = generation.run(request, peri._parts.generator, tally=counts)
+        made = generation.run(request, peri.pipeline, peri.judge, tally=counts)
         tally["candidates tried"] += counts.tried
         tally["candidates accepted"] += counts.accepted
         tally["answered with three" if len(made) == EACH else "answered with fewer" if made else "nothing passed"] += 1
@@ -62,11 +63,13 @@ def main() -> int:
         for f in made:
             tally["returned"] += 1
             try:
-                found = analyse(f.lattice, f.proposal.frac_coords, f.proposal.numbers, symprec=0.01)
+                found = analyse(f.candidate.lattice, f.candidate.frac_coords, f.candidate.numbers, symprec=0.01)
             except StructureError:
                 continue
             content = dict(Counter(found.primitive_numbers.tolist()))
-            tally["honoured exactly"] += found.number == group and content == wanted and len(f.proposal.numbers) == size
+            tally["honoured exactly"] += (
+                found.number == group and content == wanted and len(f.candidate.numbers) == size
+            )
     result = {
         "task": "conditions",
         "counts": dict(tally),

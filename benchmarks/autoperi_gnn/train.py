@@ -17,11 +17,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from autoperi.registry import kind_named
 from autoperi.training.orbit_data import OrbitCrystals
+from autoperi.training.request import options_of
 from autoperi.training.run import TrainingConfig, first_process, train
-from autoperi.training.tasks.autoperi_gnn import ENDS, TASK_DEFAULTS
+from autoperi.training.tasks.autoperi_gnn import ENDS
 
-OPTIONS = [name for name, value in TASK_DEFAULTS.items() if isinstance(value, float)]
+DEFAULTS = options_of(kind_named("autoperi_gnn"))[1]
+OPTIONS = [name for name, value in DEFAULTS.items() if isinstance(value, float)]
 """Weights and shares of the task, each an option of ``train``."""
 
 
@@ -42,13 +45,11 @@ def main() -> None:
     two.add_argument("--channels", type=int, default=64)
     two.add_argument("--initial", type=Path, help="weights to go on from, such as the bundled flow.safetensors")
     for name in OPTIONS:
-        two.add_argument(f"--{name.replace('_', '-')}", type=float, default=TASK_DEFAULTS[name])
+        two.add_argument(f"--{name.replace('_', '-')}", type=float, default=DEFAULTS[name])
     two.add_argument(
-        "--ends", choices=ENDS, default=TASK_DEFAULTS["ends"], help="description of the crystal that a path ends at"
+        "--ends", choices=ENDS, default=DEFAULTS["ends"], help="description of the crystal that a path ends at"
     )
-    two.add_argument(
-        "--potential", default=TASK_DEFAULTS["potential"], help="model whose potential --energy-weight takes"
-    )
+    two.add_argument("--potential", default=DEFAULTS["potential"], help="model whose potential --energy-weight takes")
     two.add_argument("--devices", type=int, default=1)
     two.add_argument("--threads", type=int, default=1)
     two.add_argument("--device", default="auto")

@@ -23,8 +23,8 @@ import torch
 from autoperi import AutoPeri
 from autoperi.evaluation.common import facts, load
 from autoperi.evaluation.denoise import deformed
+from autoperi.hub.networks import component_of, network_of
 from autoperi.models.potential import Potential
-from autoperi.pipelines.bundle import potential_of
 from autoperi.relax.positions import relax
 
 STEPS = (0, 1, 2, 5, 10, 20, 40, 80, 160)
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     peri = AutoPeri.from_pretrained(args.model, device="cpu")
-    potential = potential_of(peri.bundle)
+    potential = network_of("potential", component_of(peri.bundle, "potential"))
     table, rows = load(args.table, args.limit, args.seed)
     clean = table[rows]
     noisy = deformed(clean, rows, args.seed, args.sigma)

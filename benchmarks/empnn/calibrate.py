@@ -25,8 +25,8 @@ from autoperi.data.random import torch_generator
 from autoperi.geometry.lattice import change_basis, lengths_angles, symmetric_exp, symmetric_matrix
 from autoperi.geometry.reduction import niggli_reduce
 from autoperi.hub.bundle import Bundle, Component, load_bundle, save_bundle
+from autoperi.hub.networks import network_component, network_of
 from autoperi.models.lattice_relaxer import LatticeRelaxer
-from autoperi.pipelines.bundle import network_component, network_of
 from autoperi.processes.lattice import CONFIDENT_LENGTH_ERROR, relax_cells
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

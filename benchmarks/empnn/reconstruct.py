@@ -31,8 +31,8 @@ from autoperi.evaluation.common import facts
 from autoperi.evaluation.reconstruct import UNIT_CUBE, evaluate_reconstruct
 from autoperi.geometry.lattice import change_basis
 from autoperi.geometry.reduction import niggli_reduce
+from autoperi.hub.networks import network_of
 from autoperi.models.lattice_relaxer import LatticeRelaxer
-from autoperi.pipelines.bundle import network_of
 from autoperi.training.data import Batches
 from autoperi.training.optimizer import muon
 

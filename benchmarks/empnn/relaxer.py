@@ -18,7 +18,7 @@ import torch
 from autoperi.data.crystal import CrystalBatch
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.download import load_pretrained
-from autoperi.pipelines.bundle import network_component
+from autoperi.hub.networks import network_component
 from autoperi.training.data import TensorCrystals
 from autoperi.training.prepare import training_crystals
 from autoperi.training.run import TrainingConfig, train
@@ -72,7 +72,7 @@ def main() -> int:
     validation = tables(args.data, VALIDATION, max_atoms=args.max_atoms, seed=args.seed)
     shape = {key: json.loads(value) for key, value in (item.split("=") for item in args.set)}
     config = TrainingConfig(
-        "relaxer",
+        "lattice_relaxer",
         args.epochs,
         args.batch_size,
         args.learning_rate,

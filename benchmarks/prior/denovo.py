@@ -83,7 +83,7 @@ def model(settings: dict[str, Any]) -> AutoPeri:
 
 def drawn(peri: AutoPeri, validation: CrystalTable) -> dict[str, float]:
     """Distances of draws, at the volumes that the prior expects, from the validation crystals."""
-    proposer, started = peri._parts.proposer, time.perf_counter()
+    proposer, started = peri._model.find("prior"), time.perf_counter()
     draws = DeNovo(proposer, Constraints(1, 60, min_elements=ELEMENTS[0], max_elements=ELEMENTS[1]), 0)
     candidates = [c for c in map(draws.draw, range(DRAWS)) if c is not None]
     seconds = time.perf_counter() - started

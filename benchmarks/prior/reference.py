@@ -22,7 +22,7 @@ import torch
 from autoperi.data.io import CrystalTable, read_table
 from autoperi.hub.bundle import load_bundle, save_bundle
 from autoperi.hub.store import update_registry
-from autoperi.pipelines.bundle import proposer_of
+from autoperi.prior.component import proposer_of
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.training.tasks.prior import reference_weights
 

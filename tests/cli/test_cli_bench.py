@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from autoperi.pipelines.bundle import network_component
 
 from autoperi.cli.bench import sizes
 from autoperi.hub.bundle import Bundle, save_bundle
+from autoperi.hub.networks import network_component
 from autoperi.models.potential import Potential
 
 

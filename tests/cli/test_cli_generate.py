@@ -10,7 +10,7 @@ import pytest
 from pymatgen.core import Composition
 
 from autoperi.data.io import read_crystals
-from autoperi.pipelines import generation
+from autoperi.pipelines import accept as generation
 
 FAST = ("--quiet", "--device", "cpu")
 

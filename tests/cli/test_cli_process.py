@@ -15,7 +15,7 @@ from autoperi.data.io import read_crystals
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED = """
 import os, signal, sys
-from autoperi.pipelines import generation
+from autoperi.pipelines import accept as generation
 from autoperi.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # test runners may start children that ignore it
 real, seen = generation._finish, []

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from autoperi.pipelines.bundle import network_component
 
 from autoperi import AutoPeri
 from autoperi.data.io import read_table, write_crystals
 from autoperi.hub import load_bundle
 from autoperi.hub.bundle import save_bundle
+from autoperi.hub.networks import network_component
 from autoperi.models.cgcnn import load_cgcnn
 from autoperi.models.crystal_transformer import load_crystal_transformer
 from autoperi.models.lattice_relaxer import LatticeRelaxer
@@ -96,14 +96,16 @@ def test_train_resume_load(cli, options, tiny_bundle, tmp_path, component):
 
 
 def test_a_relaxer_is_trained_as_one(cli, options, tiny_bundle, tmp_path):
-    """The base model's ``empnn`` says by its kind which of the two networks, hence which training, that is."""
+    """Models of earlier versions call it ``empnn``; its config says by its kind which of the two networks that is."""
     relaxer = network_component(LatticeRelaxer(channels=8, layers=1, hidden=8))
     save_bundle(replace(tiny_bundle, components={**tiny_bundle.components, "empnn": relaxer}), tmp_path / "base")
     changed = [tmp_path / "base" if k and options[k - 1] == "--base" else option for k, option in enumerate(options)]
-    ran = cli("train", "empnn", *changed, "--out", tmp_path / "run", "--epochs", 1, "--json").done().json
-    assert ran["settings"]["model"] == "relaxer"
+    ran = cli("train", "lattice-relaxer", *changed, "--out", tmp_path / "run", "--epochs", 1, "--json").done().json
+    assert ran["settings"]["model"] == "lattice_relaxer"
     assert "val_cube_lengths" in ran["summary"]["final"]
-    trained = load_bundle(tmp_path / "run" / "model").components["empnn"]
+    components = load_bundle(tmp_path / "run" / "model").components
+    assert "empnn" not in components  # one relaxer a model, by its own name now
+    trained = components["lattice_relaxer"]
     assert trained.config == relaxer.config
     assert not same(trained, relaxer)
     (crystal,) = AutoPeri.from_pretrained(tmp_path / "run" / "model", device="cpu").generate("NaCl", seed=0)
@@ -125,7 +127,7 @@ def test_a_baseline_is_a_model_by_itself(cli, options, tmp_path, name, load):
     assert list(first.components) == [name]
     assert f"load_{name}" in first.card
     assert "from_pretrained" not in first.card
-    assert f"autoperi train {name}" in first.card
+    assert f"autoperi train {name.replace('_', '-')}" in first.card
     summary = cli("train", name, *options, "--out", run, "--epochs", 2, "--resume", "--json").done().json
     assert summary["base"] is None
     resumed = load_bundle(run / "model").components[name]
@@ -138,7 +140,7 @@ def test_a_baseline_is_a_model_by_itself(cli, options, tmp_path, name, load):
 
 def test_settings_need_not_be_repeated(cli, options, tmp_path, data, tiny_dir):
     run = tmp_path / "run"
-    cli("train", "empnn", *options, "--out", run, "--epochs", 1, "--channels", 4, "--seed", 3).done()
+    cli("train", "empnn", *options, "--out", run, "--epochs", 1, "--set", "channels=4", "--seed", 3).done()
     short = [
         "--data",
         data / "train.parquet",
@@ -156,7 +158,7 @@ def test_settings_need_not_be_repeated(cli, options, tmp_path, data, tiny_dir):
     assert summary["settings"]["batch_size"] == 8
     assert summary["settings"]["model_config"]["channels"] == 4
     assert load_bundle(run / "model").components["empnn"].config["channels"] == 4
-    cli("train", "empnn", *short, "--channels", 8).refused("channels=8", "differs from 4")
+    cli("train", "empnn", *short, "--set", "channels=8").refused("channels=8", "differs from 4")
     cli("train", "empnn", *short, "--learning-rate", 0.5).refused("learning_rate=0.5", "differs from 0.002")
     cli("train", "formation_energy", *short).refused("model='formation_energy'", "'empnn'")
     (run / "checkpoints" / "training.json").write_text("{")
@@ -246,7 +248,7 @@ def test_without_lightning(cli, options, tmp_path, monkeypatch, nothing_left):
         ("empnn", ["--learning-rate", "0"], ["--learning-rate 0.0"]),
         ("empnn", ["--learning-rate", "nan"], ["--learning-rate nan"]),
         ("empnn", ["--seed", "-1"], ["--seed -1"]),
-        ("empnn", ["--channels", "0"], ["--channels 0"]),
+        ("empnn", ["--set", "channels=-1"], ["channels=-1", "0 or more"]),
         ("empnn", ["--max-atoms", "0"], ["--max-atoms 0"]),
         ("empnn", ["--max-atoms", "1"], ["train.parquet", "1 atoms"]),
         ("empnn", ["--data", "missing.parquet"], ["missing.parquet", "does not exist"]),

@@ -28,7 +28,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture
 def options(table, tiny_dir):
-    small = ["--channels", 4, "--layers", 1, "--batch-size", 4, "--device", "cpu"]
+    small = ["--set", "channels=4", "--set", "layers=1", "--batch-size", 4, "--device", "cpu"]
     return ["--data", table, "--base", tiny_dir, "--epochs", 1, *small]
 
 
@@ -43,16 +43,8 @@ def test_a_fifth_is_held_out_by_its_ids():
 
 def test_losses_paths_and_the_held_out_fifth(cli, options, table, tmp_path):
     run = tmp_path / "run"
-    weights = [
-        "--symmetry-weight",
-        0.1,
-        "--reconstruction-weight",
-        0.2,
-        "--adversarial-weight",
-        0.01,
-        "--ends",
-        "random",
-    ]
+    said = ("symmetry_weight=0.1", "reconstruction_weight=0.2", "adversarial_weight=0.01", "ends=random")
+    weights = [word for option in said for word in ("--set", option)]
     ran = cli("train", "autoperi-gnn", *options, "--out", run, *weights, "--json").done()
     aside = sum(held_out(read_table(table).ids))
     assert aside > 0
@@ -68,16 +60,16 @@ def test_losses_paths_and_the_held_out_fifth(cli, options, table, tmp_path):
         "near_share": 0.5,
     }
     bundle = load_bundle(run / "model")
-    assert "flow" in bundle.components
+    assert "autoperi_gnn" in bundle.components
     assert "20 % of crystals.parquet, by its ids" in bundle.card
-    assert "--symmetry-weight 0.1" in bundle.card
-    assert "--ends random" in bundle.card
+    assert "--set symmetry_weight=0.1" in bundle.card
+    assert "--set ends=random" in bundle.card
     # settings need not be repeated, and cannot be changed
     again = [o if o != 1 or options[k - 1] != "--epochs" else 2 for k, o in enumerate(options)]
     resumed = cli("train", "autoperi-gnn", *again, "--out", run, "--resume", "--json", "--quiet").done().json
     assert resumed["settings"]["task_config"]["ends"] == "random"
     assert "train_discriminator" in resumed["summary"]["final"]
-    cli("train", "autoperi-gnn", *again, "--out", run, "--resume", "--symmetry-weight", 1).refused(
+    cli("train", "autoperi-gnn", *again, "--out", run, "--resume", "--set", "symmetry_weight=1").refused(
         "symmetry_weight=1.0", "differs from 0.1"
     )
     cli("train", "autoperi-gnn", *again, "--out", run, "--resume", "--val", table).refused(
@@ -88,14 +80,14 @@ def test_losses_paths_and_the_held_out_fifth(cli, options, table, tmp_path):
 @pytest.mark.parametrize(
     ("component", "more", "words"),
     [
-        ("autoperi-gnn", ["--energy-weight", "0.1"], ["--energy-weight 0.1", "potential", "--base"]),
-        ("autoperi-gnn", ["--kl-weight", "-1"], ["--kl-weight -1.0", "0 or more"]),
-        ("autoperi-gnn", ["--near-share", "1.5"], ["--near-share 1.5", "from 0 to 1"]),
-        ("autoperi-gnn", ["--symmetry-weight", "nan"], ["--symmetry-weight nan"]),
+        ("autoperi-gnn", ["--set", "energy_weight=0.1"], ["energy_weight=0.1", "potential", "--base"]),
+        ("autoperi-gnn", ["--set", "kl_weight=-1"], ["kl_weight=-1.0", "0 or more"]),
+        ("autoperi-gnn", ["--set", "near_share=1.5"], ["near_share=1.5", "from 0 to 1"]),
+        ("autoperi-gnn", ["--set", "symmetry_weight=NaN"], ["symmetry_weight=nan"]),
         ("autoperi-gnn", ["--devices", "0"], ["--devices 0", "at least 1"]),
         ("autoperi-gnn", ["--label", "energy"], ["--label", "does not apply"]),
-        ("orbits", ["--ends", "random"], ["--ends random", "does not apply to orbits"]),
-        ("prior", ["--energy-weight", "1"], ["--energy-weight 1.0", "does not apply"]),
+        ("orbits", ["--set", "ends=random"], ["ends='random'", "no option of orbit-network"]),
+        ("prior", ["--set", "energy_weight=1"], ["energy_weight=1", "no option of prior"]),
         ("orbits", [], ["--val"]),
     ],
 )
@@ -156,4 +148,4 @@ def test_two_processes(options, tmp_path):
     assert summary["devices"] == 2
     assert summary["steps"] == 2
     assert len((tmp_path / "run" / "checkpoints" / "history.jsonl").read_text().splitlines()) == 1
-    assert "flow" in load_bundle(tmp_path / "run" / "model").components
+    assert "autoperi_gnn" in load_bundle(tmp_path / "run" / "model").components

@@ -194,13 +194,12 @@ def test_with_a_model(tiny_dir: Path, tmp_path: Path) -> None:
     assert {k: v for k, v in one.items() if k not in TIMES} == {k: v for k, v in two.items() if k not in TIMES}
     assert one["candidates"] > 0
     judge = matcher()
-    with peri.using(known_weight=peri.known_weight):
-        made = [
-            peri.generate(c.composition, n=3, num_atoms=len(c), seed=1, strict=False, progress=False)
-            if i not in _none(peri, crystals)
-            else []
-            for i, c in enumerate(crystals)
-        ]
+    made = [
+        peri.generate(c.composition, n=3, num_atoms=len(c), seed=1, strict=False, progress=False)
+        if i not in _none(peri, crystals)
+        else []
+        for i, c in enumerate(crystals)
+    ]
     wanted = [[judge.get_rms_dist(p, c) is not None for p in row] for row, c in zip(made, crystals, strict=True)]
     for k in (1, 2, 3):
         rate = sum(any(row[:k]) for row in wanted) / len(crystals)
@@ -243,7 +242,7 @@ def test_rows_that_ask_the_same_share_the_answer(tmp_path: Path, monkeypatch: py
         return [[to_arrays(rock_salt())] for _ in requests]
 
     monkeypatch.setattr(csp, "generate_all", answers)
-    peri = SimpleNamespace(provenance=lambda: {"model": "m", "sha256": "0"}, known_weight=0.0)
+    peri = SimpleNamespace(provenance=lambda: {"model": "m", "sha256": "0"}, settings=SimpleNamespace(known_weight=0.0))
     result = evaluate_csp(peri, truth, k=1, processes=1, progress=False)  # type: ignore[arg-type]
     assert asked == [3]  # Na4Cl4 twice, NaCl, NaCl2
     assert result["candidates"] == 4

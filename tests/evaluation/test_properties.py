@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from autoperi.chemistry.properties import Property
 from autoperi.data.io import write_crystals
-from autoperi.errors import DataError, RequestError
+from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.evaluation import properties
 from autoperi.evaluation.properties import LABEL, evaluate_properties, targets
 from autoperi.testing import tiny_crystals
@@ -118,15 +119,16 @@ def test_real_baselines_predict_each_crystal_once(table, monkeypatch, name):
     import torch
 
     from autoperi.data.io import read_table
-    from autoperi.pipelines import bundle
+    from autoperi.hub import networks
+    from autoperi.registry import kind_named, load
 
     torch.manual_seed(0)
     sizes = {
         "cgcnn": {"channels": 4, "layers": 1, "hidden": 4},
         "crystal_transformer": {"channels": 4, "edge_channels": 4, "layers": 1},
     }
-    network = bundle.BASELINES[name](**sizes[name]).eval()
-    monkeypatch.setattr(bundle, "load_baseline", lambda *_: network)
+    network = load(kind_named(name).model)(**sizes[name]).eval()
+    monkeypatch.setattr(networks, "load_pretrained_network", lambda *_: network)
     predict = properties._predictor(name)
     assert predict is not None
     picked = read_table(table)
@@ -136,17 +138,18 @@ def test_real_baselines_predict_each_crystal_once(table, monkeypatch, name):
 
 
 def test_a_baseline_without_weights_is_left_out(monkeypatch):
-    from autoperi.pipelines import bundle
+    from autoperi.hub import networks
 
-    monkeypatch.setitem(bundle.BUNDLED_BASELINES, "cgcnn", "./nowhere")
+    def missing(*_):
+        raise WeightsError("no such model")
+
+    monkeypatch.setattr(networks, "load_pretrained_network", missing)
     assert properties._predictor("cgcnn") is None
 
 
 @pytest.mark.usefixtures("no_baselines")
 def test_another_property(table, monkeypatch):
-    from autoperi.pipelines import score as scoring
-
-    monkeypatch.setitem(scoring.PROPERTIES, "moduli", ("k_vrh_GPa",))
+    monkeypatch.setitem(properties.PROPERTIES, "moduli", Property("moduli", "k_vrh_GPa", "GPa", "elastic", 0.1))
     found = evaluate_properties(
         Oracle(np.array([1.0] + [0.0] * (len(LABELS) - 1)), "k_vrh", "k_vrh_GPa"), table, label="k_vrh"
     )

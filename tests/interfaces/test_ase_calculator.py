@@ -21,12 +21,12 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS, FIRE
 from ase.stress import full_3x3_to_voigt_6_stress
-from autoperi.pipelines.bundle import network_component
 
 from autoperi import AutoPeri
 from autoperi.data.convert import to_batch
 from autoperi.errors import RequestError, StructureError, WeightsError
 from autoperi.hub.bundle import Bundle, load_bundle, save_bundle
+from autoperi.hub.networks import network_component
 from autoperi.interfaces.ase import AutoPeriCalculator
 from autoperi.models.potential import Potential
 

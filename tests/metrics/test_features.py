@@ -10,11 +10,11 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from autoperi.pipelines.bundle import network_component, parts_of
 
 from autoperi.data.convert import to_batch
 from autoperi.errors import RequestError, WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
+from autoperi.hub.networks import LoadedBundle, network_component
 from autoperi.metrics.features import FEATURES, Extractor, extractor, feature_matrix, learned_features
 from autoperi.metrics.parallel import Failure, featurise_batched
 from autoperi.models.cgcnn import Cgcnn
@@ -61,7 +61,7 @@ def test_features_belong_to_a_crystal_alone(kind: str, small: Path, tiny_dir: Pa
 
 def test_autoperi_is_the_mean_of_what_the_head_reads(tiny_dir: Path, tiny_bundle: Bundle) -> None:
     crystals = tiny_crystals()[:4]
-    energy = parts_of(tiny_bundle, device=torch.device("cpu"), dtype=torch.float64).energy
+    energy = LoadedBundle(tiny_bundle).find("formation_energy")
     found = learned_features(crystals, features="autoperi", model=tiny_dir, cache=False, progress=False)
     with torch.no_grad():
         expected = [energy.backbone(to_batch(c, dtype=torch.float64)).scalars.mean(0).numpy() for c in crystals]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from autoperi.pipelines.bundle import network_component
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from autoperi.data.convert import atoms_to_structure, to_batch
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
+from autoperi.hub.networks import network_component
 from autoperi.laws import check_batch_independent, check_invariant
 from autoperi.models.cgcnn import Cgcnn, load_cgcnn, nearest_neighbours
 from autoperi.testing import tiny_crystals

@@ -8,7 +8,6 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
-from autoperi.pipelines.bundle import network_component
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from autoperi.data.convert import to_batch
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
+from autoperi.hub.networks import network_component
 from autoperi.laws import check_batch_independent, check_invariant
 from autoperi.models.crystal_transformer import CrystalTransformer, edge_tables, load_crystal_transformer
 from autoperi.testing import tiny_crystals

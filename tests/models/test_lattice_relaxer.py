@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from ase.build import bulk
-from autoperi.pipelines.bundle import network_component, network_of
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +12,8 @@ from autoperi.data.convert import to_batch
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import WeightsError
 from autoperi.geometry.lattice import from_lengths_angles, lengths_angles, symmetric_exp, symmetric_matrix
-from autoperi.hub.bundle import Component
+from autoperi.hub.bundle import Bundle, Component
+from autoperi.hub.networks import LoadedBundle, network_component
 from autoperi.laws import (
     check_invariant,
     check_lattice_field,
@@ -24,7 +24,7 @@ from autoperi.laws import (
     translated,
 )
 from autoperi.models.empnn import Empnn
-from autoperi.models.lattice_relaxer import LatticeRelaxer, lattice_network
+from autoperi.models.lattice_relaxer import LatticeRelaxer
 from autoperi.processes.lattice import (
     MIN_STRAIN_TO_CONTINUE,
     LatticeStep,
@@ -290,14 +290,15 @@ def test_steps_are_bounded() -> None:
 def test_the_kind_of_a_component_decides() -> None:
     made = network_component(network(torch.float32))
     assert made.config["kind"] == "relaxer"
-    again = network_of("empnn", made)
+    again = LoadedBundle(Bundle("m", {"empnn": made})).find("lattice_relaxer", torch.float32)
     assert isinstance(again, LatticeRelaxer)
     batch = crystals(2, torch.float32)
     with torch.no_grad():
         assert torch.equal(again(batch), network(torch.float32)(batch))
-    assert isinstance(lattice_network(channels=8, layers=1), Empnn)
+    other = network_component(Empnn(channels=8, layers=1))
+    assert isinstance(LoadedBundle(Bundle("m", {"empnn": other})).relaxer(), Empnn)
     with pytest.raises(WeightsError, match="kind"):
-        network_of("empnn", Component({"kind": "other"}, {}))
+        LoadedBundle(Bundle("m", {"empnn": Component({"kind": "other"}, {})})).build_all()
 
 
 def test_gradients_are_finite_on_perfect_crystals() -> None:

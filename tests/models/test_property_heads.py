@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from autoperi.pipelines.bundle import network_component, parts_of
 
 from autoperi import AutoPeri
 from autoperi.data.convert import to_batch
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError, WeightsError
 from autoperi.hub.bundle import Bundle, load_bundle, save_bundle
+from autoperi.hub.networks import LoadedBundle, network_component
 from autoperi.laws import check_invariant
 from autoperi.models.formation_energy import FormationEnergy
 from autoperi.models.property_heads import (
@@ -23,7 +23,9 @@ from autoperi.models.property_heads import (
     node_features,
     properties_of,
 )
-from autoperi.pipelines.score import HEADS, PROPERTIES, columns_of
+from autoperi.pipelines.score import _HEADS as HEADS
+from autoperi.pipelines.score import columns_of
+from autoperi.registry import kind_named
 from autoperi.testing import tiny_crystals
 
 torch.set_num_threads(1)
@@ -177,10 +179,12 @@ def with_heads(tiny_bundle: Bundle) -> Bundle:
 def test_score_of_a_model_with_heads(with_heads, tmp_path):
     save_bundle(with_heads, tmp_path / "model")
     peri = AutoPeri.from_pretrained(tmp_path / "model", device="cpu")
-    assert peri.score_properties == PROPERTIES
+    offered = peri.score_properties
+    assert tuple(offered) == NAMES
+    assert offered["band_gap"] == ("band_gap_eV", "band_gap_eV_std", "is_metal_probability")
     table = peri.score(tiny_crystals()[:3], properties=["formation_energy", "band_gap", "shear_modulus"])
     assert list(table.columns) == [
-        c for name in ("formation_energy", "band_gap", "shear_modulus") for c in PROPERTIES[name]
+        c for name in ("formation_energy", "band_gap", "shear_modulus") for c in offered[name]
     ]
     assert not table.isna().any().any()
     assert (table.filter(like="_std") > 0).all().all()
@@ -198,8 +202,12 @@ def test_score_of_a_model_without_heads(tiny_bundle):
 
 
 def test_columns_of_some_groups():
-    offered = columns_of(heads(encoder(), {"elastic": SHAPE}))
-    assert {"bulk_modulus", "shear_modulus"} == set(offered) - set(columns_of(None))
+    model = encoder()
+    components = {"formation_energy": network_component(model)}
+    bare = columns_of(LoadedBundle(Bundle("bare", components)))
+    own = network_component(heads(model, {"elastic": SHAPE}))
+    offered = columns_of(LoadedBundle(Bundle("elastic", {**components, "property_heads": own})))
+    assert {"bulk_modulus", "shear_modulus"} == set(offered) - set(bare)
     assert offered["formation_energy"] == ("formation_energy_per_atom_eV",)
 
 
@@ -210,7 +218,7 @@ def test_heads_of_another_encoder_are_refused(with_heads):
         config=with_heads.components["formation_energy"].config, tensors=tensors
     )
     with pytest.raises(WeightsError, match="trained on another encoder"):
-        parts_of(with_heads, device=torch.device("cpu"), dtype=torch.float64)
+        LoadedBundle(with_heads).build_all()
 
 
 def test_a_new_encoder_leaves_the_heads_behind(with_heads, tmp_path):
@@ -218,9 +226,9 @@ def test_a_new_encoder_leaves_the_heads_behind(with_heads, tmp_path):
 
     torch.manual_seed(5)
     fresh = FormationEnergy(channels=8, layers=1)
-    export(with_heads, "formation_energy", network_component(fresh), tmp_path / "new", {})
+    export(with_heads, kind_named("formation_energy"), network_component(fresh), tmp_path / "new", {})
     assert "properties" not in load_bundle(tmp_path / "new").components
-    export(with_heads, "empnn", with_heads.components["empnn"], tmp_path / "kept", {})
+    export(with_heads, kind_named("empnn"), with_heads.components["empnn"], tmp_path / "kept", {})
     assert "properties" in load_bundle(tmp_path / "kept").components
 
 

@@ -7,13 +7,13 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from autoperi.pipelines.candidates import Proposal, proposals
 
 from autoperi import AutoPeri
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.orbit_network import OrbitNetwork, tables
 from autoperi.pipelines.decoder import Decoder
 from autoperi.pipelines.mixture import Mixture
+from autoperi.pipelines.prototype_stream import OrbitCandidate, candidates
 from autoperi.pipelines.request import make_request
 from autoperi.symmetry.analysis import atom_permutations
 
@@ -21,13 +21,13 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def stream() -> list[Proposal]:
+def stream() -> list[OrbitCandidate]:
     torch.manual_seed(0)
     network = OrbitNetwork(channels=16, layers=1, encoder_layers=1, heads=2)
     network.load_state_dict(tables(), strict=False)
-    mixture = Mixture(AutoPeri.from_pretrained()._parts.proposer, network.double().eval(), share=0.4, novelty=0.9)
+    mixture = Mixture(AutoPeri.from_pretrained()._model.find("prior"), network.double().eval(), share=0.4, novelty=0.9)
     request = make_request("SrTiO3", n=10, num_atoms=5, seed=0)
-    found = [p for p in islice(proposals(request, mixture), 24) if p is not None]
+    found = [p for p in islice(candidates(request, mixture), 24) if p is not None]
     assert {p.origin for p in found} == {"prototype", "orbits"}
     return found
 
@@ -40,7 +40,7 @@ def decoder() -> Decoder:
     )
 
 
-def test_group_composition_and_probability_stay(stream: list[Proposal], decoder: Decoder) -> None:
+def test_group_composition_and_probability_stay(stream: list[OrbitCandidate], decoder: Decoder) -> None:
     moved = decoder(stream, 0)
     assert any(
         not np.allclose(a.lattice @ a.lattice.T, b.lattice @ b.lattice.T) for a, b in zip(stream, moved, strict=True)
@@ -55,7 +55,7 @@ def test_group_composition_and_probability_stay(stream: list[Proposal], decoder:
             assert np.allclose(r.T @ metric @ r, metric, atol=1e-6 * metric.max())
 
 
-def test_each_proposal_by_itself_and_by_its_seed(stream: list[Proposal], decoder: Decoder) -> None:
+def test_each_proposal_by_itself_and_by_its_seed(stream: list[OrbitCandidate], decoder: Decoder) -> None:
     stream = stream[::2]
     together = decoder(stream, 5)
     alone = [decoder([p], 5)[0] for p in stream]
@@ -71,7 +71,7 @@ def test_each_proposal_by_itself_and_by_its_seed(stream: list[Proposal], decoder
     )
 
 
-def test_no_steps_leave_prototypes_as_they_are(stream: list[Proposal], decoder: Decoder) -> None:
+def test_no_steps_leave_prototypes_as_they_are(stream: list[OrbitCandidate], decoder: Decoder) -> None:
     still = Decoder(decoder.network, None, near_steps=0, noise_steps=1, draws=1)
     for old, new in zip(stream, still(stream, 0), strict=True):
         assert (old is new) == (old.origin == "prototype")

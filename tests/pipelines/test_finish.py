@@ -9,7 +9,7 @@ from pymatgen.core import Lattice, Structure
 from autoperi import AutoPeri
 from autoperi.data.containers import with_geometry
 from autoperi.errors import GenerationInterrupted, RelaxationInterrupted, RequestError, WeightsError
-from autoperi.pipelines.finish import REFUSED, finished
+from autoperi.pipelines.finish import REFUSED, finish
 from autoperi.symmetry.analysis import analyse
 
 SYMPREC = 0.01
@@ -31,7 +31,7 @@ def same_geometry(one: Structure, other: Structure) -> bool:
 
 
 def test_what_keeps_its_promises_is_returned_relaxed():
-    (found,) = finished([made()], lambda own: [relaxed(own[0], 4.1 * np.eye(3))], wanted=1, symprec=SYMPREC)
+    (found,) = finish([made()], lambda own: [relaxed(own[0], 4.1 * np.eye(3))], wanted=1, symprec=SYMPREC)
     note = found.properties["autoperi"]
     assert found.lattice.a == pytest.approx(4.1)
     assert note["relaxation"] == {"status": "converged", "steps": 3}
@@ -49,7 +49,7 @@ def test_what_keeps_its_promises_is_returned_relaxed():
 )
 def test_what_would_break_a_promise_comes_back_as_it_was(lattice, coords, words):
     before = made()
-    (found,) = finished([before], lambda own: [relaxed(own[0], lattice, coords)], wanted=1, symprec=SYMPREC)
+    (found,) = finish([before], lambda own: [relaxed(own[0], lattice, coords)], wanted=1, symprec=SYMPREC)
     note = found.properties["autoperi"]
     assert note["relaxation"]["status"] == REFUSED
     assert words in note["relaxation"]["reason"]
@@ -61,14 +61,14 @@ def test_a_smaller_crystal_is_no_answer():
     double = made()
     double.make_supercell([1, 1, 2])
     double.properties["autoperi"]["space_group"] = 221
-    (found,) = finished(
+    (found,) = finish(
         [double], lambda own: [relaxed(own[0], 1.01 * double.lattice.matrix)], wanted=1, symprec=SYMPREC
     )
     assert "crystal of 2 atoms" in found.properties["autoperi"]["relaxation"]["reason"]
 
 
 def test_what_failed_says_so():
-    (found,) = finished([made()], lambda own: [relaxed(own[0], status="failed")], wanted=1, symprec=SYMPREC)
+    (found,) = finish([made()], lambda own: [relaxed(own[0], status="failed")], wanted=1, symprec=SYMPREC)
     assert found.properties["autoperi"]["relaxation"]["status"] == "failed"
     assert same_geometry(found, made())
 
@@ -78,7 +78,7 @@ def test_an_interruption_loses_nothing():
         raise RelaxationInterrupted([relaxed(own[0], 4.1 * np.eye(3))], len(own))
 
     with pytest.raises(GenerationInterrupted) as stop:
-        finished([made(), made(4.2)], relax, wanted=2, symprec=SYMPREC)
+        finish([made(), made(4.2)], relax, wanted=2, symprec=SYMPREC)
     assert [round(s.lattice.a, 3) for s in stop.value.finished] == [4.1, 4.2]
     assert stop.value.wanted == 2
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 import torch
-from autoperi.pipelines.candidates import proposals
+from autoperi.pipelines.prototype_stream import candidates
 
 from autoperi import AutoPeri
 from autoperi.models.orbit_network import OrbitNetwork, tables
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def proposer() -> Proposer:
-    return AutoPeri.from_pretrained()._parts.proposer
+    return AutoPeri.from_pretrained()._model.find("prior")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_shares_of_nothing_leave_the_order_of_the_prior(proposer: Proposer, netw
 def test_new_orbits_become_proposals_of_the_composition(proposer: Proposer, network: OrbitNetwork) -> None:
     mixture = Mixture(proposer, network, share=0.4, novelty=0.9)
     request = make_request("SrTiO3", n=10, num_atoms=5, seed=0)
-    stream = [p for p in islice(proposals(request, mixture), 40) if p is not None]
+    stream = [p for p in islice(candidates(request, mixture), 40) if p is not None]
     new = [p for p in stream if p.origin == "orbits"]
     assert new
     for p in new:

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from autoperi import AutoPeri
-from autoperi.cli.generate import targets_of
 from autoperi.errors import RequestError
-from autoperi.pipelines.target import check_target, nearest, pool_size
+from autoperi.pipelines.options import named_numbers
+from autoperi.pipelines.target import candidates_for, check_target, nearest
 
 
 @pytest.mark.parametrize(
@@ -31,11 +31,10 @@ def test_bad_targets(target: object, words: str) -> None:
 
 
 def test_options_of_the_command_line() -> None:
-    assert targets_of([]) is None
-    assert targets_of(["band_gap=1.5", "bulk_modulus=100"]) == {"band_gap": 1.5, "bulk_modulus": 100.0}
+    assert named_numbers(["band_gap=1.5", "bulk_modulus=100"]) == {"band_gap": 1.5, "bulk_modulus": 100.0}
     for bad in ("band_gap", "band_gap=wide", "=1"):
         with pytest.raises(RequestError):
-            check_target(targets_of([bad]))
+            check_target(named_numbers([bad]))
 
 
 def test_the_nearest_first_and_of_equals_the_likeliest() -> None:
@@ -47,7 +46,7 @@ def test_the_nearest_first_and_of_equals_the_likeliest() -> None:
 
 
 def test_pool() -> None:
-    assert [pool_size(n) for n in (1, 5, 200, 5000)] == [10, 50, 2000, 5000]
+    assert [candidates_for(n) for n in (1, 5, 200, 5000)] == [10, 50, 2000, 5000]
 
 
 def test_a_target_moves_what_is_generated() -> None:

@@ -11,10 +11,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from autoperi.pipelines.bundle import prior_component, proposer_of
 
 from autoperi.chemistry.descriptors import element_descriptors
 from autoperi.data.convert import to_arrays
+from autoperi.prior.component import prior_component, proposer_of
 from autoperi.prior.denovo import Constraints, DeNovo, balance, plausibility
 from autoperi.prior.learn import learn_library
 from autoperi.prior.library import PrototypeLibrary
@@ -213,7 +213,7 @@ def test_rare_groups_keep_their_variety():
     from autoperi import AutoPeri
     from autoperi.prior.denovo import Constraints, DeNovo
 
-    proposer = AutoPeri.from_pretrained()._parts.proposer
+    proposer = AutoPeri.from_pretrained()._model.find("prior")
     draws = DeNovo(proposer, Constraints(1, 60, space_group=142), seed=0)
     found = [draws.draw(k) for k in range(20)]
     assert len({c.prototype for c in found if c is not None}) > 5

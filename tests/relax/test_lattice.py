@@ -14,11 +14,11 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms
-from autoperi.pipelines.bundle import network_component
 from pymatgen.core import Lattice, Structure
 
 from autoperi import AutoPeri
 from autoperi.errors import RelaxationInterrupted, RequestError, StructureError
+from autoperi.hub.networks import network_component
 from autoperi.models.potential import Potential
 from autoperi.symmetry.analysis import analyse
 from autoperi.units import RELAX_FMAX as FMAX

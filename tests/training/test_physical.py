@@ -8,7 +8,6 @@ import dataclasses
 
 import pytest
 import torch
-from autoperi.pipelines.bundle import network_component
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
@@ -16,6 +15,7 @@ from autoperi.data.convert import to_arrays, to_structures
 from autoperi.data.random import numpy_generator
 from autoperi.errors import RequestError
 from autoperi.hub.bundle import save_bundle
+from autoperi.hub.networks import network_component
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.potential import Potential
 from autoperi.testing import tiny_crystals

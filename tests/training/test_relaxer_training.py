@@ -86,7 +86,7 @@ def test_symmetric_starts_keep_the_space_group(batch: CrystalBatch, monkeypatch:
 
 def test_training_learns_and_resumes(batch: CrystalBatch, tmp_path) -> None:
     data = TensorCrystals(batch, {})
-    config = TrainingConfig("relaxer", 4, 4, 1e-2, ema=0.8, warmup=2, optimizer="muon", model_config=SMALL)
+    config = TrainingConfig("lattice_relaxer", 4, 4, 1e-2, ema=0.8, warmup=2, optimizer="muon", model_config=SMALL)
     network, summary = train(config, train_data=data, val_data=data, directory=tmp_path, device="cpu")
     assert isinstance(network, LatticeRelaxer)
     assert summary["epochs"] == 4

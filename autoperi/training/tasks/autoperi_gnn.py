@@ -5,7 +5,7 @@ physical losses.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from autoperi.processes.flow import path
 from autoperi.symmetry.freedom import STRAINS, Freedom
 from autoperi.training.adversarial import Discriminator
 from autoperi.training.coupling import nearest_ends, random_ends
-from autoperi.training.orbit_data import OrbitBatch
+from autoperi.training.orbit_data import OrbitBatch, orbit_table, split_orbit_table
 from autoperi.training.physical import PhysicalLosses, Weights, nearness, symmetry_loss
+from autoperi.training.request import Sources, TrainingRequest
 from autoperi.training.tasks.base import CrystalTask
 
 TYPICAL_WAY = {"noise": (1.5, 0.4), "near": (0.25, 0.06)}
@@ -29,19 +30,6 @@ ENDS = ("nearest", "random", "given")
 """Descriptions of a crystal that paths end at: the one nearest to the start, one drawn at random each time, or the one
 that the data have.
 """
-TASK_DEFAULTS: dict[str, Any] = {
-    "near_share": 0.5,
-    "given_share": 0.5,
-    "ends": "nearest",
-    "kl_weight": 1e-3,
-    "energy_weight": 0.0,
-    "symmetry_weight": 0.0,
-    "symmetry_rattle": 0.1,
-    "reconstruction_weight": 0.0,
-    "adversarial_weight": 0.0,
-    "potential": "autoperi-base",
-}
-"""Options of :class:`AutoPeriGnnTask` that a run may change."""
 
 
 class AutoPeriGnnTask(CrystalTask):
@@ -69,6 +57,35 @@ class AutoPeriGnnTask(CrystalTask):
         RequestError: a weight that is negative, a share outside [0, 1], or other ends. WeightsError: no such potential.
     """
 
+    holds_out: ClassVar[bool] = True
+
+    @classmethod
+    def sources(cls, request: TrainingRequest) -> Sources:
+        """Crystals as orbits; a fifth of them by their ids to validate on, where nothing else is given."""
+        if request.val is None:
+            train, val = split_orbit_table(request.data, max_atoms=request.max_atoms)
+        else:
+            train, _ = orbit_table(request.data, max_atoms=request.max_atoms)
+            val, _ = orbit_table(request.val, max_atoms=request.max_atoms, element_volume=train.element_volume)
+        return Sources(train, val, {"element_volume": train.element_volume.float()})
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any], request: TrainingRequest) -> dict[str, Any]:
+        """The options; L_energy takes the base model's potential.
+
+        Raises:
+            RequestError: a value that makes no run, or an energy is wanted and the base model has no potential.
+        """
+        _check(**{k: v for k, v in options.items() if k != "potential"})
+        if options.get("energy_weight") and "potential" not in options:
+            if "potential" not in request.base.components:
+                raise RequestError(
+                    f"energy_weight={options['energy_weight']} needs a potential, and model {request.base.name!r} has "
+                    "none; give another --base"
+                )
+            return {**options, "potential": request.base_name}
+        return options
+
     def __init__(
         self,
         model: AutoPeriGnn,
@@ -86,11 +103,7 @@ class AutoPeriGnnTask(CrystalTask):
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
-        if ends not in ENDS:
-            raise RequestError(f"ends={ends!r} is not known; choose of {', '.join(ENDS)}")
-        for name, share in (("near_share", near_share), ("given_share", given_share)):
-            if not 0 <= share <= 1:
-                raise RequestError(f"{name}={share!r} is not a share; give a number from 0 to 1")
+        _check(near_share=near_share, given_share=given_share, ends=ends, kl_weight=kl_weight)
         self.near_share, self.given_share, self.kl_weight = near_share, given_share, kl_weight
         self.ends, self.symmetry_rattle = ends, symmetry_rattle
         self.weights = Weights(energy_weight, symmetry_weight, reconstruction_weight, adversarial_weight)
@@ -187,6 +200,17 @@ class AutoPeriGnnTask(CrystalTask):
         unit = (size / (MEAN_VOLUME_PER_ATOM * freedom.n_atoms)).pow(2 / 3)
         moves = at.new_zeros(len(freedom)).index_add(0, crystal, cartesian.square().sum(1)) / freedom.n_atoms / unit
         return moves, difference[:, :STRAINS].square().sum(1)
+
+
+def _check(*, ends: str = "nearest", **numbers: float) -> None:
+    """Refuse what makes no run."""
+    if ends not in ENDS:
+        raise RequestError(f"ends={ends!r} is not known; choose of {', '.join(ENDS)}")
+    for name, value in numbers.items():
+        if name.endswith("_share") and not 0 <= value <= 1:
+            raise RequestError(f"{name}={value!r} is not a share; give a number from 0 to 1")
+        if not 0 <= value < float("inf"):
+            raise RequestError(f"{name}={value!r} is not a weight; give 0 or more")
 
 
 def _starts(end: Tensor) -> tuple[tuple[Tensor | None, Start], tuple[Tensor | None, Start]]:

@@ -5,7 +5,7 @@ resume needs; and what several of them do to crystals and labels.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning
 import torch
@@ -16,7 +16,10 @@ from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
 from autoperi.errors import RequestError
 from autoperi.geometry.lattice import symmetric_exp, symmetric_matrix
+from autoperi.training.data import Rows
 from autoperi.training.optimizer import muon
+from autoperi.training.prepare import LABEL, training_crystals
+from autoperi.training.request import Sources, TrainingRequest
 
 Batch = tuple[CrystalBatch, dict[str, Tensor]]
 
@@ -30,7 +33,40 @@ class CrystalTask(lightning.LightningModule):
         learning_rate, weight_decay, warmup, ema: of the optimiser, the schedule and the average.
         optimizer: ``adamw``, or ``muon`` (:mod:`autoperi.training.optimizer`).
         seed: of the noise that a task draws.
+
+    Attributes:
+        labelled: whether it needs labels of formation energies.
+        holds_out: whether it sets a part of the data aside where no validation data are given.
     """
+
+    labelled: ClassVar[bool] = False
+    holds_out: ClassVar[bool] = False
+
+    @classmethod
+    def sources(cls, request: TrainingRequest) -> Sources:
+        """The crystals that a run learns from, read from its tables.
+
+        Raises:
+            DataError: a table that cannot be read, or has nothing to learn from.
+        """
+        assert request.val is not None
+        train, val = (
+            training_crystals(path, label=request.label or LABEL, required=cls.labelled, max_atoms=request.max_atoms)
+            for path in (request.data, request.val)
+        )
+        return Sources(train, val)
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any], request: TrainingRequest) -> dict[str, Any]:  # noqa: ARG003
+        """Options of this task, checked before any work, with those that follow from the request.
+
+        Raises:
+            RequestError: a value that makes no run.
+        """
+        return options
+
+    def finish(self, data: Rows) -> None:
+        """Told what it was trained on, after the last epoch."""
 
     def __init__(
         self,

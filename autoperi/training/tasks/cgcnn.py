@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class NeighbourTask(CrystalTask):
 
     The crystals never change, so the edges of each are found in the first epoch and kept (about 6 kB a crystal).
     """
+
+    labelled: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module, **options: Any) -> None:
         super().__init__(model, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ class FormationEnergyTask(CrystalTask):
     Half of the crystals are slightly rattled and strained and keep their label, so that the model reads the energy
     of the relaxed crystal from one that is nearly so (Gibson et al. 2022): that is what ranking candidates needs.
     """
+
+    labelled: ClassVar[bool] = True
 
     def __init__(self, model: FormationEnergy, *, rattle: float = 0.03, strain: float = 0.01, **options: Any) -> None:
         super().__init__(model, **options)

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoperi.errors import DataError
-from autoperi.models.orbit_network import N_LETTERS, OrbitNetwork, SentenceBatch, fitting_groups
+from autoperi.models.orbit_network import N_LETTERS, SentenceBatch, fitting_groups, tables
 from autoperi.symmetry.orbit_grammar import canonical, grammar
+from autoperi.training.request import Sources, TrainingRequest
 from autoperi.training.tasks.base import CrystalTask
 
 
@@ -150,8 +151,12 @@ def orbit_sentences(crystals: Sequence[tuple[int, Mapping[int, Sequence[int]], M
 class OrbitNetworkTask(CrystalTask):
     """Mean of -ln p(group | composition) - ln p(sentence | composition, group), in nats a crystal."""
 
-    def __init__(self, model: OrbitNetwork, **options: Any) -> None:
-        super().__init__(model, **options)
+    @classmethod
+    def sources(cls, request: TrainingRequest) -> Sources:
+        """Crystals as sentences, and the network's tables of elements, groups and positions."""
+        assert request.val is not None
+        train, val = (sentence_table(path, max_atoms=request.max_atoms)[0] for path in (request.data, request.val))
+        return Sources(train, val, tables())
 
     def training_step(self, batch: tuple[SentenceBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: ARG002, D102
         group, sentence = self.model(batch[0])

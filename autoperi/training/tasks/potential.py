@@ -9,13 +9,11 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.models.potential import Potential
+from autoperi.training.data import Rows, TensorCrystals
+from autoperi.training.frames import ENERGY, FORCES, STRESS, frames
+from autoperi.training.request import Sources, TrainingRequest
 from autoperi.training.tasks.base import Batch, CrystalTask
 from autoperi.units import EV_PER_A3_IN_GPA, MAX_ATOMIC_NUMBER
-
-ENERGY, FORCES, STRESS = "energy", "forces", "stress"
-"""Labels of a frame: total energy in eV, forces in eV/Å (per atom), stress in eV/Å³; energy and stress NaN where
-missing.
-"""
 
 
 class PotentialTask(CrystalTask):
@@ -37,6 +35,20 @@ class PotentialTask(CrystalTask):
     ) -> None:
         super().__init__(model, **options)
         self.weights = (energy_weight, force_weight, stress_weight)
+
+    @classmethod
+    def sources(cls, request: TrainingRequest) -> Sources:
+        """Frames with forces, and the constants of the elements that explain their energies best."""
+        assert request.val is not None
+        train, val = (frames(path, max_atoms=request.max_atoms) for path in (request.data, request.val))
+        return Sources(train, val, {"reference": element_constants(train.crystals, train.labels[ENERGY]).float()})
+
+    def finish(self, data: Rows) -> None:
+        """The network knows the elements of these frames and no others."""
+        assert isinstance(data, TensorCrystals)
+        for network in (self.model, self.average.module):
+            assert isinstance(network, Potential)
+            network.set_seen(data.crystals.atomic_numbers)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002, D102
         crystals, labels = batch

@@ -13,16 +13,65 @@ import torch
 from safetensors.torch import load_file, save
 
 from autoperi.chemistry.descriptors import element_descriptors
-from autoperi.data.io import CrystalTable, write_atomically
+from autoperi.data.io import CrystalTable, read_table, write_atomically
 from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.hub.bundle import Component
 from autoperi.prior.component import prior_component
 from autoperi.prior.learn import Crystal, learn_library
 from autoperi.prior.library import FIELDS, OPTIONAL_FIELDS, PrototypeLibrary
 from autoperi.prior.ranker import train_ranker
-from autoperi.training.prepare import SETTINGS_FILE
+from autoperi.progress import progress_bar
+from autoperi.training.prepare import SETTINGS_FILE, run_settings
+from autoperi.training.request import Trained, TrainingRequest
 
 LIBRARY_FILE = "library.safetensors"
+
+
+DEFAULTS: dict[str, Any] = {"model": "prior", "epochs": 12, "seed": 0, "reference": None}
+
+
+def train_component(request: TrainingRequest) -> Trained:
+    """Learn the prior from a table of crystals.
+
+    Raises:
+        RequestError, DataError: before any work, what makes no run.
+    """
+    for name, value in {**request.settings, **request.options}.items():
+        if name not in DEFAULTS:
+            raise RequestError(f"{name}={value} does not apply to the prior; leave it out")
+    said = {**request.settings, "model": "prior", "reference": request.reference}
+    settings = run_settings(said, DEFAULTS, directory=request.checkpoints, resume=request.resume)
+    table = read_table(request.data)
+    if request.max_atoms is not None:
+        table = table[np.array([len(numbers) <= request.max_atoms for numbers in table.atomic_numbers])]
+    if not len(table):
+        raise RequestError(f"--max-atoms {request.max_atoms} leaves no crystal of {request.data}; allow more")
+    crystals = list(zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True))
+    weights = None if settings["reference"] is None else reference_weights(table, settings["reference"])
+
+    def track(items: Any, description: str) -> Any:
+        total = len(items) if hasattr(items, "__len__") else None
+        with progress_bar(total, enabled=request.bar, description=description, unit="") as bar:
+            for item in items:
+                yield item
+                bar.update()
+
+    component, summary = train_prior(
+        crystals,
+        epochs=settings["epochs"],
+        weights=weights,
+        reference=settings["reference"],
+        seed=settings["seed"],
+        directory=request.checkpoints,
+        resume=request.resume,
+        track=track,
+        report=lambda row: request.note(", ".join(f"{key} {_short(value)}" for key, value in row.items())),
+    )
+    return Trained(component, settings, summary)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def train_prior(

@@ -1,0 +1,51 @@
+"""Every kind as a small network, and small models of them."""
+
+from __future__ import annotations
+
+import torch
+
+from autoperi import registry
+from autoperi.hub.bundle import Bundle
+from autoperi.hub.networks import network_component
+from autoperi.testing import tiny_model
+
+SMALL = {
+    "orbit_network": {"channels": 8, "layers": 1, "encoder_layers": 1, "heads": 2},
+    "autoperi_gnn": {"channels": 8, "layers": 1, "encoder_layers": 1, "latent": 4, "hidden": 8},
+    "lattice_relaxer": {"channels": 8, "layers": 1, "hidden": 8},
+    "empnn": {"channels": 8, "layers": 1},
+    "potential": {"channels": 8, "layers": 1, "hidden": 8},
+    "formation_energy": {"channels": 8, "layers": 1},
+    "property_heads": {
+        "features": 24,
+        "descriptors": 2,
+        "heads": {"elastic": {"members": 1, "width": 4, "hidden": 4, "embedding": 2}},
+    },
+    "cgcnn": {"channels": 8, "layers": 1, "hidden": 8},
+    "crystal_transformer": {"channels": 8, "edge_channels": 8, "layers": 1},
+    "toy": {"channels": 8, "layers": 1},
+}
+"""Configs of small networks, by kind."""
+
+
+def small_network(name: str, seed: int = 0) -> torch.nn.Module:
+    """An untrained network of a kind."""
+    kind = registry.kind_named(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: torch.nn.Module = registry.load(kind.model)(**SMALL[name])
+    if name == "orbit_network":
+        from autoperi.models.orbit_network import tables
+
+        network.load_state_dict(tables(), strict=False)
+    return network.eval()
+
+
+def small_model(*names: str) -> Bundle:
+    """The tiny model, with small networks of further kinds; of one with a pipeline of its own, that one alone."""
+    kind = registry.kind_named(names[0]) if names else None
+    if kind is not None and kind.pipeline:
+        return Bundle(names[0], {names[0]: network_component(small_network(names[0]))}, {"pipeline": kind.pipeline})
+    bundle = tiny_model()
+    bundle.components.update({name: network_component(small_network(name)) for name in names})
+    return bundle

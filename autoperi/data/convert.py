@@ -83,20 +83,6 @@ def as_list(crystals: Crystal | Iterable[Crystal]) -> list[Crystal]:
     return list(crystals)
 
 
-def element_number(symbol: str) -> int:
-    """Atomic number of an element symbol; ``D`` and ``T`` are hydrogen.
-
-    Raises:
-        StructureError: no such element.
-    """
-    from ase.data import atomic_numbers
-
-    number = {"D": 1, "T": 1, **atomic_numbers}.get(symbol, 0)
-    if number < 1:
-        raise StructureError(f"{symbol!r} is not a chemical element; write symbols as in 'Li', 'Fe', 'O'")
-    return int(number)
-
-
 def to_arrays(crystal: Crystal, *, name: str = "the crystal") -> Arrays:
     """Lattice ``[3, 3]`` in Å, fractional coordinates ``[n, 3]`` (as given, not wrapped) and atomic numbers ``[n]`` of
     one crystal.
@@ -211,21 +197,6 @@ def arrays_to_structures(
     ]
 
 
-def to_atoms(batch: CrystalBatch, *, info: Sequence[Mapping[str, Any]] | None = None) -> list[Atoms]:
-    """ASE atoms (double precision, periodic) of a batch, with ``info``, one mapping a crystal, as their ``.info``.
-
-    Raises:
-        StructureError: not one mapping of info for each crystal.
-    """
-    from ase import Atoms
-
-    infos = _one_each(info, len(batch), "info")
-    return [
-        Atoms(numbers=numbers, positions=coords @ lattice, cell=lattice, pbc=True, info=infos[i])
-        for i, (lattice, coords, numbers) in enumerate(_numpy_crystals(batch))
-    ]
-
-
 def structure_to_atoms(structure: Structure, *, name: str = "the structure") -> Atoms:
     """ASE atoms with all that the two classes share (the table at the top of this module); an error calls the crystal
     ``name``.
@@ -300,19 +271,6 @@ def as_structure(crystal: Crystal, *, name: str = "the crystal") -> Structure:
         StructureError: it is neither, or as :func:`atoms_to_structure`.
     """
     return crystal if kind_of(crystal, name=name) == "structure" else atoms_to_structure(crystal, name=name)
-
-
-def like_input(original: Crystal, new: Structure) -> Crystal:
-    """``new`` as the kind that ``original`` is: what a user gave is what they get back.
-
-    Raises:
-        StructureError: ``original`` is not a crystal, or as :func:`structure_to_atoms`.
-    """
-    if kind_of(original) == "structure":
-        return new
-    atoms = structure_to_atoms(new)
-    # pymatgen hands out a subclass of Atoms that workflow managers can serialise; keep that ability.
-    return type(original)(atoms) if hasattr(original, "as_dict") else atoms
 
 
 def _structure_numbers(structure: Any, name: str) -> NDArray[np.int64]:

@@ -11,15 +11,14 @@ import hashlib
 import json
 import os
 import re
-import secrets
-import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autoperi._version import __version__
-from autoperi.errors import WeightsError
+from autoperi.data.files import publish
+from autoperi.errors import WeightsError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,7 +156,7 @@ def save_bundle(bundle: Bundle, directory: str | os.PathLike[str]) -> dict[str, 
     )
     files[CARD_FILE] = card.encode()
     files[CONFIG_FILE] = text.encode()
-    publish(files, directory)
+    publish(files, directory, error=WeightsError)
     return {**sha256, CONFIG_FILE: hashlib.sha256(files[CONFIG_FILE]).hexdigest()}
 
 
@@ -313,43 +312,6 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str 
             "read by the AutoPeri version that wrote them or a later one"
         )
     module.load_state_dict({**state, **given}, strict=True)
-
-
-def publish(files: Mapping[str, bytes], directory: str | os.PathLike[str]) -> None:
-    """Write ``files`` (the last one last) so that a crash leaves no half-written file under a final name.
-
-    Raises:
-        WeightsError: the directory cannot be written.
-    """
-    target = Path(directory).expanduser()
-    existed = target.is_dir()
-    # Inside an existing directory, which may be a mount of its own; beside a new one, to appear by a single rename.
-    # Not tempfile.mkdtemp: its mode 0700 would hide a shared model from everybody else.
-    scratch = (target if existed else target.parent) / f".{target.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        scratch.mkdir(parents=True)
-        for name, data in files.items():
-            (scratch / name).write_bytes(data)
-        if not existed:
-            # Somebody else may have made the directory meanwhile: then go on file by file.
-            with contextlib.suppress(OSError):
-                scratch.rename(target)
-                return
-        target.mkdir(exist_ok=True)
-        for name in files:
-            (scratch / name).replace(target / name)
-    except OSError as error:
-        raise WeightsError(
-            f"cannot write '{target}': {error.strerror or error}; choose a directory you may write to, with space left"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of ``error`` on one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _check_string_keys(value: object, *, where: str) -> None:

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoperi._version import __version__
-from autoperi.errors import HubError, WeightsError
+from autoperi.data.files import publish
+from autoperi.errors import HubError, WeightsError, one_line
 from autoperi.hub.bundle import (
     CARD_FILE,
     CONFIG_FILE,
     Bundle,
     files_of,
     load_bundle,
-    one_line,
-    publish,
     read_config,
     verify,
 )
@@ -145,7 +144,7 @@ def download_to(
         raise WeightsError(
             f"'{target}' is not empty; choose a new directory, or overwrite it with force=True (--force)"
         )
-    publish(files, target)
+    publish(files, target, error=WeightsError)
     bad = [row.file for row in verify(target) if not row.ok]
     if bad:
         raise WeightsError(f"'{target / bad[0]}' is damaged after copying; check the disk and copy again")

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from autoperi.errors import WeightsError
-from autoperi.hub.bundle import CONFIG_FILE, files_of, one_line, read_config, verify
+from autoperi.errors import WeightsError, one_line
+from autoperi.hub.bundle import CONFIG_FILE, files_of, read_config, verify
 
 DEFAULT_MODEL = "autoperi-base"
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"

@@ -15,6 +15,7 @@ from functools import reduce
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+from autoperi.data.checks import whole_number
 from autoperi.data.random import check_seed
 from autoperi.errors import RequestError
 from autoperi.pipelines.target import check_target
@@ -294,19 +295,6 @@ def _symbol(z: int) -> str:
     from ase.data import chemical_symbols
 
     return chemical_symbols[z]
-
-
-def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = None, refusal: str = "") -> int:
-    """``value`` as an int; NumPy's whole numbers are whole numbers.
-
-    Raises:
-        RequestError: it is none, or out of range; ``refusal`` is what the message says of it instead.
-    """
-    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else least - 1
-    if number < least or (most is not None and number > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise RequestError(f"{name}={value!r} {refusal or f'is not a whole number {limits}; give one'}")
-    return number
 
 
 def _atoms_range(num_atoms: Any) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoperi.data.checks import whole_number
 from autoperi.data.containers import with_geometry
 from autoperi.data.convert import as_list, to_arrays, to_batch
 from autoperi.data.crystal import CrystalBatch
@@ -18,7 +19,6 @@ from autoperi.geometry.lattice import from_symmetric_coords, to_symmetric_coords
 from autoperi.geometry.neighbours import NeighbourLists
 from autoperi.models.evaluate import MAX_EDGES, passes
 from autoperi.models.potential import Potential
-from autoperi.pipelines.request import whole_number
 from autoperi.processes.fire import FireState, cell_force, fire_start, fire_step, largest_force
 from autoperi.progress import progress_bar
 from autoperi.symmetry.analysis import (

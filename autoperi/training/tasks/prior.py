@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from autoperi.chemistry.descriptors import element_descriptors
-from autoperi.data.io import CrystalTable, write_atomically
+from autoperi.data.files import write_atomically
+from autoperi.data.io import CrystalTable
 from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.hub.bundle import Component
 from autoperi.pipelines.bundle import prior_component

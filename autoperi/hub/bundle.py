@@ -98,19 +98,13 @@ def save_bundle(bundle: Bundle, directory: str | os.PathLike[str]) -> dict[str, 
 
     from autoperi.hub.card import model_card, with_checksums
 
-    if not _NAME.fullmatch(bundle.name):
-        raise WeightsError(
-            f"model name {bundle.name!r} is not made of letters, digits, '.', '_' and '-'; choose another"
-        )
+    _check_name(bundle.name, "model")
     if not bundle.components:
         raise WeightsError(f"model {bundle.name!r} has no components; give at least one before saving")
     files: dict[str, bytes] = {}
     entries: dict[str, dict[str, Any]] = {}
     for name, component in bundle.components.items():
-        if not _NAME.fullmatch(name):
-            raise WeightsError(
-                f"component name {name!r} is not made of letters, digits, '.', '_' and '-'; choose another"
-            )
+        _check_name(name, "component")
         for key, value in component.tensors.items():
             if not isinstance(value, torch.Tensor):
                 raise WeightsError(
@@ -179,8 +173,7 @@ def load_bundle(directory: str | os.PathLike[str], *, verify: bool = True, revis
         if verify and digest != entry["sha256"]:
             raise WeightsError(
                 f"sha256 of '{file}' is {digest[:12]}… but {CONFIG_FILE} says {entry['sha256'][:12]}…; the file is "
-                "damaged or was "
-                f"changed: {_again(file)}"
+                f"damaged or was changed: {_again(file)}"
             )
         try:
             tensors = load(data)
@@ -232,10 +225,10 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
             f"'{file}' has no format_version, so AutoPeri did not write it; give an AutoPeri model directory"
         )
     if config["format_version"] != FORMAT_VERSION:
+        writer = f"AutoPeri {config.get('autoperi_version', '?')}"
         raise WeightsError(
-            f"format_version {config['format_version']!r} of '{file}' (AutoPeri "
-            f"{config.get('autoperi_version', '?')}) is unknown "
-            f"to AutoPeri {__version__}, which reads {FORMAT_VERSION}; upgrade with `pip install -U autoperi`"
+            f"format_version {config['format_version']!r} of '{file}' ({writer}) is unknown to AutoPeri {__version__}, which "
+            f"reads {FORMAT_VERSION}; upgrade with `pip install -U autoperi`"
         )
     _check_keys(config, _REQUIRED, _OPTIONAL, where=f"'{file}'")
     entries = config["components"]
@@ -308,10 +301,14 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str 
         more = f" (and {len(faults) - 4} more)" if len(faults) > 4 else ""
         raise WeightsError(
             f"{source} do not fit {type(module).__name__}: {'; '.join(faults[:4])}{more}; config and weights must "
-            "come from one save, "
-            "read by the AutoPeri version that wrote them or a later one"
+            "come from one save, read by the AutoPeri version that wrote them or a later one"
         )
     module.load_state_dict({**state, **given}, strict=True)
+
+
+def _check_name(name: str, what: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise WeightsError(f"{what} name {name!r} is not made of letters, digits, '.', '_' and '-'; choose another")
 
 
 def _check_string_keys(value: object, *, where: str) -> None:
@@ -330,11 +327,9 @@ def _check_string_keys(value: object, *, where: str) -> None:
 
 def _check_keys(found: dict[str, Any], required: set[str], optional: set[str], *, where: str) -> None:
     missing, extra = sorted(required - set(found)), sorted(set(found) - required - optional)
-    if missing or extra:
-        parts = ([f"lacks {', '.join(missing)}"] if missing else []) + (
-            [f"has unknown {', '.join(extra[:4])}"] if extra else []
-        )
-        raise WeightsError(f"{where} {' and '.join(parts)}; save or download the model again, or upgrade AutoPeri")
+    faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra[:4])}"] * bool(extra)
+    if faults:
+        raise WeightsError(f"{where} {' and '.join(faults)}; save or download the model again, or upgrade AutoPeri")
 
 
 def _read_weights(file: Path) -> bytes:
@@ -372,7 +367,8 @@ def _read_weights(file: Path) -> bytes:
 
 def _again(file: Path) -> str:
     """What to do about a damaged file; in the cache of the hub it is a link, and its target must go."""
-    return f"delete '{os.path.realpath(file)}' and copy, save or download the model again (`autoperi models download --force`)"
+    again = "copy, save or download the model again (`autoperi models download --force`)"
+    return f"delete '{os.path.realpath(file)}' and {again}"
 
 
 def _end(header: bytes) -> int | None:

@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
 def crystal_filename(structure: Structure, index: int) -> str:
     """A file name such as ``001_LiFePO4.cif`` with nothing in it but letters, digits, points and one underscore."""
-    formula = (
-        structure.composition.element_composition.reduced_composition.formula
-    )  # "Li1 Fe1 P1 O4", most metallic first
+    # "Li1 Fe1 P1 O4", most metallic first
+    formula = structure.composition.element_composition.reduced_composition.formula
     formula = re.sub(r"(?<=[A-Za-z])1(?= |$)| ", "", formula)
     return f"{index:03d}_{re.sub(r'[^A-Za-z0-9.]', '', formula)[:100]}.cif"
 

@@ -116,16 +116,13 @@ class CrystalTable:
         from autoperi.data.convert import arrays_to_structures
 
         labels = self.labels.drop(columns=list(_DERIVED_COLUMNS), errors="ignore")
-        rows = (
-            labels.to_dict("records") if len(labels.columns) else [{}] * len(self)
-        )  # pandas 2 has no records without columns
-        properties = [
-            {"id": name, **{str(k): v for k, v in row.items() if not _is_null(v)}}
-            for name, row in zip(self.ids, rows, strict=True)
-        ]
-        return arrays_to_structures(
-            list(zip(self.lattice, self.frac_coords, self.atomic_numbers, strict=True)), properties=properties
-        )
+        properties: list[dict[str, Any]] = [{"id": name} for name in self.ids]
+        for column, values in labels.items():
+            for row, value in zip(properties, values, strict=True):
+                if not _is_null(value):
+                    row[str(column)] = value
+        crystals = list(zip(self.lattice, self.frac_coords, self.atomic_numbers, strict=True))
+        return arrays_to_structures(crystals, properties=properties)
 
 
 def read_parquet(path: Path, limit: int | None) -> CrystalTable:

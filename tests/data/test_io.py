@@ -30,9 +30,15 @@ from autoperi.errors import DataError, StructureError
 
 LAWS = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PROVENANCE = {
-    "model": "autoperi-base", "seed": 2**40, "index": 3, "log_likelihood": -1.25e-3, "versions": {"torch": "2.4", "é Å": 'say "hi"\\n'},
-    "nothing": None, "list": [1, 2.5, "x", [True]], "text": "a=b, {c} 'd'\nnext line",
-}  # fmt: skip
+    "model": "autoperi-base",
+    "seed": 2**40,
+    "index": 3,
+    "log_likelihood": -1.25e-3,
+    "versions": {"torch": "2.4", "é Å": 'say "hi"\\n'},
+    "nothing": None,
+    "list": [1, 2.5, "x", [True]],
+    "text": "a=b, {c} 'd'\nnext line",
+}
 NAMES = {
     "json": "x.json",
     "extxyz": "x.extxyz",

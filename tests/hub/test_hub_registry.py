@@ -167,6 +167,9 @@ def test_what_this_installation_ships() -> None:
 
 
 def test_importing_is_light() -> None:
-    code = "import sys, autoperi.hub; autoperi.hub.list_pretrained(); sys.exit(bool({'torch', 'huggingface_hub'} & set(sys.modules)))"
+    code = (
+        "import sys, autoperi.hub; autoperi.hub.list_pretrained(); "
+        "sys.exit(bool({'torch', 'huggingface_hub'} & set(sys.modules)))"
+    )
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60).returncode == 0

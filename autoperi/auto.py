@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from autoperi._version import __version__
+from autoperi.data.checks import whole_number
 from autoperi.data.containers import is_series
 from autoperi.data.convert import as_list
 from autoperi.data.random import check_seed
@@ -24,7 +25,7 @@ from autoperi.pipelines.accept import DEFAULT_BATCH, Judge
 from autoperi.pipelines.base import Pipeline
 from autoperi.pipelines.generate import Generation
 from autoperi.pipelines.options import refuse_unknown, takes
-from autoperi.pipelines.request import Request, RunOptions, check_steps, make_request, whole_number
+from autoperi.pipelines.request import Request, RunOptions, check_steps, make_request
 from autoperi.pipelines.settings import Settings
 from autoperi.processes.lattice import MAX_BATCH_CRYSTALS
 from autoperi.progress import progress_bar

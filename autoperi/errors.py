@@ -63,3 +63,9 @@ class RelaxationInterrupted(KeyboardInterrupt):
     def __init__(self, finished: list[Any], wanted: int) -> None:
         super().__init__(f"interrupted after {len(finished)} of {wanted} crystals")
         self.finished, self.wanted = finished, wanted
+
+
+def one_line(error: BaseException) -> str:
+    """The message of ``error`` on one line of at most 200 characters, its class where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"

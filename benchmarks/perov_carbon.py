@@ -39,7 +39,8 @@ import torch
 from pymatgen.core import Element, Structure
 
 from autoperi import AutoPeri
-from autoperi.data.io import read_crystals, read_table, write_atomically, write_crystals
+from autoperi.data.files import write_atomically
+from autoperi.data.io import read_crystals, read_table, write_crystals
 from autoperi.errors import RequestError
 from autoperi.evaluation.common import load
 from autoperi.evaluation.csp import evaluate_csp

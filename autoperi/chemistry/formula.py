@@ -11,8 +11,8 @@ from fractions import Fraction
 from functools import reduce
 from typing import Any
 
+from autoperi.data.elements import element_number, symbol_hint, symbols
 from autoperi.errors import RequestError
-from autoperi.units import MAX_ATOMIC_NUMBER
 
 Formula = tuple[tuple[int, int], ...]
 """Atomic number and atoms in one reduced formula unit, of each element, by number."""
@@ -43,7 +43,7 @@ def parse_formula(composition: Any) -> Formula:
         )
     ratios: dict[int, Fraction] = {}
     for symbol, amount in amounts.items():
-        z = element_number(re.sub(r"\d*[+-]$", "", str(symbol)))
+        z = element_number(re.sub(r"\d*[+-]$", "", str(symbol)), error=RequestError)
         try:
             value = float(amount)
         except (TypeError, ValueError):
@@ -76,10 +76,11 @@ def _amounts(formula: str) -> Mapping[str, float]:
             f"composition={formula!r} has {stray.group()!r} in it, which no formula may; write it like 'Fe2O3', "
             "without charges"
         )
-    symbols = re.findall(r"[A-Z][a-z]?", text)
-    for symbol in symbols:
-        if symbol not in _symbols():
-            raise RequestError(f"composition={formula!r} names {symbol!r}, which is not an element{_hint(symbol)}")
+    for symbol in re.findall(r"[A-Z][a-z]?", text):
+        if symbol not in symbols():
+            raise RequestError(
+                f"composition={formula!r} names {symbol!r}, which is not an element{symbol_hint(symbol)}"
+            )
     if re.search(r"(?<![\d.])0+(\.0*)?(?![\d.])", text):
         raise RequestError(f"composition={formula!r} has an amount of 0; leave that element out")
     try:
@@ -96,38 +97,6 @@ def element_list(elements: str | Iterable[str], what: str) -> list[int]:
         raise RequestError(f"{what}={elements!r} names no elements; give symbols such as 'Li-Fe-O' or ['Li', 'O']")
     names = re.split(r"[-,\s]+", elements.strip()) if isinstance(elements, str) else list(elements)
     try:
-        return [element_number(str(name)) for name in names if str(name)]
+        return [element_number(str(name), error=RequestError) for name in names if str(name)]
     except RequestError as error:
         raise RequestError(f"{what}: {error}") from None
-
-
-def element_number(symbol: str) -> int:
-    """Atomic number of an element symbol.
-
-    Raises:
-        RequestError: there is no such element.
-    """
-    number = _symbols().get(symbol)
-    if number is None:
-        raise RequestError(f"{symbol!r} is not an element{_hint(symbol)}")
-    return number
-
-
-def _hint(symbol: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(symbol, list(_symbols()), n=2, cutoff=0.4)
-    return f"; did you mean {' or '.join(close)}?" if close else "; use symbols such as Li, Fe, O"
-
-
-def _symbols() -> dict[str, int]:
-    from ase.data import chemical_symbols
-
-    return {s: z for z, s in enumerate(chemical_symbols) if 1 <= z <= MAX_ATOMIC_NUMBER}
-
-
-def symbol_of(z: int) -> str:
-    """Symbol of an element by its atomic number."""
-    from ase.data import chemical_symbols
-
-    return chemical_symbols[z]

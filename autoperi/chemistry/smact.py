@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from autoperi.data.convert import element_number
-from autoperi.data.elements import electronegativity
+from autoperi.data.elements import electronegativity, element_number
 from autoperi.errors import RequestError, StructureError
 from autoperi.units import MAX_ATOMIC_NUMBER
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoperi.cli import common
+from autoperi.data.files import check_writable, write_atomically
 
 EXAMPLE = """examples:
   autoperi bench calculator --out calculator.json
@@ -129,11 +130,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         if not args.out.lower().endswith(".json"):
             raise DataError(f"{args.out} is not a .json file; results are written as .json")
-        common.check_writable(args.out)
+        check_writable(args.out)
     report = calculator_report(args)
     if args.out:
-        from autoperi.data.io import write_atomically
-
         write_atomically(args.out, common.dumps(report, indent=2) + "\n")
     if args.json:
         common.say(common.dumps(report))

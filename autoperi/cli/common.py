@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoperi.errors import DataError
-from autoperi.pipelines.options import whole
+from autoperi.data.files import check_crystal_output as check_crystal_output  # generate asks for these here
+from autoperi.data.files import check_writable as check_writable
+from autoperi.data.files import dumps as dumps
+from autoperi.pipelines.options import whole as whole
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -113,98 +111,6 @@ def read_input(path: str) -> list[Structure]:
     return crystals
 
 
-def check_crystal_output(out: str, *, n: int) -> bool:
-    """Whether ``out`` means a folder; refused where ``n`` crystals could not be written to it.
-
-    A path that is a folder, ends with a separator or has no suffix means a folder.
-
-    Raises:
-        DataError: an unknown suffix, several crystals for one POSCAR, or a place that cannot be written.
-    """
-    from autoperi.data.io import WRITABLE
-
-    path = Path(out)
-    poscar = path.suffix.lower() == ".vasp" or path.name.upper().startswith(("POSCAR", "CONTCAR"))
-    folder = path.is_dir() or out.endswith(("/", os.sep)) or (not path.suffix and not poscar)
-    if not folder:
-        if not poscar and path.suffix.lower() not in WRITABLE:
-            raise DataError(
-                f"{out} has the suffix {path.suffix!r}; give {', '.join(WRITABLE)}, or a folder (end it with /)"
-            )
-        if poscar and n > 1:
-            raise DataError(
-                f"{out} is a POSCAR, which holds one crystal, not {n}; write .extxyz, or CIFs into a folder"
-            )
-    check_writable(out, folder=folder)
-    return folder
-
-
-def check_writable(out: str | os.PathLike[str], *, folder: bool = False) -> None:
-    """Refuse a place that cannot be written before any work is done; leaves nothing behind.
-
-    Args:
-        out: a file, or a folder, which need not exist yet.
-        folder: which of them.
-
-    Raises:
-        DataError: the message says why.
-    """
-    path = Path(out)
-    try:
-        if folder and path.exists() and not path.is_dir():
-            raise DataError(f"{out} is a file; give a folder, or remove it")
-        if not folder and path.is_dir():
-            raise DataError(f"{out} is a folder; give a file in it")
-        place = path if folder else path.absolute().parent
-        while not place.exists():
-            place = place.absolute().parent
-        if not place.is_dir():
-            raise DataError(f"{out} cannot be written: {place} is a file; choose another place")
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise DataError(
-            f"{out} cannot be written: {(error.strerror or str(error)).lower()}; choose a place you may write to"
-        ) from None
-
-
-def write_table(rows: Sequence[Mapping[str, Any]], out: str) -> Path:
-    """Write rows as ``.csv``, ``.json`` (a list of objects) or ``.parquet``, whole or not at all.
-
-    Raises:
-        DataError: the place cannot be written.
-    """
-    from io import BytesIO
-
-    import pandas as pd
-
-    from autoperi.data.io import write_atomically
-
-    kind = Path(out).suffix.lower()
-    if kind == ".json":
-        return write_atomically(out, dumps(list(rows)) + "\n")
-    frame = pd.DataFrame(list(rows))
-    if kind == ".csv":
-        return write_atomically(out, frame.to_csv(index=False))
-    buffer = BytesIO()
-    frame.to_parquet(buffer, index=False)
-    return write_atomically(out, buffer.getvalue())
-
-
-TABLES = (".csv", ".json", ".parquet")
-
-
-def check_table_output(out: str) -> None:
-    """Refuse a table that :func:`write_table` could not write.
-
-    Raises:
-        DataError: an unknown suffix, or a place that cannot be written.
-    """
-    if Path(out).suffix.lower() not in TABLES:
-        raise DataError(f"{out} has the suffix {Path(out).suffix!r}; a table is written as {', '.join(TABLES)}")
-    check_writable(out)
-
-
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Keep Ctrl-C from cutting short the writing of results that are done."""
@@ -231,23 +137,6 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """One line on standard error."""
     sys.stderr.write(f"autoperi: {text}\n")
-
-
-def dumps(value: Any, *, indent: int | None = None) -> str:
-    """Strict JSON: NaN and infinity become null, paths and the numbers of NumPy what they stand for."""
-    return json.dumps(_plain(value), allow_nan=False, indent=indent)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item") and not getattr(value, "shape", ()):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def format_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

@@ -321,7 +321,7 @@ def _check(args: argparse.Namespace) -> None:
 def _write_table(rows: Any, path: str) -> None:
     import pandas as pd
 
-    from autoperi.data.io import write_atomically
+    from autoperi.data.files import write_atomically
 
     flat = [
         {

@@ -137,8 +137,8 @@ def write_folder(crystals: list[Structure], out: str, summary: dict[str, Any]) -
 
     In a folder of an earlier run, the CIFs which its summary names and which are not written anew are removed.
     """
+    from autoperi.data.files import publish
     from autoperi.data.io import EXTXYZ, SUMMARY, write_crystals
-    from autoperi.hub.bundle import publish
 
     target = Path(out)
     with tempfile.TemporaryDirectory() as scratch:

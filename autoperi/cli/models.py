@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from autoperi.cli import common
+from autoperi.data.files import check_writable
 from autoperi.errors import WeightsError
 
 EXAMPLE = """examples:
@@ -132,7 +133,7 @@ def download(args: argparse.Namespace) -> int:
     """Copy a model into a directory."""
     from autoperi.hub.download import download_to
 
-    common.check_writable(args.to, folder=True)
+    check_writable(args.to, folder=True)
     path = download_to(args.name, args.to, revision=args.revision, force=args.force)
     if args.json:
         common.say(

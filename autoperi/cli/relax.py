@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from autoperi.cli import common
+from autoperi.data.files import check_crystal_output
 from autoperi.units import RELAX_STEPS
 
 EXAMPLE = """examples:
@@ -82,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
         check_steps(args.steps)
     elif args.steps is not None:
         check_fire_steps(args.steps)
-    common.check_crystal_output(args.out, n=1)
+    check_crystal_output(args.out, n=1)
     crystals = common.read_input(args.file)
-    common.check_crystal_output(args.out, n=len(crystals))
+    check_crystal_output(args.out, n=len(crystals))
     peri = common.load_model(args)
     interrupted: RelaxationInterrupted | None = None
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoperi.cli import common
+from autoperi.data.files import check_table_output, write_table
 from autoperi.errors import DataError, RequestError
 
 EXAMPLE = """examples:
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         check_properties(properties)
     references = None if args.references is None else read_references(args.references)
     if args.out is not None:
-        common.check_table_output(args.out)
+        check_table_output(args.out)
     crystals = common.read_input(args.file)
     peri = common.load_model(args)
     table = peri.score(
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if args.out is not None:
         with common.uninterrupted():
-            common.write_table(rows, args.out)
+            write_table(rows, args.out)
     if args.json:
         common.say(
             common.dumps(

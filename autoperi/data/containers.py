@@ -66,11 +66,8 @@ def with_geometry(
     else:
         from pymatgen.core import Lattice, Structure
 
-        new = (
-            crystal.copy()
-            if isinstance(crystal, Structure)
-            else Structure.from_sites(list(crystal), charge=crystal._charge)
-        )
+        mutable = isinstance(crystal, Structure)
+        new = crystal.copy() if mutable else Structure.from_sites(list(crystal), charge=crystal._charge)
         new.properties = record = deepcopy(dict(crystal.properties))
         if lattice is not None:
             new.lattice = Lattice(lattice)
@@ -80,6 +77,3 @@ def with_geometry(
     if relaxation is not None:
         record["autoperi"] = {**(record.get("autoperi") or {}), "relaxation": dict(relaxation)}
     return new
-
-
-__all__ = ["is_series", "like_container", "with_geometry"]

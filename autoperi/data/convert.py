@@ -83,20 +83,6 @@ def as_list(crystals: Crystal | Iterable[Crystal]) -> list[Crystal]:
     return list(crystals)
 
 
-def element_number(symbol: str) -> int:
-    """Atomic number of an element symbol; ``D`` and ``T`` are hydrogen.
-
-    Raises:
-        StructureError: no such element.
-    """
-    from ase.data import atomic_numbers
-
-    number = {"D": 1, "T": 1, **atomic_numbers}.get(symbol, 0)
-    if number < 1:
-        raise StructureError(f"{symbol!r} is not a chemical element; write symbols as in 'Li', 'Fe', 'O'")
-    return int(number)
-
-
 def to_arrays(crystal: Crystal, *, name: str = "the crystal") -> Arrays:
     """Lattice ``[3, 3]`` in Å, fractional coordinates ``[n, 3]`` (as given, not wrapped) and atomic numbers ``[n]`` of
     one crystal.
@@ -111,15 +97,12 @@ def to_arrays(crystal: Crystal, *, name: str = "the crystal") -> Arrays:
         numbers = _structure_numbers(crystal, name)
         positions = np.array(crystal.frac_coords, dtype=np.float64).reshape(-1, 3)
     else:
-        lattice, pbc = np.array(crystal.cell[:], dtype=np.float64), tuple(bool(p) for p in crystal.pbc)
+        lattice, pbc = np.array(crystal.cell[:], dtype=np.float64), crystal.pbc
         numbers = np.array(crystal.numbers, dtype=np.int64)
         positions = np.array(crystal.positions, dtype=np.float64).reshape(-1, 3)
     if len(numbers) == 0:
         raise StructureError(f"{name} has no atoms; remove it or give it at least one")
-    if not all(pbc):
-        raise StructureError(
-            f"{name} is not periodic, its pbc is {[bool(p) for p in pbc]}; set pbc to True along all three axes"
-        )
+    _check_periodic(pbc, name)
     _check_cell(lattice, name)
     if not np.isfinite(positions).all():
         raise StructureError(f"{name} has NaN or infinity in its coordinates; give finite numbers")
@@ -201,28 +184,21 @@ def arrays_to_structures(
     """
     from pymatgen.core import Composition, Element, Lattice, Structure
 
-    props = _one_each(properties, len(crystals), "properties")
+    if properties is not None and len(properties) != len(crystals):
+        raise StructureError(
+            f"{len(properties)} properties for {len(crystals)} crystals; give one mapping for each crystal"
+        )
     # Handing over a ready composition instead of a number halves the time of building a structure.
     present = {int(z) for _, _, numbers in crystals for z in np.unique(numbers)}
     species: dict[int, Any] = {z: Composition({Element.from_Z(z): 1}) for z in present}
     return [
-        Structure(Lattice(lattice), [species[int(z)] for z in numbers], coords, properties=props[i])
+        Structure(
+            Lattice(lattice),
+            [species[int(z)] for z in numbers],
+            coords,
+            properties=deepcopy(dict(properties[i])) if properties is not None else {},
+        )
         for i, (lattice, coords, numbers) in enumerate(crystals)
-    ]
-
-
-def to_atoms(batch: CrystalBatch, *, info: Sequence[Mapping[str, Any]] | None = None) -> list[Atoms]:
-    """ASE atoms (double precision, periodic) of a batch, with ``info``, one mapping a crystal, as their ``.info``.
-
-    Raises:
-        StructureError: not one mapping of info for each crystal.
-    """
-    from ase import Atoms
-
-    infos = _one_each(info, len(batch), "info")
-    return [
-        Atoms(numbers=numbers, positions=coords @ lattice, cell=lattice, pbc=True, info=infos[i])
-        for i, (lattice, coords, numbers) in enumerate(_numpy_crystals(batch))
     ]
 
 
@@ -236,10 +212,7 @@ def structure_to_atoms(structure: Structure, *, name: str = "the structure") -> 
     from ase import Atoms
 
     numbers = _structure_numbers(structure, name)
-    if not all(structure.lattice.pbc):
-        raise StructureError(
-            f"{name} is not periodic, its pbc is {list(structure.lattice.pbc)}; set pbc to True along all three axes"
-        )
+    _check_periodic(structure.lattice.pbc, name)
     lattice = np.array(structure.lattice.matrix, dtype=np.float64)
     frac = np.array(structure.frac_coords, dtype=np.float64).reshape(-1, 3)
     atoms = Atoms(
@@ -286,9 +259,8 @@ def atoms_to_structure(atoms: Atoms, *, name: str = "the atoms object") -> Struc
         element, state, moment = Element.from_Z(int(z)), _number_or_none(oxi), _number_or_none(spin)
         species.append(element if state is None and moment is None else Species(element.symbol, state, spin=moment))
     properties = deepcopy(dict(atoms.info))
-    if hasattr(
-        properties.get("spacegroup"), "todict"
-    ):  # what ase.spacegroup.crystal leaves behind cannot be serialised
+    # What ase.spacegroup.crystal leaves behind cannot be serialised.
+    if hasattr(properties.get("spacegroup"), "todict"):
         properties["spacegroup"] = properties["spacegroup"].todict()
     return Structure(Lattice(lattice), species, frac, site_properties=site_properties or None, properties=properties)
 
@@ -300,19 +272,6 @@ def as_structure(crystal: Crystal, *, name: str = "the crystal") -> Structure:
         StructureError: it is neither, or as :func:`atoms_to_structure`.
     """
     return crystal if kind_of(crystal, name=name) == "structure" else atoms_to_structure(crystal, name=name)
-
-
-def like_input(original: Crystal, new: Structure) -> Crystal:
-    """``new`` as the kind that ``original`` is: what a user gave is what they get back.
-
-    Raises:
-        StructureError: ``original`` is not a crystal, or as :func:`structure_to_atoms`.
-    """
-    if kind_of(original) == "structure":
-        return new
-    atoms = structure_to_atoms(new)
-    # pymatgen hands out a subclass of Atoms that workflow managers can serialise; keep that ability.
-    return type(original)(atoms) if hasattr(original, "as_dict") else atoms
 
 
 def _structure_numbers(structure: Any, name: str) -> NDArray[np.int64]:
@@ -334,6 +293,12 @@ def _structure_numbers(structure: Any, name: str) -> NDArray[np.int64]:
     return numbers
 
 
+def _check_periodic(pbc: Iterable[bool], name: str) -> None:
+    axes = [bool(p) for p in pbc]
+    if not all(axes):
+        raise StructureError(f"{name} is not periodic, its pbc is {axes}; set pbc to True along all three axes")
+
+
 def _check_cell(lattice: NDArray[np.float64], name: str) -> None:
     if not np.isfinite(lattice).all():
         raise StructureError(f"{name} has NaN or infinity in its lattice; give finite lengths in Å")
@@ -351,14 +316,6 @@ def _numpy_crystals(batch: CrystalBatch) -> list[Arrays]:
     detached = CrystalBatch(batch.lattice.detach(), batch.frac_coords.detach(), batch.atomic_numbers, batch.n_atoms)
     crystals = detached.to(device="cpu").to(dtype=torch.float64).unbatch()
     return [(lattice.numpy().copy(), coords.numpy().copy(), numbers.numpy()) for lattice, coords, numbers in crystals]
-
-
-def _one_each(values: Sequence[Mapping[str, Any]] | None, n: int, what: str) -> list[dict[str, Any]]:
-    if values is None:
-        return [{} for _ in range(n)]
-    if len(values) != n:
-        raise StructureError(f"{len(values)} {what} for {n} crystals; give one mapping for each crystal")
-    return [deepcopy(dict(v)) for v in values]
 
 
 def _site_array(values: Sequence[Any]) -> NDArray[Any]:

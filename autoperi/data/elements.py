@@ -1,4 +1,4 @@
-"""What is known of the elements: radii and electronegativities, each table read in one place.
+"""What is known of the elements: numbers, radii and electronegativities, each table read in one place.
 
 Three radii are in use, and differ: a metric must take the one that its definition names.
 
@@ -16,7 +16,7 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from autoperi.errors import StructureError
+from autoperi.errors import AutoPeriError, StructureError
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
@@ -28,6 +28,47 @@ measured.
 """
 
 _LAST_MEASURED = 96
+_ISOTOPES = {"D": 1, "T": 1}
+
+
+@functools.lru_cache(maxsize=1)
+def symbols() -> dict[str, int]:
+    """Element symbols to atomic numbers, hydrogen to oganesson; ``D`` and ``T`` are hydrogen."""
+    from ase.data import chemical_symbols
+
+    return {**_ISOTOPES, **{s: z for z, s in enumerate(chemical_symbols) if 1 <= z <= MAX_ATOMIC_NUMBER}}
+
+
+def element_number(symbol: str, *, error: type[AutoPeriError] = StructureError) -> int:
+    """Atomic number of an element symbol; ``D`` and ``T`` are hydrogen.
+
+    Args:
+        symbol: as in ``"Li"``, ``"Fe"``, ``"O"``.
+        error: class of the error.
+
+    Raises:
+        StructureError: no such element, with the nearest symbols (``error`` where another class is given).
+    """
+    number = symbols().get(symbol)
+    if number is None:
+        raise error(f"{symbol!r} is not a chemical element{symbol_hint(symbol)}")
+    return number
+
+
+def symbol_of(number: int) -> str:
+    """Symbol of an element by its atomic number."""
+    from ase.data import chemical_symbols
+
+    return str(chemical_symbols[number])
+
+
+def symbol_hint(symbol: str) -> str:
+    """The end of a message about ``symbol``, which is no element: what may have been meant."""
+    import difflib
+
+    elements = [known for known in symbols() if known not in _ISOTOPES]
+    close = difflib.get_close_matches(symbol, elements, n=2, cutoff=0.4)
+    return f"; did you mean {' or '.join(close)}?" if close else "; use symbols such as Li, Fe, O"
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoperi.data.files import plain
 from autoperi.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,31 +20,15 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 
-def plain(value: Any) -> Any:
-    """``value`` in the types of JSON: arrays as lists, serialisable objects as dicts, other objects as text."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(v) for v in value]
-    method = getattr(value, "as_dict", None) or getattr(value, "todict", None)
-    return plain(method()) if method else str(value)
-
-
 def crystal_filename(structure: Structure, index: int) -> str:
     """A file name such as ``001_LiFePO4.cif`` with nothing in it but letters, digits, points and one underscore."""
-    formula = (
-        structure.composition.element_composition.reduced_composition.formula
-    )  # "Li1 Fe1 P1 O4", most metallic first
+    # "Li1 Fe1 P1 O4", most metallic first
+    formula = structure.composition.element_composition.reduced_composition.formula
     formula = re.sub(r"(?<=[A-Za-z])1(?= |$)| ", "", formula)
     return f"{index:03d}_{re.sub(r'[^A-Za-z0-9.]', '', formula)[:100]}.cif"
 
 
 # ---- CIF and POSCAR
-# ---------------------------------------------------------------------------------------------------------
 
 
 def read_cif(text: str, limit: int | None) -> list[Structure]:
@@ -102,35 +87,26 @@ def read_poscar(text: str, _: int | None) -> list[Structure]:
 
 def poscar_text(structures: list[Structure]) -> str:
     """A POSCAR of one structure."""
-    from itertools import groupby
+    from pymatgen.io.vasp.inputs import Poscar
 
-    from pymatgen.core import Element
-
-    from autoperi.data.convert import to_arrays
+    from autoperi.data.convert import arrays_to_structures, to_arrays
 
     lattice, coords, numbers = to_arrays(structures[0], name="the structure")
-    if (
-        np.linalg.det(lattice) < 0
-    ):  # VASP refuses left-handed cells; naming two axes the other way round is the same crystal
+    # VASP refuses left-handed cells. Two axes in the other order are the same crystal; pymatgen's own way out, which
+    # turns the axes round, is its mirror image.
+    if np.linalg.det(lattice) < 0:
         lattice, coords = lattice[[0, 2, 1]], coords[:, [0, 2, 1]]
-    groups = [(Element.from_Z(int(z)).symbol, len(list(g))) for z, g in groupby(numbers)]
-    mobile = structures[0].site_properties.get("selective_dynamics") or [None] * len(numbers)
-    lines = [
-        structures[0].composition.reduced_formula,
-        "1.0",
-        *(" ".join(f"{v:22.16f}" for v in row) for row in lattice),
-    ]
-    lines += [" ".join(g[0] for g in groups), " ".join(str(g[1]) for g in groups)]
-    lines += [*(["Selective dynamics"] if mobile[0] is not None else []), "Direct"]
-    for x, free in zip(coords, mobile, strict=True):
-        lines.append(
-            " ".join(f"{v:20.16f}" for v in x) + ("" if free is None else "".join(" T" if f else " F" for f in free))
-        )
-    return "\n".join(lines) + "\n"
+    (structure,) = arrays_to_structures([(lattice, coords, numbers)])
+    mobile = structures[0].site_properties.get("selective_dynamics")
+    poscar = Poscar(
+        structure,
+        comment=structures[0].composition.reduced_formula,
+        selective_dynamics=None if mobile is None or mobile[0] is None else mobile,
+    )
+    return poscar.get_str(significant_figures=16)
 
 
 # ---- extended XYZ and JSON
-# --------------------------------------------------------------------------------------------------
 
 
 def read_extxyz(text: str, limit: int | None) -> list[Structure]:

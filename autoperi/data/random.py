@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoperi.errors import RequestError
+from autoperi.data.checks import whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +27,13 @@ def check_seed(seed: int | None) -> int:
     """
     if seed is None:
         return secrets.randbelow(2**31)
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) <= MAX_SEED:
-        raise RequestError(
-            f"seed={seed!r} is not an integer between 0 and 2**63 - 1; pass one, or None for a fresh seed"
-        )
-    return int(seed)
+    return whole_number(
+        seed,
+        "seed",
+        least=0,
+        most=MAX_SEED,
+        refusal="is not an integer between 0 and 2**63 - 1; pass one, or None for a fresh seed",
+    )
 
 
 def numpy_generator(seed: int, *index: int) -> np.random.Generator:

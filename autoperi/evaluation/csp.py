@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoperi.chemistry.smact import StateSet, check_states, smact_validity
+from autoperi.data.checks import whole_number
 from autoperi.data.io import read_crystals
 from autoperi.errors import DataError, RequestError, StructureError
 from autoperi.evaluation.asking import Asked, generate_all
@@ -35,7 +36,7 @@ from autoperi.metrics.match import (
 )
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, check_processes
-from autoperi.pipelines.request import make_request, whole_number
+from autoperi.pipelines.request import make_request
 from autoperi.symmetry.analysis import SYMPREC, analyse
 from autoperi.symmetry.spacegroup import parse_space_group
 

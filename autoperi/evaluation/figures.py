@@ -38,7 +38,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoperi.data.io import write_atomically
+from autoperi.data.files import write_atomically
 from autoperi.errors import RequestError
 from autoperi.evaluation import diagrams, plots
 from autoperi.evaluation.plots import Drawn

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from autoperi.data.checks import whole_number
 from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.calculators import describe_calculator, make_calculator, relax
 from autoperi.metrics.counts import mean, share
@@ -87,8 +88,8 @@ def check_judge(
         ("relax_steps", relax_steps, 1),
         ("mechanical", mechanical, 0),
     ):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise RequestError(f"{name}={value!r} is not a whole number of at least {least}")
+        if value is not None:
+            whole_number(value, name, least=least)
     if mechanical and calculator is None:
         raise RequestError(f"mechanical={mechanical} needs forces; name a calculator too")
     described = None

@@ -20,7 +20,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoperi.data.io import write_atomically
+from autoperi.data.files import write_atomically
 from autoperi.errors import RequestError
 from autoperi.evaluation.figures import FORMATS, describe, draw, encode, require_matplotlib, save
 

@@ -6,64 +6,31 @@ only :mod:`autoperi.hub.download` touches the network.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autoperi.hub.bundle import Bundle, Component, load_bundle, load_state, save_bundle, state_of, verify
-    from autoperi.hub.card import check_card, model_card
-    from autoperi.hub.download import download_to, fetch, load_pretrained, push
-    from autoperi.hub.store import ModelInfo, Resolved, list_pretrained, resolve, update_registry
+    from autoperi.hub.bundle import *  # noqa: F403
+    from autoperi.hub.card import *  # noqa: F403
+    from autoperi.hub.download import *  # noqa: F403
+    from autoperi.hub.store import *  # noqa: F403
 
-_LAZY = {
-    "Bundle": "bundle",
-    "Component": "bundle",
-    "ModelInfo": "store",
-    "Resolved": "store",
-    "check_card": "card",
-    "download_to": "download",
-    "fetch": "download",
-    "list_pretrained": "store",
-    "load_bundle": "bundle",
-    "load_pretrained": "download",
-    "load_state": "bundle",
-    "model_card": "card",
-    "push": "download",
-    "resolve": "store",
-    "save_bundle": "bundle",
-    "state_of": "bundle",
-    "update_registry": "store",
-    "verify": "bundle",
+_MODULES = {
+    "bundle": ("Bundle", "Component", "load_bundle", "load_state", "save_bundle", "state_of", "verify"),
+    "card": ("check_card", "model_card"),
+    "download": ("download_to", "fetch", "load_pretrained", "push"),
+    "store": ("ModelInfo", "Resolved", "list_pretrained", "resolve", "update_registry"),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "Bundle",
-    "Component",
-    "ModelInfo",
-    "Resolved",
-    "check_card",
-    "download_to",
-    "fetch",
-    "list_pretrained",
-    "load_bundle",
-    "load_pretrained",
-    "load_state",
-    "model_card",
-    "push",
-    "resolve",
-    "save_bundle",
-    "state_of",
-    "update_registry",
-    "verify",
-]
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(f"autoperi.hub.{_LAZY[name]}"), name)
+    if name in _HOME:
+        return getattr(import_module(f"autoperi.hub.{_HOME[name]}"), name)
     raise AttributeError(f"module 'autoperi.hub' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

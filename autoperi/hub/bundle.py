@@ -11,15 +11,15 @@ import hashlib
 import json
 import os
 import re
-import secrets
-import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autoperi._version import __version__
-from autoperi.errors import WeightsError
+from autoperi.data.files import publish
+from autoperi.errors import WeightsError, one_line
+from autoperi.hub.weights import read_weights, remedy, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,19 +99,13 @@ def save_bundle(bundle: Bundle, directory: str | os.PathLike[str]) -> dict[str, 
 
     from autoperi.hub.card import model_card, with_checksums
 
-    if not _NAME.fullmatch(bundle.name):
-        raise WeightsError(
-            f"model name {bundle.name!r} is not made of letters, digits, '.', '_' and '-'; choose another"
-        )
+    _check_name(bundle.name, "model")
     if not bundle.components:
         raise WeightsError(f"model {bundle.name!r} has no components; give at least one before saving")
     files: dict[str, bytes] = {}
     entries: dict[str, dict[str, Any]] = {}
     for name, component in bundle.components.items():
-        if not _NAME.fullmatch(name):
-            raise WeightsError(
-                f"component name {name!r} is not made of letters, digits, '.', '_' and '-'; choose another"
-            )
+        _check_name(name, "component")
         for key, value in component.tensors.items():
             if not isinstance(value, torch.Tensor):
                 raise WeightsError(
@@ -157,7 +151,7 @@ def save_bundle(bundle: Bundle, directory: str | os.PathLike[str]) -> dict[str, 
     )
     files[CARD_FILE] = card.encode()
     files[CONFIG_FILE] = text.encode()
-    publish(files, directory)
+    publish(files, directory, error=WeightsError)
     return {**sha256, CONFIG_FILE: hashlib.sha256(files[CONFIG_FILE]).hexdigest()}
 
 
@@ -167,29 +161,19 @@ def load_bundle(directory: str | os.PathLike[str], *, verify: bool = True, revis
     Raises:
         WeightsError: no directory or config, an unknown format, a file that is missing, damaged or not safetensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     path = Path(directory).expanduser()
     config = read_config(path)
     sha256, components = {CONFIG_FILE: _digest(path / CONFIG_FILE)}, {}
     for name, entry in config["components"].items():
         file = path / entry["file"]
-        data = _read_weights(file)
+        data = read_weights(file)
         sha256[entry["file"]] = digest = hashlib.sha256(data).hexdigest()
         if verify and digest != entry["sha256"]:
             raise WeightsError(
                 f"sha256 of '{file}' is {digest[:12]}… but {CONFIG_FILE} says {entry['sha256'][:12]}…; the file is "
-                "damaged or was "
-                f"changed: {_again(file)}"
+                f"damaged or was changed: {remedy(file)}"
             )
-        try:
-            tensors = load(data)
-        except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"'{file}' is not a readable safetensors file ({one_line(error)}): {_again(file)}"
-            ) from error
-        components[name] = Component(config=entry["config"], tensors=tensors)
+        components[name] = Component(config=entry["config"], tensors=tensors_of(data, file))
     card = ""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         card = (path / CARD_FILE).read_text(encoding="utf-8")
@@ -233,10 +217,10 @@ def read_config(directory: str | os.PathLike[str]) -> dict[str, Any]:
             f"'{file}' has no format_version, so AutoPeri did not write it; give an AutoPeri model directory"
         )
     if config["format_version"] != FORMAT_VERSION:
+        writer = f"AutoPeri {config.get('autoperi_version', '?')}"
         raise WeightsError(
-            f"format_version {config['format_version']!r} of '{file}' (AutoPeri "
-            f"{config.get('autoperi_version', '?')}) is unknown "
-            f"to AutoPeri {__version__}, which reads {FORMAT_VERSION}; upgrade with `pip install -U autoperi`"
+            f"format_version {config['format_version']!r} of '{file}' ({writer}) is unknown to AutoPeri {__version__}, "
+            f"which reads {FORMAT_VERSION}; upgrade with `pip install -U autoperi`"
         )
     _check_keys(config, _REQUIRED, _OPTIONAL, where=f"'{file}'")
     entries = config["components"]
@@ -275,7 +259,7 @@ def verify(directory: str | os.PathLike[str]) -> list[FileCheck]:
     rows = [FileCheck(CONFIG_FILE, True, _digest(path / CONFIG_FILE))]
     for entry in config["components"].values():
         try:
-            digest = hashlib.sha256(_read_weights(path / entry["file"])).hexdigest()
+            digest = hashlib.sha256(read_weights(path / entry["file"])).hexdigest()
             rows.append(FileCheck(entry["file"], digest == entry["sha256"], digest))
         except WeightsError:
             file = path / entry["file"]
@@ -309,47 +293,14 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str 
         more = f" (and {len(faults) - 4} more)" if len(faults) > 4 else ""
         raise WeightsError(
             f"{source} do not fit {type(module).__name__}: {'; '.join(faults[:4])}{more}; config and weights must "
-            "come from one save, "
-            "read by the AutoPeri version that wrote them or a later one"
+            "come from one save, read by the AutoPeri version that wrote them or a later one"
         )
     module.load_state_dict({**state, **given}, strict=True)
 
 
-def publish(files: Mapping[str, bytes], directory: str | os.PathLike[str]) -> None:
-    """Write ``files`` (the last one last) so that a crash leaves no half-written file under a final name.
-
-    Raises:
-        WeightsError: the directory cannot be written.
-    """
-    target = Path(directory).expanduser()
-    existed = target.is_dir()
-    # Inside an existing directory, which may be a mount of its own; beside a new one, to appear by a single rename.
-    # Not tempfile.mkdtemp: its mode 0700 would hide a shared model from everybody else.
-    scratch = (target if existed else target.parent) / f".{target.name}.{secrets.token_hex(4)}.tmp"
-    try:
-        scratch.mkdir(parents=True)
-        for name, data in files.items():
-            (scratch / name).write_bytes(data)
-        if not existed:
-            # Somebody else may have made the directory meanwhile: then go on file by file.
-            with contextlib.suppress(OSError):
-                scratch.rename(target)
-                return
-        target.mkdir(exist_ok=True)
-        for name in files:
-            (scratch / name).replace(target / name)
-    except OSError as error:
-        raise WeightsError(
-            f"cannot write '{target}': {error.strerror or error}; choose a directory you may write to, with space left"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of ``error`` on one line of at most 200 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"
+def _check_name(name: str, what: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise WeightsError(f"{what} name {name!r} is not made of letters, digits, '.', '_' and '-'; choose another")
 
 
 def _check_string_keys(value: object, *, where: str) -> None:
@@ -368,58 +319,9 @@ def _check_string_keys(value: object, *, where: str) -> None:
 
 def _check_keys(found: dict[str, Any], required: set[str], optional: set[str], *, where: str) -> None:
     missing, extra = sorted(required - set(found)), sorted(set(found) - required - optional)
-    if missing or extra:
-        parts = ([f"lacks {', '.join(missing)}"] if missing else []) + (
-            [f"has unknown {', '.join(extra[:4])}"] if extra else []
-        )
-        raise WeightsError(f"{where} {' and '.join(parts)}; save or download the model again, or upgrade AutoPeri")
-
-
-def _read_weights(file: Path) -> bytes:
-    """The bytes of a file whose header and length are those of a safetensors file."""
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"'{file}' is missing but {CONFIG_FILE} names it; copy it there or download the model again"
-        ) from error
-    except OSError as error:
-        raise WeightsError(f"'{file}' cannot be read: {error.strerror or error}; check its permissions") from error
-    size = int.from_bytes(data[:8], "little")
-    end = _end(data[8 : 8 + size]) if len(data) >= 8 and 8 + size <= len(data) else None
-    if end is not None:
-        if 8 + size + end == len(data):
-            return data
-        raise WeightsError(
-            f"'{file}' has {len(data)} bytes where its header asks for {8 + size + end}; it is truncated: "
-            f"{_again(file)}"
-        )
-    # Only now: the first bytes of a sound file are a length, which can look like anything.
-    if data[:2] == b"PK" or (data[:1] == b"\x80" and data[1:2] in b"\x01\x02\x03\x04\x05"):
-        raise WeightsError(
-            f"'{file}' is a pickle or zip archive under the name of safetensors; pickles are never read: save it with "
-            "save_pretrained"
-        )
-    if data.startswith(b"version https://git-lfs"):
-        raise WeightsError(
-            f"'{file}' is a Git LFS pointer, not the weights; run `git lfs pull` there or download the model again"
-        )
-    what = "is truncated" if data[8:9] in (b"{", b"") else "is not a safetensors file"
-    raise WeightsError(f"'{file}' ({len(data)} bytes) {what}: {_again(file)}")
-
-
-def _again(file: Path) -> str:
-    """What to do about a damaged file; in the cache of the hub it is a link, and its target must go."""
-    return f"delete '{os.path.realpath(file)}' and copy, save or download the model again (`autoperi models download --force`)"
-
-
-def _end(header: bytes) -> int | None:
-    """Where the last tensor of a safetensors file ends, counted from its header; None where this is no such header."""
-    try:
-        end = max([int(t["data_offsets"][1]) for k, t in json.loads(header).items() if k != "__metadata__"], default=0)
-    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError):
-        return None
-    return end if end >= 0 else None
+    faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(extra[:4])}"] * bool(extra)
+    if faults:
+        raise WeightsError(f"{where} {' and '.join(faults)}; save or download the model again, or upgrade AutoPeri")
 
 
 def _digest(file: Path) -> str:

@@ -41,20 +41,14 @@ def model_card(metadata: Mapping[str, Any]) -> str:
     lines = [*_front_matter(facts), f"# {name}", ""]
     if facts.get("description"):
         lines += [str(facts["description"]).strip(), ""]
-    usage = (
-        facts.get("usage")
-        or f'from autoperi import AutoPeri\n\nperi = AutoPeri.from_pretrained("{facts.get("repo_id") or name}")'
-    )
-    lines += ["```python", *str(usage).splitlines(), "```", ""]
+    load = f'from autoperi import AutoPeri\n\nperi = AutoPeri.from_pretrained("{facts.get("repo_id") or name}")'
+    lines += ["```python", *str(facts.get("usage") or load).splitlines(), "```", ""]
     for key, title in _SECTIONS:
         value: Any = training if key == "training" else facts.get(key)
         if value and key == "licence":
             value = facts.get("licence_text") or f"Weights: {value}. Code: MIT (AutoPeri {__version__})."
-        if not value:
-            continue
-        lines += [f"## {title}", ""]
-        lines += _metrics(value) if key == "metrics" else _render(value)
-        lines.append("")
+        if value:
+            lines += [f"## {title}", "", *(_metrics(value) if key == "metrics" else _render(value)), ""]
     return with_checksums("\n".join(lines), sha256=facts.get("sha256") or {})
 
 
@@ -118,13 +112,8 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         value = row.get("value")
         number = f"{value:.4g}" if isinstance(value, float) else str(value)
-        cells = [
-            row.get("name", ""),
-            number,
-            row.get("unit", ""),
-            row.get("data", ""),
-            f"`{row['command']}`" if row.get("command") else "",
-        ]
+        command = f"`{row['command']}`" if row.get("command") else ""
+        cells = (row.get("name", ""), number, row.get("unit", ""), row.get("data", ""), command)
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     return lines + [f"\n{row['name']}: {row['note']}" for row in rows if row.get("note")]
 

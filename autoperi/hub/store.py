@@ -7,22 +7,23 @@ new weights are put into ``autoperi/weights/<name>/``, ``python -m autoperi.hub.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from autoperi.errors import WeightsError
-from autoperi.hub.bundle import CONFIG_FILE, files_of, one_line, read_config, verify
+from autoperi.data.files import write_atomically
+from autoperi.errors import DataError, WeightsError, one_line
+from autoperi.hub.bundle import CONFIG_FILE, read_config, verify
 
 DEFAULT_MODEL = "autoperi-base"
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 REGISTRY_FILE = Path(__file__).resolve().parent / "pretrained.json"
 MAX_MODEL_BYTES = 12_000_000
 MAX_TOTAL_BYTES = 40_000_000
+"""Largest size of one bundled model (12 MB), and of all of them together (40 MB)."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -114,15 +115,11 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Resolved:
     Raises:
         WeightsError: nothing of the kind, with the nearest known name; a retired model, with its replacement.
     """
-    if (
-        not isinstance(name_or_path, (str, os.PathLike))
-        or not isinstance(os.fspath(name_or_path), str)
-        or not os.fspath(name_or_path)
-    ):
+    text = os.fspath(name_or_path) if isinstance(name_or_path, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text:
         raise WeightsError(
             f"model {name_or_path!r} is not a name; give a bundled name, a directory or a hub repository 'owner/name'"
         )
-    text = str(os.fspath(name_or_path))
     models = list_pretrained()
     if isinstance(name_or_path, str):
         for info in models:
@@ -147,10 +144,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Resolved:
         raise WeightsError(
             f"model '{text}' is a URL; give the repository as 'owner/name' and set HF_ENDPOINT for another hub"
         )
-    known = sorted(
-        {m.name for m in models if m.status == "active"}
-        | {a for m in models if m.status == "active" for a in m.aliases}
-    )
+    known = sorted({name for m in models if m.status == "active" for name in (m.name, *m.aliases)})
     if not isinstance(name_or_path, str) or text[0] in ".~" or any(c in text for c in "/\\"):
         raise WeightsError(
             f"model directory '{text}' does not exist; give a directory, a hub repository 'owner/name' or one of "
@@ -171,7 +165,7 @@ def check_registry() -> list[str]:
             continue
         if not info.available:
             problems.append(f"{info.name}: no weights in '{info.directory}'")
-        elif _sha256(info.directory) != info.sha256:
+        elif {row.file: row.sha256 for row in verify(info.directory)} != info.sha256:
             problems.append(f"{info.name}: files differ from pretrained.json; run `python -m autoperi.hub.store`")
     return problems
 
@@ -180,7 +174,8 @@ def update_registry() -> list[ModelInfo]:
     """Write the sha256 of all bundled weights into ``pretrained.json``; models not listed there yet are added.
 
     Raises:
-        WeightsError: a damaged or misnamed model, or one above the limits of size (8 MB a model, 40 MB in all).
+        WeightsError: a damaged or misnamed model, or one above :data:`MAX_MODEL_BYTES`, or all of them above
+            :data:`MAX_TOTAL_BYTES`.
     """
     models = {info.name: info for info in list_pretrained()}
     total = 0
@@ -190,59 +185,44 @@ def update_registry() -> list[ModelInfo]:
             raise WeightsError(
                 f"'{directory}' holds the model {config['name']!r}; the directory must have the name of the model"
             )
-        bad = [row.file for row in verify(directory) if not row.ok]
+        rows = verify(directory)
+        bad = [row.file for row in rows if not row.ok]
         if bad:
             raise WeightsError(f"'{directory / bad[0]}' is not what {CONFIG_FILE} says; save the model again")
-        size = sum(p.stat().st_size for p in directory.glob("*") if p.is_file())
-        total += size
-        if size > MAX_MODEL_BYTES or total > MAX_TOTAL_BYTES:
+        about = str(config.get("metadata", {}).get("description", ""))
+        info = models.get(directory.name) or ModelInfo(directory.name, description=about)
+        total += info.size_bytes
+        if info.size_bytes > MAX_MODEL_BYTES or total > MAX_TOTAL_BYTES:
             raise WeightsError(
-                f"'{directory}' has {size} bytes and all models {total}; keep to {MAX_MODEL_BYTES} and "
+                f"'{directory}' has {info.size_bytes} bytes and all models {total}; keep to {MAX_MODEL_BYTES} and "
                 f"{MAX_TOTAL_BYTES}"
             )
-        old = models.get(
-            directory.name,
-            ModelInfo(directory.name, description=str(config.get("metadata", {}).get("description", ""))),
-        )
-        fields = {**asdict(old), "licence": config.get("licence") or old.licence, "sha256": _sha256(directory)}
-        models[directory.name] = ModelInfo(**fields)
+        sha256 = {row.file: row.sha256 for row in rows}
+        models[info.name] = replace(info, licence=config.get("licence") or info.licence, sha256=sha256)
     entries = [
         {k: v for k, v in asdict(models[name]).items() if v or k in {"description", "licence"}}
         for name in sorted(models)
     ]
     text = json.dumps({"format_version": 1, "models": entries}, indent=2, ensure_ascii=False) + "\n"
-    scratch = REGISTRY_FILE.with_suffix(".json.tmp")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(REGISTRY_FILE)
-    except OSError as error:
-        raise WeightsError(
-            f"cannot write '{REGISTRY_FILE}': {error.strerror}; run this in a source checkout you may write to"
-        ) from error
+        write_atomically(REGISTRY_FILE, text)
+    except DataError as error:
+        raise WeightsError(f"{error}; run this in a source checkout you may write to") from error
     return list_pretrained()
 
 
 def _bundled(info: ModelInfo) -> Resolved:
     if info.status != "active":
         instead = (
-            f"; use {info.replacement!r} instead"
-            if info.replacement
-            else "; choose another from `autoperi models list`"
+            f"use {info.replacement!r} instead" if info.replacement else "choose another from `autoperi models list`"
         )
-        raise WeightsError(f"model {info.name!r} is retired ({info.reason or 'no reason recorded'}){instead}")
+        raise WeightsError(f"model {info.name!r} is retired ({info.reason or 'no reason recorded'}); {instead}")
     if not info.available:
         raise WeightsError(
             f"the weights of {info.name!r} are not in '{info.directory}'; reinstall the wheel (`pip install "
-            "--force-reinstall autoperi`) "
-            "or give the directory of a model"
+            "--force-reinstall autoperi`) or give the directory of a model"
         )
     return Resolved("bundled", info.name, path=info.directory, info=info)
-
-
-def _sha256(directory: Path) -> dict[str, str]:
-    """Digests of the files of a model directory; the card is left out, because its wording may change."""
-    names = [CONFIG_FILE, *files_of(read_config(directory))]
-    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
 
 
 if __name__ == "__main__":

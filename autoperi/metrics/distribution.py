@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoperi.data.checks import whole_number
 from autoperi.data.convert import as_structure, to_arrays
 from autoperi.data.random import check_seed, numpy_generator
 from autoperi.errors import RequestError, StructureError
@@ -52,8 +53,8 @@ def sample_valid(valid: Sequence[bool | None], *, limit: int | None = GENEVAL_SA
     Raises:
         RequestError: a limit below 1, or a bad seed.
     """
-    if limit is not None and (isinstance(limit, bool) or limit < 1):
-        raise RequestError(f"limit={limit!r} is not a positive whole number; give at least 1, or None for all")
+    if limit is not None:
+        whole_number(limit, "limit", refusal="is not a positive whole number; give at least 1, or None for all")
     rows = np.array([i for i, v in enumerate(valid) if v], dtype=np.int64)
     if limit is not None and len(rows) > limit:
         rows = np.sort(numpy_generator(check_seed(seed), _STREAM_SAMPLE).choice(rows, size=limit, replace=False))

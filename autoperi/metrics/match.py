@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from autoperi.data.checks import whole_number
 from autoperi.errors import RequestError
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.pairs import (
@@ -107,8 +108,8 @@ def match_curve(
     Raises:
         RequestError: ``k`` below 1, or not one verdict a crystal.
     """
-    if k is not None and (isinstance(k, bool) or k < 1):
-        raise RequestError(f"k={k!r} is not positive; give at least 1")
+    if k is not None:
+        whole_number(k, "k", refusal="is not a positive whole number; give at least 1")
     if passed is not None and len(passed) != len(results):
         raise RequestError(f"{len(passed)} verdicts for {len(results)} crystals; give one for each")
     curve = []

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics.parallel import Failure, parallel_map
@@ -62,9 +63,7 @@ def check_tolerances(preset: str, given: dict[str, float | None]) -> dict[str, f
     for name, value in given.items():
         if value is None:
             continue
-        if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-            raise RequestError(f"{name}={value!r} is not a positive number; leave it out for {out[name]}")
-        out[name] = float(value)
+        out[name] = positive_number(value, name, refusal=f"is not a positive number; leave it out for {out[name]}")
     return out
 
 

@@ -4,12 +4,12 @@ atoms, distances, symmetry.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.data.elements import atomic_radius
 from autoperi.errors import RequestError, StructureError
@@ -131,8 +131,7 @@ def pgcgm_filters(
             f"{len(space_groups)} space groups for {len(crystals)} crystals; give one for each, None for any"
         )
     for name, value in (("merge", merge), ("radii_fraction", radii_fraction), ("symprec", symprec)):
-        if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-            raise RequestError(f"{name}={value!r} is not a positive number; leave it out for the default")
+        positive_number(value, name)
     for i, crystal in enumerate(crystals):
         kind_of(crystal, name=f"crystal {i}")
     jobs = [(arrays, merge, radii_fraction, symprec) for arrays in arrays_of(crystals)]

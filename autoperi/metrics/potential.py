@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from autoperi.data.convert import element_number
+from autoperi.data.elements import element_number
 from autoperi.errors import DataError, RequestError
 from autoperi.metrics.counts import mean
 from autoperi.metrics.regression import mae, r2, rmse

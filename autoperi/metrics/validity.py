@@ -12,7 +12,6 @@ crystals without a fingerprint are counted with the metrics that need one (:mod:
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autoperi.chemistry.smact import StateSet, Validity, check_states, guess_neutral, smact_validity
+from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.data.elements import atomic_radius
 from autoperi.errors import RequestError, StructureError
@@ -210,8 +210,7 @@ def validity_report(
     """
     check_states(oxidation_states)
     for name, value in (("radii_fraction", radii_fraction), ("symprec", symprec), ("max_edge", max_edge)):
-        if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-            raise RequestError(f"{name}={value!r} is not a positive number; leave it out for the default")
+        positive_number(value, name)
     if angles is not None and not 0 <= angles[0] < angles[1] <= 180:
         raise RequestError(f"angles={angles!r} are not two angles between 0 and 180 degrees, the smaller first")
     if space_groups is not None and len(space_groups) != len(crystals):

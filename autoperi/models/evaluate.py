@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from autoperi.data.checks import whole_number
 from autoperi.data.crystal import CrystalBatch
-from autoperi.errors import RequestError
 from autoperi.models.potential import Evaluation, Potential
 
 MAX_EDGES = 100_000
@@ -21,8 +21,8 @@ def edge_batches(batch: CrystalBatch, cutoff: float, *, max_edges: int = MAX_EDG
     Raises:
         RequestError: ``max_edges`` is not positive.
     """
-    if isinstance(max_edges, bool) or not isinstance(max_edges, int) or max_edges < 1:
-        raise RequestError(f"max_edges={max_edges!r} is not a positive whole number; give one, for example {MAX_EDGES}")
+    refusal = f"is not a positive whole number; give one, for example {MAX_EDGES}"
+    whole_number(max_edges, "max_edges", refusal=refusal)
     volume = 4 / 3 * math.pi * cutoff**3
     edges = (batch.n_atoms * (1 + volume * batch.n_atoms / batch.volume.detach())).tolist()
     found, start, total = [], 0, 0.0

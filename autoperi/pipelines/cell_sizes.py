@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from autoperi.chemistry.formula import symbol_of
+from autoperi.data.elements import symbol_of
 from autoperi.errors import RequestError
 from autoperi.symmetry.spacegroup import space_group
 from autoperi.symmetry.wyckoff import can_fit

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from autoperi.chemistry.formula import Formula, element_list, parse_formula, symbol_of
+from autoperi.chemistry.formula import Formula, element_list, parse_formula
+from autoperi.data.checks import whole_number
+from autoperi.data.elements import symbol_of
 from autoperi.data.random import check_seed
 from autoperi.errors import RequestError
 from autoperi.pipelines.cell_sizes import MAX_ATOMS, MAX_REQUESTED_ATOMS, formula_units
@@ -382,19 +384,6 @@ def check_steps(steps: Any, *, most: int = 20) -> int | None:
         most=most,
         refusal=f"is not a number of relaxation passes; give an integer from 0 to {most}, or None",
     )
-
-
-def whole_number(value: Any, name: str, *, least: int = 1, most: int | None = None, refusal: str = "") -> int:
-    """``value`` as an int; NumPy's whole numbers are whole numbers.
-
-    Raises:
-        RequestError: it is none, or out of range; ``refusal`` is what the message says of it instead.
-    """
-    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else least - 1
-    if number < least or (most is not None and number > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise RequestError(f"{name}={value!r} {refusal or f'is not a whole number {limits}; give one'}")
-    return number
 
 
 def _range(value: Any, name: str, most: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoperi.data.checks import whole_number
 from autoperi.data.containers import like_container, with_geometry
 from autoperi.data.convert import as_list, as_structure, to_arrays, to_batch
 from autoperi.data.crystal import CrystalBatch
@@ -19,7 +20,6 @@ from autoperi.errors import RelaxationInterrupted, RequestError, StructureError
 from autoperi.geometry.neighbours import NeighbourLists
 from autoperi.models.evaluate import MAX_EDGES, edge_batches
 from autoperi.models.potential import Potential
-from autoperi.pipelines.request import whole_number
 from autoperi.processes.fire import FireState, cell_force, fire_start, fire_step, largest_force
 from autoperi.progress import progress_bar
 from autoperi.relax.lattice import FAILED

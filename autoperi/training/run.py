@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from autoperi.data.checks import whole_number
 from autoperi.data.splits import HELD_OUT
 from autoperi.errors import RequestError
 from autoperi.hub.bundle import Component
@@ -144,8 +145,7 @@ def train(
     Raises:
         RequestError: ``devices`` is not positive, or ``initial`` holds tensors of another network.
     """
-    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
-        raise RequestError(f"devices={devices!r} is not a positive whole number; give at least 1")
+    whole_number(devices, "devices", refusal="is not a positive whole number; give at least 1")
     directory = Path(directory)
     if first_process():
         directory.mkdir(parents=True, exist_ok=True)

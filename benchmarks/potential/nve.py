@@ -19,7 +19,7 @@ from ase.md.verlet import VelocityVerlet
 from autoperi import AutoPeri
 from autoperi._version import __version__
 from autoperi.data.convert import structure_to_atoms
-from autoperi.data.io import write_atomically
+from autoperi.data.files import write_atomically
 from autoperi.metrics.relaxation import relax_one
 
 CELLS = {

@@ -23,7 +23,7 @@ from ase.build import bulk
 from ase.eos import EquationOfState
 
 from autoperi import AutoPeri
-from autoperi.data.io import write_atomically
+from autoperi.data.files import write_atomically
 from autoperi.evaluation.calculators import describe_calculator, make_calculator
 from autoperi.metrics.elastic import elastic
 from autoperi.metrics.phonons import phonons

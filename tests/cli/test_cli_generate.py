@@ -182,7 +182,7 @@ def test_no_write_permission(cli, monkeypatch, tmp_path, nothing_left):
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("autoperi.cli.common.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("autoperi.data.files.tempfile.TemporaryFile", refuse)
     for out in (f"{tmp_path}/new/", tmp_path / "x.cif"):
         cli("generate", "NaCl", "--out", out).refused(str(out), "permission denied", "choose a place you may write to")
     nothing_left()

@@ -10,6 +10,7 @@ import pytest
 from autoperi._version import __version__
 from autoperi.cli import common
 from autoperi.cli.main import BROKEN_PIPE, main
+from autoperi.data.files import check_writable
 
 COMMANDS = [
     ["generate"],
@@ -127,5 +128,5 @@ def test_tables():
 
 @pytest.mark.parametrize("out", ["a/b/c/", "new.cif", "deep/new.cif"])
 def test_a_writable_place_is_only_looked_at(tmp_path, nothing_left, out):
-    common.check_writable(tmp_path / out, folder=out.endswith("/"))
+    check_writable(tmp_path / out, folder=out.endswith("/"))
     nothing_left()

@@ -23,14 +23,22 @@ from pymatgen.io.cif import CifWriter
 
 from autoperi.data import io as autoperi_io
 from autoperi.data.convert import structure_to_atoms, to_batch
-from autoperi.data.io import CrystalTable, crystal_filename, read_crystals, read_table, write_atomically, write_crystals
+from autoperi.data.files import write_atomically
+from autoperi.data.formats import crystal_filename
+from autoperi.data.io import CrystalTable, read_crystals, read_table, write_crystals
 from autoperi.errors import DataError, StructureError
 
 LAWS = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PROVENANCE = {
-    "model": "autoperi-base", "seed": 2**40, "index": 3, "log_likelihood": -1.25e-3, "versions": {"torch": "2.4", "é Å": 'say "hi"\\n'},
-    "nothing": None, "list": [1, 2.5, "x", [True]], "text": "a=b, {c} 'd'\nnext line",
-}  # fmt: skip
+    "model": "autoperi-base",
+    "seed": 2**40,
+    "index": 3,
+    "log_likelihood": -1.25e-3,
+    "versions": {"torch": "2.4", "é Å": 'say "hi"\\n'},
+    "nothing": None,
+    "list": [1, 2.5, "x", [True]],
+    "text": "a=b, {c} 'd'\nnext line",
+}
 NAMES = {
     "json": "x.json",
     "extxyz": "x.extxyz",

@@ -18,9 +18,9 @@ from autoperi.hub import (
     list_pretrained,
     load_bundle,
     load_pretrained,
-    registry,
     resolve,
     save_bundle,
+    store,
     update_registry,
 )
 
@@ -36,8 +36,8 @@ def shelf(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"name": "absent", "status": "active"},
     ]
     (tmp_path / "registry.json").write_text(json.dumps({"format_version": 1, "models": models}))
-    monkeypatch.setattr(registry, "WEIGHTS_DIR", weights)
-    monkeypatch.setattr(registry, "REGISTRY_FILE", tmp_path / "registry.json")
+    monkeypatch.setattr(store, "WEIGHTS_DIR", weights)
+    monkeypatch.setattr(store, "REGISTRY_FILE", tmp_path / "registry.json")
     monkeypatch.chdir(tmp_path)
     return weights
 
@@ -123,17 +123,17 @@ def test_update_registry(shelf: Path, bundle: Bundle) -> None:
     assert models["tiny"].aliases == ("small",)
     assert models["more"].description == "A tiny model for tests."
     assert models["more"].licence == "CC-BY-4.0"
-    assert registry.check_registry() == [f"absent: no weights in '{shelf / 'absent'}'"]
+    assert store.check_registry() == [f"absent: no weights in '{shelf / 'absent'}'"]
     bundle.components["empnn"].config["width"] = 4
     save_bundle(bundle, shelf / "tiny")
-    assert "python -m autoperi.hub.store" in registry.check_registry()[1]
+    assert "python -m autoperi.hub.store" in store.check_registry()[1]
     update_registry()
-    assert len(registry.check_registry()) == 1
+    assert len(store.check_registry()) == 1
 
 
 def test_update_registry_refuses(shelf: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "MAX_MODEL_BYTES", 100)
+        patch.setattr(store, "MAX_MODEL_BYTES", 100)
         with pytest.raises(WeightsError, match="keep to 100"):
             update_registry()
     (shelf / "tiny" / "empnn.safetensors").write_bytes(b"x")
@@ -155,18 +155,21 @@ def test_damaged_registry(tmp_path: Path, text: str) -> None:
 
 def test_what_this_installation_ships() -> None:
     models = list_pretrained()
-    assert models[0].name == registry.DEFAULT_MODEL
+    assert models[0].name == store.DEFAULT_MODEL
     assert all(m.description and m.licence for m in models if m.status == "active")
     words = [word for m in models for word in (m.name, *m.aliases)]
     assert len(words) == len(set(words))
-    assert [line for line in registry.check_registry() if "no weights" not in line] == []
+    assert [line for line in store.check_registry() if "no weights" not in line] == []
     for found in (load_bundle(m.directory) for m in models if m.available and m.status == "active"):
         weights = {file: digest for file, digest in found.sha256.items() if file.endswith(".safetensors")}
         assert check_card(found.card, sha256=weights) == []
-    assert sum(m.size_bytes for m in models) <= registry.MAX_TOTAL_BYTES
+    assert sum(m.size_bytes for m in models) <= store.MAX_TOTAL_BYTES
 
 
 def test_importing_is_light() -> None:
-    code = "import sys, autoperi.hub; autoperi.hub.list_pretrained(); sys.exit(bool({'torch', 'huggingface_hub'} & set(sys.modules)))"
+    code = (
+        "import sys, autoperi.hub; autoperi.hub.list_pretrained(); "
+        "sys.exit(bool({'torch', 'huggingface_hub'} & set(sys.modules)))"
+    )
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60).returncode == 0

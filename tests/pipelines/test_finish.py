@@ -61,9 +61,7 @@ def test_a_smaller_crystal_is_no_answer():
     double = made()
     double.make_supercell([1, 1, 2])
     double.properties["autoperi"]["space_group"] = 221
-    (found,) = finish(
-        [double], lambda own: [relaxed(own[0], 1.01 * double.lattice.matrix)], wanted=1, symprec=SYMPREC
-    )
+    (found,) = finish([double], lambda own: [relaxed(own[0], 1.01 * double.lattice.matrix)], wanted=1, symprec=SYMPREC)
     assert "crystal of 2 atoms" in found.properties["autoperi"]["relaxation"]["reason"]
 
 

@@ -7,11 +7,11 @@ from itertools import islice
 
 import pytest
 import torch
-from autoperi.pipelines.prototype_stream import candidates
 
 from autoperi import AutoPeri
 from autoperi.models.orbit_network import OrbitNetwork, tables
 from autoperi.pipelines.mixture import Mixture, NewOrbits
+from autoperi.pipelines.prototype_stream import candidates
 from autoperi.pipelines.request import make_request
 from autoperi.prior.propose import Decoration, Proposer
 

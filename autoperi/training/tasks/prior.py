@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from autoperi.chemistry.descriptors import element_descriptors
-from autoperi.data.io import CrystalTable, read_table, write_atomically
+from autoperi.data.files import write_atomically
+from autoperi.data.io import CrystalTable, read_table
 from autoperi.errors import DataError, RequestError, WeightsError
 from autoperi.hub.bundle import Component
 from autoperi.prior.component import prior_component

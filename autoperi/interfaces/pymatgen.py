@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
 
 MAX_LOADED_MODELS = 4
-_HISTORY_KEYS = ("input_structure", "output_parameters")
+_HISTORY_KEYS = ("input_structure", "output_parameters", "_snl")
 """What ``TransformedStructure`` adds to the dict of a transformation."""
 _MODEL_KEYS = ("model", "revision", "sha256", "versions", "seed", "index")
 """What the provenance of a crystal says of its making; the rest it says of the crystal, and a ranked list with it."""
@@ -53,13 +53,7 @@ def load_model(model: str, revision: str | None, device: str) -> AutoPeri:
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _ModelTransformation(AbstractTransformation):
-    """A transformation by a model, which is not loaded before it is needed; its options are checked when it is made.
-
-    Attributes:
-        model: a bundled name, a directory, or a hub repository ``owner/name``.
-        revision: branch, tag or commit of a hub repository.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-    """
+    """A transformation by a model, which is not loaded before it is needed; its options are checked when it is made."""
 
     model: str | os.PathLike[str] = DEFAULT_MODEL
     revision: str | None = None
@@ -123,14 +117,7 @@ class _ModelTransformation(AbstractTransformation):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _GeneratingTransformation(_ModelTransformation):
-    """One to many, by ``AutoPeri.generate``.
-
-    Attributes:
-        n: crystals to make, and length of a ranked list where none is given.
-        place: which of the ``n``, best first, is the one that ``apply_transformation`` returns; 0 is the best.
-        steps, finish, rank, batch_size, strict: as in ``AutoPeri.generate``.
-        seed: of all randomness; None draws one, which is kept.
-    """
+    """A transformation, one to many, by ``AutoPeri.generate``."""
 
     n: int = 1
     place: int = 0
@@ -213,8 +200,17 @@ class GenerateTransformation(_GeneratingTransformation):
     ordered.
 
     Attributes:
-        space_group, num_atoms, target: as in ``AutoPeri.generate``.
-        generator: one part of the model alone, ``generate``'s ``model``.
+        n: crystals to make, and length of a ranked list where no number is given.
+        place: which of the ``n``, best first, ``apply_transformation`` returns; 0 is the best.
+        seed: of all randomness; None draws one, which is kept.
+        space_group, num_atoms, target, steps, finish, rank, batch_size, strict: as in ``AutoPeri.generate``.
+        generator: one part of the model alone, there called ``model``.
+        model: a bundled name, a directory, or a hub repository ``owner/name``.
+        revision: branch, tag or commit of a hub repository.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        RequestError: an option that is unknown or cannot be honoured.
     """
 
     space_group: int | str | None = None
@@ -246,8 +242,13 @@ class SubstituteAndRelaxTransformation(_GeneratingTransformation):
         species_map: element to the element that takes its places, such as ``{"Na": "K"}``; others stay. There is one
             such crystal.
         composition: instead of it, what the crystal is to consist of, such as ``"KBr"``, with the crystal's numbers of
-            atoms: every way to put the elements on the places is a crystal. There may be fewer than ``n``, which
-            ``strict``, False here, makes an error.
+            atoms: every way to put the elements on the places is a crystal.
+        strict: whether fewer ways than ``n`` are an error.
+        n, place, seed, steps, finish, rank, batch_size, model, revision, device: as of
+            :class:`GenerateTransformation`.
+
+    Raises:
+        RequestError: an option that is unknown or cannot be honoured.
     """
 
     species_map: Mapping[str, str] | None = None
@@ -286,13 +287,9 @@ class SubstituteAndRelaxTransformation(_GeneratingTransformation):
             raise RequestError(f"{formula} has none of the elements {', '.join(self.species_map)} of species_map")
         if len(set(places.values())) < len(places):
             raise RequestError(f"species_map={self.species_map} makes two elements of {formula} one; keep them apart")
-        composition = Composition({chemical_symbols[places[z]]: count for z, count in template.content.items()})
-        return {
-            "composition": composition.reduced_formula,
-            "like": replace(template, places=places),
-            "n": 1,
-            "strict": True,
-        }
+        wanted = Composition({chemical_symbols[places[z]]: count for z, count in template.content.items()})
+        like = replace(template, places=places)
+        return {"composition": wanted.reduced_formula, "like": like, "n": 1, "strict": True}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -302,6 +299,10 @@ class RelaxLatticeTransformation(_ModelTransformation):
 
     Attributes:
         steps, positions, fix_symmetry: as in ``AutoPeri.relax_lattice``.
+        model, revision, device: as of :class:`GenerateTransformation`.
+
+    Raises:
+        RequestError: an option that is unknown or cannot be honoured.
     """
 
     steps: int | None = None

@@ -5,7 +5,7 @@ composition.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, permutations, product
 from typing import Any
@@ -36,12 +36,14 @@ class Template:
         lattice: of its standard primitive cell, rows in Å, ``[3, 3]``.
         orbits: its orbits.
         content: atoms of each element in the primitive cell.
+        places: the element that takes each element's places; None tries every way that keeps numbers of atoms.
     """
 
     number: int
     lattice: FloatArray
     orbits: tuple[Orbit, ...]
     content: dict[int, int]
+    places: Mapping[int, int] | None = None
 
     @property
     def n_atoms(self) -> int:
@@ -50,11 +52,13 @@ class Template:
 
 
 def template_of(crystal: Any) -> Template:
-    """A ``Structure`` or ``Atoms`` as a template.
+    """A ``Structure`` or ``Atoms`` as a template; a template is one already.
 
     Raises:
         RequestError: it cannot be read as orbits of a space group. StructureError: it cannot be read at all.
     """
+    if isinstance(crystal, Template):
+        return crystal
     found = read_orbits(*to_arrays(crystal), symprecs=SYMPRECS)
     if found is None:
         raise RequestError(
@@ -99,7 +103,8 @@ def fillings(
         content: atoms of each new element in the primitive cell; the same numbers as the template's.
         network: in float64; None finds all alike.
     """
-    maps = list(islice(_assignments(template.content, content), MAX_ASSIGNMENTS))
+    maps: list[Mapping[int, int]] = [template.places] if template.places else []
+    maps = maps or list(islice(_assignments(template.content, content), MAX_ASSIGNMENTS))
     sentences = []
     filled = []
     for mapping in maps:

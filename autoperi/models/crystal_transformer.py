@@ -187,7 +187,7 @@ class AtomAttention(nn.Module):
 
 
 class CrystalTransformer(nn.Module):
-    """One number of a crystal, its formation energy in eV/atom for one; see the module's docstring.
+    """One number a crystal, such as its formation energy in eV/atom; see the module's docstring.
 
     Args:
         channels: length of the atom vectors.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoperi.symmetry.orbit_grammar import Sentence, State, grammar
+from autoperi.symmetry.orbit_grammar import Sentence, SentenceState, grammar
 from autoperi.symmetry.wyckoff import LETTERS, can_fit, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -73,7 +73,7 @@ class OrbitAnswer:
 
 
 class OrbitNetwork(nn.Module):
-    """See the module's docstring.
+    """p(space group, orbits | composition); see the module's docstring.
 
     Args:
         channels, heads: of the transformers.
@@ -286,8 +286,8 @@ class OrbitNetwork(nn.Module):
 class _Partial(NamedTuple):
     log_p: float
     group: int
-    words: tuple[tuple[State, int], ...]
-    state: State
+    words: tuple[tuple[SentenceState, int], ...]
+    state: SentenceState
 
 
 def _best_first(p: _Partial) -> tuple[float, int, tuple[int, ...]]:

@@ -220,7 +220,7 @@ def _without_flat_cells(
     batch_size: int,
     told: Callable[[int], object],
 ) -> LatticeRelaxation:
-    """The same where some cells have no volume: those stay as they are, with the status ``nan``."""
+    """:func:`relax_cells` where some cells have no volume: these stay as they are, with the status ``nan``."""
     rows = solid.nonzero().squeeze(-1)
     told(len(batch) - len(rows))
     found = relax_cells(network, batch[rows], passes=passes, batch_size=batch_size, on_rest=told) if len(rows) else None
@@ -359,7 +359,7 @@ def _plain(
     batch_size: int,
     told: Callable[[int], object],
 ) -> LatticeRelaxation:
-    """The same with a network that says nothing of itself: ``passes`` passes for every crystal."""
+    """:func:`relax_cells` with a network that only gives A: ``passes`` passes for every crystal."""
     lattice, strain = batch.lattice.clone(), torch.zeros_like(batch.lattice)
     for start in range(0, len(batch), batch_size):
         chosen = slice(start, start + batch_size)
@@ -391,8 +391,8 @@ def exponent_to(lattice: Tensor, target: Tensor) -> Tensor:
 
 
 def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> Tensor:
-    """Lattices ``[B, 3, 3]`` on the way from ``start`` to ``end``: the farther, the more the way exceeds what the
-    network cannot know.
+    """Lattices ``[B, 3, 3]`` on the way from ``start`` to ``end``: the nearer to ``end``, the more the way exceeds the
+    errors that the network expects of it.
 
     The exponent from start to end is A = D + I tr A/3, with t = |tr A|/√3 and d = ‖D‖. Its parts are shortened by the
     factor x²/(x² + caution²), where x = d/b_dev for D, and x = √(t² + d²/8)/b_iso for the trace: a crystal that was
@@ -443,8 +443,8 @@ def relaxation_status(start: Tensor, end: Tensor, last_strain: Tensor) -> list[s
 
 
 def _plausible(batch: CrystalBatch, natural: Tensor) -> tuple[CrystalBatch, Tensor]:
-    """Cells far too small, grown to the volume of their composition, and which they are: a scaling, so every law of the
-    field holds for it too.
+    """The crystals with every cell that is far too small grown to the volume of its composition, and which these are,
+    ``[B]``. Nothing but a scaling, so every law of the field holds for it too.
     """
     ratio = natural / batch.volume
     too_dense = torch.log(ratio) > MAX_LOG_VOLUME_DEFICIT

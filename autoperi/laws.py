@@ -53,7 +53,13 @@ def rebased(batch: CrystalBatch, generator: torch.Generator) -> CrystalBatch:
 
 
 def check_invariant(model: Model, batch: CrystalBatch, *, seed: int = 0) -> None:
-    """A model ``[B, ...]`` that no description of the crystal may change, relative to its size (at least 1)."""
+    """Check that a model ``[B, ...]`` gives one answer for all descriptions of a crystal.
+
+    Differences count relative to the size of the answer, at least 1.
+
+    Raises:
+        AssertionError: a law is broken; the message names it.
+    """
     generator = torch.Generator().manual_seed(seed)
     expected = model(batch)
     changes = {
@@ -69,8 +75,11 @@ def check_invariant(model: Model, batch: CrystalBatch, *, seed: int = 0) -> None
 
 
 def check_lattice_field(model: Model, batch: CrystalBatch, *, seed: int = 0, symmetric: bool = True) -> None:
-    """A model ``[B, 3, 3]`` that gives A with A(R·crystal) = R A Rᵀ, symmetric unless told otherwise, and is invariant
-    apart from that.
+    """Check that a model ``[B, 3, 3]`` gives A with A(R·crystal) = R A Rᵀ, symmetric unless told otherwise, and is
+    invariant apart from that.
+
+    Raises:
+        AssertionError: a law is broken; the message names it.
     """
     generator = torch.Generator().manual_seed(seed)
     expected = model(batch)
@@ -90,7 +99,11 @@ def check_lattice_field(model: Model, batch: CrystalBatch, *, seed: int = 0, sym
 
 
 def check_batch_independent(model: Model, batch: CrystalBatch) -> None:
-    """Each crystal alone gives what it gives among others."""
+    """Check that a crystal gives alone what it gives in a batch.
+
+    Raises:
+        AssertionError: it does not.
+    """
     expected = model(batch)
     alone = torch.cat([model(batch[k]) for k in range(len(batch))])
     _close(alone, expected, "batchmates")

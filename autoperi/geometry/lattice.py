@@ -218,6 +218,14 @@ def polar(lattice: Tensor) -> tuple[Tensor, Tensor]:
     return stretch.to(lattice.dtype), rotation.to(lattice.dtype)
 
 
+def exponent_to(lattice: Tensor, target: Tensor) -> Tensor:
+    """The symmetric A with metric(L·exp(A)) = metric(target), ``[B, 3, 3]``: ½ log(L⁻¹ G Lᵀ⁻¹), the exact answer of
+    eq. 10a of Klipfel et al. (AAAI 2023).
+    """
+    inverse = torch.linalg.inv(lattice.double())
+    return (0.5 * symmetric_log(inverse @ metric(target.double()) @ inverse.mT)).to(lattice.dtype)
+
+
 VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
 """Rows and columns of the six entries xx yy zz yz xz xy of a symmetric matrix."""
 

@@ -9,16 +9,14 @@ One layer is
     l_jk    = q_ij·k_ik/√d + Σ_l β_l(t_ij) P_l(cos θ_jik) + ln w_ik               (among the edges of atom i)
     t_ij   += W_o Σ_k softmax_k(l_jk) (v_ik ⊕ P_1..L(cos θ_jik))
     h_i    += (1/k) Σ_j w_ij σ(W_g t_ij) ⊙ silu(W_s t_ij)                         (edges to atom)
-    h      += attention over the atoms of the crystal, then a feed-forward network (Vaswani et al. 2017, normalised
-    first)
+    h      += attention over the atoms of the crystal, then a feed-forward network
 
-with w the occupations of the nearest neighbours (:func:`autoperi.models.cgcnn.nearest_neighbours`), and P_l the
-Legendre polynomials of the angle at i between the edges to j and k, from which all angles of l ≤ ``l_max`` follow
-through the addition theorem P_l(cos θ_jik) = Σ_m Y_lm(u_ij) Y_lm(u_ik). They stand among the values too, because
-weights alone show nothing where all edges of an atom are alike, as in most elements. Because an edge counts with its
-occupation, the output is continuous in the positions. The attention over atoms knows no positions: in a supercell every
-key is there n times, which changes no weighted mean.
-"""
+the last of them after Vaswani et al. (2017), normalised first, with w the occupations of the nearest neighbours
+(:func:`autoperi.models.cgcnn.nearest_neighbours`), and P_l the Legendre polynomials of the angle at i between the edges
+to j and k, from which all angles of l ≤ ``l_max`` follow through the addition theorem P_l(cos θ_jik) = Σ_m Y_lm(u_ij)
+Y_lm(u_ik). They stand among the values too, because weights alone show nothing where all edges of an atom are alike, as
+in most elements. Because an edge counts with its occupation, the output is continuous in the positions. The attention
+over atoms knows no positions: in a supercell every key is there n times, which changes no weighted mean."""
 
 from __future__ import annotations
 
@@ -51,8 +49,8 @@ class EdgeTable(NamedTuple):
         slot: place of each in the table of M rows and K columns, flat, ``[E]``.
         shape: (M, K).
         log_weight: ln w, :data:`_ABSENT` where there is no edge, ``[M, K]``.
-        harmonics: spherical harmonics of l = 1..l_max, normalised to one for each l, zero where there is no edge, ``[M,
-            K, (l_max+1)²-1]``.
+        harmonics: spherical harmonics of l = 1..l_max, normalised to one for each l, zero where there is no edge,
+            ``[M, K, (l_max+1)²-1]``.
     """
 
     edges: Tensor
@@ -84,6 +82,7 @@ def edge_tables(edges: Neighbours, n_atoms: int, l_max: int) -> list[EdgeTable]:
             made = EdgeTable(
                 chosen, row[edges.centre[chosen]] * k + place[chosen], (int(here.sum()), k), log_weight, harmonics
             )
+            # a place without an edge is filled with 0, and has the weight of an absent edge once _ABSENT is added again
             weight = made.spread(log_weight[chosen] - _ABSENT).squeeze(-1) + _ABSENT
             found.append(made._replace(log_weight=weight, harmonics=made.spread(harmonics[chosen])))
     return found
@@ -120,8 +119,9 @@ class NeighbourAttention(nn.Module):
         self.message = nn.Linear(edge_channels, 2 * channels)
 
     def forward(self, atoms: Tensor, edges: Neighbours, basis: Tensor, tables: list[EdgeTable]) -> Tensor:
-        """What is added to the atom vectors ``[N, C]``; zero for an atom without edges. The basis of the edges is ``[E,
-        G]``.
+        """What is added to the atom vectors ``[N, C]``; zero for an atom without edges.
+
+        The basis of the edges is ``[E, G]``.
         """
         normed = self.norm(atoms)
         tokens = self.centre(normed)[edges.centre] + self.neighbour(normed)[edges.neighbour] + self.radial(basis)
@@ -187,7 +187,7 @@ class AtomAttention(nn.Module):
 
 
 class CrystalTransformer(nn.Module):
-    """One number of a crystal, its formation energy in eV/atom for one; see the module's docstring.
+    """One number a crystal, such as its formation energy in eV/atom; see the module's docstring.
 
     Args:
         channels: length of the atom vectors.

@@ -37,7 +37,8 @@ def edge_batches(batch: CrystalBatch, cutoff: float, *, max_edges: int = MAX_EDG
 def evaluate(
     potential: Potential, batch: CrystalBatch, *, derivatives: bool = True, max_edges: int = MAX_EDGES
 ) -> Evaluation:
-    """Evaluate a batch of any size; each crystal gets what it gets alone (to rounding), without a graph of gradients.
+    """Evaluate a batch of any size without a graph of gradients; but for rounding, no crystal's result depends on the
+    others.
 
     Args:
         potential: in any precision.

@@ -40,6 +40,6 @@ class FormationEnergy(nn.Module):
         return self.read(self.backbone(batch), batch)
 
     def read(self, output: BackboneOutput, batch: CrystalBatch) -> Tensor:
-        """The same from the features of the backbone, ``[B]``."""
+        """Formation energy of each crystal in eV/atom from the features of the backbone, ``[B]``."""
         atomic = self.head(output).squeeze(-1) + self.reference[batch.atomic_numbers]
         return sum_per_crystal(atomic, batch) / batch.n_atoms.to(atomic.dtype)

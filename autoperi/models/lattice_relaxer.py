@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
+from autoperi.data.elements import covalent_radii
 from autoperi.models.empnn import Empnn
 from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
 from autoperi.nn.heads import sum_per_crystal
@@ -158,7 +159,5 @@ def lattice_network(*, kind: str = "empnn", **config: Any) -> Empnn | LatticeRel
 
 def _radii_log_volumes() -> Tensor:
     """Log of 4/3 π r³/0.6 with r the covalent radius in Å, ``[Z]``."""
-    from autoperi.geometry.distances import covalent_radii
-
     radii = torch.tensor(covalent_radii(), dtype=torch.float32)[: MAX_ATOMIC_NUMBER + 1]
     return torch.log(4 / 3 * math.pi * radii.nan_to_num(1.5).clamp(min=0.3) ** 3 / 0.6)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from autoperi.symmetry.orbit_grammar import Sentence, State, grammar
+from autoperi.symmetry.orbit_grammar import Sentence, SentenceState, grammar
 from autoperi.symmetry.wyckoff import LETTERS, can_fit, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -73,7 +73,7 @@ class OrbitAnswer:
 
 
 class OrbitNetwork(nn.Module):
-    """See the module's docstring.
+    """p(space group, orbits | composition); see the module's docstring.
 
     Args:
         channels, heads: of the transformers.
@@ -167,14 +167,17 @@ class OrbitNetwork(nn.Module):
         rows = self.site_row[group]  # [B, 27]
         sites = self.site(rows) + self.site_features(self.site_table[rows])
         own = memory.gather(1, element.unsqueeze(-1).expand(-1, -1, memory.shape[-1]))
+        # the word before, and the element it was said of, shifted by one: no word sees itself
         chosen = sites.gather(1, letter.clamp(min=0).unsqueeze(-1).expand(-1, -1, sites.shape[-1]))
         said = self.previous(chosen) + self.previous_element(own)
         before = torch.cat([torch.zeros_like(said[:, :1]), said[:, :-1]], 1)
         of_group = (self.group(group) + self.group_features(self.group_table[group])).unsqueeze(1)
         tokens = before + own + self.left(left.clamp(max=MAX_DISTINCT_COUNT)) + of_group
+        # a position of a sentence attends to those before it and to all elements
         later = torch.ones(t, t, dtype=torch.bool, device=tokens.device).triu(1)
         hidden = self.decoder(tokens, memory, tgt_mask=later, tgt_is_causal=True, memory_key_padding_mask=padding)
         scores = self.scale * self.query(hidden) @ sites.transpose(1, 2) + self.site_bias(rows).squeeze(-1).unsqueeze(1)
+        # beyond the end nothing is allowed; a softmax over nothing would be NaN, so all is let through and set to 0
         nothing = ~allowed.any(-1, keepdim=True)
         return torch.log_softmax(scores.masked_fill(~(allowed | nothing), -torch.inf), -1).masked_fill(nothing, 0.0)
 
@@ -255,6 +258,7 @@ class OrbitNetwork(nn.Module):
                 partial = self._longer(partial, memory, padding, counts)
                 done += [p for p in partial if grammar(p.group, counts).done(p.state)]
                 done = sorted(done, key=_best_first)[:limit]
+                # log-probabilities only fall as sentences grow, so what lies below the last answer cannot overtake it
                 bar = done[-1].log_p if len(done) == limit else -torch.inf
                 rest = [p for p in partial if p.log_p > bar and not grammar(p.group, counts).done(p.state)]
                 partial = sorted(rest, key=_best_first)[:beam]
@@ -286,8 +290,8 @@ class OrbitNetwork(nn.Module):
 class _Partial(NamedTuple):
     log_p: float
     group: int
-    words: tuple[tuple[State, int], ...]
-    state: State
+    words: tuple[tuple[SentenceState, int], ...]
+    state: SentenceState
 
 
 def _best_first(p: _Partial) -> tuple[float, int, tuple[int, ...]]:

@@ -77,7 +77,7 @@ class CrystalFeatures:
         )
 
 
-class Prediction(NamedTuple):
+class PropertyPrediction(NamedTuple):
     """Targets of one group, in the units of :data:`GROUPS`.
 
     Attributes:
@@ -311,7 +311,7 @@ class PropertyHeads(nn.Module):
                 "'formation_energy'; train it anew on this one, or leave it out"
             )
 
-    def forward(self, crystals: CrystalFeatures) -> dict[str, Prediction]:
+    def forward(self, crystals: CrystalFeatures) -> dict[str, PropertyPrediction]:
         """Predictions of every group of the model; the mean formation energy is that of the encoder's own head."""
         found = {}
         for name in self.members:
@@ -322,11 +322,11 @@ class PropertyHeads(nn.Module):
                 else (crystals.energy.unsqueeze(-1), torch.zeros_like(error), None)
             )
             std = getattr(self, f"{name}_calibration") * torch.sqrt(deviation**2 + error**2)
-            found[name] = Prediction(mean, std, metal)
+            found[name] = PropertyPrediction(mean, std, metal)
         return found
 
 
-def properties_of(predictions: dict[str, Prediction]) -> dict[str, Tensor]:
+def properties_of(predictions: dict[str, PropertyPrediction]) -> dict[str, Tensor]:
     """Columns of a table, ``[B]`` each: gaps and formation energies in eV, moduli in GPa, the last phonon peak in 1/cm.
 
     The uncertainty of what is predicted as a logarithm is that of the logarithm times the value: σ(K) = ln 10 · K ·

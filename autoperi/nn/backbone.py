@@ -140,7 +140,8 @@ class Interaction(nn.Module):
     def forward(self, scalars: Tensor, geometry: EdgeGeometry, *, once: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Scalars ``[N, C]`` to updated scalars and the equivariant features per l, each ``[N, 2l+1, C]``.
 
-        ``once``: nobody will ask for second derivatives or those of the weights, which saves time and memory.
+        ``once`` says that neither second derivatives nor those of the weights will be asked for, which saves time and
+        memory.
         """
         n, c = scalars.shape
         widths = [2 * ell + 1 for ell in range(self.l_max + 1)]
@@ -203,7 +204,7 @@ class Backbone(nn.Module):
         return self.geometry_of(graph, edge_vectors(batch, graph))
 
     def geometry_of(self, graph: Multigraph, vectors: Tensor) -> EdgeGeometry:
-        """The same from edge vectors in Å, ``[E, 3]``, sorted as ``graph`` has its edges."""
+        """As :meth:`geometry`, from edge vectors in Å, ``[E, 3]``, in the order of the edges of ``graph``."""
         distances = torch.linalg.vector_norm(vectors, dim=-1)
         radial = self.basis(distances)
         harmonics = o3.spherical_harmonics(list(range(self.l_max + 1)), vectors, normalize=True, normalization="norm")

@@ -268,12 +268,15 @@ class LatticeField(nn.Module):
         weights = (self.pair_weight(hidden, graph) * graph.envelope.unsqueeze(-1)).unbind(-1)
         r, s = graph.lengths[first], graph.lengths[second]
         a, b, c, d = (torch.zeros_like(r) for _ in range(4))
+        # all fields share four matrices, |u⟩⟨u|, |u'⟩⟨u'|, |u⟩⟨u'| and |u'⟩⟨u|, so their coefficients are added first
         for field, weight in zip(self.pair_fields, weights, strict=True):
             found = pair_coefficients(field, r, s, graph.cosines)
             a, b, c, d = (old + weight * new for old, new in zip((a, b, c, d), found, strict=True))
         units, other = graph.units, graph.units.index_select(0, second)
         none = torch.zeros_like(graph.lengths)
+        # a|u⟩⟨u| belongs to the first edge of the pair, b|u'⟩⟨u'| to the second, whose own |u⟩⟨u| it is
         own = none.index_add(0, first, a).index_add(0, second, b)
+        # Σ_γ' c|u⟩⟨u'| = |u⟩⟨Σ_γ' c u'|: one outer product an edge instead of one a pair
         right = torch.zeros_like(units).index_add(0, first, c.unsqueeze(-1) * other)
         left = right if self.symmetric else torch.zeros_like(units).index_add(0, first, d.unsqueeze(-1) * other)
         column, row = units.unsqueeze(-1), units.unsqueeze(-2)

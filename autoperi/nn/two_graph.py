@@ -68,6 +68,7 @@ def two_graph(batch: CrystalBatch, geometry: EdgeGeometry, *, reach: float, cuto
         reach: cutoff of 2-cells in units of the cube root of the volume per atom.
         cutoff: of the 1-graph in Å.
     """
+    # pairs are many, so only edges shorter than the reach make them, whatever the density of the crystal
     index = geometry.graph.edge_index
     limit = (reach * (batch.volume / batch.n_atoms) ** (1 / 3)).clamp(max=cutoff)[batch.batch[index[0]]]
     edges = (geometry.distances < limit).nonzero().squeeze(-1)
@@ -128,12 +129,13 @@ class EdgePairNetwork(nn.Module):
 class TwoGraphInteraction(nn.Module):
     """One layer of message passing on Γ₁ and Γ₂:
 
-        m_γ   = φ_m1(z_i, z_j, r_γ)                                     (eq. 8a)
-        m_γγ' = φ_m2(m_γ, m_γ', θ_γγ')                                  (eq. 8b; z_k and both lengths enter through the
-        messages) m_γ  += Σ_γ' m_γγ'                                             (2-cells feed edges) z_i  += φ_u(z_i,
-        Σ_(γ of i) m_γ, Σ_((γ, γ') of i) m_γγ')          (eq. 9)
+        m_γ   = φ_m1(z_i, z_j, r_γ)                                  (eq. 8a)
+        m_γγ' = φ_m2(m_γ, m_γ', θ_γγ')                               (eq. 8b)
+        m_γ  += Σ_γ' m_γγ'                                           (2-cells feed edges)
+        z_i  += φ_u(z_i, Σ_(γ of i) m_γ, Σ_((γ, γ') of i) m_γγ')     (eq. 9)
 
-    Sums are scaled by the square root of the number of neighbours that an ideal density has within the reach.
+    In eq. 8b, z_k and both lengths enter through the messages. Sums are scaled by the square root of the number of
+    neighbours that an ideal density has within the reach.
 
     Args:
         channels: width of z.
@@ -168,6 +170,7 @@ class TwoGraphInteraction(nn.Module):
             + self.radial(graph.radial)
         )
         messages = self.message(hidden) * graph.edge_envelope.unsqueeze(-1)
+        # a message, and a pair of them, fades to zero before its edge leaves the graph
         cells = self.pair(messages, graph) * graph.envelope.unsqueeze(-1)
         none = messages.new_zeros(len(scalars), self.width)
         from_cells = torch.zeros_like(messages).index_add(0, graph.pairs[0], cells) * self.scale

@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 DIGITS = 9
 """Decimals kept of coordinates: above float64 noise, so that no batch can change a result."""
 BATCH = 64
-_HOW: dict[str, Any] = {"method": "euler", "min_distance_ratio": FLOW_MIN_DISTANCE_RATIO}
+_FLOW_OPTIONS: dict[str, Any] = {"method": "euler", "min_distance_ratio": FLOW_MIN_DISTANCE_RATIO}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,9 @@ class Decoder:
         start = freedom.coordinates(torch.as_tensor(np.stack([p.lattice for p in proposals])), s)
         freedom, start = freedom.to(device=self._device), start.to(self._device)
         still = torch.zeros_like(start)
-        y = flow.sample(self.network, freedom, still, centre=start, steps=self.near_steps, **_HOW, anneal=self.anneal)
+        y = flow.sample(
+            self.network, freedom, still, centre=start, steps=self.near_steps, **_FLOW_OPTIONS, anneal=self.anneal
+        )
         ratios = minimum_distance_ratios(freedom.crystals(y))
         moved = _placed(proposals, freedom, y)
         # where atoms could not be kept apart the flow has lost its way, and the prototype is the better guess
@@ -100,7 +102,9 @@ class Decoder:
             generators = [torch_generator(seed, p.index, k % self.draws) for k, p in enumerate(part)]
             noise = crystal_noise(freedom, generators).to(self._device)
             freedom = freedom.to(device=self._device)
-            drawn = flow.sample(self.network, freedom, noise, steps=self.noise_steps, **_HOW, anneal=self.anneal)
+            drawn = flow.sample(
+                self.network, freedom, noise, steps=self.noise_steps, **_FLOW_OPTIONS, anneal=self.anneal
+            )
             y = torch.round(drawn, decimals=DIGITS)
             crystals = freedom.crystals(y)
             worth = torch.nan_to_num(minimum_distance_ratios(crystals), nan=0.0)

@@ -69,8 +69,8 @@ def log_likelihoods(
         freedom, s = freedom_at_volume([info.number for _, info, _ in part], [own for _, _, own in part], volume)
         y = freedom.coordinates(torch.as_tensor(np.stack([primitive_lattice(info) for _, info, _ in part])), s)
         draws = [crystal_noise(freedom, [torch_generator(seed, probe) for _ in part]).sign() for probe in range(probes)]
-        probes_of = torch.stack(draws).to(device)
-        density = log_likelihood(flow, freedom.to(device=device), y.to(device), tolerance=tolerance, probes=probes_of)
+        signs = torch.stack(draws).to(device)
+        density = log_likelihood(flow, freedom.to(device=device), y.to(device), tolerance=tolerance, probes=signs)
         for j, (k, _, _) in enumerate(part):
             free = int(density.dimensions[j])
             rows[k] |= {

@@ -63,6 +63,7 @@ def fingerprints(
         slots = batch.atomic_numbers - 1
         crystal = batch.batch[graph.edge_index[0]]
         most = max(n_slots[start : start + len(chunk)])
+        # crystal, slot of the centre and slot of the neighbour as one number, so that one index_add fills all tables
         key = (crystal * most + slots[graph.edge_index[0]]) * most + slots[graph.edge_index[1]]
         table = torch.zeros(len(chunk) * most * most, len(CENTRES), dtype=values.dtype).index_add(0, key, values)
         counts = torch.zeros(len(chunk) * most, dtype=values.dtype).index_add(

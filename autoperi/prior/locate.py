@@ -25,7 +25,9 @@ def log_probability(proposer: Proposer, lattice: ArrayLike, frac_coords: ArrayLi
 
 
 def log_probability_of(proposer: Proposer, info: SymmetryInfo) -> float | None:
-    """The same of a crystal whose symmetry has been analysed already, at :data:`SYMPREC`."""
+    """:func:`log_probability` of a crystal whose symmetry has been analysed already, at
+    :data:`~autoperi.symmetry.analysis.SYMPREC`.
+    """
     elements, slots, counts = slot_order(info.primitive_numbers)
     bucket = proposer.bucket(counts)
     if bucket is None:

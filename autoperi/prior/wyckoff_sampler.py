@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autoperi.data.elements import covalent_radii
 from autoperi.errors import RequestError, StructureError
-from autoperi.geometry.distances import covalent_radii
 from autoperi.symmetry.analysis import STRICT_SYMPREC, analyse, strain_projector
 from autoperi.symmetry.freedom import equal_edges
 from autoperi.symmetry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group

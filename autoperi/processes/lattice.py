@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
-from autoperi.geometry.lattice import from_lengths_angles, metric, symmetric_exp, symmetric_log
+from autoperi.geometry.lattice import exponent_to, symmetric_exp
 from autoperi.geometry.reduction import niggli_reduce
+from autoperi.processes.start_shapes import unit_cells
 
 LATTICE_DIGITS = 9
 """Decimals kept of relaxed lattices (Å): far above float64 noise, so batches cannot change a result."""
@@ -39,40 +40,6 @@ ERROR_ROUNDING = 1e-4
 SHAPE_TO_VOLUME = 8.0
 """⟨d²⟩/⟨t²⟩ of a symmetric strain whose six entries are drawn alike with variance σ²: t² = (tr A)²/3 has the mean σ²,
 ‖A‖² the mean 9σ².
-"""
-
-
-def _around(first: float, second: float) -> list[tuple[float, ...]]:
-    """Cells whose three angles all lie ``first`` from 90°, signs as in the four bases of one rhombohedral lattice, and
-    so for ``second``.
-    """
-    signs = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
-    return [(1, 1, 1, *(90 - x * s for s in sign)) for sign in signs for x in (first, second)]
-
-
-def _on_axis(k: int) -> list[tuple[float, ...]]:
-    """Hexagonal, flat, long, and body-centred cells whose axis is the k-th."""
-
-    def cell(length: float, own: float, others: tuple[float, float]) -> tuple[float, ...]:
-        lengths, angles = [1.0] * 3, [0.0] * 3
-        lengths[k], angles[k] = length, own
-        angles[(k + 1) % 3], angles[(k + 2) % 3] = others
-        return (*lengths, *angles)
-
-    centred = [cell(1.25, 90, (90 + 24 * s, 90 + 24 * t)) for s in (-1, 1) for t in (-1, 1)]
-    return [
-        cell(1, 60, (90, 90)),
-        cell(1, 120, (90, 90)),
-        cell(0.5, 90, (90, 90)),
-        cell(2, 90, (90, 90)),
-        *centred,
-        cell(1, 50, (145, 145)),
-    ]
-
-
-SHAPES = [*_around(30, -19.5), *_on_axis(0), *_on_axis(1), *_on_axis(2)]
-"""(a, b, c, α, β, γ) of the cells from which an uncertain reconstruction is tried again: the primitive cells of the
-centred lattices, and long, flat and hexagonal ones, in each of their orientations to the axes.
 """
 MAX_BATCH_CRYSTALS, MAX_BATCH_ATOMS = 128, 1536
 """Crystals, and atoms, that a network reads together at most (one crystal at least)."""
@@ -197,17 +164,12 @@ def relax_cells(
         "isolated" if alone and word == "converged" else word
         for word, alone in zip(status, found.isolated.tolist(), strict=True)
     ]
-    near = (
-        torch.tensor(
-            [word in ("converged", "max_steps") for word in status], dtype=torch.bool, device=start.lattice.device
-        )
-        & ~too_dense
-    )
+    usual = [word in ("converged", "max_steps") for word in status]
     # a cell that was scaled says nothing of where it came from, so caution is for the others alone
+    near = torch.tensor(usual, dtype=torch.bool, device=start.lattice.device) & ~too_dense
     if passes and bool(near.any()):
-        found.lattice[near] = cautious(
-            start.lattice[near], found.lattice[near], found.spread[near], caution=network.caution
-        )
+        begin, end, spread = start.lattice[near], found.lattice[near], found.spread[near]
+        found.lattice[near] = cautious(begin, end, spread, caution=network.caution)
     expected = torch.where(found.isolated, torch.nan, network.expected_error(found.spread)) if passes else None
     return LatticeRelaxation(batch.replace(lattice=found.lattice), found.strain, found.passes, status, expected)
 
@@ -220,7 +182,7 @@ def _without_flat_cells(
     batch_size: int,
     told: Callable[[int], object],
 ) -> LatticeRelaxation:
-    """The same where some cells have no volume: those stay as they are, with the status ``nan``."""
+    """:func:`relax_cells` where some cells have no volume: these stay as they are, with the status ``nan``."""
     rows = solid.nonzero().squeeze(-1)
     told(len(batch) - len(rows))
     found = relax_cells(network, batch[rows], passes=passes, batch_size=batch_size, on_rest=told) if len(rows) else None
@@ -304,8 +266,8 @@ def _try_other_shapes(
     passes: int,
     batch_size: int,
 ) -> None:
-    """Where a cell that was far too dense ended with a large expected error, try every shape of :data:`SHAPES` as a
-    start, and take the end of the smallest expected error.
+    """Where a cell that was far too dense ended with a large expected error, try every shape of
+    :data:`~autoperi.processes.start_shapes.SHAPES` as a start, and take the end of the smallest expected error.
 
     The density said nothing of the lattice, so its shape need not either; and no equivariant pass can leave a cube
     whose atoms have all its symmetry. Shapes are taken in the Niggli-reduced basis of the start, which makes the answer
@@ -321,7 +283,7 @@ def _try_other_shapes(
     transform = torch.where(shorter[:, None, None], transform.to(reduced), torch.eye(3).to(reduced))
     reduced = transform @ part.lattice
     ends = [_Path(*(getattr(found, name)[uncertain] for name in _FIELDS))]
-    for shape in _shapes(part.lattice):
+    for shape in unit_cells(part.lattice):
         first = part.replace(
             lattice=part.lattice @ symmetric_exp(exponent_to(reduced, part.volume.pow(1 / 3)[:, None, None] * shape))
         )
@@ -344,14 +306,6 @@ def _try_other_shapes(
 _FIELDS = ("lattice", "strain", "spread", "passes", "isolated")
 
 
-def _shapes(like: Tensor) -> list[Tensor]:
-    """Lattices ``[3, 3]`` of unit volume, of the dtype and device of ``like``."""
-    rows = torch.tensor(SHAPES, dtype=torch.float64)
-    lattices = from_lengths_angles(rows[:, :3], rows[:, 3:])
-    lattices = lattices / torch.linalg.det(lattices).abs().pow(1 / 3)[:, None, None]
-    return list(lattices.to(like))
-
-
 def _plain(
     network: Callable[[CrystalBatch], Tensor],
     batch: CrystalBatch,
@@ -359,7 +313,7 @@ def _plain(
     batch_size: int,
     told: Callable[[int], object],
 ) -> LatticeRelaxation:
-    """The same with a network that says nothing of itself: ``passes`` passes for every crystal."""
+    """:func:`relax_cells` with a network that only gives A: ``passes`` passes for every crystal."""
     lattice, strain = batch.lattice.clone(), torch.zeros_like(batch.lattice)
     for start in range(0, len(batch), batch_size):
         chosen = slice(start, start + batch_size)
@@ -382,17 +336,9 @@ def length_error(spread: Tensor) -> Tensor:
     return torch.sqrt(spread[:, 0] ** 2 / 3 + spread[:, 1] ** 2 * 2 / 15)
 
 
-def exponent_to(lattice: Tensor, target: Tensor) -> Tensor:
-    """The symmetric A with metric(L·exp(A)) = metric(target), ``[B, 3, 3]``: ½ log(L⁻¹ G Lᵀ⁻¹), the exact answer of eq.
-    10a.
-    """
-    inverse = torch.linalg.inv(lattice.double())
-    return (0.5 * symmetric_log(inverse @ metric(target.double()) @ inverse.mT)).to(lattice.dtype)
-
-
 def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> Tensor:
-    """Lattices ``[B, 3, 3]`` on the way from ``start`` to ``end``: the farther, the more the way exceeds what the
-    network cannot know.
+    """Lattices ``[B, 3, 3]`` on the way from ``start`` to ``end``: the nearer to ``end``, the more the way exceeds the
+    errors that the network expects of it.
 
     The exponent from start to end is A = D + I tr A/3, with t = |tr A|/√3 and d = ‖D‖. Its parts are shortened by the
     factor x²/(x² + caution²), where x = d/b_dev for D, and x = √(t² + d²/8)/b_iso for the trace: a crystal that was
@@ -443,8 +389,8 @@ def relaxation_status(start: Tensor, end: Tensor, last_strain: Tensor) -> list[s
 
 
 def _plausible(batch: CrystalBatch, natural: Tensor) -> tuple[CrystalBatch, Tensor]:
-    """Cells far too small, grown to the volume of their composition, and which they are: a scaling, so every law of the
-    field holds for it too.
+    """The crystals with every cell that is far too small grown to the volume of its composition, and which these are,
+    ``[B]``. Nothing but a scaling, so every law of the field holds for it too.
     """
     ratio = natural / batch.volume
     too_dense = torch.log(ratio) > MAX_LOG_VOLUME_DEFICIT

@@ -41,7 +41,7 @@ class Description:
 
 @lru_cache(maxsize=230)
 def descriptions(number: int) -> tuple[Description, ...]:
-    """Every origin shift of a group's normaliser, none first.
+    """What each origin shift of a group's normaliser makes of its positions, the zero shift first.
 
     Raises:
         RequestError: ``number`` is not in 1..230.

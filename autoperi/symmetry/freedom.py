@@ -162,7 +162,7 @@ class Freedom:
         return Freedom(**changed)
 
     def _given(self) -> Iterator[tuple[str, Tensor]]:
-        """The fields; what is remembered beside them belongs to this object alone."""
+        """The fields, without the cached properties, which belong to this object alone."""
         return ((f.name, getattr(self, f.name)) for f in fields(self))
 
     @cached_property

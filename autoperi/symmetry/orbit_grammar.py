@@ -21,7 +21,7 @@ Sentence = tuple[tuple[int, ...], ...]
 """Of each element, in order, the indices of its letters, ascending."""
 
 
-class State(NamedTuple):
+class SentenceState(NamedTuple):
     """Where a sentence stands.
 
     Attributes:
@@ -62,7 +62,7 @@ class Grammar:
     def __init__(self, number: int, counts: Sequence[int]) -> None:
         self.number, self.counts = number, tuple(int(c) for c in counts)
         self._positions = _positions(number)
-        self._known: dict[State, bool] = {}
+        self._known: dict[SentenceState, bool] = {}
         # whether movable positions from the i-th on, which hold any number of orbits, can take r atoms
         most = max(self.counts, default=0)
         self._movable = [[r == 0 for r in range(most + 1)] for _ in range(len(self._positions) + 1)]
@@ -78,28 +78,28 @@ class Grammar:
             raise RequestError(f"counts {list(self.counts)} fill no whole orbits of space group {number}")
 
     @property
-    def start(self) -> State:
+    def start(self) -> SentenceState:
         """Before the first word."""
-        return State(0, self.counts[0], 0, 0)
+        return SentenceState(0, self.counts[0], 0, 0)
 
-    def done(self, state: State) -> bool:
+    def done(self, state: SentenceState) -> bool:
         """Whether the sentence is whole."""
         return state.element == len(self.counts)
 
-    def after(self, state: State, letter: int) -> State:
+    def after(self, state: SentenceState, letter: int) -> SentenceState:
         """The state after one more orbit; ``letter`` is one that fits."""
         p = self._positions[letter]
         used = state.used | (1 << letter) if p.fixed else state.used
         if state.left > p.size:
-            return State(state.element, state.left - p.size, letter + p.fixed, used)
+            return SentenceState(state.element, state.left - p.size, letter + p.fixed, used)
         element = state.element + 1
-        return State(element, self.counts[element] if element < len(self.counts) else 0, 0, used)
+        return SentenceState(element, self.counts[element] if element < len(self.counts) else 0, 0, used)
 
-    def allowed(self, state: State) -> list[int]:
+    def allowed(self, state: SentenceState) -> list[int]:
         """Letters from which the sentence can still be finished."""
         return [k for k in self._fitting(state) if self._possible(self.after(state, k))]
 
-    def _fitting(self, state: State) -> list[int]:
+    def _fitting(self, state: SentenceState) -> list[int]:
         found = []
         for k in range(state.first, len(self._positions)):
             p = self._positions[k]
@@ -107,7 +107,7 @@ class Grammar:
                 found.append(k)
         return found
 
-    def _possible(self, state: State) -> bool:
+    def _possible(self, state: SentenceState) -> bool:
         if self.done(state) or (self._movable[state.first][state.left] and self._easy[state.element + 1]):
             return True
         known = self._known.get(state)
@@ -119,8 +119,8 @@ class Grammar:
             self._known[state] = known
         return known
 
-    def words(self, sentence: Sentence) -> list[tuple[State, int]]:
-        """State before each word, and the word.
+    def words(self, sentence: Sentence) -> list[tuple[SentenceState, int]]:
+        """SentenceState before each word, and the word.
 
         Raises:
             RequestError: the sentence is not one of this grammar.

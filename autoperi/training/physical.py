@@ -98,6 +98,7 @@ class PhysicalLosses:
             given: which decoders see the z of their crystal, ``[B]``.
             unit: Å of the scaled cell, ``[B, 1, 1]``.
         """
+        # an estimate without a finite volume near the true one has no energy that is worth an evaluation
         count = torch.where(plausible(estimate, truth), count, torch.zeros_like(count))
         count = torch.where(count > MIN_ESTIMATE_WEIGHT, count, torch.zeros_like(count))
         found = {}
@@ -105,11 +106,12 @@ class PhysicalLosses:
             rows = (count > 0) & self._known(truth)
             found["energy"] = _spread(rows, count, lambda r: [self._excess(estimate[r], truth[r])])[0]
         if self.weights.reconstruction:
-            rows = (count > 0) & given
+            rows = (count > 0) & given  # a decoder that does not see z cannot know which crystal it should be
             found["reconstruction"] = _spread(rows, count, lambda r: [reconstruction_error(estimate[r], truth[r])])[0]
         if self.weights.adversarial:
             adversary = self.discriminator
             assert adversary is not None
+            # the discriminator's cutoff, as the decoder's, is a length of the scaled cell
             scaled = [c.replace(lattice=c.lattice / unit) for c in (estimate, truth)]
             both = _spread(
                 count > 0, count, lambda r: list(hinge_losses(adversary, scaled[0][r], scaled[1][r])), parts=2
@@ -132,6 +134,7 @@ class PhysicalLosses:
         )
 
     def _excess(self, estimate: CrystalBatch, truth: CrystalBatch) -> Tensor:
+        # the gradient goes to the decoder through the estimate alone
         with torch.no_grad():
             true = self._energy(truth)
         return excess_energy(self._energy(estimate), true)

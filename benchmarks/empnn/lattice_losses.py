@@ -1,18 +1,19 @@
 """Losses between a predicted and the true lattice (EMPNN, section 5.3; compared in Table 1 of the paper).
 
-With L' the predicted and L the true lattice of one crystal, rows a, b, c, in the same basis; V = |det L|, G = L Lᵀ the metric tensor:
+With L' the predicted and L the true lattice of one crystal, rows a, b, c, in the same basis; V = |det L|, G = L Lᵀ the
+metric tensor:
 
     parameters_mae   1/6 Σ_k |p'_k - p_k|,      p = (a, b, c) / V^(1/3), (α, β, γ) in radians
     parameters_mse   1/6 Σ_k (p'_k - p_k)²
     metric_mae       1/9 Σ_ij |G'_ij - G_ij|                             Å²
     metric_mse       1/9 Σ_ij (G'_ij - G_ij)²                            Å⁴
-    riemann          ‖log(G^(-1/2) G' G^(-1/2))‖_F                       the affine-invariant distance of positive
-    matrices
+    riemann          ‖log(G^(-1/2) G' G^(-1/2))‖_F
 
-All are invariant under O(3) on either side, for they see lengths, angles or metric tensors only. The first four depend
-on the basis; ``riemann`` does not: it is the same in every basis that both share, because G → T G Tᵀ is an isometry of
-this metric. The paper normalises parameters in an appendix that is not at hand; lengths over V^(1/3) and angles in
-radians have about the ratio of weights that their standard deviations over a training set would give.
+The last is the affine-invariant distance of positive matrices. All are invariant under O(3) on either side, for they
+see lengths, angles or metric tensors only. The first four depend on the basis; ``riemann`` does not: it is the same in
+every basis that both share, because G → T G Tᵀ is an isometry of this metric. The paper normalises parameters in an
+appendix that is not at hand; lengths over V^(1/3) and angles in radians have about the ratio of weights that their
+standard deviations over a training set would give.
 
 Every loss is differentiable where eigenvalues coincide, as they do in cubic crystals, and has the gradient zero at L' =
 L, where the absolute values and the distance have a corner.
@@ -38,7 +39,9 @@ def normalised_parameters(lattice: Tensor, volume: Tensor) -> Tensor:
 
 
 def parameters_mae(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean absolute error of the normalised parameters, 1/6 Σ_k |p'_k - p_k|, ``[B]``, of lattices ``[B, 3, 3]`` in Å."""
+    """Mean absolute error of the normalised parameters, 1/6 Σ_k |p'_k - p_k|, ``[B]``, of lattices ``[B, 3, 3]`` in
+    Å.
+    """
     return _parameter_errors(predicted, true).abs().mean(-1)
 
 
@@ -50,7 +53,9 @@ def parameters_mse(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def metric_mae(predicted: Tensor, true: Tensor) -> Tensor:
-    """Mean absolute error of the metric tensor, 1/9 Σ_ij |G'_ij - G_ij| in Å², ``[B]``, of lattices ``[B, 3, 3]`` in Å."""
+    """Mean absolute error of the metric tensor, 1/9 Σ_ij |G'_ij - G_ij| in Å², ``[B]``, of lattices ``[B, 3, 3]`` in
+    Å.
+    """
     return (metric(predicted) - metric(true)).abs().mean((-1, -2))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autoperi.data.convert import to_batch
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import WeightsError
-from autoperi.geometry.lattice import from_lengths_angles, lengths_angles, symmetric_exp, symmetric_matrix
+from autoperi.geometry.lattice import exponent_to, from_lengths_angles, lengths_angles, symmetric_exp, symmetric_matrix
 from autoperi.hub.bundle import Bundle, Component
 from autoperi.hub.networks import LoadedBundle, network_component
 from autoperi.laws import (
@@ -30,7 +30,6 @@ from autoperi.processes.lattice import (
     LatticeStep,
     _chunks,
     cautious,
-    exponent_to,
     lattice_step,
     relax_cells,
 )

@@ -16,8 +16,8 @@ from autoperi.laws import check_invariant
 from autoperi.models.formation_energy import FormationEnergy
 from autoperi.models.property_heads import (
     CrystalFeatures,
-    Prediction,
     PropertyHeads,
+    PropertyPrediction,
     encode,
     encoder_fingerprint,
     node_features,
@@ -140,9 +140,9 @@ def test_units_of_the_columns():
     one = torch.ones(1, 1)
     columns = properties_of(
         {
-            "elastic": Prediction(torch.tensor([[2.0, 1.0]]), torch.tensor([[0.1, 0.2]]), None),
-            "phonon": Prediction(math.log(500.0) * one, 0.1 * one, None),
-            "band_gap": Prediction(1.5 * one, 0.3 * one, torch.tensor([0.2])),
+            "elastic": PropertyPrediction(torch.tensor([[2.0, 1.0]]), torch.tensor([[0.1, 0.2]]), None),
+            "phonon": PropertyPrediction(math.log(500.0) * one, 0.1 * one, None),
+            "band_gap": PropertyPrediction(1.5 * one, 0.3 * one, torch.tensor([0.2])),
         }
     )
     numbers = {k: float(v) for k, v in columns.items()}

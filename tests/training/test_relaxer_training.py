@@ -12,9 +12,8 @@ pytest.importorskip("lightning")
 
 from autoperi.data.convert import to_batch
 from autoperi.data.crystal import CrystalBatch
-from autoperi.geometry.lattice import metric, symmetric_exp, symmetric_matrix
+from autoperi.geometry.lattice import exponent_to, metric, symmetric_exp, symmetric_matrix
 from autoperi.models.lattice_relaxer import LatticeRelaxer
-from autoperi.processes.lattice import exponent_to
 from autoperi.symmetry.analysis import analyse
 from autoperi.testing import tiny_crystals
 from autoperi.training.data import TensorCrystals

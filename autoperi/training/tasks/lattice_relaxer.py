@@ -12,10 +12,10 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
-from autoperi.geometry.lattice import change_basis, lengths_angles, symmetric_exp, symmetric_matrix
+from autoperi.geometry.lattice import change_basis, exponent_to, lengths_angles, symmetric_exp, symmetric_matrix
 from autoperi.geometry.reduction import niggli_reduce
 from autoperi.models.lattice_relaxer import LatticeRelaxer
-from autoperi.processes.lattice import exponent_to, lattice_step
+from autoperi.processes.lattice import lattice_step
 from autoperi.symmetry.analysis import analyse
 from autoperi.training.tasks.base import Batch, CrystalTask
 

@@ -23,7 +23,7 @@ from autoperi.chemistry.properties import LABELS, METAL_EV
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
 from autoperi.models.formation_energy import FormationEnergy
-from autoperi.models.property_heads import GROUPS, CrystalFeatures, Prediction, PropertyHeads, encode
+from autoperi.models.property_heads import GROUPS, CrystalFeatures, PropertyHeads, PropertyPrediction, encode
 from autoperi.progress import progress_bar
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -365,13 +365,15 @@ def _values(member: nn.Module, model: PropertyHeads, group: str, crystals: Cryst
 
 
 @torch.no_grad()
-def predict_all(model: PropertyHeads, crystals: CrystalFeatures, *, batch_size: int = 512) -> dict[str, Prediction]:
+def predict_all(
+    model: PropertyHeads, crystals: CrystalFeatures, *, batch_size: int = 512
+) -> dict[str, PropertyPrediction]:
     """``model`` on many crystals, as its ``forward`` gives it for a few."""
     parts = [model(crystals.take(rows)) for rows in torch.arange(len(crystals)).split(batch_size)]
     found = {}
     for group in parts[0] if parts else ():
         metal = [p[group].is_metal for p in parts]
-        found[group] = Prediction(
+        found[group] = PropertyPrediction(
             torch.cat([p[group].mean for p in parts]),
             torch.cat([p[group].std for p in parts]),
             None if metal[0] is None else torch.cat(metal),

@@ -180,7 +180,7 @@ def update_registry() -> list[ModelInfo]:
     """Write the sha256 of all bundled weights into ``pretrained.json``; models not listed there yet are added.
 
     Raises:
-        WeightsError: a damaged or misnamed model, or one above the limits of size (8 MB a model, 40 MB in all).
+        WeightsError: a damaged or misnamed model, or one above the limits of size (12 MB a model, 40 MB in all).
     """
     models = {info.name: info for info in list_pretrained()}
     total = 0

@@ -34,7 +34,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 LANGUAGES = {"python", "bash", "console", "text", "json", "yaml"}
 REASONS = ("needs the network", "needs a data set", "takes too long")
-UNRUN = {".", "pip", "pytest", "ruff", "mypy", "mkdocs", "git", "python", "python3", ".ci/run"}
+UNRUN = {".", "pip", "pre-commit", "pytest", "ruff", "mypy", "mkdocs", "git", "python", "python3", ".ci/run"}
 """Commands that are looked at but not run."""
 MAX_LINES = 40
 

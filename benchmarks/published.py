@@ -1,4 +1,4 @@
-"""Published match rates beside ours, as tables in Markdown. ``benchmarks/refresh_docs.py`` writes them.
+"""Published match rates beside ours, as tables in Markdown. ``tools/refresh_docs.py`` writes them.
 
 ``read`` says where a published number was read by us. The others are as they are commonly quoted, by papers and by
 their own authors; we have not read the table they come from again, and say so.

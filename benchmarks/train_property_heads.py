@@ -6,7 +6,7 @@ Needs mp_train, mp_val, mp_elastic and matbench_phonons (.parquet) in DATA_DIR. 
 energies are learned from mp_train and calibrated on mp_val; moduli and the last phonon peak from folds 2 to 9 of their
 tables (autoperi.data.splits: by sha256 of the id), calibrated on fold 1, and fold 0 is not read. Writes
 
-    OUT/component     the component alone, for benchmarks/build_autoperi_base.py --properties OUT/component
+    OUT/component     the component alone, for tools/build_autoperi_base.py --properties OUT/component
     OUT/model         the base model with it, for --model OUT/model
     benchmarks/results/property_heads_val.json   errors and calibration on the crystals of choice
     benchmarks/results/property_heads_ablation_val.json   with --ablation: single members, other inputs

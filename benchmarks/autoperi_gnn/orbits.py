@@ -2,8 +2,8 @@
 
 python benchmarks/autoperi_gnn/orbits.py prepare --data mp_train.parquet --out .train/gnn/sentences.safetensors
 python benchmarks/autoperi_gnn/orbits.py prepare --data mp_val.parquet --out .train/gnn/sentences_val.safetensors
-python benchmarks/autoperi_gnn/orbits.py train --data .train/gnn/sentences.safetensors --val
-.train/gnn/sentences_val.safetensors --out .train/gnn/orbits --resume
+python benchmarks/autoperi_gnn/orbits.py train --data .train/gnn/sentences.safetensors
+    --val .train/gnn/sentences_val.safetensors --out .train/gnn/orbits --resume
 """
 
 from __future__ import annotations

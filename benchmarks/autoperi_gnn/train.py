@@ -1,9 +1,10 @@
 """Train AutoPeri-GNN's encoder and flow: crystals to orbits once, then flow matching.
 
     python benchmarks/autoperi_gnn/train.py prepare --data mp_train.parquet --out .train/gnn/train.safetensors
-    python benchmarks/autoperi_gnn/train.py prepare --data mp_val.parquet --like .train/gnn/train.safetensors --out
-    .train/gnn/val.safetensors python benchmarks/autoperi_gnn/train.py train --data .train/gnn/train.safetensors --val
-    .train/gnn/val.safetensors --out .train/gnn/run --resume
+    python benchmarks/autoperi_gnn/train.py prepare --data mp_val.parquet --like .train/gnn/train.safetensors
+        --out .train/gnn/val.safetensors
+    python benchmarks/autoperi_gnn/train.py train --data .train/gnn/train.safetensors
+        --val .train/gnn/val.safetensors --out .train/gnn/run --resume
 
 ``train`` needs torch, e3nn, numpy, safetensors and lightning alone.
 """

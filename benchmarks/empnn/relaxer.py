@@ -4,7 +4,7 @@ usage: python benchmarks/empnn/relaxer.py DATA_DIR --out RUN [--epochs 6] [--res
 
 DATA_DIR holds mp_train, perov5_train, carbon24_train and the three *_val tables. RUN/last.ckpt is written after each
 epoch (--resume goes on with it), RUN/history.jsonl holds the validation errors of each epoch, RUN/model the component
-that build_autoperi_base.py takes.
+that tools/build_autoperi_base.py takes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables of the lattice relaxer in Markdown, from benchmarks/results. ``benchmarks/refresh_docs.py`` writes them."""
+"""Tables of the lattice relaxer in Markdown, from benchmarks/results. ``tools/refresh_docs.py`` writes them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Tables 1 and 2 of EMPNN (Klipfel et al., AAAI 2023) in Markdown: the published rows of Mp-20 beside ours.
-``benchmarks/refresh_docs.py`` writes them.
+``tools/refresh_docs.py`` writes them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Energy conservation of the bundled potential: 64 atoms of Si and of NaCl at 300 K, 2 ps of velocity Verlet with 1 fs.
 
 python benchmarks/potential/nve.py --out benchmarks/results/nve.json
-python benchmarks/refresh_docs.py    # tables of the docs
+python tools/refresh_docs.py    # write the tables of the docs
 """
 
 from __future__ import annotations

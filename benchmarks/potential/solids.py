@@ -1,10 +1,11 @@
 """Si, Cu, NaCl and MgO with the bundled potential beside CHGNet and experiment: lattice, equation of state, elastic
 constants, phonons.
 
-python benchmarks/potential/solids.py --peer --out benchmarks/results/solids.json --figure docs/images/solids.png
-python benchmarks/potential/solids.py --from benchmarks/results/solids.json --figure docs/images/solids.png    # draw
-again python benchmarks/refresh_docs.py                                                                              #
-tables of the docs
+    python benchmarks/potential/solids.py --peer --out benchmarks/results/solids.json --figure docs/images/solids.png
+    # draw the figure again
+    python benchmarks/potential/solids.py --from benchmarks/results/solids.json --figure docs/images/solids.png
+    # write the tables of the docs
+    python tools/refresh_docs.py
 """
 
 from __future__ import annotations

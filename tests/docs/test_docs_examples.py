@@ -30,11 +30,11 @@ import pytest
 from autoperi.cli.main import main, make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 LANGUAGES = {"python", "bash", "console", "text", "json", "yaml"}
 REASONS = ("needs the network", "needs a data set", "takes too long")
-UNRUN = {".", "pip", "pytest", "ruff", "mypy", "mkdocs", "git", "python", "python3", ".ci/run"}
+UNRUN = {".", "pip", "pre-commit", "pytest", "ruff", "mypy", "mkdocs", "git", "python", "python3", ".ci/run"}
 """Commands that are looked at but not run."""
 MAX_LINES = 40
 
@@ -60,6 +60,10 @@ class Block:
     def exit_code(self) -> int:
         found = re.fullmatch(r"<!-- exit (\d+) -->", self.comment)
         return int(found[1]) if found else 0
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def read_blocks(text: str) -> list[Block]:
@@ -134,7 +138,9 @@ def check_command(words: list[str]) -> None:
         assert extras <= set(known), f"no such extra: {extras - set(known)}"
         assert "-c" in words, "users must get the tested versions: pip install -c constraints.txt"
     for word in words:
-        is_path = word.endswith((".py", ".txt")) or word.startswith((".ci/", "tests/", "examples/", "benchmarks/"))
+        is_path = word.endswith((".py", ".txt")) or word.startswith(
+            (".ci/", "tests/", "examples/", "benchmarks/", "tools/")
+        )
         assert not is_path or (ROOT / word).exists(), f"{word} does not exist"
 
 
@@ -175,7 +181,7 @@ def run_block(block: Block, page: Path, namespace: dict[str, Any], monkeypatch: 
 
 
 @pytest.mark.usefixtures("session")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_blocks_of_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in read_blocks(page.read_text(encoding="utf-8")):
@@ -205,7 +211,7 @@ def test_example(
     assert capsys.readouterr().out or list(session.iterdir()), "an example prints or writes something"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=page_id)
 def test_links_and_placeholders(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"\{\{.*?\}\}", text), "a number is still missing"
@@ -215,7 +221,7 @@ def test_links_and_placeholders(page: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_numbers_are_those_of_the_results(page: Path) -> None:
     """A table row that names ``benchmarks/results/FILE.json`` and a key states the number found there, to its last
     digit.

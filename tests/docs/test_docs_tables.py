@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-REFRESH = runpy.run_path(str(ROOT / "benchmarks" / "refresh_docs.py"))
+REFRESH = runpy.run_path(str(ROOT / "tools" / "refresh_docs.py"))
 CALCULATOR = ROOT / "docs" / "calculator.md"
 
 
@@ -20,12 +20,10 @@ def results(name: str) -> Any:
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", REFRESH["PAGES"], ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages_are_what_the_script_would_write(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert REFRESH["refreshed"](text) == text, "run python benchmarks/refresh_docs.py"
+    assert REFRESH["refreshed"](text) == text, "run python tools/refresh_docs.py"
     for command in re.findall(r"<!-- table \w+: python (\S+)", text):
         assert (ROOT / command).exists()
 
@@ -56,7 +54,7 @@ def test_the_figure_is_drawn_from_the_results_and_small(tmp_path: Path) -> None:
     solids = runpy.run_path(str(ROOT / "benchmarks" / "potential" / "solids.py"))
     found, figure = results("solids.json"), ROOT / "docs" / "images" / "solids.png"
     with image.open(figure) as drawn:
-        assert drawn.info["results"] == solids["fingerprint"](found), "run python benchmarks/refresh_docs.py"
+        assert drawn.info["results"] == solids["fingerprint"](found), "run python tools/refresh_docs.py"
     assert figure.stat().st_size < 250_000
     # nothing found of a crystal leaves a gap, not an error
     lacking = copy.deepcopy(found)

@@ -1,6 +1,6 @@
 """Assemble the bundled crystal transformer from its training run and measure it.
 
-usage: python benchmarks/build_crystal_transformer.py RUN TRAIN_RECORD VAL TEST
+usage: python tools/build_crystal_transformer.py RUN TRAIN_RECORD VAL TEST
 
 RUN is a directory with ``last.ckpt``, ``training.json`` and ``history.jsonl`` (``OUT/checkpoints`` of ``autoperi train
 crystal_transformer``); TRAIN_RECORD is ``benchmarks/training/crystal_transformer.json``, whose ``summary`` says what
@@ -27,7 +27,10 @@ from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.prepare import LABEL, training_crystals
 
 TARGET = ROOT / "autoperi" / "weights" / BUNDLED
-COMMAND = "python benchmarks/build_crystal_transformer.py RUN benchmarks/training/crystal_transformer.json mp_val.parquet mp20_test.parquet"
+COMMAND = (
+    "python tools/build_crystal_transformer.py RUN benchmarks/training/crystal_transformer.json mp_val.parquet "
+    "mp20_test.parquet"
+)
 WEIGHTS = {"last": "model.", "average": "average.module."}
 USAGE = """import torch
 from autoperi.models.crystal_transformer import load_crystal_transformer

@@ -1,6 +1,6 @@
 """Assemble the bundled CGCNN from its training run and measure it.
 
-usage: python benchmarks/build_cgcnn.py RUN TRAIN VAL TEST
+usage: python tools/build_cgcnn.py RUN TRAIN VAL TEST
 
 RUN is a directory with ``last.ckpt``, ``training.json`` and ``history.jsonl`` (``OUT/checkpoints`` of ``autoperi train
 cgcnn``). What the history cannot say of the run stands in ``benchmarks/training/cgcnn.json`` under ``summary``; its
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 RECORD = ROOT / "benchmarks" / "training" / "cgcnn.json"
 TARGET = ROOT / "autoperi" / "weights" / BUNDLED
-COMMAND = "python benchmarks/build_cgcnn.py RUN mp_train.parquet mp_val.parquet mp20_test.parquet"
+COMMAND = "python tools/build_cgcnn.py RUN mp_train.parquet mp_val.parquet mp20_test.parquet"
 USAGE = """from autoperi.models.cgcnn import load_cgcnn
 from autoperi.data.convert import to_batch
 
@@ -76,7 +76,8 @@ FACTS: dict[str, Any] = {
     "limits": [
         "Not the published weights, nor the published input: element vectors are learned, and ties among the twelve "
         "nearest neighbours share the last "
-        "places (see autoperi/models/cgcnn.py). Errors and distances of other CGCNNs are not comparable digit by digit.",
+        "places (see autoperi/models/cgcnn.py). Errors and distances of other CGCNNs are not comparable digit by "
+        "digit.",
         "One short run, nothing tuned; trained on relaxed crystals only, so energies of strained or wrong crystals "
         "are not to be trusted.",
         "Distances alone, no angles: crystals with equal sets of neighbour distances cannot be told apart.",

@@ -1,6 +1,6 @@
 """Assemble the bundled model from trained parts and measured figures.
 
-usage: python benchmarks/build_autoperi_base.py --prior DIR --empnn DIR --formation-energy DIR [--properties DIR]
+usage: python tools/build_autoperi_base.py --prior DIR --empnn DIR --formation-energy DIR [--properties DIR]
 [--potential RUN]
 
 Each DIR is a model directory (``OUT/model`` of ``autoperi train``, ``--component`` of benchmarks/empnn/calibrate.py, or
@@ -167,6 +167,7 @@ SHOWN = {
 
 
 def main() -> int:
+    """Assemble, write the card, write the model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", nargs="+", required=True, type=Path)
     parser.add_argument("--empnn", required=True, type=Path)

@@ -1,10 +1,10 @@
 """Numbers, tables and figures of the documentation from the JSON of benchmarks/results, after something was measured
 again.
 
-python benchmarks/refresh_docs.py            # rewrites README.md, docs/*.md, docs/images/solids.png and
-docs/images/steps_curve.png python benchmarks/refresh_docs.py --check    # changes nothing; exit code 1 where something
-is stale
+    python tools/refresh_docs.py            # rewrites the pages and the two figures
+    python tools/refresh_docs.py --check    # changes nothing; exit code 1 where something is stale
 
+The pages are README.md and everything below docs/, the figures docs/images/solids.png and docs/images/steps_curve.png.
 Two kinds of places are kept: the first number in the second cell of a table row that names
 ``benchmarks/results/FILE.json`` and a key (with as many decimals as it has), and whole tables between ``<!-- table
 NAME: COMMAND -->`` and ``<!-- end of table -->``. Words about the numbers are for people to read again.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURE, STEPS_FIGURE = (ROOT / "docs" / "images" / name for name in ("solids.png", "steps_curve.png"))
 ROW = re.compile(r"`benchmarks/results/([\w.-]+\.json)`: `([\w. ]+)`")
@@ -174,15 +175,16 @@ TABLES: dict[str, Callable[[], str | None]] = {
 
 
 def main() -> None:
+    """Rewrite the pages, or say which of them are stale."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only say what is stale")
     args = parser.parse_args()
     stale = []
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in PAGES:
         old = page.read_text(encoding="utf-8")
         new = refreshed(old)
         if new != old:
-            stale.append(page.name)
+            stale.append(str(page.relative_to(ROOT)))
             if not args.check:
                 page.write_text(new, encoding="utf-8")
     if not args.check:

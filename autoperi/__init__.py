@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from autoperi._moved import install as _install_old_names
 from autoperi._version import __version__
 from autoperi.errors import AutoPeriError
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["AutoPeri", "AutoPeriError", "CrystalBatch", "__version__"]
 
 _LAZY = {"AutoPeri": "autoperi.auto", "CrystalBatch": "autoperi.data.crystal"}
+
+
+_install_old_names()
 
 
 def __getattr__(name: str) -> object:

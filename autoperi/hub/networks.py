@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from torch import nn
 from autoperi.errors import WeightsError
 from autoperi.hub.bundle import Bundle, Component, load_state, state_of
 from autoperi.registry import Kind, Role, kind_named, kind_of, load
+
+if TYPE_CHECKING:
+    from autoperi.models.potential import Potential
 
 
 class LoadedBundle:
@@ -112,8 +115,8 @@ def lacking(bundle: Bundle, kind: str, purpose: str) -> str:
     )
 
 
-def component_of(bundle: Bundle, kind: str) -> Component:
-    """The component of a kind.
+def component_of(bundle: Bundle, kind: str, purpose: str = "this") -> Component:
+    """The component of a kind; ``purpose`` says in the error what needs it.
 
     Raises:
         WeightsError: the model has none.
@@ -122,7 +125,7 @@ def component_of(bundle: Bundle, kind: str) -> Component:
         found = kind_of(name, component.config)
         if found is not None and found.name == kind:
             return component
-    raise WeightsError(lacking(bundle, kind, "this"))
+    raise WeightsError(lacking(bundle, kind, purpose))
 
 
 def network_of(kind: Kind | str, component: Component) -> Any:
@@ -155,6 +158,16 @@ def fitting_config(component: str) -> Iterator[None]:
             f"config of component {component!r} does not fit this version of AutoPeri ({error}); update AutoPeri or "
             "the model"
         ) from None
+
+
+def potential_of(bundle: Bundle) -> Potential:
+    """The potential of a model, made anew, in evaluation mode, float32; nothing else of the model is built.
+
+    Raises:
+        WeightsError: the model has none, or its config or tensors do not fit.
+    """
+    potential: Potential = network_of("potential", component_of(bundle, "potential", "energies and forces"))
+    return potential
 
 
 def network_component(network: Any) -> Component:

@@ -195,7 +195,7 @@ def _potential(model: Any) -> tuple[str, Potential]:
     """The name of a model and a potential that nobody else holds."""
     if isinstance(model, Potential):
         return "Potential", deepcopy(model)
-    from autoperi.hub.networks import component_of, network_of
+    from autoperi.hub.networks import potential_of
 
     if not isinstance(model, Bundle):
         if not isinstance(model, (str, os.PathLike)):
@@ -203,8 +203,7 @@ def _potential(model: Any) -> tuple[str, Potential]:
         from autoperi.hub.download import load_pretrained
 
         model = load_pretrained(model)
-    potential: Potential = network_of("potential", component_of(model, "potential"))
-    return model.name, potential
+    return model.name, potential_of(model)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

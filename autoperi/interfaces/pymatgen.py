@@ -22,10 +22,13 @@ from ase.data import chemical_symbols
 from pymatgen.core import Composition
 from pymatgen.transformations.transformation_abc import AbstractTransformation
 
+from autoperi.chemistry.formula import parse_formula
+from autoperi.data.checks import whole_number
+from autoperi.data.elements import element_number
 from autoperi.data.formats import plain
 from autoperi.errors import RequestError
 from autoperi.hub.store import DEFAULT_MODEL
-from autoperi.pipelines.request import check_steps, element_number, make_request, parse_formula, whole_number
+from autoperi.pipelines.request import check_steps, make_request
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -224,14 +227,6 @@ class GenerateTransformation(_GeneratingTransformation):
     def _conditions(self) -> dict[str, Any]:
         return {"space_group": self.space_group, "num_atoms": self.num_atoms, "target": self.target}
 
-    def _checked(self) -> dict[str, Any]:
-        if self.generator is not None:
-            from autoperi.pipelines.generation import GENERATORS
-
-            if self.generator not in GENERATORS:
-                raise RequestError(f"generator={self.generator!r} is not known; choose from {', '.join(GENERATORS)}")
-        return super()._checked()
-
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SubstituteAndRelaxTransformation(_GeneratingTransformation):
@@ -271,7 +266,7 @@ class SubstituteAndRelaxTransformation(_GeneratingTransformation):
         elif not isinstance(self.species_map, Mapping) or not self.species_map:
             raise RequestError(f"species_map={self.species_map!r} maps no element; give a dict such as {{'Na': 'K'}}")
         for symbol in (s for pair in (self.species_map or {}).items() for s in pair):
-            element_number(symbol)
+            element_number(symbol, error=RequestError)
         return super()._checked()
 
     def _request(self, structure: Structure) -> dict[str, Any]:
@@ -280,7 +275,10 @@ class SubstituteAndRelaxTransformation(_GeneratingTransformation):
         from autoperi.pipelines.template import template_of
 
         template = template_of(structure)
-        new = {element_number(a): element_number(b) for a, b in self.species_map.items()}
+        new = {
+            element_number(a, error=RequestError): element_number(b, error=RequestError)
+            for a, b in self.species_map.items()
+        }
         places = {z: new.get(z, z) for z in template.content}
         formula = structure.composition.reduced_formula
         if places.keys().isdisjoint(new):

@@ -23,7 +23,7 @@ import torch
 from autoperi import AutoPeri
 from autoperi.evaluation.common import facts, load
 from autoperi.evaluation.denoise import deformed
-from autoperi.hub.networks import component_of, network_of
+from autoperi.hub.networks import potential_of
 from autoperi.models.potential import Potential
 from autoperi.relax.positions import relax
 
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     peri = AutoPeri.from_pretrained(args.model, device="cpu")
-    potential = network_of("potential", component_of(peri.bundle, "potential"))
+    potential = potential_of(peri.bundle)
     table, rows = load(args.table, args.limit, args.seed)
     clean = table[rows]
     noisy = deformed(clean, rows, args.seed, args.sigma)

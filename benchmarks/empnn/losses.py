@@ -27,7 +27,7 @@ from autoperi.data.io import read_table
 from autoperi.evaluation.common import facts
 from autoperi.evaluation.denoise import evaluate_denoise
 from autoperi.hub.download import load_pretrained
-from autoperi.hub.networks import component_of, network_of
+from autoperi.hub.networks import potential_of
 from autoperi.metrics.lattice import energy_improvement, lattice_improvement
 from autoperi.models.evaluate import evaluate
 from autoperi.models.potential import Potential
@@ -65,7 +65,7 @@ def main() -> int:
     torch.set_num_threads(1)
     budget, val, train = Budget(), args.data / "mp_val.parquet", args.data / "mp_train.parquet"
     bundle = load_pretrained(args.model)
-    potential = network_of("potential", component_of(bundle, "potential"))
+    potential = potential_of(bundle)
     data = None if args.energies_only else sweep_data(train, budget)
     truth = read_table(val).structures()
     noisy: list[Any] = []

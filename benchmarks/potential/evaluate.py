@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from autoperi import AutoPeri
 from autoperi.data.crystal import CrystalBatch
 from autoperi.evaluation.common import facts
-from autoperi.hub.networks import component_of, network_of
+from autoperi.hub.networks import potential_of
 from autoperi.metrics.counts import quantity
 from autoperi.models.evaluate import evaluate
 from autoperi.units import EV_PER_A3_IN_GPA
@@ -40,7 +40,7 @@ def main() -> None:
     crystals = CrystalBatch(
         tensors["lattice"].double(), tensors["frac_coords"].double(), tensors["atomic_numbers"], tensors["n_atoms"]
     )
-    found = evaluate(network_of("potential", component_of(peri.bundle, "potential")), crystals)
+    found = evaluate(potential_of(peri.bundle), crystals)
     assert found.forces is not None
     assert found.stress is not None
     energy = 1000 * ((found.energy - tensors["energy"]) / crystals.n_atoms).abs()

@@ -18,7 +18,7 @@ MOVED = {
     **{f"autoperi.{name}": f"autoperi.{room}.{name}" for room, names in _SAME.items() for name in names.split()},
     **{
         f"autoperi.geometry.{name}": f"autoperi.symmetry.{name}"
-        for name in "spacegroup wyckoff normalizer operations orbits freedom equivalents".split()
+        for name in ("spacegroup", "wyckoff", "normalizer", "operations", "orbits", "freedom", "equivalents")
     },
     "autoperi.returning": "autoperi.data.containers",
     "autoperi.bundle": "autoperi.hub.networks",

@@ -35,7 +35,7 @@ from autoperi.relax.model import ModelRelaxer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from autoperi.interfaces.ase import AutoPeriCalculator
+    from autoperi.relax.calculator import AutoPeriCalculator
 
 
 class AutoPeri:
@@ -392,12 +392,12 @@ class AutoPeri:
         """An ASE calculator with energy, free_energy, energies, forces and stress, on the device of this model.
 
         Args:
-            **options: ``device``, ``dtype`` and ``skin`` of :class:`~autoperi.interfaces.ase.AutoPeriCalculator`.
+            **options: ``device``, ``dtype`` and ``skin`` of :class:`~autoperi.relax.calculator.AutoPeriCalculator`.
 
         Raises:
             WeightsError: the model has no potential; RequestError: an unknown option.
         """
-        from autoperi.interfaces.ase import AutoPeriCalculator
+        from autoperi.relax.calculator import AutoPeriCalculator
 
         return AutoPeriCalculator(self.bundle, **{"device": self.device, **options})
 

@@ -89,15 +89,12 @@ def options_of(kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of a kind's network and of its task, with their defaults."""
     if not kind.task:
         return {}, {}
-    network = _keywords(load(kind.model))
-    from autoperi.training.tasks.base import CrystalTask
-
-    shared = _keywords(CrystalTask)
-    own = {name: value for name, value in _keywords(load(kind.task)).items() if name not in shared}
-    return {k: v for k, v in network.items() if k != "kind"}, own
+    network = {name: value for name, value in keywords(load(kind.model)).items() if name != "kind"}
+    return network, load(kind.task).options()
 
 
-def _keywords(function: Any) -> dict[str, Any]:
+def keywords(function: Any) -> dict[str, Any]:
+    """Keyword arguments of a function or class that have plain values as defaults."""
     parameters = inspect.signature(function).parameters.values()
     return {
         p.name: p.default

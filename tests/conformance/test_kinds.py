@@ -65,7 +65,7 @@ def test_component_names_are_told_apart() -> None:
 
 def test_a_component_of_an_unknown_kind_is_refused(tiny_bundle: Bundle) -> None:
     other = {**tiny_bundle.components, "crystal_ball": tiny_bundle.components["empnn"]}
-    with pytest.raises(WeightsError, match="'crystal_ball'.*does not know; install the package"):
+    with pytest.raises(WeightsError, match=r"'crystal_ball'.*does not know; install the package"):
         AutoPeri(Bundle("odd", other))
 
 
@@ -169,8 +169,8 @@ def test_trained_saved_loaded_and_resumed(name: str, crystals: Path, tmp_path: P
     save_bundle(small_model(), tmp_path / "base")
     words = ["train", kind.word, "--data", data, "--base", str(tmp_path / "base"), "--device", "cpu", "--quiet"]
     if kind.task:
-        small = {k: v for k, v in small_options(name).items()}
-        words += ["--val", val, "--batch-size", "8", *(w for k, v in small.items() for w in ("--set", f"{k}={v}"))]
+        sizes = small_options(name).items()
+        words += ["--val", val, "--batch-size", "8", *(w for k, v in sizes for w in ("--set", f"{k}={v}"))]
     assert main([*words, "--out", str(tmp_path / "run"), "--epochs", "1"]) == 0
     assert main([*words, "--out", str(tmp_path / "run"), "--epochs", "2"]) == 2  # nothing is overwritten
     assert main([*words, "--out", str(tmp_path / "run"), "--epochs", "2", "--resume"]) == 0

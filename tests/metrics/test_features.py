@@ -87,7 +87,7 @@ def test_unavailable_features(small: Path, tiny_dir: Path, monkeypatch: pytest.M
         extractor("autoperi", model=small)
     with pytest.raises(WeightsError, match="no component 'cgcnn'"):
         extractor("cgcnn", model=tiny_dir)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # noqa: ARG005
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="pip install"):
         extractor("chgnet")
 
@@ -156,12 +156,12 @@ def test_one_bad_crystal_fails_alone(tmp_path: Path) -> None:
 
 def test_rows_must_be_one_a_crystal() -> None:
     rows = featurise_batched(
-        lambda batch: np.zeros((3, 2)),
+        lambda _: np.zeros((3, 2)),
         [bulk("Cu")],
         name="wrong",
         version=1,
         cache=False,
-        progress=False,  # noqa: ARG005
+        progress=False,
     )
     assert "3 rows for 1 crystals" in rows[0].reason
 

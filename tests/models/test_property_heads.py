@@ -24,7 +24,7 @@ from autoperi.models.property_heads import (
     properties_of,
 )
 from autoperi.pipelines.score import _HEADS as HEADS
-from autoperi.pipelines.score import columns_of
+from autoperi.pipelines.score import NAMES, columns_of
 from autoperi.registry import kind_named
 from autoperi.testing import tiny_crystals
 

@@ -19,7 +19,7 @@ from autoperi.geometry.lattice import symmetric_exp, symmetric_matrix
 from autoperi.training.data import Rows
 from autoperi.training.optimizer import muon
 from autoperi.training.prepare import LABEL, training_crystals
-from autoperi.training.request import Sources, TrainingRequest
+from autoperi.training.request import Sources, TrainingRequest, keywords
 
 Batch = tuple[CrystalBatch, dict[str, Tensor]]
 
@@ -55,6 +55,12 @@ class CrystalTask(lightning.LightningModule):
             for path in (request.data, request.val)
         )
         return Sources(train, val)
+
+    @classmethod
+    def options(cls) -> dict[str, Any]:
+        """What this task has to choose beside what all tasks have, with defaults."""
+        shared = keywords(CrystalTask)
+        return {name: value for name, value in keywords(cls).items() if name not in shared}
 
     @classmethod
     def check_options(cls, options: dict[str, Any], request: TrainingRequest) -> dict[str, Any]:  # noqa: ARG003

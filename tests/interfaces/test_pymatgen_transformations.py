@@ -141,7 +141,7 @@ def test_a_history_is_replayed_exactly(tiny: dict[str, Any]) -> None:
     assert made.final_structure == last
 
 
-@pytest.mark.parametrize("transformation", EACH, ids=repr)
+@pytest.mark.parametrize("transformation", EACH, ids=lambda value: type(value).__name__)
 def test_json(transformation: AbstractTransformation) -> None:
     plain = json.dumps(transformation.as_dict())
     assert plain == json.dumps(json.loads(json.dumps(transformation, cls=MontyEncoder)))
@@ -313,7 +313,7 @@ def test_options_are_refused_when_a_transformation_is_made(
         (SubstituteAndRelaxTransformation({"Na": "K"}, finish=5), WeightsError, "no potential"),
         (RelaxLatticeTransformation(positions=True), RequestError, "needs a potential"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_models_are_refused_before_any_work(
     tiny: dict[str, Any], transformation: Any, kind: type[Exception], words: str

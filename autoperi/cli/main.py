@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from autoperi._version import __version__
-from autoperi.cli import bench, evaluate, generate, models, relax, score, train
+from autoperi.cli import evaluate, generate, models, relax, score, train
 from autoperi.errors import AutoPeriError, AutoPeriWarning
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"autoperi {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (generate, relax, score, models, train, evaluate, bench):
+    for module in (generate, relax, score, models, train, evaluate):
         module.add_parser(commands)
     return parser
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
+from autoperi.nn.config import config_of
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.nn.node_field import NodeField
 from autoperi.processes.flow import UNIFORM_SCALE, Base
@@ -82,16 +83,7 @@ class AutoPeriGnn(nn.Module):
         hidden: int = 64,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "layers": layers,
-            "encoder_layers": encoder_layers,
-            "cutoff": cutoff,
-            "n_radial": n_radial,
-            "l_max": l_max,
-            "latent": latent,
-            "hidden": hidden,
-        }
+        self.config = config_of(locals())
         self.latent = latent
         shared: dict[str, Any] = {"channels": channels, "cutoff": cutoff, "n_radial": n_radial, "l_max": l_max}
         self.encoder = Backbone(layers=encoder_layers, **shared)

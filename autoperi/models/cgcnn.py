@@ -17,7 +17,7 @@ their distances. Three things differ from the paper:
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
+from autoperi.nn.config import config_of
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -183,14 +184,7 @@ class Cgcnn(nn.Module):
         n_gaussians: int = 41,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "layers": layers,
-            "hidden": hidden,
-            "neighbours": neighbours,
-            "cutoff": cutoff,
-            "n_gaussians": n_gaussians,
-        }
+        self.config = config_of(locals())
         self.n_neighbours, self.cutoff = neighbours, cutoff
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.register_buffer("centres", torch.linspace(0.0, cutoff, n_gaussians), persistent=False)

@@ -21,7 +21,7 @@ over atoms knows no positions: in a supercell every key is there n times, which 
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from e3nn import o3
@@ -31,6 +31,7 @@ from torch.nn import functional
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import places
 from autoperi.models.cgcnn import Neighbours, nearest_neighbours
+from autoperi.nn.config import config_of
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -215,17 +216,7 @@ class CrystalTransformer(nn.Module):
         l_max: int = 3,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "edge_channels": edge_channels,
-            "layers": layers,
-            "heads": heads,
-            "hidden": hidden,
-            "neighbours": neighbours,
-            "cutoff": cutoff,
-            "n_gaussians": n_gaussians,
-            "l_max": l_max,
-        }
+        self.config = config_of(locals())
         if channels % heads or edge_channels % heads or l_max < 1:
             raise ValueError(
                 f"{heads} heads must divide {channels} and {edge_channels} channels, and l_max {l_max} be at least 1"

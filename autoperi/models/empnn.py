@@ -13,7 +13,6 @@ gives H itself, rotation kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.geometry.lattice import matrix_exp, symmetric_log
 from autoperi.nn.backbone import Backbone, BackboneOutput
+from autoperi.nn.config import config_of
 from autoperi.nn.lattice_fields import LatticeField
 from autoperi.nn.radial import polynomial_envelope
 from autoperi.nn.two_graph import TwoGraph, TwoGraphInteraction, two_graph
@@ -71,19 +71,7 @@ class Empnn(nn.Module):
             )
         if not pair_reach > 0:
             raise RequestError(f"pair_reach={pair_reach!r} is not positive; give a length such as 1.5")
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "layers": layers,
-            "cutoff": cutoff,
-            "n_radial": n_radial,
-            "l_max": l_max,
-            "max_strain": max_strain,
-            "fields": list(fields),
-            "update": update,
-            "pair_layers": pair_layers,
-            "pair_width": pair_width,
-            "pair_reach": pair_reach,
-        }
+        self.config = config_of(locals())
         self.max_strain, self.update, self.pair_reach = max_strain, update, pair_reach
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         self.field = LatticeField(channels, n_radial, fields=fields, width=pair_width, cell_messages=pair_layers > 0)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.nn.backbone import Backbone, BackboneOutput
+from autoperi.nn.config import config_of
 from autoperi.nn.heads import ScalarHead, sum_per_crystal
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -24,13 +23,7 @@ class FormationEnergy(nn.Module):
         self, *, channels: int = 64, layers: int = 3, cutoff: float = 5.0, n_radial: int = 8, l_max: int = 2
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "layers": layers,
-            "cutoff": cutoff,
-            "n_radial": n_radial,
-            "l_max": l_max,
-        }
+        self.config = config_of(locals())
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         self.head = ScalarHead(channels)
         self.reference = nn.Parameter(torch.zeros(MAX_ATOMIC_NUMBER + 1))

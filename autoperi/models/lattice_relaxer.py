@@ -31,6 +31,7 @@ from autoperi.data.crystal import CrystalBatch
 from autoperi.data.elements import covalent_radii
 from autoperi.models.empnn import Empnn
 from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
+from autoperi.nn.config import config_of
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.nn.node_field import traceless_basis
 from autoperi.processes.lattice import LatticeStep, length_error
@@ -74,18 +75,7 @@ class LatticeRelaxer(nn.Module):
         if kind != KIND:
             raise ValueError(f"kind={kind!r} is not {KIND!r}")
         super().__init__()
-        self.config: dict[str, Any] = {
-            "kind": KIND,
-            "channels": channels,
-            "layers": layers,
-            "cutoff": cutoff,
-            "n_radial": n_radial,
-            "l_max": l_max,
-            "hidden": hidden,
-            "max_strain": max_strain,
-            "caution": caution,
-            "calibration": list(calibration),
-        }
+        self.config = config_of(locals())
         self.max_strain, self.caution = max_strain, caution
         self.calibration = (float(calibration[0]), float(calibration[1]))
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)

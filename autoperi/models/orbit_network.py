@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from autoperi.nn.config import config_of
 from autoperi.symmetry.orbit_grammar import Sentence, SentenceState, grammar
 from autoperi.symmetry.wyckoff import LETTERS, can_fit, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -90,13 +91,7 @@ class OrbitNetwork(nn.Module):
         self, *, channels: int = 96, layers: int = 3, encoder_layers: int = 2, heads: int = 4, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "layers": layers,
-            "encoder_layers": encoder_layers,
-            "heads": heads,
-            "dropout": dropout,
-        }
+        self.config = config_of(locals())
         # what is known of elements, groups and positions; filled by tables(), kept with the weights, so that training
         # needs no symmetry library
         self.register_buffer("element_table", torch.zeros(MAX_ATOMIC_NUMBER + 1, ELEMENT_FEATURES))

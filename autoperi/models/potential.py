@@ -20,6 +20,7 @@ from autoperi.data.elements import covalent_radii
 from autoperi.errors import StructureError
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 from autoperi.nn.backbone import Backbone
+from autoperi.nn.config import config_of
 from autoperi.nn.heads import ScalarHead, sum_per_crystal
 from autoperi.nn.radial import polynomial_envelope
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -70,14 +71,7 @@ class Potential(nn.Module):
         hidden: int = 64,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "layers": layers,
-            "cutoff": cutoff,
-            "n_radial": n_radial,
-            "l_max": l_max,
-            "hidden": hidden,
-        }
+        self.config = config_of(locals())
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         self.head = ScalarHead(channels, hidden=hidden)
         self.reference = nn.Parameter(torch.zeros(MAX_ATOMIC_NUMBER + 1))

@@ -24,8 +24,6 @@ COMMANDS = [
     ["train"],
     ["evaluate"],
     ["evaluate", "csp"],
-    ["bench"],
-    ["bench", "calculator"],
 ]
 
 
@@ -38,15 +36,13 @@ def test_version(cli):
 def test_help_shows_an_example(cli, command):
     ran = cli(*command, "--help").done()
     assert "examples:\n  autoperi " + command[0] in ran.out
-    if command not in (["models"], ["evaluate"], ["bench"]):
+    if command not in (["models"], ["evaluate"]):
         assert "--json" in ran.out
 
 
 def test_help_names_every_command(cli):
     text = cli("--help").done().out
-    assert all(
-        name in text for name in ("generate", "relax", "score", "models", "train", "evaluate", "bench", "examples:")
-    )
+    assert all(name in text for name in ("generate", "relax", "score", "models", "train", "evaluate", "examples:"))
 
 
 @pytest.mark.parametrize(

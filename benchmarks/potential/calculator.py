@@ -1,4 +1,14 @@
-"""``autoperi bench``: how fast the models are on this machine."""
+"""Speed of the calculator on this machine: energy, forces and stress of rattled cells.
+
+    python benchmarks/potential/calculator.py --against chgnet --out benchmarks/results/bench_calculator.json
+    python benchmarks/potential/calculator.py --sizes 8,64 --scaling none --against none
+    python benchmarks/potential/calculator.py --untrained --crystal Si
+
+Ours and another calculator are timed in turn in one process with the same threads, then ours on growing cells with the
+peak memory of the process. Times are medians; atoms move 0.01 Å between calls, so that our neighbour list is mostly
+reused, as in dynamics and relaxation; the columns "new list" search it at every call. Processor times tell more than wall
+times on a machine that has other work.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +20,10 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from autoperi.cli import common
-from autoperi.data.files import check_writable, write_atomically
-
-EXAMPLE = """examples:
-  autoperi bench calculator --out calculator.json
-  autoperi bench calculator --sizes 8,64 --scaling none --against none
-  autoperi bench calculator --untrained --crystal Si --json"""
 
 CRYSTALS = {
     "NaCl": ("rocksalt", 5.64),
@@ -47,65 +52,20 @@ SCALING_COLUMNS = {
 }
 
 
-def add_parser(subparsers: Any) -> None:
-    """Register the command."""
-    parser = common.add_command(
-        subparsers, "bench", "speed of the models", description="Measure speed on this machine.", example=EXAMPLE
-    )
-    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    calculator = common.add_command(
-        kinds,
-        "calculator",
-        "energy, forces and stress of the ASE calculator",
-        description=(
-            "Time energy, forces and stress of rattled cells, ours and another calculator in turn in one process with "
-            "the same threads; then "
-            "ours on growing cells with the peak memory of the process. Times are medians; atoms move 0.01 A between "
-            "calls, so our neighbour "
-            "list is mostly reused, as in dynamics and relaxation; the columns 'new list' search it at every call. "
-            "Processor times tell more "
-            "than wall times on a machine that has other work."
-        ),
-        example=EXAMPLE,
-    )
-    calculator.add_argument(
-        "--model",
-        default=common.DEFAULT_MODEL,
-        metavar="NAME_OR_DIR",
-        help=f"a model with a potential (default: {common.DEFAULT_MODEL})",
-    )
-    calculator.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda (default: auto)")
-    calculator.add_argument(
-        "--untrained",
-        action="store_true",
-        help="a potential of the default size with random weights, which costs the same",
-    )
-    calculator.add_argument(
-        "--dtype", default="float32", choices=("float32", "float64"), help="of our network (default: float32)"
-    )
-    calculator.add_argument("--crystal", default="NaCl", choices=tuple(CRYSTALS), help="what to repeat (default: NaCl)")
-    calculator.add_argument(
-        "--sizes", type=sizes, default="8,64,512", metavar="N,N", help="atoms to compare at (default: 8,64,512)"
-    )
-    calculator.add_argument(
-        "--scaling",
-        type=sizes,
-        default="512,1728,4096,10648",
-        metavar="N,N",
-        help="atoms for cost and memory, or none (default: 512 to 10648)",
-    )
-    calculator.add_argument(
-        "--against",
-        default="auto",
-        metavar="NAME",
-        help="other calculator: a name or module:callable, none, or auto: chgnet if installed",
-    )
-    calculator.add_argument(
-        "--repeats", type=common.whole, default=5, metavar="N", help="timed calls at each size (default: 5)"
-    )
-    calculator.add_argument("--out", metavar="FILE", help="where to write the results as .json")
-    common.add_output(calculator)
-    calculator.set_defaults(func=run)
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=common.DEFAULT_MODEL, metavar="NAME_OR_DIR", help="a model with a potential")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--untrained", action="store_true", help="random weights, which cost the same")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float64"), help="of our network")
+    parser.add_argument("--crystal", default="NaCl", choices=tuple(CRYSTALS), help="what to repeat")
+    parser.add_argument("--sizes", type=sizes, default="8,64,512", metavar="N,N", help="atoms to compare at")
+    parser.add_argument("--scaling", type=sizes, default="512,1728,4096,10648", metavar="N,N", help="atoms, or none")
+    parser.add_argument("--against", default="auto", help="a name, module:callable, none, or auto: chgnet if installed")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed calls at each size")
+    parser.add_argument("--out", type=Path, help="where to write the results as .json")
+    parser.add_argument("--quiet", action="store_true")
+    return parser
 
 
 def sizes(text: str) -> list[int]:
@@ -121,36 +81,25 @@ def sizes(text: str) -> list[int]:
     return sorted({CELL_ATOMS * max(1, round((n / CELL_ATOMS) ** (1 / 3))) ** 3 for n in wanted})
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, write, print."""
-    from autoperi.errors import DataError, RequestError
-
-    if args.repeats < 1:
-        raise RequestError(f"--repeats {args.repeats} is not positive; give at least 1")
-    if args.out:
-        if not args.out.lower().endswith(".json"):
-            raise DataError(f"{args.out} is not a .json file; results are written as .json")
-        check_writable(args.out)
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    args = make_parser().parse_args(argv)
     report = calculator_report(args)
     if args.out:
-        write_atomically(args.out, common.dumps(report, indent=2) + "\n")
-    if args.json:
-        common.say(common.dumps(report))
-        return 0
+        args.out.write_text(common.dumps(report, indent=2) + "\n")
     if report["rows"]:
-        common.say(common.format_table(report["rows"], COLUMNS))
+        print(common.format_table(report["rows"], COLUMNS))
     if report["scaling"]:
-        common.say("\n" + common.format_table(report["scaling"], SCALING_COLUMNS))
+        print("\n" + common.format_table(report["scaling"], SCALING_COLUMNS))
     against = report["against"]["calculator"] if report["against"] else "nothing"
-    common.say(
-        f"\n{report['model']} ({report['dtype']}) against {against}; {report['crystal']}, {report['threads']} "
-        f"threads, {report['device']}"
+    print(
+        f"\n{report['model']} ({report['dtype']}) against {against}; {report['crystal']}, {report['threads']} threads, "
+        f"{report['device']}"
     )
-    return 0
+    return report
 
 
 def calculator_report(args: argparse.Namespace) -> dict[str, Any]:
-    """All numbers of ``autoperi bench calculator``.
+    """All numbers.
 
     Raises:
         RequestError, WeightsError: a calculator that cannot be made; before any measurement.
@@ -261,3 +210,7 @@ def _peak_memory() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,20 +12,14 @@ from typing import Any
 import numpy as np
 
 from autoperi.errors import AutoPeriWarning, RequestError
-from autoperi.metrics.references import KINDS, Kind, References, composition_of, recompute, reference_entries
-
-__all__ = [
-    "Hull",
-    "HullDistance",
-    "References",
-    "energies_above_hull",
-    "energy_above_hull",
-    "hull_facts",
-    "lowest_mixture",
-    "near_hull",
-    "recompute",
-    "reference_entries",
-]
+from autoperi.metrics.references import (
+    KINDS,
+    Kind,
+    References,
+    composition_of,
+    reference_entries,
+    within_systems,
+)
 
 MAX_DIAGRAM = 6
 """Elements up to which a whole diagram is made: its facets grow fast (ten elements take most of a minute), one point's
@@ -271,17 +265,15 @@ def near_hull(hull: Hull, within: float, elements: Iterable[Iterable[str]] | Non
         within: eV/atom.
         elements: chemical systems that matter; entries outside all of them are left out.
     """
-    systems = None if elements is None else {frozenset(system) for system in elements}
+    inside = within_systems(elements)
     chosen = set()
     for i, (composition, energy) in enumerate(zip(hull.references.compositions, hull.references.energies, strict=True)):
-        present = frozenset(composition.get_el_amt_dict())
-        if systems is not None and not any(present <= system for system in systems):
-            continue
-        try:
-            if len(present) == 1 or energy - hull.at(composition)[0] <= within:
-                chosen.add(i)
-        except RequestError:
-            chosen.add(i)
+        if inside(composition):
+            try:
+                near = len(composition.get_el_amt_dict()) == 1 or energy - hull.at(composition)[0] <= within
+            except RequestError:
+                near = True
+            chosen |= {i} if near else set()
     return chosen
 
 

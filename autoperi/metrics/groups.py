@@ -12,13 +12,13 @@ nothing else, so the groups are those of going one by one.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from autoperi.data.convert import arrays_to_structures, to_arrays
-from autoperi.metrics.pairs import Arrays, Key, bounded_matcher, by_composition, check_reducible
+from autoperi.metrics._common import quiet
+from autoperi.metrics.pairs import Arrays, Key, bounded_matcher, by_composition, check_reducible, structures_of
 from autoperi.metrics.parallel import Failure, parallel_map
 from autoperi.progress import progress_bar
 
@@ -177,17 +177,10 @@ class _Work:
         candidate with ``every``.
         """
         known = cells if known is None else known
-        parts = list(_packed(tasks))
-        jobs = [
-            _Job(
-                {i: cells[i] for i, _ in part},
-                {j: known[j] for _, js in part for j in js},
-                part,
-                self.tolerances,
-                every,
-            )
-            for part in parts
-        ]
+        parts, jobs = list(_packed(tasks)), []
+        for part in parts:
+            left, right = {i: cells[i] for i, _ in part}, {j: known[j] for _, js in part for j in js}
+            jobs.append(_Job(left, right, part, self.tolerances, every))
         results = parallel_map(
             _compare, jobs, processes=self.processes, progress=progress, description=description, unit="job"
         )
@@ -237,8 +230,7 @@ def _by_size(members: Iterable[int], cells: Cells) -> dict[int, list[int]]:
 def _reduce(crystals: Sequence[Arrays]) -> list[Arrays | Failure]:
     """The reduced primitive cells that StructureMatcher would make of the crystals at each comparison."""
     out: list[Arrays | Failure] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         for structure in arrays_to_structures(crystals):
             try:
                 check_reducible(structure)
@@ -251,24 +243,19 @@ def _reduce(crystals: Sequence[Arrays]) -> list[Arrays | Failure]:
 
 
 def _compare(job: _Job) -> list[Any]:
-    judge = bounded_matcher(**job.tolerances)
-    left, right = (
-        dict(zip(side, arrays_to_structures(list(side.values())), strict=True)) for side in (job.left, job.right)
-    )
+    judge, left, right = bounded_matcher(**job.tolerances), structures_of(job.left), structures_of(job.right)
     out: list[Any] = []
     for i, candidates in job.tasks:
         verdicts: dict[int, bool | Failure] = {}
-        first: int | None = None
+        result: Any = verdicts if job.every else None
         for j in candidates:
             verdicts[j] = _fits(judge, right[j], left[i])
-            if verdicts[j] is True and not job.every:
-                first = j
+            if not job.every and verdicts[j]:
+                result = j
                 break
-        if job.every:
-            out.append(verdicts)
-        else:
-            failures = [v for v in verdicts.values() if isinstance(v, Failure)]
-            out.append(first if first is not None else failures[-1] if failures else None)
+            if not job.every and isinstance(verdicts[j], Failure):
+                result = verdicts[j]
+        out.append(result)
     return out
 
 

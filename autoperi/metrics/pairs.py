@@ -10,11 +10,10 @@ seconds, so that the result is the same on every machine; a pair beyond it is a
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics._common import quiet
 from autoperi.metrics.parallel import Failure, parallel_map
 
 Arrays: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
@@ -207,14 +207,20 @@ class _Job:
     pairs: list[tuple[int, int]]
     tolerances: dict[str, float]
 
+    @classmethod
+    def of(cls, left: Any, right: Any, chosen: list[tuple[int, int]], tolerances: dict[str, float]) -> _Job:
+        """The job of the chosen pairs, with no more crystals than they need."""
+        return cls({i: left[i] for i, _ in chosen}, {j: right[j] for _, j in chosen}, chosen, tolerances)
+
+
+def structures_of(cells: Mapping[int, Arrays]) -> dict[int, Any]:
+    """pymatgen structures of arrays, by the same positions."""
+    return dict(zip(cells, arrays_to_structures(list(cells.values())), strict=True))
+
 
 def _compare(job: _Job) -> list[float | Failure | None]:
-    judge = bounded_matcher(**job.tolerances)
-    left, right = (
-        dict(zip(side, arrays_to_structures(list(side.values())), strict=True)) for side in (job.left, job.right)
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    judge, left, right = bounded_matcher(**job.tolerances), structures_of(job.left), structures_of(job.right)
+    with quiet():
         return [rms_or_failure(judge, left[i], right[j]) for i, j in job.pairs]
 
 
@@ -233,30 +239,19 @@ def compare_pairs(
     None where they do not match (or cannot, being of different compositions); a failure where one of the two cannot be
     read or the comparison is beyond :data:`BUDGET`. The result does not depend on ``processes``.
     """
-    out: list[float | Failure | None] = [None] * len(pairs)
+    out: list[Any] = [None] * len(pairs)
     todo: list[int] = []
-    keys: dict[tuple[str, int], Key] = {}
-
-    def key(side: str, index: int, crystal: Arrays) -> Key:
-        if (side, index) not in keys:
-            keys[side, index] = composition_key(crystal[2])
-        return keys[side, index]
-
+    left_key, right_key = (cache(lambda i, side=side: composition_key(side[i][2])) for side in (left, right))
     for n, (i, j) in enumerate(pairs):
-        a, b = left[i], right[j]
-        if isinstance(a, Failure) or isinstance(b, Failure):
-            out[n] = a if isinstance(a, Failure) else b  # type: ignore[assignment]
-        elif key("left", i, a) == key("right", j, b):
+        failed = next((one for one in (left[i], right[j]) if isinstance(one, Failure)), None)
+        if failed is not None:
+            out[n] = failed
+        elif left_key(i) == right_key(j):
             todo.append(n)
-    todo.sort(
-        key=lambda n: (pairs[n][1], n)
-    )  # a reference with all that is compared with it, so that it is reduced once
-    jobs, members = [], []
-    for start in range(0, len(todo), _JOB):
-        part = todo[start : start + _JOB]
-        chosen = [pairs[n] for n in part]
-        members.append(part)
-        jobs.append(_Job({i: left[i] for i, _ in chosen}, {j: right[j] for _, j in chosen}, chosen, tolerances))  # type: ignore[misc]
+    # a reference with all that is compared with it, so that it is reduced once
+    todo.sort(key=lambda n: (pairs[n][1], n))
+    members = [todo[start : start + _JOB] for start in range(0, len(todo), _JOB)]
+    jobs = [_Job.of(left, right, [pairs[n] for n in part], tolerances) for part in members]
     results = parallel_map(_compare, jobs, processes=processes, progress=progress, description=description, unit="job")
     for part, found in zip(members, results, strict=True):
         for k, n in enumerate(part):

@@ -1,8 +1,8 @@
 """Reference entries of a convex hull: what the user gives, read into one form, and its scale kept beside it.
 
 Two scales of energy exist. ``formation``: eV/atom above the elements, which are at zero. ``total``: eV/atom of a
-method, with the elements among the entries. A hull mixes no scales; :func:`recompute` puts references on the scale of a
-calculator.
+method, with the elements among the entries. A hull mixes no scales; :func:`autoperi.metrics.hull.recompute` puts
+references on the scale of a calculator.
 """
 
 from __future__ import annotations
@@ -156,83 +156,6 @@ def formation_energies(
         else:
             out.append(float(energy - math.fsum(x * elements[symbol] for symbol, x in amounts.items())))
     return out
-
-
-def recompute(
-    references: References,
-    calculator: Any,
-    *,
-    judge: str,
-    elements: Iterable[Collection[str]] | None = None,
-    keep: Collection[int] | None = None,
-    relax: Mapping[str, Any] | None = None,
-    progress: bool | None = None,
-) -> References:
-    """References with the energies of a calculator, for entries that carry a structure; the result has the scale
-    ``total``.
-
-    Args:
-        references: with structures.
-        calculator: ASE calculator, the one that judges the crystals.
-        judge: its name, for the report.
-        elements: chemical systems that matter; entries outside all of them are left out (not counted as dropped).
-        keep: positions of the entries to recompute at all, such as those near the given hull; None for all.
-        relax: settings of :func:`autoperi.metrics.relaxation.relax_one`; None takes energies at the given structures.
-        progress: show a bar.
-
-    Raises:
-        RequestError: no entry has a structure and an energy.
-    """
-    from autoperi.metrics.relaxation import relax_one, single_point
-    from autoperi.progress import progress_bar
-
-    inside = within_systems(elements)
-    chosen = [i for i, c in enumerate(references.compositions) if inside(c) and (keep is None or i in keep)]
-    dropped = dict(references.dropped)
-    kept, energies, structures = [], [], []
-    with progress_bar(len(chosen), enabled=progress, description="references", unit="entry") as bar:
-        for i in chosen:
-            structure = references.structure_of(i)
-            if structure is None:
-                energy, reason = None, "no structure"
-            elif relax is None:
-                energy, reason = single_point(structure, calculator).energy, "the calculator failed"
-            else:
-                moved = relax_one(structure, calculator, **relax)
-                energy, structure, reason = moved.energy_after, moved.structure, "the relaxation failed"
-            if energy is None:
-                dropped[reason] = dropped.get(reason, 0) + 1
-            else:
-                kept.append(i)
-                energies.append(energy)
-                structures.append(structure)
-            bar.update()
-    if not kept:
-        raise RequestError(
-            f"none of {len(chosen)} references could be recomputed ({dropped}); give ComputedStructureEntry or a "
-            "table with crystals"
-        )
-    return replace(
-        references,
-        compositions=[references.compositions[i] for i in kept],
-        energies=energies,
-        kind="total",
-        judge=judge,
-        ids=[references.ids[i] for i in kept] if references.ids else (),
-        structure_of=structures.__getitem__,
-        dropped=dropped,
-    )
-
-
-def within_systems(elements: Iterable[Iterable[str]] | None) -> Callable[[Any], bool]:
-    """Whether a composition lies within one of the chemical systems; True for every composition where they are None."""
-    systems = None if elements is None else {frozenset(system) for system in elements}
-
-    @cache
-    def inside(present: frozenset[str]) -> bool:
-        return systems is None or any(present <= system for system in systems)
-
-    return lambda composition: inside(frozenset(composition.get_el_amt_dict()))
 
 
 def composition_of(crystal: Any) -> Any:

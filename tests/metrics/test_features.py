@@ -157,12 +157,12 @@ def test_one_bad_crystal_fails_alone(tmp_path: Path) -> None:
 
 def test_rows_must_be_one_a_crystal() -> None:
     rows = featurise_batched(
-        lambda batch: np.zeros((3, 2)),
+        lambda batch: np.zeros((3, 2)),  # noqa: ARG005
         [bulk("Cu")],
         name="wrong",
         version=1,
         cache=False,
-        progress=False,  # noqa: ARG005
+        progress=False,
     )
     assert "3 rows for 1 crystals" in rows[0].reason
 

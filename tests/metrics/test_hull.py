@@ -17,8 +17,16 @@ from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEn
 
 from autoperi.errors import AutoPeriWarning, DataError, RequestError
 from autoperi.evaluation.calculators import make_calculator
-from autoperi.metrics.hull import Hull, energies_above_hull, energy_above_hull, hull_facts, lowest_mixture, near_hull
-from autoperi.metrics.references import formation_energies, recompute, reference_entries
+from autoperi.metrics.hull import (
+    Hull,
+    energies_above_hull,
+    energy_above_hull,
+    hull_facts,
+    lowest_mixture,
+    near_hull,
+    recompute,
+)
+from autoperi.metrics.references import formation_energies, reference_entries
 
 HAND = {"NaCl": -1.0, "Na3Cl": -0.2, "NaCl3": -0.6}
 

@@ -18,8 +18,17 @@ from typing import Any
 
 from autoperi.data.convert import arrays_to_structures, to_arrays
 from autoperi.metrics._common import quiet
-from autoperi.metrics.pairs import Arrays, Key, bounded_matcher, by_composition, check_reducible, structures_of
-from autoperi.metrics.parallel import Failure, parallel_map
+from autoperi.metrics.pairs import (
+    Arrays,
+    Job,
+    Key,
+    bounded_matcher,
+    by_composition,
+    check_reducible,
+    run_jobs,
+    structures_of,
+)
+from autoperi.metrics.parallel import Failure
 from autoperi.progress import progress_bar
 
 _FIRST_BLOCK, _BLOCK = 8, 64
@@ -155,13 +164,8 @@ class _Work:
         """Reduced primitive cells of ``members``; a failure for one that cannot be reduced."""
         parts = [members[k : k + _JOB_REDUCTIONS] for k in range(0, len(members), _JOB_REDUCTIONS)]
         jobs = [[self.crystals[i] for i in part] for part in parts]
-        results = parallel_map(
-            _reduce, jobs, processes=self.processes, progress=progress, description=description, unit="job"
-        )
-        out: dict[int, Arrays | Failure] = {}
-        for part, found in zip(parts, results, strict=True):
-            out |= dict.fromkeys(part, found) if isinstance(found, Failure) else dict(zip(part, found, strict=True))
-        return out
+        run: dict[str, Any] = {"processes": self.processes, "progress": progress, "description": description}
+        return dict(zip(members, run_jobs(_reduce, parts, jobs, **run), strict=True))
 
     def compare(
         self,
@@ -177,19 +181,14 @@ class _Work:
         candidate with ``every``.
         """
         known = cells if known is None else known
-        parts, jobs = list(_packed(tasks)), []
-        for part in parts:
-            left, right = {i: cells[i] for i, _ in part}, {j: known[j] for _, js in part for j in js}
-            jobs.append(_Job(left, right, part, self.tolerances, every))
-        results = parallel_map(
-            _compare, jobs, processes=self.processes, progress=progress, description=description, unit="job"
-        )
-        out: list[Any] = []
-        for part, found in zip(parts, results, strict=True):
-            for k, (_, candidates) in enumerate(part):
-                failed = dict.fromkeys(candidates, found) if every else found
-                out.append(failed if isinstance(found, Failure) else found[k])
-        return out
+        parts = list(_packed(tasks))
+        jobs = [Job.of(cells, known, part, self.tolerances, every) for part in parts]
+        run: dict[str, Any] = {"processes": self.processes, "progress": progress, "description": description}
+        found = run_jobs(_compare, parts, jobs, **run)
+        if every:  # of a job that failed, each comparison did
+            pairs = zip(tasks, found, strict=True)
+            return [dict.fromkeys(js, one) if isinstance(one, Failure) else one for (_, js), one in pairs]
+        return found
 
 
 def _packed(tasks: Iterable[tuple[int, Sequence[int]]]) -> Iterator[list[tuple[int, Sequence[int]]]]:
@@ -206,15 +205,6 @@ def _packed(tasks: Iterable[tuple[int, Sequence[int]]]) -> Iterator[list[tuple[i
             part, size = [], 0
     if part:
         yield part
-
-
-@dataclass(frozen=True)
-class _Job:
-    left: dict[int, Any]
-    right: dict[int, Any]
-    tasks: list[tuple[int, Sequence[int]]]
-    tolerances: dict[str, float]
-    every: bool
 
 
 def _by_size(members: Iterable[int], cells: Cells) -> dict[int, list[int]]:
@@ -242,7 +232,7 @@ def _reduce(crystals: Sequence[Arrays]) -> list[Arrays | Failure]:
     return out
 
 
-def _compare(job: _Job) -> list[Any]:
+def _compare(job: Job) -> list[Any]:
     judge, left, right = bounded_matcher(**job.tolerances), structures_of(job.left), structures_of(job.right)
     out: list[Any] = []
     for i, candidates in job.tasks:

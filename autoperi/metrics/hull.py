@@ -69,12 +69,11 @@ class Hull:
             # elements are at zero, and so is one that some compound holds though no entry of its own is given
             from pymatgen.core import Composition
 
-            for element in {e for system in self._lowest for e in system}:
+            for element in set().union(*self._lowest):
                 bottom = Composition(element)
-                alone = self._lowest.setdefault(frozenset([element]), {})
+                alone = self._lowest.get(frozenset([element]), {})
                 lowest = min([0.0, *(energy for _, energy in alone.values())])
-                alone.clear()
-                alone[bottom.reduced_formula] = (bottom, lowest)
+                self._lowest[frozenset([element])] = {bottom.reduced_formula: (bottom, lowest)}
 
     def missing(self, elements: Iterable[str]) -> list[str]:
         """Elements without a reference of their own, sorted."""

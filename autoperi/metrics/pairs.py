@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -201,16 +201,19 @@ def rms_or_failure(judge: Any, left: Any, right: Any) -> float | Failure | None:
 
 
 @dataclass(frozen=True)
-class _Job:
-    left: dict[int, Arrays]
-    right: dict[int, Arrays]
-    pairs: list[tuple[int, int]]
+class Job:
+    """Comparisons of crystals ``i`` with candidates ``j`` for one process, and no more crystals than they need."""
+
+    left: dict[int, Any]
+    right: dict[int, Any]
+    tasks: Sequence[tuple[int, Sequence[int]]]
     tolerances: dict[str, float]
+    every: bool = True
 
     @classmethod
-    def of(cls, left: Any, right: Any, chosen: list[tuple[int, int]], tolerances: dict[str, float]) -> _Job:
-        """The job of the chosen pairs, with no more crystals than they need."""
-        return cls({i: left[i] for i, _ in chosen}, {j: right[j] for _, j in chosen}, chosen, tolerances)
+    def of(cls, left: Any, right: Any, tasks: Sequence[tuple[int, Sequence[int]]], *rest: Any) -> Job:
+        """The job of these tasks among all crystals."""
+        return cls({i: left[i] for i, _ in tasks}, {j: right[j] for _, js in tasks for j in js}, tasks, *rest)
 
 
 def structures_of(cells: Mapping[int, Arrays]) -> dict[int, Any]:
@@ -218,10 +221,10 @@ def structures_of(cells: Mapping[int, Arrays]) -> dict[int, Any]:
     return dict(zip(cells, arrays_to_structures(list(cells.values())), strict=True))
 
 
-def _compare(job: _Job) -> list[float | Failure | None]:
+def _compare(job: Job) -> list[float | Failure | None]:
     judge, left, right = bounded_matcher(**job.tolerances), structures_of(job.left), structures_of(job.right)
     with quiet():
-        return [rms_or_failure(judge, left[i], right[j]) for i, j in job.pairs]
+        return [rms_or_failure(judge, left[i], right[j]) for i, (j,) in job.tasks]
 
 
 def compare_pairs(
@@ -250,10 +253,32 @@ def compare_pairs(
             todo.append(n)
     # a reference with all that is compared with it, so that it is reduced once
     todo.sort(key=lambda n: (pairs[n][1], n))
-    members = [todo[start : start + _JOB] for start in range(0, len(todo), _JOB)]
-    jobs = [_Job.of(left, right, [pairs[n] for n in part], tolerances) for part in members]
-    results = parallel_map(_compare, jobs, processes=processes, progress=progress, description=description, unit="job")
-    for part, found in zip(members, results, strict=True):
-        for k, n in enumerate(part):
-            out[n] = found if isinstance(found, Failure) else found[k]
+    parts = [todo[start : start + _JOB] for start in range(0, len(todo), _JOB)]
+    tasks = [[(i, (j,)) for i, j in (pairs[n] for n in part)] for part in parts]
+    jobs = [Job.of(left, right, part, tolerances) for part in tasks]
+    found = run_jobs(_compare, parts, jobs, processes=processes, progress=progress, description=description)
+    for n, result in zip(todo, found, strict=True):
+        out[n] = result
     return out
+
+
+def run_jobs(
+    function: Callable[[Any], list[Any]],
+    parts: Sequence[Sequence[Any]],
+    jobs: Sequence[Any],
+    *,
+    processes: int | None,
+    progress: bool | None,
+    description: str,
+) -> list[Any]:
+    """A result for each member of each part, in order, from one job a part; where a job fails all its members do.
+
+    Args:
+        function: a job to the results of its part.
+        parts: the members that each job is of.
+        jobs: one a part.
+        processes, progress, description: as in :func:`~autoperi.metrics.parallel.parallel_map`.
+    """
+    results = parallel_map(function, jobs, processes=processes, progress=progress, description=description, unit="job")
+    pairs = zip(parts, results, strict=True)
+    return [found if isinstance(found, Failure) else found[k] for part, found in pairs for k in range(len(part))]

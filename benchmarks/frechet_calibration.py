@@ -29,8 +29,8 @@ from autoperi.data.crystal import CrystalBatch
 from autoperi.data.io import CrystalTable, read_table
 from autoperi.data.random import numpy_generator, torch_generator
 from autoperi.evaluation.common import facts
+from autoperi.evaluation.extractors import extractor, learned_features
 from autoperi.hub.download import load_pretrained
-from autoperi.metrics.features import extractor, learned_features
 from autoperi.metrics.fingerprints import structure_fingerprints
 from autoperi.metrics.frechet import frechet_quantity
 from autoperi.models.cgcnn import BUNDLED

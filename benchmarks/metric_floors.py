@@ -22,6 +22,7 @@ from typing import Any
 from autoperi.data.io import read_table
 from autoperi.data.random import numpy_generator
 from autoperi.evaluation.common import facts
+from autoperi.evaluation.extractors import extractor
 from autoperi.metrics.coverage import coverage
 from autoperi.metrics.distribution import crystal_properties, mmd, property_distances
 from autoperi.metrics.fingerprints import composition_fingerprints, structure_fingerprints
@@ -83,7 +84,11 @@ def compare(left: list[Any], right: list[Any], cutoffs: str, processes: int | No
         "wasserstein": property_distances(*properties),
         "mmd": {"structure": mmd(*structure), "composition": mmd(*composition)},
         "frechet": frechet_report(
-            left, right, features=("cgcnn", "autoperi"), given={"crystalnn": tuple(structure)}, progress=False
+            left,
+            right,
+            features=[extractor("cgcnn"), extractor("autoperi")],
+            given={"crystalnn": tuple(structure)},
+            progress=False,
         ),
         "seconds": round(time.perf_counter() - started, 1),
     }

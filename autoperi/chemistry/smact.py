@@ -22,7 +22,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from autoperi.data.elements import electronegativity, element_number
 from autoperi.errors import RequestError, StructureError
@@ -43,20 +43,7 @@ StateSet: TypeAlias = Literal[
     "smact-default",
 ]
 
-_PYMATGEN = {
-    "pymatgen-icsd": "icsd_oxidation_states",
-    "pymatgen-common": "common_oxidation_states",
-    "pymatgen-all": "oxidation_states",
-}
-_SMACT = {
-    "smact-smact14": "oxidation_states_smact14",
-    "smact-icsd16": "oxidation_states_icsd16",
-    "smact-icsd24": "oxidation_states_icsd24",
-    "smact-pymatgen_sp": "oxidation_states_sp",
-    "smact-wiki": "oxidation_states_wiki",
-    "smact-default": "",  # not a column of its table but a filter of the ICSD's counts
-}
-STATE_SETS = (*_PYMATGEN, *_SMACT)
+STATE_SETS = get_args(StateSet)
 """Every list that has a name here; those that begin with ``smact-`` need the ``smact`` package."""
 
 
@@ -172,7 +159,7 @@ def check_states(name: str) -> None:
     """
     if name not in STATE_SETS:
         raise RequestError(f"oxidation_states={name!r} is not a known list; choose one of {', '.join(STATE_SETS)}")
-    if name in _SMACT:
+    if name.startswith("smact-"):
         _states(name)
 
 
@@ -182,12 +169,15 @@ def _states(name: str) -> tuple[tuple[int, ...], ...]:
     from pymatgen.core import Element
 
     elements = [Element.from_Z(z) for z in range(1, MAX_ATOMIC_NUMBER + 1)]
-    if name in _PYMATGEN:
-        found = {e.symbol: getattr(e, _PYMATGEN[name]) for e in elements}
-    elif name == "smact-default":
+    package, _, column = name.partition("-")
+    if package == "pymatgen":
+        attribute = "oxidation_states" if column == "all" else f"{column}_oxidation_states"
+        found = {e.symbol: getattr(e, attribute) for e in elements}
+    elif column == "default":  # not a column of smact's table but a filter of the ICSD's counts
         found = _smact_default()
     else:
-        found = {symbol: getattr(data, _SMACT[name]) or () for symbol, data in _smact_elements().items()}
+        attribute = f"oxidation_states_{column.removeprefix('pymatgen_')}"
+        found = {symbol: getattr(data, attribute) or () for symbol, data in _smact_elements().items()}
     return ((), *(tuple(sorted({int(s) for s in found.get(e.symbol, ())})) for e in elements))
 
 
@@ -198,8 +188,7 @@ def _smact_elements() -> dict[str, Any]:
     except ImportError:
         raise RequestError(
             'the oxidation states named "smact-…" come with the package smact, which is not installed; run pip '
-            'install "autoperi[metrics]", '
-            "or take one of pymatgen's lists"
+            'install "autoperi[metrics]", or take one of pymatgen\'s lists'
         ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -273,9 +262,10 @@ def _smact(
     if alloys and all(z in metals() for z, _ in counts):
         return Validity(True, "all metals")
     states = [_states(name)[z] for z, _ in counts]
-    unknown = [z for (z, _), listed in zip(counts, states, strict=True) if not listed]
-    if unknown:
-        return Validity(None, f"no oxidation states of {_symbols(unknown)} in {name}")
+    from ase.data import chemical_symbols
+
+    if unknown := [chemical_symbols[z] for (z, _), listed in zip(counts, states, strict=True) if not listed]:
+        return Validity(None, f"no oxidation states of {', '.join(unknown)} in {name}")
     combinations = math.prod(len(listed) for listed in states)
     if combinations > max_combinations:
         return Validity(False, f"{combinations} combinations of oxidation states, more than {max_combinations:g}")
@@ -283,7 +273,7 @@ def _smact(
         return Validity(False, f"no neutral combination of oxidation states in {name}")
     if not pauling:
         return Validity(True, "charge neutral")
-    values = _electronegativities("smact" if name in _SMACT else "pymatgen")
+    values = _electronegativities(name.partition("-")[0])
     scale = [x for z, _ in counts if (x := values[z]) is not None]
     if len(scale) < len(counts):
         return Validity(True, "charge neutral; an electronegativity is unknown")
@@ -296,12 +286,6 @@ def _smact(
         if _balances(allowed):
             return Validity(True, "charge neutral, anions more electronegative than cations")
     return Validity(False, "neutral only with a cation at least as electronegative as an anion")
-
-
-def _symbols(numbers: list[int]) -> str:
-    from ase.data import chemical_symbols
-
-    return ", ".join(chemical_symbols[z] for z in numbers)
 
 
 def _balances(terms: list[tuple[int, tuple[int, ...]]]) -> bool:

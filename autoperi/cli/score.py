@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 from autoperi.cli import common
 from autoperi.data.files import check_table_output, write_table
-from autoperi.errors import DataError, RequestError
+from autoperi.errors import RequestError
+from autoperi.metrics.references import formula_energies
 
 EXAMPLE = """examples:
   autoperi score crystals.cif
@@ -19,8 +18,6 @@ EXAMPLE = """examples:
   autoperi score candidates.extxyz --references hull.csv --out scores.parquet
 
 --references is a CSV with the columns formula and energy (formation energy, eV/atom), or JSON {"Li2O": -2.0, ...}."""
-
-ENERGY_COLUMNS = ("energy", "formation_energy", "formation_energy_per_atom", "formation_energy_per_atom_eV")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -58,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if properties is not None:
         check_properties(properties)
-    references = None if args.references is None else read_references(args.references)
+    references = None if args.references is None else formula_energies(args.references)
     if args.out is not None:
         check_table_output(args.out)
     crystals = common.read_input(args.file)
@@ -112,47 +109,3 @@ def check_properties(names: list[str]) -> None:
         raise RequestError(
             f"--properties {','.join(unknown) or names!r} is not known; choose from {', '.join(PROPERTIES)}"
         )
-
-
-def read_references(path: str) -> list[tuple[str, float]]:
-    """Formulas and formation energies (eV/atom) of a CSV or JSON file.
-
-    Raises:
-        DataError: no such file, no such columns, or a value that is no number; the message names it.
-    """
-    file = Path(path)
-    try:
-        if file.suffix.lower() == ".json":
-            content = json.loads(file.read_text(encoding="utf-8"))
-            pairs = list(content.items()) if isinstance(content, dict) else [_pair(entry) for entry in content]
-        elif file.suffix.lower() == ".csv":
-            import csv
-
-            with file.open(newline="", encoding="utf-8-sig") as stream:
-                pairs = [_pair(entry) for entry in csv.DictReader(stream)]
-        else:
-            raise DataError(f"{path} has the suffix {file.suffix!r}; give references as .csv or .json")
-        found = [(str(formula), float(energy)) for formula, energy in pairs]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise DataError(f"{path} cannot be read: {reason.lower()}; check the path") from None
-    except (LookupError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path} holds no formulas with energies ({' '.join(str(error).split())}); write the columns formula and "
-            "energy"
-        ) from None
-    if not found:
-        raise DataError(f"{path} is empty; write the columns formula and energy (eV/atom)")
-    return found
-
-
-def _pair(entry: Any) -> tuple[Any, Any]:
-    if not isinstance(entry, dict):
-        formula, energy = entry
-        return formula, energy
-    column = next((name for name in ENERGY_COLUMNS if name in entry), None)
-    if column is None or "formula" not in entry:
-        raise ValueError(f"columns are {', '.join(map(str, entry))}")
-    return entry["formula"], entry[column]

@@ -20,6 +20,7 @@ from autoperi.chemistry.smact import check_states
 from autoperi.data.io import CrystalTable, crystal_files, read_crystals, read_table
 from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
+from autoperi.evaluation.extractors import extractor
 from autoperi.evaluation.generation_series import generation_series
 from autoperi.evaluation.judging import Judgement, check_judge, judge
 from autoperi.metrics import novelty as novelty_metrics
@@ -35,7 +36,6 @@ from autoperi.metrics.distribution import (
     space_groups,
     symmetry_distances,
 )
-from autoperi.metrics.features import extractor
 from autoperi.metrics.fingerprints import composition_fingerprints, require_matminer, structure_fingerprints
 from autoperi.metrics.frechet import frechet_report
 from autoperi.metrics.pairs import check_tolerances
@@ -96,7 +96,7 @@ def evaluate_generation(
         relax_steps: of each relaxation, at most.
         mechanical: elastic and phonon stability of so many relaxed crystals, the most stable ones.
         cutoffs: of coverage, a preset or (structure, composition).
-        features: spaces of the Fréchet distances: ``crystalnn`` and those of :mod:`autoperi.metrics.features`.
+        features: spaces of the Fréchet distances: ``crystalnn`` and those of :mod:`autoperi.evaluation.extractors`.
         oxidation_states: list of the SMACT test.
         symprec: Å, of space groups, Wyckoff consistency and prototype keys.
         tolerances: preset of the matcher for uniqueness and novelty.
@@ -165,7 +165,14 @@ def evaluate_generation(
         discrepancy = {"structure": mmd(*structure, seed=seed), "composition": mmd(*composition, seed=seed)}
     with work.section("frechet"):
         given = {CRYSTALNN: structure} if CRYSTALNN in features else None
-        frechet = frechet_report(generated, reference, features=learned, given=given, cache=cache, progress=progress)
+        frechet = frechet_report(
+            generated,
+            reference,
+            features=[extractor(name) for name in learned],
+            given=given,
+            cache=cache,
+            progress=progress,
+        )
     with work.section("novelty"):
         options: dict[str, Any] = {"processes": processes, "progress": progress}
         unique = novelty_metrics.uniqueness(generated, tolerances=tolerances, **options)

@@ -14,11 +14,11 @@ from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.calculators import describe_calculator, make_calculator, relax
 from autoperi.metrics.counts import mean, share
 from autoperi.metrics.elastic import elastic_stability
-from autoperi.metrics.hull import Hull, energy_above_hull, hull_facts, near_hull
+from autoperi.metrics.hull import Hull, energy_above_hull, hull_facts, near_hull, recompute
 from autoperi.metrics.parallel import check_processes
 from autoperi.metrics.pgcgm import relax_and_match
 from autoperi.metrics.phonons import phonon_stability
-from autoperi.metrics.references import MATERIALS_PROJECT, References, composition_of, recompute, reference_entries
+from autoperi.metrics.references import MATERIALS_PROJECT, References, composition_of, reference_entries
 from autoperi.metrics.relaxation import Relaxation
 from autoperi.metrics.stability import RELAXED_TOLERANCE, ROUNDING_TOLERANCE, stability
 

@@ -86,30 +86,29 @@ def symmetry_of(
         info = analyse(lattice, frac_coords, z, symprec=symprec)
     except StructureError as error:
         return Validity(False, str(error)), None
+    reason = _inconsistency(info, z, abs(float(np.linalg.det(np.asarray(lattice)))))
+    return Validity(reason is None, reason or f"{info.symbol} ({info.number})"), info.number
+
+
+def _inconsistency(info: SymmetryInfo, z: np.ndarray, volume: float) -> str | None:
+    """Why the symmetrised cell is not consistent with the atomic numbers and the volume (Å³) given, or with itself."""
     copies = len(z) / len(info.primitive_numbers)
-    volumes = abs(float(np.linalg.det(np.asarray(lattice))) / float(np.linalg.det(info.primitive_lattice)))
+    volumes = volume / abs(float(np.linalg.det(info.primitive_lattice)))
     if copies != int(copies) or round(volumes) != copies:
-        return Validity(
-            False, f"{len(z)} atoms where the primitive cell has {len(info.primitive_numbers)} and {volumes:.3g} fit in"
-        ), info.number
+        return f"{len(z)} atoms where the primitive cell has {len(info.primitive_numbers)} and {volumes:.3g} fit in"
     if _counts(z) != {element: n * int(copies) for element, n in _counts(info.primitive_numbers).items()}:
-        return Validity(False, "the symmetrised cell has another composition"), info.number
+        return "the symmetrised cell has another composition"
     centring = conventional_cells(info)
     for first, size in Counter(info.primitive_equivalent_atoms.tolist()).items():
         position = wyckoff_position(info.number, info.primitive_wyckoffs[first])
         if size * centring != position.multiplicity:
-            return Validity(
-                False, f"an orbit of {size * centring} atoms on {position.label} of {info.symbol}"
-            ), info.number
+            return f"an orbit of {size * centring} atoms on {position.label} of {info.symbol}"
+    cell = info.primitive_lattice, info.primitive_frac_coords, info.primitive_numbers
     try:
-        again = analyse(
-            info.primitive_lattice, info.primitive_frac_coords, info.primitive_numbers, symprec=IDEAL_SYMPREC
-        ).number
+        again: int | None = analyse(*cell, symprec=IDEAL_SYMPREC).number
     except StructureError:
         again = None
-    if again != info.number:
-        return Validity(False, f"the symmetrised cell has space group {again}, not {info.number}"), info.number
-    return Validity(True, f"{info.symbol} ({info.number})"), info.number
+    return None if again == info.number else f"the symmetrised cell has space group {again}, not {info.number}"
 
 
 def conventional_cells(info: SymmetryInfo) -> int:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from autoperi.errors import RequestError
+from autoperi.metrics._common import check_lengths
 from autoperi.metrics.counts import mean, quantity
 from autoperi.metrics.parallel import Failure
 
@@ -138,23 +139,15 @@ def summarise(found: Nearest, limits: Cutoffs) -> dict[str, Any]:
     recall = (found.recall_structure <= limits.structure) & (found.recall_composition <= limits.composition)
     precision = (found.precision_structure <= limits.structure) & (found.precision_composition <= limits.composition)
     known_r, known_p = np.isfinite(found.recall_structure), np.isfinite(found.precision_structure)
-    n_r, n_p = int(known_r.sum()), int(known_p.sum())
-    judged = len(known_p) if n_p else 0  # with not one fingerprint on either side there is nothing to say
+    judged = len(known_p) if known_p.any() else 0  # with not one fingerprint on either side there is nothing to say
+
+    def near(covered: NDArray[np.bool_], known: NDArray[np.bool_], of: int) -> dict[str, Any]:
+        count, missing = int(covered.sum()), int((~known).sum())
+        return quantity(count / of if of else None, of=of, missing=missing, reason=NO_FINGERPRINT, count=count)
+
     return {
-        "cov_recall": quantity(
-            float(recall.sum()) / n_r if n_r else None,
-            of=n_r,
-            missing=len(known_r) - n_r,
-            reason=NO_FINGERPRINT,
-            count=int(recall.sum()),
-        ),
-        "cov_precision": quantity(
-            float(precision.sum()) / judged if judged else None,
-            of=judged,
-            missing=len(known_p) - n_p,
-            reason=NO_FINGERPRINT,
-            count=int(precision.sum()),
-        ),
+        "cov_recall": near(recall, known_r, int(known_r.sum())),
+        "cov_precision": near(precision, known_p, judged),
         "amsd_recall": mean(found.recall_structure, missing=NO_FINGERPRINT),
         "amsd_precision": mean(found.precision_structure, missing=NO_FINGERPRINT),
         "amcd_recall": mean(found.recall_composition, missing=NO_FINGERPRINT),
@@ -191,16 +184,10 @@ def coverage_curve(found: Nearest, *, cutoffs: str | Sequence[float] = "mp20", p
 def _both(
     structure: Sequence[Any], composition: Sequence[Any], side: str
 ) -> tuple[tuple[Array, Array], NDArray[np.int64]]:
-    if len(structure) != len(composition):
-        raise RequestError(
-            f"{len(structure)} structure and {len(composition)} composition fingerprints of the {side} crystals; give "
-            "one each"
-        )
-    rows = [
-        i
-        for i, (s, c) in enumerate(zip(structure, composition, strict=True))
-        if not isinstance(s, Failure) and not isinstance(c, Failure)
-    ]
+    message = f"{{}} structure and {{}} composition fingerprints of the {side} crystals; give one each"
+    check_lengths(message, structure, composition)
+    both = enumerate(zip(structure, composition, strict=True))
+    rows = [i for i, pair in both if not any(isinstance(one, Failure) for one in pair)]
     arrays = tuple(
         np.array([values[i] for i in rows], dtype=np.float64).reshape(len(rows), -1 if rows else 0)
         for values in (structure, composition)

@@ -11,6 +11,7 @@ their median heuristic; divergence of space-group histograms as in LeMaterial/le
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ from autoperi.data.checks import whole_number
 from autoperi.data.convert import as_structure, to_arrays
 from autoperi.data.random import check_seed, numpy_generator
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics._common import check_lengths
+from autoperi.metrics.consistency import reduced_formula
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.parallel import Failure, featurise
 from autoperi.symmetry.analysis import SYMPREC, analyse
@@ -75,16 +78,8 @@ def crystal_properties(
     (PGCGM's "minimum and maximum atom distance", of which its paper says no more; the largest one depends on the choice
     of cell, so give both sets in the same one). A cell of one atom has no pair: NaN.
     """
-    return featurise(
-        properties_of,
-        crystals,
-        name="crystal_properties",
-        version=1,
-        packages=("pymatgen-core",),
-        processes=processes,
-        cache=cache,
-        progress=progress,
-    )
+    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+    return featurise(properties_of, crystals, name="crystal_properties", version=1, packages=("pymatgen-core",), **run)
 
 
 def properties_of(crystal: Any) -> Array:
@@ -112,16 +107,9 @@ def wasserstein(
 
     ours, theirs = _finite(generated), _finite(reference)
     value = float(wasserstein_distance(ours, theirs)) if len(ours) and len(theirs) else None
+    counts = _counts(len(ours), len(generated) - len(ours), len(theirs), len(reference) - len(theirs))
     more: dict[str, Any] = {} if unit is None else {"unit": unit}
-    return quantity(
-        value,
-        of=len(ours),
-        missing=len(generated) - len(ours),
-        reason=_no_values(len(ours), len(theirs)),
-        of_reference=len(theirs),
-        missing_reference=len(reference) - len(theirs),
-        **more,
-    )
+    return quantity(value, **counts, **more)
 
 
 def property_distances(generated: Sequence[Any], reference: Sequence[Any]) -> dict[str, Any]:
@@ -152,26 +140,13 @@ def composition_diversity(crystals: Sequence[Any]) -> dict[str, Any]:
     """PGCGM's diversity: different reduced compositions over crystals; crystals that cannot be read are counted, not
     judged.
     """
-    from pymatgen.core import Composition, Element
-
-    formulas, missing = [], 0
+    formulas = []
     for crystal in crystals:
-        try:
-            numbers = to_arrays(crystal)[2]
-        except StructureError:
-            missing += 1
-            continue
-        formulas.append(
-            Composition({Element.from_Z(int(z)): c for z, c in Counter(numbers.tolist()).items()}).reduced_formula
-        )
-    unique = len(set(formulas))
-    return quantity(
-        unique / len(formulas) if formulas else None,
-        of=len(formulas),
-        missing=missing,
-        reason="unreadable",
-        count=unique,
-    )
+        with contextlib.suppress(StructureError):
+            formulas.append(reduced_formula(to_arrays(crystal)[2]))
+    unique, n = len(set(formulas)), len(formulas)
+    missing = len(crystals) - n
+    return quantity(unique / n if n else None, of=n, missing=missing, reason="unreadable", count=unique)
 
 
 def mmd(
@@ -218,11 +193,11 @@ def mmd(
         biased = float(k_xx.mean() + k_yy.mean() - 2 * k_xy.mean())
         if m > 1 and n > 1:
             unbiased = float((k_xx.sum() - m) / (m * (m - 1)) + (k_yy.sum() - n) / (n * (n - 1)) - 2 * k_xy.mean())
-    counts: dict[str, Any] = {"of": m, "missing": missing, "of_reference": n, "missing_reference": missing_reference}
-    few = "fewer than two crystals with a fingerprint on either side"
+    counts = _counts(m, missing, n, missing_reference)
+    few = {"reason": "fewer than two crystals with a fingerprint on either side"} if m and n else {}
     return {
-        "biased": quantity(None if biased is None else max(biased, 0.0), reason=_no_values(m, n), **counts),
-        "unbiased": quantity(unbiased, reason=_no_values(m, n) if not (m and n) else few, **counts),
+        "biased": quantity(None if biased is None else max(biased, 0.0), **counts),
+        "unbiased": quantity(unbiased, **counts | few),
         "bandwidth": None if sigma is None else round(float(sigma), 6),
         "bandwidth_rule": "median pairwise distance" if bandwidth is None else "given",
         "kernel": "exp(-d^2 / (2 bandwidth^2))",
@@ -246,16 +221,10 @@ def space_groups(
     """
     if not 0 < symprec < np.inf:
         raise RequestError(f"symprec={symprec!r} is not a positive distance in Å; give one such as {SYMPREC}")
+    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+    tolerance = {"symprec": float(symprec)}
     found = featurise(
-        space_group_of,
-        crystals,
-        name="space_group",
-        version=1,
-        parameters={"symprec": float(symprec)},
-        packages=("spglib",),
-        processes=processes,
-        cache=cache,
-        progress=progress,
+        space_group_of, crystals, name="space_group", version=1, parameters=tolerance, packages=("spglib",), **run
     )
     return [None if isinstance(v, Failure) else int(v) for v in found]
 
@@ -291,20 +260,13 @@ def symmetry_distances(
         every: Sequence[Any] = SYSTEMS if kind == "crystal_system" else sorted(set(ours) | set(theirs))
         p, q = (np.array([c[e] for e in every], dtype=np.float64) for c in (ours, theirs))
         m, n = int(p.sum()), int(q.sum())
-        counts: dict[str, Any] = {
-            "of": m,
-            "missing": len(generated) - m,
-            "of_reference": n,
-            "missing_reference": len(reference) - n,
-        }
+        counts = _counts(m, len(generated) - m, n, len(reference) - n)
         known = m > 0 and n > 0
         out[kind] = {
             "generated": {str(e): ours[e] for e in every},
             "reference": {str(e): theirs[e] for e in every},
-            "jensen_shannon": quantity(jensen_shannon(p, q) if known else None, reason=_no_values(m, n), **counts),
-            "total_variation": quantity(
-                0.5 * float(np.abs(p / m - q / n).sum()) if known else None, reason=_no_values(m, n), **counts
-            ),
+            "jensen_shannon": quantity(jensen_shannon(p, q) if known else None, **counts),
+            "total_variation": quantity(0.5 * float(np.abs(p / m - q / n).sum()) if known else None, **counts),
         }
     return out
 
@@ -346,10 +308,7 @@ def geneval(
         RequestError: a sequence of the generated crystals whose length is not that of ``valid``.
     """
     for name, values in generated.items():
-        if len(values) != len(valid):
-            raise RequestError(
-                f"generated[{name!r}] has {len(values)} values for {len(valid)} crystals; give one a crystal"
-            )
+        check_lengths(f"generated[{name!r}] has {{}} values for {{}} crystals; give one a crystal", values, valid)
     rows = sample_valid(valid, limit=limit, seed=seed)
     drawn = {name: [values[i] for i in rows] for name, values in generated.items()}
     distances = property_distances(drawn["properties"], reference["properties"])
@@ -373,14 +332,12 @@ def _column(rows: Sequence[Any], i: int) -> list[float | None]:
     return [None if isinstance(row, Failure) else float(row[i]) for row in rows]
 
 
-def _no_values(ours: int, theirs: int) -> str:
-    return (
-        "no generated crystal with a value"
-        if not ours
-        else "no reference crystal with a value"
-        if not theirs
-        else "unknown"
-    )
+def _counts(of: int, missing: int, of_reference: int, missing_reference: int) -> dict[str, Any]:
+    """What a quantity of two sets was counted from, and why it is missing where one of them is empty."""
+    empty = "generated" if not of else "reference" if not of_reference else None
+    reason = "unknown" if empty is None else f"no {empty} crystal with a value"
+    counts = {"of_reference": of_reference, "missing_reference": missing_reference}
+    return {"of": of, "missing": missing, "reason": reason, **counts}
 
 
 def _matrix(fingerprints: Sequence[Any]) -> tuple[Array, int]:

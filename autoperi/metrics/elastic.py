@@ -5,8 +5,6 @@ Voigt order is ASE's: xx yy zz yz xz xy, shear strains doubled, tension positive
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics._common import failure_of, judge_crystals, quiet, rounded
 from autoperi.metrics.counts import mean, share
 from autoperi.metrics.relaxation import bare_atoms
-from autoperi.progress import progress_bar
 from autoperi.units import EV_PER_A3_IN_GPA
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -60,16 +58,15 @@ def elastic(
         RequestError: strains that are zero, too large or one-sided.
     """
     amplitudes = check_strains(strains)
-    counter = {"calls": 0, "unrelaxed": 0}
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    out: dict[str, Any] = dict.fromkeys(_FIELDS) | {"unrelaxed": 0, "force_calls": 0}
+    search = {"fmax": fmax, "steps": steps} if relax_positions else None
+    with quiet():
         try:
             atoms = bare_atoms(crystal)
-            rest = _stress(atoms, calculator, None, False, fmax, steps, counter)
-            stresses = np.zeros((6, len(amplitudes), 6))
-            for j in range(6):
-                for k, size in enumerate(amplitudes):
-                    stresses[j, k] = _stress(atoms, calculator, (j, size), relax_positions, fmax, steps, counter)
+            rest = _stress(atoms, calculator, out)
+            stresses = np.array(
+                [[_stress(_strained(atoms, j, x), calculator, out, search) for x in amplitudes] for j in range(6)]
+            )
             raw = np.stack([np.polyfit(amplitudes, stresses[j], 1)[0] for j in range(6)], axis=1) * EV_PER_A3_IN_GPA
             if not np.isfinite(raw).all():
                 raise StructureError("a stress is not finite")
@@ -77,12 +74,17 @@ def elastic(
             if symmetrise:
                 tensor = symmetrised(tensor, point_group(atoms, symprec))
         except Exception as error:  # a calculator may raise anything; the crystal failed, not the run
-            if hasattr(calculator, "reset"):
-                calculator.reset()
-            return _result(None, None, None, counter, _reason(error))
-    return _result(
-        tensor, float(np.abs(rest).max()) * EV_PER_A3_IN_GPA, float(np.abs(raw - raw.T).max()), counter, None
-    )
+            return out | {"reason": failure_of(calculator, error)}
+    found = moduli(tensor)
+    return out | {
+        "tensor_GPa": np.round(tensor, 4).tolist(),
+        "eigenvalues_GPa": np.round(np.linalg.eigvalsh(tensor), 4).tolist(),
+        "born_stable": born_stable(tensor),
+        "bulk_modulus_GPa": rounded(found["K_vrh"]),
+        "shear_modulus_GPa": rounded(found["G_vrh"]),
+        "residual_stress_GPa": rounded(float(np.abs(rest).max()) * EV_PER_A3_IN_GPA),
+        "asymmetry_GPa": rounded(float(np.abs(raw - raw.T).max())),
+    }
 
 
 def elastic_stability(
@@ -100,11 +102,7 @@ def elastic_stability(
         The summary (``born_stable``, ``bulk_modulus_GPa``, ``shear_modulus_GPa``, ``parameters``), and :func:`elastic`
         of each.
     """
-    rows = []
-    with progress_bar(len(crystals), enabled=progress, description="elastic tensors") as bar:
-        for crystal in crystals:
-            rows.append(elastic(crystal, calculator, **settings))
-            bar.update()
+    rows = judge_crystals(elastic, crystals, calculator, settings, progress=progress, description="elastic tensors")
     return elastic_summary(rows, settings), rows
 
 
@@ -181,13 +179,8 @@ def check_strains(strains: Sequence[float]) -> NDArray[np.float64]:
         RequestError: fewer than two, on one side only, zero, or above 0.1.
     """
     values = np.asarray(list(strains), dtype=float)
-    good = (
-        values.ndim == 1
-        and len(values) >= 2
-        and np.isfinite(values).all()
-        and (np.abs(values) > 0).all()
-        and (np.abs(values) <= 0.1).all()
-    )
+    sizes = np.abs(values)
+    good = values.ndim == 1 and len(values) >= 2 and ((sizes > 0) & (sizes <= 0.1)).all()
     if not good or not (values.min() < 0 < values.max()):
         raise RequestError(
             f"strains={list(strains)!r} cannot give a slope; give values on both sides of zero of at most 0.1, such "
@@ -196,63 +189,36 @@ def check_strains(strains: Sequence[float]) -> NDArray[np.float64]:
     return values
 
 
+_FIELDS = (
+    "tensor_GPa", "eigenvalues_GPa", "born_stable", "bulk_modulus_GPa", "shear_modulus_GPa",
+    "residual_stress_GPa", "asymmetry_GPa", "unrelaxed", "force_calls", "reason",
+)  # fmt: skip
+
+
+def _strained(atoms: Any, j: int, size: float) -> Any:
+    """A copy of the atoms under one Voigt strain."""
+    strain = np.zeros((3, 3))
+    a, b = VOIGT[j]
+    strain[a, b] = strain[b, a] = size if a == b else size / 2
+    strained = atoms.copy()
+    strained.set_cell(np.array(atoms.cell[:]) @ (np.eye(3) + strain), scale_atoms=True)
+    return strained
+
+
 def _stress(
-    atoms: Any,
-    calculator: Any,
-    strain: tuple[int, float] | None,
-    relax: bool,
-    fmax: float,
-    steps: int,
-    counter: dict[str, int],
+    atoms: Any, calculator: Any, out: dict[str, Any], search: Mapping[str, Any] | None = None
 ) -> NDArray[np.float64]:
-    """Voigt stress (eV/Å³) of the crystal under one Voigt strain."""
+    """Voigt stress (eV/Å³), after the positions have relaxed with the settings of ``search``; counts in ``out``."""
     from ase.optimize import FIRE
 
-    strained = atoms.copy()
-    if strain is not None:
-        j, size = strain
-        tensor = np.zeros((3, 3))
-        a, b = VOIGT[j]
-        tensor[a, b] = tensor[b, a] = size if a == b else size / 2
-        strained.set_cell(np.array(atoms.cell[:]) @ (np.eye(3) + tensor), scale_atoms=True)
-    strained.calc = calculator
-    if relax and len(strained) > 1:
-        search = FIRE(strained, logfile=None)
-        counter["unrelaxed"] += not search.run(fmax=fmax, steps=steps)
-        counter["calls"] += int(search.nsteps)
-    stress = np.asarray(strained.get_stress(voigt=True), dtype=float)
-    counter["calls"] += 1
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    if search is not None and len(atoms) > 1:
+        fire = FIRE(atoms, logfile=None)
+        out["unrelaxed"] += not fire.run(**search)
+        out["force_calls"] += int(fire.nsteps)
+    stress = np.asarray(atoms.get_stress(voigt=True), dtype=float)
+    out["force_calls"] += 1
     if not np.isfinite(stress).all():
         raise StructureError("a stress is not finite")
     return stress
-
-
-def _result(
-    tensor: NDArray[np.float64] | None,
-    residual: float | None,
-    asymmetry: float | None,
-    counter: dict[str, int],
-    reason: str | None,
-) -> dict[str, Any]:
-    found = dict.fromkeys(("K_vrh", "G_vrh")) if tensor is None else moduli(tensor)
-    return {
-        "tensor_GPa": None if tensor is None else np.round(tensor, 4).tolist(),
-        "eigenvalues_GPa": None if tensor is None else np.round(np.linalg.eigvalsh(tensor), 4).tolist(),
-        "born_stable": None if tensor is None else born_stable(tensor),
-        "bulk_modulus_GPa": _rounded(found["K_vrh"]),
-        "shear_modulus_GPa": _rounded(found["G_vrh"]),
-        "residual_stress_GPa": _rounded(residual),
-        "asymmetry_GPa": _rounded(asymmetry),
-        "unrelaxed": counter["unrelaxed"],
-        "force_calls": counter["calls"],
-        "reason": reason,
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, 4)
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}".rstrip(": ")

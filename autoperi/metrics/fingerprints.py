@@ -69,17 +69,9 @@ def structure_fingerprints(
         by distance and volume (:func:`~autoperi.metrics.validity.structural_validity`), where CDVAE computes what it
         can, and those too dense or too large to tessellate.
     """
-    return featurise(
-        structure_fingerprint,
-        crystals,
-        name="crystalnn_ops",
-        version=1,
-        parameters={"symprec": ORBIT_SYMPREC},
-        packages=("pymatgen-core", "scipy"),
-        processes=processes,
-        cache=cache,
-        progress=progress,
-    )
+    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+    run |= {"parameters": {"symprec": ORBIT_SYMPREC}, "packages": ("pymatgen-core", "scipy")}
+    return featurise(structure_fingerprint, crystals, name="crystalnn_ops", version=1, **run)
 
 
 def composition_fingerprints(
@@ -105,16 +97,8 @@ def composition_fingerprints(
         RequestError: matminer is not installed.
     """
     require_matminer()
-    raw = featurise(
-        composition_statistics,
-        crystals,
-        name="magpie",
-        version=1,
-        packages=("matminer",),
-        processes=processes,
-        cache=cache,
-        progress=progress,
-    )
+    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+    raw = featurise(composition_statistics, crystals, name="magpie", version=1, packages=("matminer",), **run)
     return [standardise(v) if scaled and not isinstance(v, Failure) else v for v in raw]
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from autoperi.errors import RequestError
 from autoperi.metrics.counts import quantity
-from autoperi.metrics.features import Extractor, extractor, feature_matrix, learned_features
+from autoperi.metrics.features import Extractor, feature_matrix, features_of
 
 Array = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ def frechet_report(
     generated: Sequence[Any],
     reference: Sequence[Any],
     *,
-    features: Sequence[str | Extractor] = ("cgcnn", "autoperi"),
+    features: Sequence[Extractor] = (),
     given: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] | None = None,
     batch_size: int = 64,
     cache: bool | str | os.PathLike[str] = True,
@@ -106,21 +106,20 @@ def frechet_report(
 
     Args:
         generated, reference: pymatgen structures or ASE atoms.
-        features: learned ones, see :func:`autoperi.metrics.features.extractor`.
+        features: learned ones; :func:`autoperi.evaluation.extractors.extractor` has those of this package.
         given: vectors made elsewhere, name → (of generated, of reference), with failures where there is none: for
             ``crystalnn`` the fingerprints of :mod:`autoperi.metrics.fingerprints`.
-        batch_size, cache, progress: of :func:`autoperi.metrics.features.learned_features`.
+        batch_size, cache, progress: of :func:`autoperi.metrics.features.features_of`.
 
     Returns:
         name → :func:`frechet_quantity` with a ``definition``.
 
     Raises:
-        RequestError: an unknown or unavailable feature, one named twice, or ``given`` vectors that are not one a
+        RequestError: a feature named twice, or ``given`` vectors that are not one a
         crystal.
     """
-    sources = [extractor(one) for one in features]
     arrays = dict(given or {})
-    names = [*(source.name for source in sources), *arrays]
+    names = [*(source.name for source in features), *arrays]
     if len(set(names)) < len(names):
         raise RequestError(f"features {', '.join(names)} repeat a name; give each once")
     for name, (left, right) in arrays.items():
@@ -131,11 +130,9 @@ def frechet_report(
                 "give one each, a Failure where there is none"
             )
     out: dict[str, dict[str, Any]] = {}
-    for source in sources:
+    for source in features:
         # together, so that the bar runs once
-        rows = learned_features(
-            [*generated, *reference], features=source, batch_size=batch_size, cache=cache, progress=progress
-        )
+        rows = features_of([*generated, *reference], source, batch_size=batch_size, cache=cache, progress=progress)
         found = frechet_quantity(rows[: len(generated)], rows[len(generated) :])
         out[source.name] = {**found, "definition": source.description}
     for name, (left, right) in arrays.items():

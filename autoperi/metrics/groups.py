@@ -12,14 +12,23 @@ nothing else, so the groups are those of going one by one.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from autoperi.data.convert import arrays_to_structures, to_arrays
-from autoperi.metrics.pairs import Arrays, Key, bounded_matcher, by_composition, check_reducible
-from autoperi.metrics.parallel import Failure, parallel_map
+from autoperi.metrics._common import quiet
+from autoperi.metrics.pairs import (
+    Arrays,
+    Job,
+    Key,
+    bounded_matcher,
+    by_composition,
+    check_reducible,
+    run_jobs,
+    structures_of,
+)
+from autoperi.metrics.parallel import Failure
 from autoperi.progress import progress_bar
 
 _FIRST_BLOCK, _BLOCK = 8, 64
@@ -155,13 +164,8 @@ class _Work:
         """Reduced primitive cells of ``members``; a failure for one that cannot be reduced."""
         parts = [members[k : k + _JOB_REDUCTIONS] for k in range(0, len(members), _JOB_REDUCTIONS)]
         jobs = [[self.crystals[i] for i in part] for part in parts]
-        results = parallel_map(
-            _reduce, jobs, processes=self.processes, progress=progress, description=description, unit="job"
-        )
-        out: dict[int, Arrays | Failure] = {}
-        for part, found in zip(parts, results, strict=True):
-            out |= dict.fromkeys(part, found) if isinstance(found, Failure) else dict(zip(part, found, strict=True))
-        return out
+        run: dict[str, Any] = {"processes": self.processes, "progress": progress, "description": description}
+        return dict(zip(members, run_jobs(_reduce, parts, jobs, **run), strict=True))
 
     def compare(
         self,
@@ -178,25 +182,13 @@ class _Work:
         """
         known = cells if known is None else known
         parts = list(_packed(tasks))
-        jobs = [
-            _Job(
-                {i: cells[i] for i, _ in part},
-                {j: known[j] for _, js in part for j in js},
-                part,
-                self.tolerances,
-                every,
-            )
-            for part in parts
-        ]
-        results = parallel_map(
-            _compare, jobs, processes=self.processes, progress=progress, description=description, unit="job"
-        )
-        out: list[Any] = []
-        for part, found in zip(parts, results, strict=True):
-            for k, (_, candidates) in enumerate(part):
-                failed = dict.fromkeys(candidates, found) if every else found
-                out.append(failed if isinstance(found, Failure) else found[k])
-        return out
+        jobs = [Job.of(cells, known, part, self.tolerances, every) for part in parts]
+        run: dict[str, Any] = {"processes": self.processes, "progress": progress, "description": description}
+        found = run_jobs(_compare, parts, jobs, **run)
+        if every:  # of a job that failed, each comparison did
+            pairs = zip(tasks, found, strict=True)
+            return [dict.fromkeys(js, one) if isinstance(one, Failure) else one for (_, js), one in pairs]
+        return found
 
 
 def _packed(tasks: Iterable[tuple[int, Sequence[int]]]) -> Iterator[list[tuple[int, Sequence[int]]]]:
@@ -215,15 +207,6 @@ def _packed(tasks: Iterable[tuple[int, Sequence[int]]]) -> Iterator[list[tuple[i
         yield part
 
 
-@dataclass(frozen=True)
-class _Job:
-    left: dict[int, Any]
-    right: dict[int, Any]
-    tasks: list[tuple[int, Sequence[int]]]
-    tolerances: dict[str, float]
-    every: bool
-
-
 def _by_size(members: Iterable[int], cells: Cells) -> dict[int, list[int]]:
     """Members by the number of atoms of their reduced primitive cells, without those that have none."""
     out: dict[int, list[int]] = {}
@@ -237,8 +220,7 @@ def _by_size(members: Iterable[int], cells: Cells) -> dict[int, list[int]]:
 def _reduce(crystals: Sequence[Arrays]) -> list[Arrays | Failure]:
     """The reduced primitive cells that StructureMatcher would make of the crystals at each comparison."""
     out: list[Arrays | Failure] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         for structure in arrays_to_structures(crystals):
             try:
                 check_reducible(structure)
@@ -250,25 +232,20 @@ def _reduce(crystals: Sequence[Arrays]) -> list[Arrays | Failure]:
     return out
 
 
-def _compare(job: _Job) -> list[Any]:
-    judge = bounded_matcher(**job.tolerances)
-    left, right = (
-        dict(zip(side, arrays_to_structures(list(side.values())), strict=True)) for side in (job.left, job.right)
-    )
+def _compare(job: Job) -> list[Any]:
+    judge, left, right = bounded_matcher(**job.tolerances), structures_of(job.left), structures_of(job.right)
     out: list[Any] = []
     for i, candidates in job.tasks:
         verdicts: dict[int, bool | Failure] = {}
-        first: int | None = None
+        result: Any = verdicts if job.every else None
         for j in candidates:
             verdicts[j] = _fits(judge, right[j], left[i])
-            if verdicts[j] is True and not job.every:
-                first = j
+            if not job.every and verdicts[j]:
+                result = j
                 break
-        if job.every:
-            out.append(verdicts)
-        else:
-            failures = [v for v in verdicts.values() if isinstance(v, Failure)]
-            out.append(first if first is not None else failures[-1] if failures else None)
+            if not job.every and isinstance(verdicts[j], Failure):
+                result = verdicts[j]
+        out.append(result)
     return out
 
 

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from autoperi.errors import AutoPeriWarning, RequestError
-from autoperi.metrics.references import KINDS, Kind, References, composition_of, recompute, reference_entries
-
-__all__ = [
-    "Hull",
-    "HullDistance",
-    "References",
-    "energies_above_hull",
-    "energy_above_hull",
-    "hull_facts",
-    "lowest_mixture",
-    "near_hull",
-    "recompute",
-    "reference_entries",
-]
+from autoperi.metrics.references import KINDS, Kind, References, composition_of, reference_entries
+from autoperi.metrics.relaxation import relax_one, single_point
+from autoperi.progress import progress_bar
 
 MAX_DIAGRAM = 6
 """Elements up to which a whole diagram is made: its facets grow fast (ten elements take most of a minute), one point's
@@ -79,12 +69,11 @@ class Hull:
             # elements are at zero, and so is one that some compound holds though no entry of its own is given
             from pymatgen.core import Composition
 
-            for element in {e for system in self._lowest for e in system}:
+            for element in set().union(*self._lowest):
                 bottom = Composition(element)
-                alone = self._lowest.setdefault(frozenset([element]), {})
+                alone = self._lowest.get(frozenset([element]), {})
                 lowest = min([0.0, *(energy for _, energy in alone.values())])
-                alone.clear()
-                alone[bottom.reduced_formula] = (bottom, lowest)
+                self._lowest[frozenset([element])] = {bottom.reduced_formula: (bottom, lowest)}
 
     def missing(self, elements: Iterable[str]) -> list[str]:
         """Elements without a reference of their own, sorted."""
@@ -271,18 +260,90 @@ def near_hull(hull: Hull, within: float, elements: Iterable[Iterable[str]] | Non
         within: eV/atom.
         elements: chemical systems that matter; entries outside all of them are left out.
     """
-    systems = None if elements is None else {frozenset(system) for system in elements}
+    inside = within_systems(elements)
     chosen = set()
     for i, (composition, energy) in enumerate(zip(hull.references.compositions, hull.references.energies, strict=True)):
-        present = frozenset(composition.get_el_amt_dict())
-        if systems is not None and not any(present <= system for system in systems):
-            continue
-        try:
-            if len(present) == 1 or energy - hull.at(composition)[0] <= within:
-                chosen.add(i)
-        except RequestError:
-            chosen.add(i)
+        if inside(composition):
+            try:
+                near = len(composition.get_el_amt_dict()) == 1 or energy - hull.at(composition)[0] <= within
+            except RequestError:
+                near = True
+            chosen |= {i} if near else set()
     return chosen
+
+
+def recompute(
+    references: References,
+    calculator: Any,
+    *,
+    judge: str,
+    elements: Iterable[Collection[str]] | None = None,
+    keep: Collection[int] | None = None,
+    relax: Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+) -> References:
+    """References with the energies of a calculator, for entries that carry a structure; the result has the scale
+    ``total``.
+
+    Args:
+        references: with structures.
+        calculator: ASE calculator, the one that judges the crystals.
+        judge: its name, for the report.
+        elements: chemical systems that matter; entries outside all of them are left out (not counted as dropped).
+        keep: positions of the entries to recompute at all, such as those near the given hull; None for all.
+        relax: settings of :func:`autoperi.metrics.relaxation.relax_one`; None takes energies at the given structures.
+        progress: show a bar.
+
+    Raises:
+        RequestError: no entry has a structure and an energy.
+    """
+    inside = within_systems(elements)
+    chosen = [i for i, c in enumerate(references.compositions) if inside(c) and (keep is None or i in keep)]
+    dropped = dict(references.dropped)
+    kept, energies, structures = [], [], []
+    with progress_bar(len(chosen), enabled=progress, description="references", unit="entry") as bar:
+        for i in chosen:
+            structure = references.structure_of(i)
+            if structure is None:
+                energy, reason = None, "no structure"
+            elif relax is None:
+                energy, reason = single_point(structure, calculator).energy, "the calculator failed"
+            else:
+                moved = relax_one(structure, calculator, **relax)
+                energy, structure, reason = moved.energy_after, moved.structure, "the relaxation failed"
+            if energy is None:
+                dropped[reason] = dropped.get(reason, 0) + 1
+            else:
+                kept.append(i)
+                energies.append(energy)
+                structures.append(structure)
+            bar.update()
+    if not kept:
+        raise RequestError(
+            f"none of {len(chosen)} references could be recomputed ({dropped}); give ComputedStructureEntry or a "
+            "table with crystals"
+        )
+    return replace(
+        references,
+        compositions=[references.compositions[i] for i in kept],
+        energies=energies,
+        kind="total",
+        judge=judge,
+        ids=[references.ids[i] for i in kept] if references.ids else (),
+        structure_of=structures.__getitem__,
+        dropped=dropped,
+    )
+
+
+def within_systems(elements: Iterable[Iterable[str]] | None) -> Callable[[Any], bool]:
+    """Whether a composition lies within one of the chemical systems; True for every composition where they are None."""
+    systems = None if elements is None else {frozenset(system) for system in elements}
+
+    @cache
+    def inside(present: frozenset[str]) -> bool:
+        return systems is None or any(present <= system for system in systems)
+
+    return lambda composition: inside(frozenset(composition.get_el_amt_dict()))
 
 
 def energies_above_hull(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from autoperi.errors import RequestError, StructureError
+from autoperi.errors import StructureError
+from autoperi.metrics._common import check_lengths
 from autoperi.metrics.counts import mean, quantity, share
 from autoperi.metrics.regression import mae, outliers, r2, rmse
 
@@ -152,12 +153,10 @@ def lattice_improvement(noisy: Any, denoised: Any, clean: Any) -> dict[str, Any]
         RequestError, StructureError: as :func:`lattice_errors`.
     """
     before, after = absolute_parameter_errors(noisy, clean), absolute_parameter_errors(denoised, clean)
-    out: dict[str, Any] = {}
-    for name, gain in (("length_A", before[0] - after[0]), ("angle_deg", before[1] - after[1])):
-        out[name] = mean(gain.tolist(), missing="no denoised cell")
-    for name, gain in (("length_better", before[0] - after[0]), ("angle_better", before[1] - after[1])):
-        out[name] = share([None if np.isnan(g) else bool(g > 0) for g in gain], missing="no denoised cell")
-    return out
+    gains = [(x - y).tolist() for x, y in zip(before, after, strict=True)]
+    means = [mean(gain, missing="no denoised cell") for gain in gains]
+    better = [share([None if np.isnan(g) else g > 0 for g in gain], missing="no denoised cell") for gain in gains]
+    return dict(zip(("length_A", "angle_deg", "length_better", "angle_better"), [*means, *better], strict=True))
 
 
 def energy_improvement(noisy: Sequence[float | None], denoised: Sequence[float | None]) -> dict[str, Any]:
@@ -174,10 +173,7 @@ def energy_improvement(noisy: Sequence[float | None], denoised: Sequence[float |
     Raises:
         RequestError: different numbers of energies.
     """
-    if len(noisy) != len(denoised):
-        raise RequestError(
-            f"{len(noisy)} noisy and {len(denoised)} denoised energies are not pairs; give one for each crystal"
-        )
+    check_lengths("{} noisy and {} denoised energies are not pairs; give one for each crystal", noisy, denoised)
     change = np.asarray(denoised, dtype=np.float64) - np.asarray(noisy, dtype=np.float64)
     found = change[np.isfinite(change)]
     missing = len(change) - len(found)
@@ -191,11 +187,9 @@ def energy_improvement(noisy: Sequence[float | None], denoised: Sequence[float |
 
 
 def _check_pairs(predicted: Any, reference: Any) -> None:
-    if len(predicted) != len(reference):
-        raise RequestError(
-            f"{len(predicted)} predicted and {len(reference)} reference crystals; give one prediction (or None) for "
-            "each"
-        )
+    check_lengths(
+        "{} predicted and {} reference crystals; give one prediction (or None) for each", predicted, reference
+    )
     for i, (one, other) in enumerate(zip(predicted, reference, strict=True)):
         counts = _atoms(one), _atoms(other)
         if None not in counts and counts[0] != counts[1]:
@@ -207,8 +201,5 @@ def _check_pairs(predicted: Any, reference: Any) -> None:
 
 def _atoms(crystal: Any) -> int | None:
     """Number of atoms, None for a bare lattice or nothing."""
-    return (
-        None
-        if crystal is None or not hasattr(crystal, "get_volume" if hasattr(crystal, "cell") else "lattice")
-        else len(crystal)
-    )
+    whole = hasattr(crystal, "get_volume" if hasattr(crystal, "cell") else "lattice")
+    return len(crystal) if whole else None

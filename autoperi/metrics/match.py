@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoperi.data.checks import whole_number
-from autoperi.errors import RequestError
+from autoperi.metrics._common import check_lengths
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.pairs import (
     CSP,
@@ -110,8 +110,8 @@ def match_curve(
     """
     if k is not None:
         whole_number(k, "k", refusal="is not a positive whole number; give at least 1")
-    if passed is not None and len(passed) != len(results):
-        raise RequestError(f"{len(passed)} verdicts for {len(results)} crystals; give one for each")
+    if passed is not None:
+        check_lengths("{} verdicts for {} crystals; give one for each", passed, results)
     curve = []
     best: list[float | None] = [None] * len(results)
     for rank in range(k if k is not None else max(map(len, results), default=0)):
@@ -189,28 +189,22 @@ def metre(
 
     limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
     check_states(oxidation_states)
-    for name, given, crystals in (
-        ("generated", generated_valid, generated),
-        ("reference", reference_valid, references),
-    ):
-        if given is not None and len(given) != len(crystals):
-            raise RequestError(
-                f"{name}_valid has {len(given)} verdicts for {len(crystals)} crystals; give one for each"
-            )
+    if generated_valid is not None:
+        check_lengths("generated_valid has {} verdicts for {} crystals; give one for each", generated_valid, generated)
+    if reference_valid is not None:
+        check_lengths("reference_valid has {} verdicts for {} crystals; give one for each", reference_valid, references)
     left, right = reject_flat(arrays_of(generated)), reject_flat(arrays_of(references))
     pairs = same_composition(left, right)
     found = compare_pairs(
         left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="METRe"
     )
     matched = [(i, j, r) for (i, j), r in zip(pairs, found, strict=True) if isinstance(r, float)]
-    valid_left = (
-        generated_valid if generated_valid is not None else verdicts(left, {i for i, _, _ in matched}, oxidation_states)
-    )
-    valid_right = (
-        reference_valid
-        if reference_valid is not None
-        else verdicts(right, {j for _, j, _ in matched}, oxidation_states)
-    )
+    valid_left: Any = generated_valid
+    if generated_valid is None:
+        valid_left = verdicts(left, {i for i, _, _ in matched}, oxidation_states)
+    valid_right: Any = reference_valid
+    if reference_valid is None:
+        valid_right = verdicts(right, {j for _, j, _ in matched}, oxidation_states)
     best: list[float | None] = [None] * len(references)
     best_valid = list(best)
     for i, j, rms in matched:

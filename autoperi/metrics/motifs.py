@@ -30,6 +30,8 @@ _ALIGNED = 1e-12
 _TET = 0.6081734479693927
 _SOUTH, _SOUTH_HEX, _SOUTH_BCC, _SOUTH_CUBOCT = (math.pi * f for f in (3 / 4, 5 / 6, 0.8040867239846964, 8 / 9))
 
+_ORDERS: tuple[tuple[str, str, dict[str, float]], ...] = (("q2", "q2", {}), ("q4", "q4", {}), ("q6", "q6", {}))
+
 MOTIFS: dict[int, tuple[tuple[str, str, dict[str, float]], ...]] = {
     1: (("sgl_bd", "single", {}),),
     2: (
@@ -77,18 +79,14 @@ MOTIFS: dict[int, tuple[tuple[str, str, dict[str, float]], ...]] = {
         ("body-centered cubic", "bcc", {"south": _SOUTH_BCC, "south_width": 15.0, "south_weight": 6.0}),
         ("hexagonal bipyramidal", "bipyramid", {"south": _SOUTH, "south_width": 14.1, "width": 13.6, "azimuth": 3.0}),
     ),
-    9: (("q2", "q2", {}), ("q4", "q4", {}), ("q6", "q6", {})),
-    10: (("q2", "q2", {}), ("q4", "q4", {}), ("q6", "q6", {})),
-    11: (("q2", "q2", {}), ("q4", "q4", {}), ("q6", "q6", {})),
+    **dict.fromkeys((9, 10, 11), _ORDERS),
     12: (
         (
             "cuboctahedral",
             "cuboctahedron",
             {"south": _SOUTH_CUBOCT, "south_width": 28.75, "width": 25.5, "third_width": 31.25},
         ),
-        ("q2", "q2", {}),
-        ("q4", "q4", {}),
-        ("q6", "q6", {}),
+        *_ORDERS,
     ),
 }
 """Coordination number to (name, family, parameters). Target angles are parts of π, widths inverse Gaussian ones of the
@@ -176,16 +174,18 @@ def _bent(p: Mapping[str, float], a: Angles) -> float:
 
 def _target(p: Mapping[str, float], a: Angles) -> float:
     """All other neighbours at one angle from the pole, evenly spread around it."""
-    polar = _gauss(a.polar, p["width"], p["target"])
-    around = polar[:, None, :] * np.cos(p["azimuth"] * a.azimuth) ** 2
+    return _ring(_gauss(a.polar, p["width"], p["target"]), p["azimuth"], a)
+
+
+def _ring(polar: Array, azimuth: float, a: Angles) -> float:
+    """Neighbours at their polar angle, of which each further one is evenly spread from the prime meridian."""
+    around = polar[:, None, :] * np.cos(azimuth * a.azimuth) ** 2
     return _best(np.where(a.pair, polar, 0.0) + _summed(around, a.placed), a.pair + a.placed.sum(-1))
 
 
 def _pentagon(p: Mapping[str, float], a: Angles) -> float:
     # the two angles of a regular pentagon as seen from its centre, 72° and 144°, told apart at the target
-    polar = _gauss(a.polar, p["width"], np.where(a.polar <= p["target"] * math.pi, 0.4, 0.8))
-    around = polar[:, None, :] * np.cos(a.azimuth) ** 2
-    return _best(np.where(a.pair, polar, 0.0) + _summed(around, a.placed), a.pair + a.placed.sum(-1))
+    return _ring(_gauss(a.polar, p["width"], np.where(a.polar <= p["target"] * math.pi, 0.4, 0.8)), 1.0, a)
 
 
 def _pyramid(p: Mapping[str, float], a: Angles) -> float:

@@ -143,6 +143,7 @@ def prototype_keys(
     if not symprec > 0:
         raise RequestError(f"symprec={symprec!r} is not a positive distance in Å; give one such as {SYMPREC}")
     structures = arrays_to_structures(list(_known_arrays(crystals))) if isinstance(crystals, CrystalTable) else crystals  # type: ignore[arg-type]
+    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
     found = featurise(
         _prototype,
         structures,
@@ -150,9 +151,7 @@ def prototype_keys(
         version=1,
         parameters={"symprec": symprec},
         packages=("spglib",),
-        processes=processes,
-        cache=cache,
-        progress=progress,
+        **run,
     )
     return [
         None if isinstance(f, Failure) else f"{reduced_formula(to_arrays(s)[2])}-{int(f[0])}-{int(f[1])}"
@@ -162,11 +161,8 @@ def prototype_keys(
 
 def prototype_uniqueness(keys: Sequence[str | None]) -> dict[str, Any]:
     """Share of crystals whose key (:func:`prototype_keys`) none before them has; ``flags`` holds a verdict each."""
-    seen: set[str] = set()
-    flags: list[bool | None] = []
-    for key in keys:
-        flags.append(None if key is None else key not in seen)
-        seen |= {key} if key is not None else set()
+    first = {key: members[0] for key, members in _positions(keys).items()}
+    flags = [None if key is None else first[key] == i for i, key in enumerate(keys)]
     return {"unique": share(flags, missing="no space group"), "flags": flags}
 
 
@@ -187,9 +183,9 @@ def prototype_novelty(
     compositions = set(by_composition(arrays_of(crystals)))
     training = _known_arrays(known)
     rows = [j for key, members in by_composition(training).items() if key in compositions for j in members]
-    options = {"symprec": symprec, "processes": processes, "cache": cache, "progress": progress}
-    keys = prototype_keys(crystals, **options)  # type: ignore[arg-type]
-    seen = set(prototype_keys(arrays_to_structures([training[j] for j in rows]), **options))  # type: ignore[misc, arg-type]
+    options: dict[str, Any] = {"symprec": symprec, "processes": processes, "cache": cache, "progress": progress}
+    keys = prototype_keys(crystals, **options)
+    seen = set(prototype_keys(arrays_to_structures([training[j] for j in rows]), **options))  # type: ignore[misc]
     flags = [None if key is None else key not in seen for key in keys]
     return {"novel": share(flags, missing="no space group"), "flags": flags, "known": len(training), "symprec": symprec}
 
@@ -233,14 +229,7 @@ def rediscovery(
         raise RequestError(f"at={steps!r} must be numbers from 1 to {len(crystals)}, the generated crystals")
     options: dict[str, Any] = {"symprec": symprec, "processes": processes, "cache": cache, "progress": progress}
     keys, wanted = prototype_keys(crystals, **options), prototype_keys(references, **options)
-    made: dict[str, list[int]] = {}
-    for i, key in enumerate(keys):
-        if key is not None:
-            made.setdefault(key, []).append(i)
-    held: dict[str, list[int]] = {}
-    for j, key in enumerate(wanted):
-        if key is not None:
-            held.setdefault(key, []).append(j)
+    made, held = _positions(keys), _positions(wanted)
     found = [key for key in held if key in made]
     pairs = [(i, j) for key in found for i in made[key] for j in held[key]]
     left, right = arrays_of(crystals), _known_arrays(references)
@@ -282,6 +271,15 @@ def _prototype(crystal: Any, *, symprec: float) -> Any:
     lattice, coords, numbers = to_arrays(crystal)
     info = analyse(lattice, coords, numbers, symprec=symprec)
     return np.array([info.number, len(info.primitive_numbers) * conventional_cells(info)], dtype=np.int64)
+
+
+def _positions(keys: Sequence[str | None]) -> dict[str, list[int]]:
+    """Positions of each key, in order."""
+    out: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        if key is not None:
+            out.setdefault(key, []).append(i)
+    return out
 
 
 def _known_arrays(known: Known) -> Sequence[Arrays | Failure]:

@@ -10,11 +10,10 @@ seconds, so that the result is the same on every machine; a pair beyond it is a
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics._common import quiet
 from autoperi.metrics.parallel import Failure, parallel_map
 
 Arrays: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
@@ -200,21 +200,30 @@ def rms_or_failure(judge: Any, left: Any, right: Any) -> float | Failure | None:
 
 
 @dataclass(frozen=True)
-class _Job:
-    left: dict[int, Arrays]
-    right: dict[int, Arrays]
-    pairs: list[tuple[int, int]]
+class Job:
+    """Comparisons of crystals ``i`` with candidates ``j`` for one process, and no more crystals than they need."""
+
+    left: dict[int, Any]
+    right: dict[int, Any]
+    tasks: Sequence[tuple[int, Sequence[int]]]
     tolerances: dict[str, float]
+    every: bool = True
+
+    @classmethod
+    def of(cls, left: Any, right: Any, tasks: Sequence[tuple[int, Sequence[int]]], *rest: Any) -> Job:
+        """The job of these tasks among all crystals."""
+        return cls({i: left[i] for i, _ in tasks}, {j: right[j] for _, js in tasks for j in js}, tasks, *rest)
 
 
-def _compare(job: _Job) -> list[float | Failure | None]:
-    judge = bounded_matcher(**job.tolerances)
-    left, right = (
-        dict(zip(side, arrays_to_structures(list(side.values())), strict=True)) for side in (job.left, job.right)
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return [rms_or_failure(judge, left[i], right[j]) for i, j in job.pairs]
+def structures_of(cells: Mapping[int, Arrays]) -> dict[int, Any]:
+    """pymatgen structures of arrays, by the same positions."""
+    return dict(zip(cells, arrays_to_structures(list(cells.values())), strict=True))
+
+
+def _compare(job: Job) -> list[float | Failure | None]:
+    judge, left, right = bounded_matcher(**job.tolerances), structures_of(job.left), structures_of(job.right)
+    with quiet():
+        return [rms_or_failure(judge, left[i], right[j]) for i, (j,) in job.tasks]
 
 
 def compare_pairs(
@@ -232,32 +241,43 @@ def compare_pairs(
     None where they do not match (or cannot, being of different compositions); a failure where one of the two cannot be
     read or the comparison is beyond :data:`BUDGET`. The result does not depend on ``processes``.
     """
-    out: list[float | Failure | None] = [None] * len(pairs)
+    out: list[Any] = [None] * len(pairs)
     todo: list[int] = []
-    keys: dict[tuple[str, int], Key] = {}
-
-    def key(side: str, index: int, crystal: Arrays) -> Key:
-        if (side, index) not in keys:
-            keys[side, index] = composition_key(crystal[2])
-        return keys[side, index]
-
+    left_key, right_key = (cache(lambda i, side=side: composition_key(side[i][2])) for side in (left, right))
     for n, (i, j) in enumerate(pairs):
-        a, b = left[i], right[j]
-        if isinstance(a, Failure) or isinstance(b, Failure):
-            out[n] = a if isinstance(a, Failure) else b  # type: ignore[assignment]
-        elif key("left", i, a) == key("right", j, b):
+        failed = next((one for one in (left[i], right[j]) if isinstance(one, Failure)), None)
+        if failed is not None:
+            out[n] = failed
+        elif left_key(i) == right_key(j):
             todo.append(n)
-    todo.sort(
-        key=lambda n: (pairs[n][1], n)
-    )  # a reference with all that is compared with it, so that it is reduced once
-    jobs, members = [], []
-    for start in range(0, len(todo), _JOB):
-        part = todo[start : start + _JOB]
-        chosen = [pairs[n] for n in part]
-        members.append(part)
-        jobs.append(_Job({i: left[i] for i, _ in chosen}, {j: right[j] for _, j in chosen}, chosen, tolerances))  # type: ignore[misc]
-    results = parallel_map(_compare, jobs, processes=processes, progress=progress, description=description, unit="job")
-    for part, found in zip(members, results, strict=True):
-        for k, n in enumerate(part):
-            out[n] = found if isinstance(found, Failure) else found[k]
+    # a reference with all that is compared with it, so that it is reduced once
+    todo.sort(key=lambda n: (pairs[n][1], n))
+    parts = [todo[start : start + _JOB] for start in range(0, len(todo), _JOB)]
+    tasks = [[(i, (j,)) for i, j in (pairs[n] for n in part)] for part in parts]
+    jobs = [Job.of(left, right, part, tolerances) for part in tasks]
+    found = run_jobs(_compare, parts, jobs, processes=processes, progress=progress, description=description)
+    for n, result in zip(todo, found, strict=True):
+        out[n] = result
     return out
+
+
+def run_jobs(
+    function: Callable[[Any], list[Any]],
+    parts: Sequence[Sequence[Any]],
+    jobs: Sequence[Any],
+    *,
+    processes: int | None,
+    progress: bool | None,
+    description: str,
+) -> list[Any]:
+    """A result for each member of each part, in order, from one job a part; where a job fails all its members do.
+
+    Args:
+        function: a job to the results of its part.
+        parts: the members that each job is of.
+        jobs: one a part.
+        processes, progress, description: as in :func:`~autoperi.metrics.parallel.parallel_map`.
+    """
+    results = parallel_map(function, jobs, processes=processes, progress=progress, description=description, unit="job")
+    pairs = zip(parts, results, strict=True)
+    return [found if isinstance(found, Failure) else found[k] for part, found in pairs for k in range(len(part))]

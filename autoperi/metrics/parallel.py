@@ -7,14 +7,13 @@ on: a new version never reads an old one's result. Failures are remembered with 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import io
 import json
 import os
 import sqlite3
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 
 from autoperi.data.convert import to_arrays
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics._common import quiet
 from autoperi.progress import progress_bar
 
 INLINE = 8
@@ -54,13 +54,9 @@ def cache_directory() -> Path:
     named = os.environ.get("AUTOPERI_CACHE")
     if named:
         return Path(named).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "autoperi"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("autoperi", appauthor=False, opinion=False))
 
 
 def check_processes(processes: int | None) -> int:
@@ -125,14 +121,13 @@ def featurise(
     Returns:
         Arrays and failures, in order.
     """
-    given = dict(parameters or {})
-    work = _Call(function, given)
+    work = functools.partial(_as_array, function, dict(parameters or {}))
 
     def compute(todo: Mapping[bytes, Any]) -> Iterator[tuple[bytes, Any]]:
         stream = _stream(work, list(todo.values()), check_processes(processes), progress, name, "crystal")
         yield from zip(todo, stream, strict=True)
 
-    return _remembered(crystals, compute, tag=_tag(name, version, given, packages), store=_store(cache, name))
+    return _remembered(crystals, compute, _tag(name, version, parameters, packages), _store(cache, name))
 
 
 def featurise_batched(
@@ -172,7 +167,7 @@ def featurise_batched(
         return list(out)
 
     def compute(todo: Mapping[bytes, Any]) -> Iterator[tuple[bytes, Any]]:
-        guarded = _Guarded(rows)
+        guarded = functools.partial(_guarded, rows)
         order = sorted(todo, key=lambda key: len(todo[key]))
         with progress_bar(len(order), enabled=progress, description=name, unit="crystal") as bar:
             for start in range(0, len(order), batch_size):
@@ -185,13 +180,12 @@ def featurise_batched(
                     yield key, result
                     bar.update()
 
-    return _remembered(
-        crystals, compute, tag=_tag(name, version, dict(parameters or {}), packages), store=_store(cache, name)
-    )
+    return _remembered(crystals, compute, _tag(name, version, parameters, packages), _store(cache, name))
 
 
-def _tag(name: str, version: int, parameters: Mapping[str, Any], packages: Sequence[str]) -> str:
-    return json.dumps([name, version, dict(parameters), [[p, _version(p)] for p in sorted(packages)]], sort_keys=True)
+def _tag(name: str, version: int, parameters: Mapping[str, Any] | None, packages: Sequence[str]) -> str:
+    versions = [[package, _version(package)] for package in sorted(packages)]
+    return json.dumps([name, version, dict(parameters or {}), versions], sort_keys=True)
 
 
 def _store(cache: bool | str | os.PathLike[str], name: str) -> Path | None:
@@ -214,17 +208,17 @@ def _store(cache: bool | str | os.PathLike[str], name: str) -> Path | None:
 def _remembered(
     crystals: Sequence[Any],
     compute: Callable[[Mapping[bytes, Any]], Iterator[tuple[bytes, Any]]],
-    *,
     tag: str,
     store: Path | None,
 ) -> list[Any]:
     """Results in the order of ``crystals``; ``compute`` gets those that the store lacks, each once."""
     keys = [_key(crystal, tag) for crystal in crystals]
-    known = {} if store is None else _read(store, {k for k in keys if isinstance(k, bytes)})
-    todo: dict[bytes, Any] = {}
+    every: dict[bytes, Any] = {}
     for key, crystal in zip(keys, crystals, strict=True):
-        if isinstance(key, bytes) and key not in known:
-            todo.setdefault(key, crystal)
+        if isinstance(key, bytes):
+            every.setdefault(key, crystal)
+    known = {} if store is None else _read(store, list(every))
+    todo = {key: crystal for key, crystal in every.items() if key not in known}
     fresh: dict[bytes, Any] = {}
     try:
         for key, result in compute(todo):
@@ -240,34 +234,20 @@ def _remembered(
     return [known[key] if isinstance(key, bytes) else key for key in keys]
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A function with keyword arguments, quiet: warnings of the libraries belong to no crystal of the caller's."""
-
-    function: Callable[..., Any]
-    parameters: dict[str, Any]
-
-    def __call__(self, item: Any) -> Any:
-        return np.asarray(self.function(item, **self.parameters))
+def _as_array(function: Callable[..., Any], parameters: dict[str, Any], item: Any) -> Any:
+    return np.asarray(function(item, **parameters))
 
 
-@dataclass(frozen=True)
-class _Guarded:
-    function: Callable[..., Any]
-
-    def __call__(self, item: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                return self.function(item)
-            except ImportError:
-                raise  # a missing package is no property of a crystal
-            except (MemoryError, OSError) as error:
-                return Failure(f"{type(error).__name__}: {error}"[:300], transient=True)
-            except (
-                Exception
-            ) as error:  # a crystal that a library cannot digest must not end a report on a thousand others
-                return Failure(f"{type(error).__name__}: {error}"[:300])
+def _guarded(function: Callable[..., Any], item: Any) -> Any:
+    """``function(item)``, or a failure: a crystal that a library cannot digest must not end a report on thousands."""
+    with quiet():
+        try:
+            return function(item)
+        except ImportError:
+            raise  # a missing package is no property of a crystal
+        except Exception as error:
+            transient = isinstance(error, (MemoryError, OSError))
+            return Failure(f"{type(error).__name__}: {error}"[:300], transient=transient)
 
 
 def _stream(
@@ -278,7 +258,7 @@ def _stream(
     description: str,
     unit: str,
 ) -> Iterator[Any]:
-    guarded = _Guarded(function)
+    guarded = functools.partial(_guarded, function)
     with progress_bar(len(items), enabled=progress, description=description, unit=unit) as bar:
         if processes == 1 or len(items) < INLINE:
             for item in items:
@@ -313,47 +293,39 @@ def _key(crystal: Any, tag: str) -> bytes | Failure:
     return digest.digest()
 
 
-def _connect(store: Path) -> sqlite3.Connection:
-    store.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(store, timeout=60)
-    connection.execute("CREATE TABLE IF NOT EXISTS feature (key BLOB PRIMARY KEY, reason TEXT, value BLOB)")
-    return connection
-
-
-def _read(store: Path, keys: set[bytes]) -> dict[bytes, Any]:
-    if not store.exists():
-        return {}
-    out: dict[bytes, Any] = {}
-    with closing(_open_or_drop(store)) as connection:
-        wanted = list(keys)
-        for start in range(0, len(wanted), 500):
-            part = wanted[start : start + 500]
-            marks = ",".join("?" * len(part))
-            for key, reason, value in connection.execute(
-                f"SELECT key, reason, value FROM feature WHERE key IN ({marks})", part
-            ):
-                out[key] = Failure(reason) if value is None else np.load(io.BytesIO(value), allow_pickle=False)
-    return out
-
-
-def _write(store: Path, rows: Mapping[bytes, Any]) -> None:
-    with closing(_open_or_drop(store)) as connection, connection:
-        connection.executemany(
-            "INSERT OR REPLACE INTO feature VALUES (?, ?, ?)", [(key, *_encoded(value)) for key, value in rows.items()]
-        )
-
-
-def _open_or_drop(store: Path) -> sqlite3.Connection:
+def _open(store: Path) -> sqlite3.Connection:
     """The cache; a damaged one is only a cache, so it is begun again."""
     try:
-        connection = _connect(store)
+        connection = sqlite3.connect(store, timeout=60)
+        connection.execute("CREATE TABLE IF NOT EXISTS feature (key BLOB PRIMARY KEY, reason TEXT, value BLOB)")
         connection.execute("SELECT count(*) FROM (SELECT key FROM feature LIMIT 1)").fetchone()
         return connection
     except sqlite3.OperationalError:
         raise  # locked or not writable: the reason is the user's to know
     except sqlite3.DatabaseError:
-        store.unlink(missing_ok=True)
-        return _connect(store)
+        store.unlink()
+        return _open(store)
+
+
+def _read(store: Path, wanted: list[bytes]) -> dict[bytes, Any]:
+    if not store.exists():
+        return {}
+    out: dict[bytes, Any] = {}
+    with closing(_open(store)) as connection:
+        for start in range(0, len(wanted), 500):
+            part = wanted[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = connection.execute(f"SELECT key, reason, value FROM feature WHERE key IN ({marks})", part)
+            for key, reason, value in rows:
+                out[key] = Failure(reason) if value is None else np.load(io.BytesIO(value), allow_pickle=False)
+    return out
+
+
+def _write(store: Path, rows: Mapping[bytes, Any]) -> None:
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with closing(_open(store)) as connection, connection:
+        values = [(key, *_encoded(value)) for key, value in rows.items()]
+        connection.executemany("INSERT OR REPLACE INTO feature VALUES (?, ?, ?)", values)
 
 
 def _encoded(value: Any) -> tuple[str | None, bytes | None]:

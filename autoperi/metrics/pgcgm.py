@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.data.elements import atomic_radius
-from autoperi.errors import RequestError, StructureError
+from autoperi.errors import StructureError
+from autoperi.metrics._common import check_lengths, check_positive
 from autoperi.metrics.counts import mean, share
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, parallel_map
@@ -48,10 +48,7 @@ def relax_and_match(
     Raises:
         RequestError: not one relaxed crystal for each. StructureError: something that is no crystal.
     """
-    if len(generated) != len(relaxed):
-        raise RequestError(
-            f"{len(relaxed)} relaxed crystals for {len(generated)} generated; give one for each, None where it failed"
-        )
+    check_lengths("{} relaxed crystals for {} generated; give one for each, None where it failed", relaxed, generated)
     left = arrays_of(generated)
     right = arrays_of([Failure("not relaxed") if r is None else r for r in relaxed])
     limits = {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}
@@ -126,29 +123,18 @@ def pgcgm_filters(
         RequestError: not one wanted group for each crystal, or a fraction that is not positive. StructureError:
         something that is no crystal.
     """
-    if len(space_groups) != len(crystals):
-        raise RequestError(
-            f"{len(space_groups)} space groups for {len(crystals)} crystals; give one for each, None for any"
-        )
-    for name, value in (("merge", merge), ("radii_fraction", radii_fraction), ("symprec", symprec)):
-        positive_number(value, name)
+    check_lengths("{} space groups for {} crystals; give one for each, None for any", space_groups, crystals)
+    check_positive(merge=merge, radii_fraction=radii_fraction, symprec=symprec)
     for i, crystal in enumerate(crystals):
         kind_of(crystal, name=f"crystal {i}")
     jobs = [(arrays, merge, radii_fraction, symprec) for arrays in arrays_of(crystals)]
     rows: list[dict[str, Any]] = []
     merged: list[Any] = []
-    for i, (found, wanted) in enumerate(
-        zip(parallel_map(_filter, jobs, processes=processes, progress=progress), space_groups, strict=True)
-    ):
+    results = parallel_map(_filter, jobs, processes=processes, progress=progress)
+    for i, (found, wanted) in enumerate(zip(results, space_groups, strict=True)):
         if isinstance(found, Failure):
-            row: dict[str, Any] = {
-                "index": i,
-                "kept": None,
-                "space_group_kept": None,
-                "distance": None,
-                "space_group": None,
-                "reason": found.reason,
-            }
+            unknown = dict.fromkeys(("kept", "space_group_kept", "distance", "space_group"))
+            row: dict[str, Any] = {"index": i, **unknown, "reason": found.reason}
             merged.append(None)
         else:
             arrays, group, far, reason = found
@@ -172,12 +158,8 @@ def pgcgm_filters(
         "distance": share([row["distance"] for row in rows], missing="no atomic radius"),
         "merged_atoms": sum(row["atoms"] - row["atoms_merged"] for row in rows if "atoms" in row),
         "crystals": rows,
-        "parameters": {
-            "merge": merge,
-            "further_merge": FURTHER_MERGE,
-            "radii_fraction": radii_fraction,
-            "symprec": symprec,
-        },
+        "parameters": {"merge": merge, "further_merge": FURTHER_MERGE}
+        | {"radii_fraction": radii_fraction, "symprec": symprec},
     }, merged
 
 

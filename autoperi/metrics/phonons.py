@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics._common import failure_of, judge_crystals, quiet, reason_of, rounded
 from autoperi.metrics.counts import mean, share
 from autoperi.metrics.relaxation import bare_atoms
-from autoperi.progress import progress_bar
 
 INVERSE_CM_PER_THZ = 33.35640952
 """1 THz in 1/cm (exact speed of light)."""
@@ -73,21 +72,17 @@ def phonons(
     Raises:
         RequestError: phonopy is not installed, a parameter is not positive, or ``path`` is no path.
     """
-    parameters = {
-        "min_length": min_length,
-        "max_atoms": max_atoms,
-        "distance": distance,
-        "mesh_length": mesh_length,
-        "symprec": symprec,
-    }
-    check_parameters(parameters, tolerance)
+    check_parameters(
+        tolerance,
+        min_length=min_length,
+        max_atoms=max_atoms,
+        distance=distance,
+        mesh_length=mesh_length,
+        symprec=symprec,
+    )
     check_path(path)
-    out: dict[str, Any] = dict.fromkeys(_FIELDS)
-    out["force_calls"] = 0
-    if path is not False:
-        out["bands"] = None
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    out: dict[str, Any] = dict.fromkeys(_FIELDS) | {"force_calls": 0} | ({} if path is False else {"bands": None})
+    with quiet():
         try:
             atoms = bare_atoms(crystal)
             repeats = supercell_repeats(np.array(atoms.cell[:]), min_length)
@@ -106,23 +101,16 @@ def phonons(
             spectrum.run_total_dos(sigma=DOS_SIGMA, freq_pitch=DOS_PITCH, use_tetrahedron_method=False)
             peak = last_peak(spectrum.total_dos.frequency_points, spectrum.total_dos.dos)
         except Exception as error:  # a calculator may raise anything; the crystal failed, not the run
-            if hasattr(calculator, "reset"):
-                calculator.reset()
-            text = " ".join(str(error).split())[:300]
-            out["reason"] = (
-                text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}".rstrip(": ")
-            )
-            return out
-    out |= {
+            return out | {"reason": failure_of(calculator, error)}
+    return out | {
         "min_frequency_THz": round(float(values.min()), 4),
         "max_frequency_THz": round(float(values.max()), 4),
         "dynamically_stable": bool(values.min() >= -tolerance),
         "imaginary_modes": int(weights[values < -tolerance].sum()),
         "modes": int(weights.sum()),
-        "last_dos_peak_THz": None if peak is None else round(peak, 4),
+        "last_dos_peak_THz": rounded(peak),
         "last_dos_peak_per_cm": None if peak is None else round(peak * INVERSE_CM_PER_THZ, 2),
     }
-    return out
 
 
 def phonon_stability(
@@ -140,11 +128,7 @@ def phonon_stability(
         The summary (``dynamically_stable``, ``min_frequency_THz``, ``last_dos_peak_per_cm``, ``parameters``), and
         :func:`phonons` of each.
     """
-    rows = []
-    with progress_bar(len(crystals), enabled=progress, description="phonons") as bar:
-        for crystal in crystals:
-            rows.append(phonons(crystal, calculator, **settings))
-            bar.update()
+    rows = judge_crystals(phonons, crystals, calculator, settings, progress=progress, description="phonons")
     return phonon_summary(rows, settings), rows
 
 
@@ -160,7 +144,7 @@ def phonon_summary(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any
     }
 
 
-def check_parameters(parameters: dict[str, float], tolerance: float) -> None:
+def check_parameters(tolerance: float, **parameters: float) -> None:
     """Refuse what cannot be used before any work.
 
     Raises:
@@ -169,11 +153,8 @@ def check_parameters(parameters: dict[str, float], tolerance: float) -> None:
     if importlib.util.find_spec("phonopy") is None:
         raise RequestError('phonons need the package phonopy; install it with: pip install "autoperi[metrics]"')
     for name, value in {**parameters, "tolerance": tolerance}.items():
-        if not (
-            isinstance(value, (int, float))
-            and math.isfinite(value)
-            and (value > 0 or (name == "tolerance" and value == 0))
-        ):
+        least = 0 if name == "tolerance" else math.ulp(0.0)
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= least):
             raise RequestError(
                 f"{name}={value!r} is not a positive number; see the documentation of phonons for its unit"
             )
@@ -187,7 +168,10 @@ def check_path(path: Any) -> None:
     """
     if isinstance(path, bool):
         return
-    what = "give special points in ASE's names, at least two different ones in each piece, as 'GXU,KGL'; True is the standard path"
+    what = (
+        "give special points in ASE's names, at least two different ones in each piece, as 'GXU,KGL'; True is the "
+        "standard path"
+    )
     if not isinstance(path, str):
         raise RequestError(f"path={path!r} is no path; {what}")
     for piece in path.split(","):
@@ -282,11 +266,7 @@ def _bands(spectrum: Any, path: str | None) -> dict[str, Any]:
     try:
         return {"bands": band_structure(spectrum, path)}
     except Exception as error:  # ASE has its own for cells that it cannot classify
-        text = " ".join(str(error).split())[:300]
-        return {
-            "bands": None,
-            "bands_reason": text if isinstance(error, StructureError) else f"{type(error).__name__}: {text}",
-        }
+        return {"bands": None, "bands_reason": reason_of(error)}
 
 
 def _label(name: str) -> str:
@@ -307,19 +287,9 @@ def last_peak(frequencies: NDArray[np.float64], dos: NDArray[np.float64]) -> flo
 
 
 _FIELDS = (
-    "min_frequency_THz",
-    "max_frequency_THz",
-    "dynamically_stable",
-    "imaginary_modes",
-    "modes",
-    "last_dos_peak_THz",
-    "last_dos_peak_per_cm",
-    "supercell",
-    "supercell_atoms",
-    "residual_force_eV_per_A",
-    "force_calls",
-    "reason",
-)
+    "min_frequency_THz", "max_frequency_THz", "dynamically_stable", "imaginary_modes", "modes", "last_dos_peak_THz",
+    "last_dos_peak_per_cm", "supercell", "supercell_atoms", "residual_force_eV_per_A", "force_calls", "reason",
+)  # fmt: skip
 
 
 def _force_constants(

@@ -21,6 +21,7 @@ import numpy as np
 
 from autoperi.data.elements import element_number
 from autoperi.errors import DataError, RequestError
+from autoperi.metrics._common import check_lengths
 from autoperi.metrics.counts import mean
 from autoperi.metrics.regression import mae, r2, rmse
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -159,15 +160,13 @@ def element_constants(table: Mapping[Any, float]) -> dict[int, float]:
         try:
             z = int(key) if not isinstance(key, str) or key.isdigit() else element_number(key)
             number = float(value)
+            if not 1 <= z <= MAX_ATOMIC_NUMBER or not np.isfinite(number):
+                raise ValueError
         except Exception:
-            raise RequestError(
-                f"element_energies: {key!r}: {value!r} is not an element with an energy in eV; write {{'Cu': -3.7}}"
-            ) from None
-        if not 1 <= z <= MAX_ATOMIC_NUMBER or not np.isfinite(number):
             raise RequestError(
                 f"element_energies: {key!r}: {value!r} is not an element with a finite energy in eV; write "
                 f"{{'Cu': -3.7}}"
-            )
+            ) from None
         out[z] = number
     return out
 
@@ -292,11 +291,9 @@ def _joined(
     predicted: Sequence[ArrayLike | None], reference: Sequence[ArrayLike | None], what: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Rows ``[·, 3]`` of the frames that have both, and the number of frames that have not."""
-    if len(predicted) != len(reference):
-        raise RequestError(
-            f"{what} of {len(predicted)} predicted and {len(reference)} reference frames; give None where there are "
-            "none"
-        )
+    check_lengths(
+        f"{what} of {{}} predicted and {{}} reference frames; give None where there are none", predicted, reference
+    )
     found: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for k, (x, y) in enumerate(zip(predicted, reference, strict=True)):
         if x is None or y is None:

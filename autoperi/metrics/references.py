@@ -1,8 +1,8 @@
 """Reference entries of a convex hull: what the user gives, read into one form, and its scale kept beside it.
 
 Two scales of energy exist. ``formation``: eV/atom above the elements, which are at zero. ``total``: eV/atom of a
-method, with the elements among the entries. A hull mixes no scales; :func:`recompute` puts references on the scale of a
-calculator.
+method, with the elements among the entries. A hull mixes no scales; :func:`autoperi.metrics.hull.recompute` puts
+references on the scale of a calculator.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -94,27 +95,45 @@ def reference_entries(
             f"kind={kind!r} is no scale of energies; choose formation (elements at zero) or total (as a method gives "
             "them)"
         )
-    found = _read(source, kind, chemical_systems, api_key)
+    if isinstance(source, References):
+        found = source
+    elif isinstance(source, str) and source.lower() in MATERIALS_PROJECT:
+        found = _from_rows(_materials_project(chemical_systems, api_key), "total", "Materials Project")
+    elif isinstance(source, (str, os.PathLike)):
+        found = _from_file(Path(source), kind)
+    elif isinstance(source, Mapping):
+        found = _from_pairs(source.items(), kind, "mapping")
+    else:
+        items = list(source)
+        if items and all(hasattr(item, "composition") and hasattr(item, "energy") for item in items):
+            found = _from_rows([item.as_dict() for item in items], kind, "entries")
+        else:
+            found = _from_pairs(items, kind, "pairs")
     return found if judge is None else replace(found, judge=judge)
 
 
-def _read(
-    source: Any, kind: Kind | None, chemical_systems: Iterable[str | Collection[str]] | None, api_key: str | None
-) -> References:
-    if isinstance(source, References):
-        return source
-    if isinstance(source, str) and source.lower() in MATERIALS_PROJECT:
-        return _from_materials_project(chemical_systems, api_key)
-    if isinstance(source, (str, os.PathLike)):
-        return _from_file(Path(source), kind)
-    if isinstance(source, Mapping):
-        return _from_pairs(source.items(), kind or "formation", "mapping")
-    items = list(source)
-    if not items:
-        raise RequestError("references is empty; give a mapping of formula to formation energy in eV/atom, or None")
-    if all(hasattr(item, "composition") and hasattr(item, "energy") for item in items):
-        return _from_dicts([item.as_dict() for item in items], kind, "entries")
-    return _from_pairs(items, kind or "formation", "pairs")
+def formula_energies(path: str | os.PathLike[str]) -> list[tuple[str, float]]:
+    """Formulas and formation energies (eV/atom) of a .csv or .json file; total energies and entries are refused.
+
+    Raises:
+        DataError: no such file, no such columns, or a value that is no number; the message names it.
+    """
+    file = Path(path)
+    remedy = "write the columns formula and energy (formation energy, eV/atom)"
+    if file.suffix.lower() not in (".csv", ".json"):
+        raise DataError(f"{path} has the suffix {file.suffix!r}; give references as .csv or .json")
+    if not file.is_file():
+        raise DataError(f"{path} cannot be read: no such file; check the path")
+    if not file.read_bytes().strip():
+        raise DataError(f"{path} is empty; {remedy}")
+    try:
+        found = _from_file(file, "formation", entries=False)
+    except DataError as error:
+        raise DataError(f"{error}; {remedy}") from None
+    if found.dropped:
+        raise DataError(f"{path}: {sum(found.dropped.values())} rows have no energy; {remedy}")
+    formulas = ["".join(f"{e}{n}" for e, n in c.get_el_amt_dict().items()) for c in found.compositions]
+    return list(zip(formulas, found.energies, strict=True))
 
 
 def formation_energies(
@@ -137,82 +156,6 @@ def formation_energies(
         else:
             out.append(float(energy - math.fsum(x * elements[symbol] for symbol, x in amounts.items())))
     return out
-
-
-def recompute(
-    references: References,
-    calculator: Any,
-    *,
-    judge: str,
-    elements: Iterable[Collection[str]] | None = None,
-    keep: Collection[int] | None = None,
-    relax: Mapping[str, Any] | None = None,
-    progress: bool | None = None,
-) -> References:
-    """References with the energies of a calculator, for entries that carry a structure; the result has the scale
-    ``total``.
-
-    Args:
-        references: with structures.
-        calculator: ASE calculator, the one that judges the crystals.
-        judge: its name, for the report.
-        elements: chemical systems that matter; entries outside all of them are left out (not counted as dropped).
-        keep: positions of the entries to recompute at all, such as those near the given hull; None for all.
-        relax: settings of :func:`autoperi.metrics.relaxation.relax_one`; None takes energies at the given structures.
-        progress: show a bar.
-
-    Raises:
-        RequestError: no entry has a structure and an energy.
-    """
-    from autoperi.metrics.relaxation import relax_one, single_point
-    from autoperi.progress import progress_bar
-
-    systems = None if elements is None else {frozenset(system) for system in elements}
-    inside: dict[frozenset[str], bool] = {}
-    chosen = []
-    for i in range(len(references)):
-        present = frozenset(references.compositions[i].get_el_amt_dict())
-        if present not in inside:
-            inside[present] = systems is None or any(present <= system for system in systems)
-        if inside[present] and (keep is None or i in keep):
-            chosen.append(i)
-    dropped = dict(references.dropped)
-    kept, energies, structures = [], [], []
-    with progress_bar(len(chosen), enabled=progress, description="references", unit="entry") as bar:
-        for i in chosen:
-            structure = references.structure_of(i)
-            if structure is None:
-                reason: str | None = "no structure"
-                energy = None
-            elif relax is None:
-                point = single_point(structure, calculator)
-                energy, reason = point.energy, None if point.reason is None else "the calculator failed"
-            else:
-                moved = relax_one(structure, calculator, **relax)
-                energy, structure, reason = moved.energy_after, moved.structure, "the relaxation failed"
-            if energy is None:
-                dropped[str(reason)] = dropped.get(str(reason), 0) + 1
-            else:
-                kept.append(i)
-                energies.append(energy)
-                structures.append(structure)
-            bar.update()
-    if not kept:
-        raise RequestError(
-            f"none of {len(chosen)} references could be recomputed ({dropped}); give ComputedStructureEntry or a "
-            "table with crystals"
-        )
-    ids = [references.ids[i] for i in kept] if references.ids else ()
-    return replace(
-        references,
-        compositions=[references.compositions[i] for i in kept],
-        energies=energies,
-        kind="total",
-        judge=judge,
-        ids=ids,
-        structure_of=structures.__getitem__,
-        dropped=dropped,
-    )
 
 
 def composition_of(crystal: Any) -> Any:
@@ -239,7 +182,8 @@ def composition_of(crystal: Any) -> Any:
         raise RequestError(f"{crystal!r} has no composition; give a structure or a formula such as 'Li2O'") from None
 
 
-def _from_pairs(pairs: Iterable[Any], kind: Kind, source: str) -> References:
+def _from_pairs(pairs: Iterable[Any], kind: Kind | None, source: str) -> References:
+    """Formulas with energies in eV/atom, formation energies unless ``kind`` says otherwise."""
     from pymatgen.core import Composition
 
     compositions, energies = [], []
@@ -260,10 +204,11 @@ def _from_pairs(pairs: Iterable[Any], kind: Kind, source: str) -> References:
         energies.append(value)
     if not energies:
         raise RequestError("references is empty; give a mapping of formula to formation energy in eV/atom, or None")
-    return References(compositions, energies, kind, source)
+    return References(compositions, energies, kind or "formation", source)
 
 
-def _from_file(path: Path, kind: Kind | None) -> References:
+def _from_file(path: Path, kind: Kind | None, *, entries: bool = True) -> References:
+    """The references of a file; pymatgen entries among them are refused unless ``entries``."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; give reference entries as .json, .json.gz, .csv or .parquet")
     name = path.name.lower()
@@ -274,8 +219,8 @@ def _from_file(path: Path, kind: Kind | None) -> References:
             if isinstance(content, dict) and isinstance(content.get("entries"), list):
                 content = content["entries"]
             if isinstance(content, dict):
-                return _from_pairs(content.items(), kind or "formation", path.name)
-            return _from_dicts(content, kind, path.name)
+                return _from_pairs(content.items(), kind, path.name)
+            return _from_rows(content, kind, path.name, entries=entries)
         if name.endswith((".csv", ".parquet")):
             return _from_table(path, kind)
     except AutoPeriError as error:
@@ -290,16 +235,18 @@ def _from_file(path: Path, kind: Kind | None) -> References:
     )
 
 
-def _from_dicts(rows: Sequence[Any], kind: Kind | None, source: str) -> References:
-    """Entries as pymatgen writes them, read by their fields: no class that the file names is ever imported."""
+def _from_rows(rows: Sequence[Any], kind: Kind | None, source: str, *, entries: bool = True) -> References:
+    """Pairs, named columns, or entries as pymatgen writes them, which are read by their fields: no class that the file
+    names is ever imported.
+    """
     from pymatgen.core import Composition
 
-    if not rows:
-        raise DataError("it is empty; give at least one entry")
-    if all(isinstance(row, (list, tuple)) for row in rows):
-        return _from_pairs(rows, kind or "formation", source)
-    if not all(isinstance(row, dict) and "composition" in row for row in rows):
+    if not all(isinstance(row, dict) for row in rows) or not rows:
+        return _from_pairs(rows, kind, source)
+    if not all("composition" in row for row in rows):
         return _from_columns({name: [row.get(name) for row in rows] for name in rows[0]}, kind, source)
+    if not entries:
+        raise DataError("it holds pymatgen entries, whose energies are total ones")
     compositions, energies = [], []
     for i, row in enumerate(rows):
         try:
@@ -340,24 +287,15 @@ def _structure(fields: Any) -> Any:
 def _from_table(path: Path, kind: Kind | None) -> References:
     import pandas as pd
 
+    from autoperi.data.io import read_table
+
     frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else pd.read_csv(path)
     read = {"formula", "id", "material_id", *FORMATION_COLUMNS, *TOTAL_COLUMNS}
     columns = {str(name): frame[name].tolist() if name in read else [] for name in frame}
-    geometry = {"lattice", "frac_coords", "atomic_numbers"} <= set(frame) or "cif" in frame
-    return _from_columns(columns, kind, path.name, _lazy_structures(path) if geometry else None)
-
-
-def _lazy_structures(path: Path) -> Callable[[int], Any]:
-    """Crystals of the table, read only when a reference is recomputed."""
-    from functools import lru_cache
-
-    from autoperi.data.io import read_table
-
-    @lru_cache(maxsize=1)
-    def table() -> Any:
-        return read_table(path)
-
-    return lambda row: table()[[row]].structures()[0]
+    if not ({"lattice", "frac_coords", "atomic_numbers"} <= set(frame) or "cif" in frame):
+        return _from_columns(columns, kind, path.name)
+    table = cache(lambda: read_table(path))  # crystals are read only when a reference is recomputed
+    return _from_columns(columns, kind, path.name, lambda row: table()[[row]].structures()[0])
 
 
 def _from_columns(
@@ -366,28 +304,29 @@ def _from_columns(
     formation = next((name for name in FORMATION_COLUMNS if name in columns), None)
     total = next((name for name in TOTAL_COLUMNS if name in columns), None)
     energy = {"formation": formation or total, "total": total, None: formation}[kind]
+    if "formula" in columns and energy is None and total is not None:
+        raise DataError(f"{source}: the column {total} does not say its scale; add kind='formation' or kind='total'")
     if "formula" not in columns or energy is None:
-        if "formula" in columns and total is not None and kind is None:
-            raise DataError(
-                f"{source}: the column {total} does not say its scale; add kind='formation' or kind='total'"
-            )
         raise DataError(
             f"{source} has the columns {', '.join(columns)}; write formula and formation_energy_per_atom (or "
             "energy_per_atom), eV"
         )
     rows = [i for i, value in enumerate(columns[energy]) if value is not None and math.isfinite(float(value))]
-    pairs = [(columns["formula"][i], columns[energy][i]) for i in rows]
     lost = len(columns[energy]) - len(rows)
-    found = _from_pairs(pairs, kind or "formation", source)
+    found = _from_pairs([(columns["formula"][i], columns[energy][i]) for i in rows], kind, source)
     names = next((columns[name] for name in ("material_id", "id") if name in columns), None)
-    ids = () if names is None else [str(names[i]) for i in rows]
-    lookup = found.structure_of if by_row is None else (lambda k: by_row(rows[k]))
-    return replace(found, ids=ids, structure_of=lookup, dropped={"no energy": lost} if lost else {})
+    return replace(
+        found,
+        ids=() if names is None else [str(names[i]) for i in rows],
+        structure_of=found.structure_of if by_row is None else (lambda k: by_row(rows[k])),
+        dropped={"no energy": lost} if lost else {},
+    )
 
 
-def _from_materials_project(
+def _materials_project(
     chemical_systems: Iterable[str | Collection[str]] | None, api_key: str | None
-) -> References:
+) -> list[dict[str, Any]]:
+    """Entries of the chemical systems, as dictionaries, each once."""
     wanted = sorted({"-".join(sorted(s.split("-") if isinstance(s, str) else s)) for s in chemical_systems or ()})
     if not wanted:
         raise RequestError("the Materials Project is asked by chemical system; add chemical_systems such as ['Li-O']")
@@ -416,4 +355,4 @@ def _from_materials_project(
         ) from None
     if not entries:
         raise RequestError(f"the Materials Project has no entries for {', '.join(wanted)}; check the elements")
-    return _from_dicts(list(entries.values()), "total", "Materials Project")
+    return list(entries.values())

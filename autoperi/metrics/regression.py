@@ -6,12 +6,12 @@ that are left (an R² of one pair, a correlation with a constant) is None with i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoperi.errors import RequestError
+from autoperi.metrics._common import check_lengths
 from autoperi.metrics.counts import quantity
 
 if TYPE_CHECKING:
@@ -34,33 +34,21 @@ def pairs(predicted: ArrayLike, reference: ArrayLike) -> tuple[NDArray[np.float6
     """
     x = np.asarray(predicted, dtype=np.float64).ravel()
     y = np.asarray(reference, dtype=np.float64).ravel()
-    if len(x) != len(y):
-        raise RequestError(
-            f"{len(x)} predicted and {len(y)} reference values are not pairs; give one prediction for each reference"
-        )
+    check_lengths("{} predicted and {} reference values are not pairs; give one prediction for each reference", x, y)
     good = np.isfinite(x) & np.isfinite(y)
     return x[good], y[good], int((~good).sum())
-
-
-def absolute_errors(predicted: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
-    """|predicted - reference| of the pairs that exist, flat."""
-    x, y, _ = pairs(predicted, reference)
-    return np.abs(x - y)
 
 
 def mae(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
     """Mean absolute error, a quantity in the unit of the values."""
     x, y, missing = pairs(predicted, reference)
-    return quantity(
-        float(np.abs(x - y).mean()) if len(x) else None, of=len(x), missing=missing, reason=_nothing(missing)
-    )
+    return _mean(np.abs(x - y), missing)
 
 
 def rmse(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
     """Root mean square error, a quantity in the unit of the values."""
     x, y, missing = pairs(predicted, reference)
-    value = float(np.sqrt(np.mean((x - y) ** 2))) if len(x) else None
-    return quantity(value, of=len(x), missing=missing, reason=_nothing(missing))
+    return _mean((x - y) ** 2, missing, lambda squares: np.sqrt(np.mean(squares)))
 
 
 def r2(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
@@ -69,8 +57,7 @@ def r2(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
     """
     x, y, missing = pairs(predicted, reference)
     if len(y) < 2 or _constant(y):
-        reason = _nothing(missing) if not len(y) else "one pair" if len(y) == 1 else "all reference values are equal"
-        return quantity(None, of=len(y), missing=missing, reason=reason)
+        return quantity(None, of=len(y), missing=missing, reason=_too_few(y, missing, "reference"))
     return quantity(float(1 - np.sum((y - x) ** 2) / np.sum((y - y.mean()) ** 2)), of=len(y), missing=missing)
 
 
@@ -121,13 +108,12 @@ def regression(predicted: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
     quantities.
     """
     x, y, missing = pairs(predicted, reference)
-    error, n = x - y, len(x)
-    why = _nothing(missing)
+    error = x - y
     return {
         "mae": mae(predicted, reference),
-        "median_error": quantity(float(np.median(np.abs(error))) if n else None, of=n, missing=missing, reason=why),
+        "median_error": _mean(np.abs(error), missing, np.median),
         "rmse": rmse(predicted, reference),
-        "bias": quantity(float(error.mean()) if n else None, of=n, missing=missing, reason=why),
+        "bias": _mean(error, missing),
         "r2": r2(predicted, reference),
         "pearson": pearson(predicted, reference),
         "spearman": spearman(predicted, reference),
@@ -141,16 +127,9 @@ def mae_by(groups: Sequence[Any], predicted: ArrayLike, reference: ArrayLike) ->
         RequestError: not one group for each pair.
     """
     x, y = np.asarray(predicted, dtype=np.float64).ravel(), np.asarray(reference, dtype=np.float64).ravel()
-    if not len(groups) == len(x) == len(y):
-        raise RequestError(
-            f"{len(groups)} groups, {len(x)} predictions and {len(y)} references; give one group for each pair"
-        )
-    labels = list(groups)
-    return {
-        str(g): mae(x[inside], y[inside])
-        for g in sorted(set(labels))
-        for inside in [np.array([v == g for v in labels])]
-    }
+    check_lengths("{} groups, {} predictions and {} references; give one group for each pair", groups, x, y)
+    members = {g: [i for i, v in enumerate(groups) if v == g] for g in sorted(set(groups))}
+    return {str(g): mae(x[inside], y[inside]) for g, inside in members.items()}
 
 
 def calibration(predicted: ArrayLike, std: ArrayLike, reference: ArrayLike, *, bins: int = 10) -> dict[str, Any]:
@@ -170,49 +149,49 @@ def calibration(predicted: ArrayLike, std: ArrayLike, reference: ArrayLike, *, b
         RequestError: different numbers of them.
     """
     x, s, y = (np.asarray(v, dtype=np.float64).ravel() for v in (predicted, std, reference))
-    if not len(x) == len(s) == len(y):
-        raise RequestError(
-            f"{len(x)} predictions, {len(s)} uncertainties and {len(y)} references; give one of each for a crystal"
-        )
+    check_lengths("{} predictions, {} uncertainties and {} references; give one of each for a crystal", x, s, y)
     good = np.isfinite(x) & np.isfinite(s) & np.isfinite(y) & (s > 0)
     missing, n = int((~good).sum()), int(good.sum())
     error, s = np.abs(x - y)[good], s[good]
     order = np.argsort(s, kind="stable")
     parts = np.array_split(order, max(1, min(bins, n // 10))) if n >= 10 else []
-    off = [
-        abs(float(np.sqrt(np.mean(s[p] ** 2))) - float(np.sqrt(np.mean(error[p] ** 2))))
-        / float(np.sqrt(np.mean(s[p] ** 2)))
-        for p in parts
-    ]
-    why = _nothing(missing)
+    spread, found = ([float(np.sqrt(np.mean(v[p] ** 2))) for p in parts] for v in (s, error))
+    off = [abs(a - b) / a for a, b in zip(spread, found, strict=True)]
     return {
-        "coverage_68": quantity(float((error <= s).mean()) if n else None, of=n, missing=missing, reason=why),
-        "coverage_95": quantity(float((error <= 2 * s).mean()) if n else None, of=n, missing=missing, reason=why),
+        "coverage_68": _mean(error <= s, missing),
+        "coverage_95": _mean(error <= 2 * s, missing),
         "ence": quantity(
-            float(np.mean(off)) if off else None, of=n, missing=missing, reason="fewer than ten pairs" if n else why
+            float(np.mean(off)) if off else None,
+            of=n,
+            missing=missing,
+            reason="fewer than ten pairs" if n else _nothing(missing),
         ),
         "spearman": spearman(s, error),
-        "mean_std": quantity(float(s.mean()) if n else None, of=n, missing=missing, reason=why),
+        "mean_std": _mean(s, missing),
     }
 
 
 def _correlation(predicted: ArrayLike, reference: ArrayLike, *, ranked: bool) -> dict[str, Any]:
     x, y, missing = pairs(predicted, reference)
     if len(x) < 2 or _constant(x) or _constant(y):
-        reason = (
-            _nothing(missing)
-            if not len(x)
-            else "one pair"
-            if len(x) == 1
-            else "all predicted or all reference values are equal"
-        )
-        return quantity(None, of=len(x), missing=missing, reason=reason)
+        return quantity(None, of=len(x), missing=missing, reason=_too_few(x, missing, "predicted or all reference"))
     if ranked:
         from scipy.stats import rankdata
 
         x, y = rankdata(x), rankdata(y)
     dx, dy = x - x.mean(), y - y.mean()
     return quantity(float(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy))), of=len(x), missing=missing)
+
+
+def _mean(values: NDArray[Any], missing: int, statistic: Callable[[NDArray[Any]], Any] = np.mean) -> dict[str, Any]:
+    """The statistic of values that all exist, None of none."""
+    n = len(values)
+    return quantity(float(statistic(values)) if n else None, of=n, missing=missing, reason=_nothing(missing))
+
+
+def _too_few(values: NDArray[np.float64], missing: int, which: str) -> str:
+    """Why pairs have neither R² nor correlation."""
+    return _nothing(missing) if not len(values) else "one pair" if len(values) == 1 else f"all {which} values are equal"
 
 
 def _constant(values: NDArray[np.float64]) -> bool:

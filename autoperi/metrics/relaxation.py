@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from autoperi.data.convert import arrays_to_structures, as_structure, to_arrays
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics._common import failure_of, quiet
 from autoperi.metrics.validity import MIN_DISTANCE
 
 OPTIMIZERS = ("FIRE", "BFGS", "LBFGS")
@@ -139,6 +139,8 @@ def relax_one(
     Raises:
         RequestError: bad settings.
     """
+    from ase.neighborlist import neighbor_list
+
     check_settings(steps, fmax, optimizer, seconds)
     try:
         structure = as_structure(crystal)
@@ -146,16 +148,17 @@ def relax_one(
     except StructureError as error:
         return Relaxation(None, None, None, "failed", str(error), 0)
     state = _Watch(atoms, seconds)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             converged = _descend(atoms, calculator, state, steps, fmax, cell, fix_symmetry, optimizer)
-            final = _finish(atoms, structure)
-            _check_distance(atoms)
+            arrays = (np.array(atoms.cell[:]), atoms.get_scaled_positions(wrap=False), np.array(atoms.numbers))
+            final = arrays_to_structures([arrays], properties=[dict(structure.properties)])[0]
+            # closer atoms at the end mean a hole in the potential, not a crystal
+            if len(close := neighbor_list("d", atoms, MIN_DISTANCE)):
+                raise StructureError(f"atoms came as close as {close.min():.3g} Å")
             energy = float(atoms.get_potential_energy()) / len(atoms)
         except Exception as error:  # a calculator may raise anything; the crystal failed, not the run
-            _forget(calculator)
-            return Relaxation(structure, state.before, None, "failed", _reason(error), state.calls)
+            return Relaxation(structure, state.before, None, "failed", failure_of(calculator, error), state.calls)
     move = displacement(state.coords, atoms.get_scaled_positions(wrap=False), atoms.cell[:])
     why = (
         None if converged else (f"stopped after {seconds:g} s" if state.late else f"not below fmax after {steps} steps")
@@ -167,20 +170,14 @@ def relax_one(
 
 def single_point(crystal: Any, calculator: Any) -> SinglePoint:
     """Energy (eV/atom) of one crystal as it is; the reason where there is none."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             atoms = bare_atoms(crystal)
             atoms.calc = calculator
             energy = float(atoms.get_potential_energy()) / len(atoms)
         except Exception as error:  # as above
-            _forget(calculator)
-            return SinglePoint(None, _reason(error))
+            return SinglePoint(None, failure_of(calculator, error))
     return SinglePoint(energy) if math.isfinite(energy) else SinglePoint(None, f"the energy is {energy}")
-
-
-class _ExplodedError(Exception):
-    """Why a relaxation was given up."""
 
 
 class _Watch:
@@ -198,13 +195,13 @@ class _Watch:
         """Raise where energy, forces or volume left all bounds."""
         ratio = float(atoms.cell.volume) / self.volume
         if not 1 / VOLUME_FACTOR <= ratio <= VOLUME_FACTOR:
-            raise _ExplodedError(f"the volume became {ratio:.3g} times what it was")
+            raise StructureError(f"the volume became {ratio:.3g} times what it was")
         energy, forces = float(atoms.get_potential_energy()), np.asarray(atoms.get_forces(apply_constraint=False))
         if not math.isfinite(energy) or not np.isfinite(forces).all():
-            raise _ExplodedError("energy or forces are not finite")
+            raise StructureError("energy or forces are not finite")
         largest = float(np.sqrt((forces**2).sum(axis=1)).max())
         if largest > MAX_FORCE:
-            raise _ExplodedError(f"a force of {largest:.3g} eV/Å")
+            raise StructureError(f"a force of {largest:.3g} eV/Å")
         if self.before is None:
             self.before = energy / len(atoms)
         self.late = self._end is not None and time.monotonic() > self._end
@@ -232,30 +229,3 @@ def _descend(
         if state.late:
             break
     return converged
-
-
-def _finish(atoms: Any, structure: Any) -> Any:
-    arrays = (np.array(atoms.cell[:]), atoms.get_scaled_positions(wrap=False), np.array(atoms.numbers))
-    return arrays_to_structures([arrays], properties=[dict(structure.properties)])[0]
-
-
-def _check_distance(atoms: Any) -> None:
-    from ase.neighborlist import neighbor_list
-
-    # closer atoms at the end mean a hole in the potential, not a crystal
-    close = neighbor_list("d", atoms, MIN_DISTANCE)
-    if len(close):
-        raise _ExplodedError(f"atoms came as close as {close.min():.3g} Å")
-
-
-def _forget(calculator: Any) -> None:
-    """What a failed crystal left in the calculator must not answer for the next one."""
-    if hasattr(calculator, "reset"):
-        calculator.reset()
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    return (
-        text if isinstance(error, (_ExplodedError, StructureError)) else f"{type(error).__name__}: {text}".rstrip(": ")
-    )

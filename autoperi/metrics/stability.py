@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoperi.errors import RequestError
+from autoperi.metrics._common import check_lengths
 from autoperi.metrics.counts import mean, share
 
 STABLE = 0.0
@@ -43,16 +44,10 @@ def all_of(*verdicts: Sequence[bool | None]) -> list[bool | None]:
     Raises:
         RequestError: not one verdict of each kind for each crystal.
     """
-    if len({len(v) for v in verdicts}) > 1:
-        raise RequestError(
-            f"verdicts for {', '.join(str(len(v)) for v in verdicts)} crystals do not go together; give one of each "
-            "kind a crystal"
-        )
-    out: list[bool | None] = []
-    for row in zip(*verdicts, strict=True):
-        known = [None if v is None else bool(v) for v in row]
-        out.append(False if False in known else (None if None in known else True))
-    return out
+    counts = ", ".join("{}" for _ in verdicts)
+    check_lengths(f"verdicts for {counts} crystals do not go together; give one of each kind a crystal", *verdicts)
+    rows = [[None if v is None else bool(v) for v in row] for row in zip(*verdicts, strict=True)]
+    return [False if False in row else None if None in row else True for row in rows]
 
 
 def sun(
@@ -96,21 +91,16 @@ def _once_a_kind(verdicts: Sequence[bool | None], groups: Sequence[int | None]) 
 
     A crystal of unknown kind may be of any: None, unless it fails itself.
     """
-    if len(groups) != len(verdicts):
-        raise RequestError(
-            f"{len(groups)} groups for {len(verdicts)} crystals; give one for each, None where it is unknown"
-        )
+    check_lengths("{} groups for {} crystals; give one for each, None where it is unknown", groups, verdicts)
     best: dict[int, int] = {}
     rank = {True: 2, None: 1, False: 0}
     for i, (verdict, group) in enumerate(zip(verdicts, groups, strict=True)):
         if group is not None and (group not in best or rank[verdict] > rank[verdicts[best[group]]]):
             best[group] = i
-    out: list[bool | None] = []
-    for i, (verdict, group) in enumerate(zip(verdicts, groups, strict=True)):
-        out.append(
-            (None if verdict is not False else False) if group is None else verdict if best[group] == i else False
-        )
-    return out
+    return [
+        (False if verdict is False else None) if group is None else verdict if best[group] == i else False
+        for i, (verdict, group) in enumerate(zip(verdicts, groups, strict=True))
+    ]
 
 
 def stability(
@@ -162,19 +152,15 @@ def stability(
         )
     out["mean_energy_above_hull"] = mean(energies_above_hull, missing=why)
     told = unique is not None and novel is not None
-    out["sun"] = (
-        sun(levels["stable"], unique, novel, groups=groups) if unique is not None and novel is not None else None
-    )
-    out["metastable_sun"] = (
-        sun(levels["metastable"], unique, novel, groups=groups) if unique is not None and novel is not None else None
-    )
-    out["parameters"] = {
-        "stable_eV_per_atom": stable,
-        "metastable_eV_per_atom": metastable,
-        "tolerance_eV_per_atom": tolerance,
-        "sun": told,
-        "sun_counts": ("a kind by any member" if groups is not None else "a kind by its first member")
-        if told
-        else None,
+    for name, key in (("stable", "sun"), ("metastable", "metastable_sun")):
+        out[key] = sun(levels[name], unique, novel, groups=groups) if told else None  # type: ignore[arg-type]
+    counts = "a kind by any member" if groups is not None else "a kind by its first member"
+    return out | {
+        "parameters": {
+            "stable_eV_per_atom": stable,
+            "metastable_eV_per_atom": metastable,
+            "tolerance_eV_per_atom": tolerance,
+            "sun": told,
+            "sun_counts": counts if told else None,
+        }
     }
-    return out

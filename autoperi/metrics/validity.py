@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autoperi.chemistry.smact import StateSet, Validity, check_states, guess_neutral, smact_validity
-from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.data.elements import atomic_radius
 from autoperi.errors import RequestError, StructureError
+from autoperi.metrics._common import check_lengths, check_positive
 from autoperi.metrics.consistency import cif_validity, recorded_group, symmetry_of
 from autoperi.metrics.counts import share
 from autoperi.metrics.parallel import Failure, featurise
@@ -209,14 +209,11 @@ def validity_report(
         StructureError: something that is no crystal.
     """
     check_states(oxidation_states)
-    for name, value in (("radii_fraction", radii_fraction), ("symprec", symprec), ("max_edge", max_edge)):
-        positive_number(value, name)
+    check_positive(radii_fraction=radii_fraction, symprec=symprec, max_edge=max_edge)
     if angles is not None and not 0 <= angles[0] < angles[1] <= 180:
         raise RequestError(f"angles={angles!r} are not two angles between 0 and 180 degrees, the smaller first")
-    if space_groups is not None and len(space_groups) != len(crystals):
-        raise RequestError(
-            f"{len(space_groups)} space groups for {len(crystals)} crystals; give one for each, None for any"
-        )
+    if space_groups is not None:
+        check_lengths("{} space groups for {} crystals; give one for each, None for any", space_groups, crystals)
     for i, crystal in enumerate(crystals):
         kind_of(crystal, name=f"crystal {i}")
     parameters: dict[str, Any] = {
@@ -224,26 +221,15 @@ def validity_report(
         "radii_fraction": radii_fraction,
         "symprec": symprec,
         "max_edge": max_edge,
+        "angles": None if angles is None else list(angles),
     }
-    parameters |= {"angles": None if angles is None else list(angles)}
-    found = featurise(
-        _judge,
-        crystals,
-        name="validity",
-        version=1,
-        parameters=parameters,
-        packages=("pymatgen-core", "spglib", "smact"),
-        processes=processes,
-        cache=cache,
-        progress=progress,
-    )
+    packages = ("pymatgen-core", "spglib", "smact")
+    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+    found = featurise(_judge, crystals, name="validity", version=1, parameters=parameters, packages=packages, **run)
     wanted = space_groups if space_groups is not None else [recorded_group(c) for c in crystals]
     rows = [_row(i, result, group) for i, (result, group) in enumerate(zip(found, wanted, strict=True))]
-    why = {
-        "space_group_kept": "no space group is wanted",
-        "compositional": "no oxidation states",
-        "radii": "no atomic radius",
-    }
+    why = {"space_group_kept": "no space group is wanted", "compositional": "no oxidation states"}
+    why |= {"radii": "no atomic radius"}
     return {
         "n": len(rows),
         "unreadable": sum(isinstance(result, Failure) for result in found),
@@ -291,30 +277,24 @@ def _judge(
     shape = structural_validity(structure)
     chemistry = smact_validity(Counter(numbers.tolist()), oxidation_states=oxidation_states)
     roomy = abs(float(np.linalg.det(lattice))) >= MIN_CELL_VOLUME
-    radii = radii_validity(structure, fraction=radii_fraction)
     neutral = guess_neutral(Counter(numbers.tolist()))
-    readable = cif_validity(structure)
+    guess = "no oxidation states of an element" if neutral is None else "pymatgen guesses no neutral oxidation states"
     symmetric, group = symmetry_of(lattice, coords, numbers, symprec=symprec)
-    cell = _cell_validity(lattice, max_edge, angles)
-    verdicts = {
-        "valid": (chemistry.valid if shape.valid else False, shape.reason or chemistry.reason),
-        "structural": (shape.valid, shape.reason),
-        "distance": (shape.valid if roomy else None, shape.reason),
-        "volume": (roomy, shape.reason),
-        "compositional": (chemistry.valid, chemistry.reason),
-        "radii": (radii.valid, radii.reason),
-        "neutral": (
-            neutral,
-            "no oxidation states of an element" if neutral is None else "pymatgen guesses no neutral oxidation states",
-        ),
-        "readable": (readable.valid, readable.reason),
-        "symmetric": (symmetric.valid, symmetric.reason),
-        "cell": (cell.valid, cell.reason),
+    verdicts: dict[str, Any] = {
+        "valid": Validity(chemistry.valid if shape.valid else False, shape.reason or chemistry.reason),
+        "structural": shape,
+        "distance": Validity(shape.valid if roomy else None, str(shape.reason)),
+        "volume": Validity(roomy, str(shape.reason)),
+        "compositional": chemistry,
+        "radii": radii_validity(structure, fraction=radii_fraction),
+        "neutral": Validity(neutral, guess),
+        "readable": cif_validity(structure),
+        "symmetric": symmetric,
+        "cell": _cell_validity(lattice, max_edge, angles),
     }
-    out: dict[str, Any] = {name: valid for name, (valid, _) in verdicts.items()}
-    out["space_group"] = group
-    out["reasons"] = {name: reason for name, (valid, reason) in verdicts.items() if valid is not True}
-    return np.array(json.dumps(out))
+    reasons = {name: verdict.reason for name, verdict in verdicts.items() if verdict.valid is not True}
+    out = {name: verdict.valid for name, verdict in verdicts.items()}
+    return np.array(json.dumps({**out, "space_group": group, "reasons": reasons}))
 
 
 def _cell_validity(lattice: Any, max_edge: float, angles: Sequence[float] | None) -> Validity:

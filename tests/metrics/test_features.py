@@ -13,9 +13,10 @@ from ase.build import bulk
 
 from autoperi.data.convert import to_batch
 from autoperi.errors import RequestError, WeightsError
+from autoperi.evaluation.extractors import FEATURES, extractor, learned_features
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.networks import LoadedBundle, network_component
-from autoperi.metrics.features import FEATURES, Extractor, extractor, feature_matrix, learned_features
+from autoperi.metrics.features import Extractor, feature_matrix
 from autoperi.metrics.parallel import Failure, featurise_batched
 from autoperi.models.cgcnn import Cgcnn
 from autoperi.testing import tiny_crystals

@@ -17,8 +17,16 @@ from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEn
 
 from autoperi.errors import AutoPeriWarning, DataError, RequestError
 from autoperi.evaluation.calculators import make_calculator
-from autoperi.metrics.hull import Hull, energies_above_hull, energy_above_hull, hull_facts, lowest_mixture, near_hull
-from autoperi.metrics.references import formation_energies, recompute, reference_entries
+from autoperi.metrics.hull import (
+    Hull,
+    energies_above_hull,
+    energy_above_hull,
+    hull_facts,
+    lowest_mixture,
+    near_hull,
+    recompute,
+)
+from autoperi.metrics.references import formation_energies, formula_energies, reference_entries
 
 HAND = {"NaCl": -1.0, "Na3Cl": -0.2, "NaCl3": -0.6}
 
@@ -193,6 +201,18 @@ class TestSources:
         path.write_text(content)
         with pytest.raises(DataError, match=word):
             reference_entries(path)
+
+    def test_plain_formation_energies(self, tmp_path):
+        path = tmp_path / "r.csv"
+        path.write_text("formula,energy\nLi2O,-2.0\nFe0.5O0.5,-1.5\n")
+        assert formula_energies(path) == [("Li2.0O1.0", -2.0), ("Fe0.5O0.5", -1.5)]
+        path.write_text("formula,energy\nLi2O,-2.0\nNaCl,\n")
+        with pytest.raises(DataError, match="1 rows have no energy"):
+            formula_energies(path)
+        entries = tmp_path / "r.json"
+        entries.write_text(json.dumps([e.as_dict() for e in self.entries()]))
+        with pytest.raises(DataError, match="total ones"):
+            formula_energies(entries)
 
     def test_nothing_named_in_a_file_is_imported(self, tmp_path):
         path = tmp_path / "r.json"

@@ -268,7 +268,6 @@ def _series(noisy: list[Any], relaxed: list[Any], truth: list[Any], sigma: float
             "x_label": "mean error of a, b, c",
             "unit": "Å",
             "sets": {"before": before[0], "after": after[0]},
-            "log": True,
         },
         "angle_errors": {
             "kind": "errors",
@@ -276,7 +275,6 @@ def _series(noisy: list[Any], relaxed: list[Any], truth: list[Any], sigma: float
             "x_label": "mean error of α, β, γ",
             "unit": "degrees",
             "sets": {"before": before[1], "after": after[1]},
-            "log": True,
         },
         **{
             name: entry | {"title": f"{entry['title']}, σ = {sigma:g}"}

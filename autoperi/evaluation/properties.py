@@ -368,5 +368,4 @@ def _errors(goal: Target, target: np.ndarray, predicted: np.ndarray, guess: np.n
         "x_label": "absolute error",
         "unit": goal.axis,
         "sets": sets,
-        "log": True,
     }

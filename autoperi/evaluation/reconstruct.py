@@ -283,7 +283,6 @@ def _series(name: str, start: list[Any], predicted: list[Any], truth: list[Any])
             "x_label": f"mean error of {letters}",
             "unit": unit,
             "sets": {"start": before[k], "reconstructed": after[k]},
-            "log": True,
         }
         for k, (kind, letters, unit) in enumerate((("length", "a, b, c", "Å"), ("angle", "α, β, γ", "degrees")))
     } | lattice_parity(predicted, truth, "reconstructed")

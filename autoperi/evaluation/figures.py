@@ -2,7 +2,8 @@
 
 An entry is a dict. Its ``kind`` names a function of :data:`KINDS` and its ``title`` stands above the figure; ``note``
 is drawn small below, ``reason`` says why there are no data (both optional); every other key is an argument of the
-function. An entry with nothing to draw gives a figure that says "no data" and why. Figures are made without pyplot and without lasting changes to matplotlib's settings.
+function. An entry with nothing to draw gives a figure that says "no data" and why. Figures are made without pyplot and
+without lasting changes to matplotlib's settings.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ from autoperi.chemistry.smact import check_states
 from autoperi.data.io import CrystalTable, crystal_files, read_crystals, read_table
 from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
-from autoperi.evaluation.generation_series import generation_series
-from autoperi.evaluation.judging import Judgement, check_judge, judge
+from autoperi.evaluation.generation_figures import generation_series
+from autoperi.evaluation.stability_judge import Judgement, check_judge, composition_or_none, judge
 from autoperi.metrics import novelty as novelty_metrics
 from autoperi.metrics.counts import share
 from autoperi.metrics.coverage import coverage_curve, nearest_distances, resolve_cutoffs, summarise
@@ -40,7 +39,6 @@ from autoperi.metrics.fingerprints import composition_fingerprints, require_matm
 from autoperi.metrics.frechet import frechet_report
 from autoperi.metrics.pairs import check_tolerances
 from autoperi.metrics.parallel import Failure, check_processes, featurise_batched
-from autoperi.metrics.references import composition_of
 from autoperi.metrics.validity import validity_report
 from autoperi.symmetry.analysis import SYMPREC
 
@@ -122,13 +120,12 @@ def evaluate_generation(
     learned = [name for name in features if name != CRYSTALNN]
     for name in learned:
         extractor(name)
-    settings = check_judge(
-        entries, calculator, calculator_options, relax_limit=relax_limit, relax_steps=relax_steps, mechanical=mechanical
-    )
+    model, asked = str(peri.provenance()["model"]), (relax_limit, relax_steps, mechanical)
+    settings = check_judge(entries, calculator, calculator_options, *asked)
     table, rows = load(path, limit, seed)
     known = None if train is None else _table(train, "train")
-    work = _Work()
-    with work.section("generating"):
+    seconds: dict[str, float] = {}
+    with _section(seconds, "generating"):
         generated, source, unreadable, read = _crystals(peri, crystals, n, num_elements, seed, progress)
     if not generated:
         raise DataError(
@@ -136,66 +133,57 @@ def evaluate_generation(
         )
     reference_table = table[rows]
     reference = reference_table.structures()
-    slow: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+    work: dict[str, Any] = {"processes": processes, "progress": progress}
+    slow: dict[str, Any] = work | {"cache": cache}
+    matching: dict[str, Any] = work | {"tolerances": tolerances}
 
-    with work.section("validity"):
+    with _section(seconds, "validity"):
         validity = validity_report(generated, oxidation_states=oxidation_states, symprec=symprec, **slow)
         valid = [row["valid"] for row in validity["crystals"]]
-    with work.section("properties"):
+    with _section(seconds, "properties"):
         properties = crystal_properties(generated, **slow), crystal_properties(reference, **slow)
         groups = space_groups(generated, symprec=symprec, **slow), space_groups(reference, symprec=symprec, **slow)
         energies = _energies(peri, generated, cache, progress), _energies(peri, reference, cache, progress)
-    with work.section("fingerprints"):
+    with _section(seconds, "fingerprints"):
         structure = structure_fingerprints(generated, **slow), structure_fingerprints(reference, **slow)
         composition = composition_fingerprints(generated, **slow), composition_fingerprints(reference, **slow)
-    with work.section("coverage"):
+    with _section(seconds, "coverage"):
         nearest = nearest_distances(structure[0], composition[0], structure[1], composition[1])
         coverage = summarise(nearest, limits)
         curve = coverage_curve(nearest, cutoffs=limits)
-        sides = [
-            {
-                "properties": properties[k],
-                "structure": structure[k],
-                "composition": composition[k],
-                "energy": energies[k],
-            }
-            for k in (0, 1)
-        ]
+        parts = {"properties": properties, "structure": structure, "composition": composition, "energy": energies}
+        sides = [{name: both[k] for name, both in parts.items()} for k in (0, 1)]
         emd = geneval(sides[0], sides[1], valid=valid, seed=seed)
         discrepancy = {"structure": mmd(*structure, seed=seed), "composition": mmd(*composition, seed=seed)}
-    with work.section("frechet"):
+    with _section(seconds, "frechet"):
         given = {CRYSTALNN: structure} if CRYSTALNN in features else None
         frechet = frechet_report(generated, reference, features=learned, given=given, cache=cache, progress=progress)
-    with work.section("novelty"):
-        options: dict[str, Any] = {"processes": processes, "progress": progress}
-        unique = novelty_metrics.uniqueness(generated, tolerances=tolerances, **options)
+    with _section(seconds, "novelty"):
+        unique = novelty_metrics.uniqueness(generated, **matching)
         keys = novelty_metrics.prototype_keys(generated, symprec=symprec, **slow)
         unique_keys = novelty_metrics.prototype_uniqueness(keys)
         novel = new_keys = None
         if known is not None:
-            novel = novelty_metrics.novelty(generated, known, tolerances=tolerances, **options)
+            novel = novelty_metrics.novelty(generated, known, **matching)
             new_keys = novelty_metrics.prototype_novelty(generated, known, symprec=symprec, **slow)
         found = novelty_metrics.rediscovery(generated, reference_table, symprec=symprec, **slow)
-    with work.section("stability"):
+    with _section(seconds, "stability"):
 
         def compare(judged: Sequence[Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
             if calculator is None:
                 return unique, novel
-            again = novelty_metrics.uniqueness(judged, tolerances=tolerances, **options)
-            return again, None if known is None else novelty_metrics.novelty(
-                judged, known, tolerances=tolerances, **options
-            )
+            again = novelty_metrics.uniqueness(judged, **matching)
+            return again, None if known is None else novelty_metrics.novelty(judged, known, **matching)
 
         judged = judge(
             generated,
             energies[0],
             settings,
-            model=str(peri.provenance()["model"]),
+            model=model,
             sound=[row["structural"] is True and row["radii"] is not False for row in validity["crystals"]],
             compare=compare,
             lost=len(unreadable),
-            processes=processes,
-            progress=progress,
+            **work,
         )
     symmetry = symmetry_distances(*groups, symprec=symprec)
     result: dict[str, Any] = {
@@ -214,8 +202,7 @@ def evaluate_generation(
         "novelty": {
             "unique": unique["unique"],
             "unique_prototype": unique_keys["unique"],
-            "novel": novel["novel"] if novel else None,
-            "new_composition": novel["new_composition"] if novel else None,
+            **{key: novel[key] if novel else None for key in ("novel", "new_composition")},
             "novel_prototype": new_keys["novel"] if new_keys else None,
             "rediscovery": {k: v for k, v in found.items() if k != "pairs"},
             "matcher": unique["matcher"],
@@ -231,17 +218,10 @@ def evaluate_generation(
         "unreadable_files": unreadable,
         "files_read": read,
         "crystals": _rows(generated, validity["crystals"], groups[0], energies[0], unique, novel, judged),
-        "seconds": work.seconds,
+        "seconds": seconds,
     }
-    result["series"] = generation_series(
-        result,
-        properties=properties,
-        energies=energies,
-        curve=curve,
-        rediscovered=found,
-        judged=judged,
-        model=str(peri.provenance()["model"]),
-    )
+    drawn: dict[str, Any] = {"properties": properties, "energies": energies, "curve": curve, "rediscovered": found}
+    result["series"] = generation_series(result, **drawn, judged=judged, model=model)
     parameters = {
         "n": n,
         "num_elements": num_elements,
@@ -260,12 +240,11 @@ def evaluate_generation(
         "calculator": settings.described,
         "generation": "de novo, ranked by energy" if crystals is None else None,
     }
-    others = {
+    others: dict[str, Any] = {
         "train": train,
         "entries": entries if isinstance(entries, (str, Path)) and Path(entries).exists() else None,
+        "crystals_read": crystals if isinstance(crystals, (str, Path)) else None,
     }
-    if isinstance(crystals, (str, Path)):
-        others["crystals_read"] = crystals
     return result | facts(path, peri.provenance(), seed, parameters=parameters, others=others, packages=PACKAGES)
 
 
@@ -291,19 +270,14 @@ HEADLINE = {
 JUDGED_BY_MODEL = {name: f"{name} (by the model, not relaxed)" for name in ("stable", "metastable", "S.U.N.")}
 
 
-@dataclass
-class _Work:
-    """Seconds by section."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def section(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # libraries warn of single crystals; what fails is counted
-            yield
-        self.seconds[name] = round(time.perf_counter() - started, 1)
+@contextmanager
+def _section(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes the seconds of a section of the work."""
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries warn of single crystals; what fails is counted
+        yield
+    seconds[name] = round(time.perf_counter() - started, 1)
 
 
 def _table(path: str | Path, name: str) -> CrystalTable:
@@ -327,14 +301,9 @@ def _crystals(
             "of the two"
         )
     if crystals is None:
-        return (
-            list(
-                peri.generate(n=n or GENERATED, num_elements=num_elements, seed=seed, strict=False, progress=progress)
-            ),
-            f"generated by {peri.provenance()['model']}",
-            {},
-            0,
-        )
+        options: dict[str, Any] = {"num_elements": num_elements, "seed": seed, "strict": False, "progress": progress}
+        made = list(peri.generate(n=n or GENERATED, **options))
+        return made, f"generated by {peri.provenance()['model']}", {}, 0
     found: list[Any] = []
     failed: dict[str, str] = {}
     read, source = 0, "given"
@@ -363,20 +332,12 @@ def _energies(peri: AutoPeri, crystals: Sequence[Any], cache: bool | str, progre
     """The model's formation energies in eV/atom; None for a crystal that it cannot read."""
 
     def energies(batch: list[Any]) -> Any:
-        return peri.score(batch, properties=["formation_energy"], progress=False)[
-            ["formation_energy_per_atom_eV"]
-        ].to_numpy(float)
+        scored = peri.score(batch, properties=["formation_energy"], progress=False)
+        return scored[["formation_energy_per_atom_eV"]].to_numpy(float)
 
-    provenance = peri.provenance()
-    rows = featurise_batched(
-        energies,
-        crystals,
-        name="formation_energy",
-        version=1,
-        parameters={"weights": provenance["sha256"]},
-        cache=cache,
-        progress=progress,
-    )
+    weights = {"weights": peri.provenance()["sha256"]}
+    about: dict[str, Any] = {"name": "formation_energy", "version": 1, "parameters": weights}
+    rows = featurise_batched(energies, crystals, **about, cache=cache, progress=progress)
     return [None if isinstance(row, Failure) or not math.isfinite(row[0]) else float(row[0]) for row in rows]
 
 
@@ -395,7 +356,7 @@ def _rows(
         out.append(
             dict(row)
             | {
-                "formula": _formula(crystals[k]),
+                "formula": None if (found := composition_or_none(crystals[k])) is None else str(found.reduced_formula),
                 "space_group": groups[k],
                 "formation_energy_per_atom_eV": None if energies[k] is None else round(float(energies[k] or 0.0), 6),
                 "unique": unique["flags"][k],
@@ -404,10 +365,3 @@ def _rows(
             }
         )
     return out
-
-
-def _formula(crystal: Any) -> str | None:
-    try:
-        return str(composition_of(crystal).reduced_formula)
-    except AutoPeriError:
-        return None

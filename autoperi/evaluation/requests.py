@@ -51,14 +51,8 @@ def answer(asked: Asked, *, peri: AutoPeri, options: Mapping[str, Any], known_we
         warnings.simplefilter("ignore")  # fewer than n is counted, not warned of
         try:
             composition = {chemical_symbols[z]: c for z, c in asked.content.items()}
-            found = peri.generate(
-                composition,
-                num_atoms=asked.num_atoms,
-                space_group=asked.space_group,
-                strict=False,
-                progress=False,
-                **options,
-            )
+            size: dict[str, Any] = {"num_atoms": asked.num_atoms, "space_group": asked.space_group}
+            found = peri.generate(composition, **size, strict=False, progress=False, **options)
         except RequestError:
             return []
     return [to_arrays(crystal) for crystal in found]  # a tenth of the memory of structures
@@ -90,8 +84,7 @@ def generate_all(
         n, seed, steps, finish, rank: as in :meth:`AutoPeri.generate`.
         known_weight: as in :meth:`AutoPeri.using`.
         processes: None for all cores; with 1, with few requests or with a GPU this process answers them all. Others
-            load the model from its
-            directory: what was changed in ``peri`` itself, they do not know.
+            load the model from its directory: what was changed in ``peri`` itself, they do not know.
         progress: show a bar; None shows it on a terminal.
 
     Raises:

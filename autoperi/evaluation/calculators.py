@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import io
 import json
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
@@ -219,19 +219,17 @@ def _find(spec: str) -> Any:
     if not colon or not module or not name:
         raise RequestError(f"calculator {spec!r} is not known; {REMEDY}")
     try:
-        found = importlib.import_module(module)
+        return pkgutil.resolve_name(target)
     except ImportError as error:
         missing = error.name or module
-        package = missing.partition(".")[0]
-        remedy = f"install it, for example: pip install {package}"
+        remedy = f"install it, for example: pip install {missing.partition('.')[0]}"
         raise RequestError(
             f"calculator {spec!r} needs the module {missing}, which cannot be imported; {remedy}"
         ) from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise RequestError(f"calculator {spec!r}: {module} has no {name}; give package.module:callable")
-        found = getattr(found, part)
-    return found
+    except AttributeError:
+        raise RequestError(f"calculator {spec!r}: {module} has no {name}; give package.module:callable") from None
+    except ValueError:
+        raise RequestError(f"calculator {spec!r} is not known; {REMEDY}") from None
 
 
 def _is_calculator(thing: Any) -> bool:

@@ -18,21 +18,9 @@ from autoperi.data.io import read_crystals
 from autoperi.errors import DataError, RequestError, StructureError
 from autoperi.evaluation.common import decimals, entry, facts, file_name, load, options_of, per_second
 from autoperi.evaluation.requests import Asked, generate_all
+from autoperi.metrics import match
 from autoperi.metrics.counts import quantity
-from autoperi.metrics.match import (
-    ANGLE_TOL,
-    LTOL,
-    STOL,
-    failures,
-    match_curve,
-    match_summary,
-    metre_names,
-    reject_flat,
-    same_composition,
-    smaller,
-    summarise,
-    verdicts,
-)
+from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, check_processes
 from autoperi.pipelines.request import make_request, whole_number
@@ -133,9 +121,9 @@ def evaluate_csp(
     results = matched["results"]
     smact = [smact_validity(content, oxidation_states=oxidation_states).valid for content in contents]
     passed = [s is True for s in smact]
-    summary = match_summary(results, ks=range(1, k + 1))
+    summary = match.match_summary(results, ks=range(1, k + 1))
     at = {rank: decimals(rate) for rank, rate in summary["match_at"].items()}
-    curve = match_curve(results, k=k, passed=passed)
+    curve = match.match_curve(results, k=k, passed=passed)
     for point, metre in zip(curve, matched["metre_per_k"], strict=True):
         point |= metre
     return {
@@ -188,9 +176,11 @@ def _match(
     for row in place:
         for rank, i in enumerate(row):
             first_rank[i] = min(rank, first_rank.get(i, rank))
-    solid, solid_truths = reject_flat(flat), reject_flat(truths)
+    solid, solid_truths = match.reject_flat(flat), match.reject_flat(truths)
     pairs = list(
-        dict.fromkeys([*((i, j) for j, row in enumerate(place) for i in row), *same_composition(solid, solid_truths)])
+        dict.fromkeys(
+            [*((i, j) for j, row in enumerate(place) for i in row), *match.same_composition(solid, solid_truths)]
+        )
     )
     limits = {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}
     found = compare_pairs(flat, truths, pairs, tolerances=limits, processes=processes, progress=progress)
@@ -204,24 +194,24 @@ def _match(
     per_k = []
     for rank in range(k):
         for _, j, r in across[rank]:
-            best[j] = smaller(best[j], r)
-        named = metre_names(summarise(best))
+            best[j] = match.smaller(best[j], r)
+        named = match.metre_names(match.summarise(best))
         per_k.append({"metre": named["metre"], "crmse": named["crmse"]})
         if rank == 0:
             of_all = named
     leading = across[0]
-    valid_candidate = verdicts(solid, {i for i, _, _ in leading}, oxidation_states)
-    valid_truth = verdicts(truths, {j for _, j, _ in leading}, oxidation_states)
+    valid_candidate = match.verdicts(solid, {i for i, _, _ in leading}, oxidation_states)
+    valid_truth = match.verdicts(truths, {j for _, j, _ in leading}, oxidation_states)
     best_valid: list[float | None] = [None] * len(truths)
     for i, j, r in leading:
         if valid_candidate[i] is True and valid_truth[j] is True:
-            best_valid[j] = smaller(best_valid[j], r)
+            best_valid[j] = match.smaller(best_valid[j], r)
     return {
         "results": [[rms[i, j] for i in row] for j, row in enumerate(place)],
-        "metre": {"all": of_all, "valid": metre_names(summarise(best_valid))},
+        "metre": {"all": of_all, "valid": match.metre_names(match.summarise(best_valid))},
         "metre_per_k": per_k,
         "unreadable": sum(isinstance(flat[i], Failure) for row in place for i in row),
-        "given_up": failures(found) - sum(isinstance(flat[i], Failure) for i, _ in pairs),
+        "given_up": match.failures(found) - sum(isinstance(flat[i], Failure) for i, _ in pairs),
     }
 
 

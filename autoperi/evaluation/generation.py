@@ -21,19 +21,10 @@ from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
 from autoperi.evaluation.generation_figures import generation_series
 from autoperi.evaluation.stability_judge import Judgement, check_judge, composition_or_none, judge
+from autoperi.metrics import distribution
 from autoperi.metrics import novelty as novelty_metrics
 from autoperi.metrics.counts import share
 from autoperi.metrics.coverage import coverage_curve, nearest_distances, resolve_cutoffs, summarise
-from autoperi.metrics.distribution import (
-    composition_diversity,
-    crystal_properties,
-    geneval,
-    mean_pairwise_distance,
-    mmd,
-    property_distances,
-    space_groups,
-    symmetry_distances,
-)
 from autoperi.metrics.features import extractor
 from autoperi.metrics.fingerprints import composition_fingerprints, require_matminer, structure_fingerprints
 from autoperi.metrics.frechet import frechet_report
@@ -128,11 +119,9 @@ def evaluate_generation(
     with _section(seconds, "generating"):
         generated, source, unreadable, read = _crystals(peri, crystals, n, num_elements, seed, progress)
     if not generated:
-        raise DataError(
-            f"{source} holds no crystal that can be read ({len(unreadable)} failed); nothing can be said of it"
-        )
-    reference_table = table[rows]
-    reference = reference_table.structures()
+        failed = f"{source} holds no crystal that can be read ({len(unreadable)} failed)"
+        raise DataError(f"{failed}; nothing can be said of it")
+    reference = table[rows].structures()
     work: dict[str, Any] = {"processes": processes, "progress": progress}
     slow: dict[str, Any] = work | {"cache": cache}
     matching: dict[str, Any] = work | {"tolerances": tolerances}
@@ -141,8 +130,14 @@ def evaluate_generation(
         validity = validity_report(generated, oxidation_states=oxidation_states, symprec=symprec, **slow)
         valid = [row["valid"] for row in validity["crystals"]]
     with _section(seconds, "properties"):
-        properties = crystal_properties(generated, **slow), crystal_properties(reference, **slow)
-        groups = space_groups(generated, symprec=symprec, **slow), space_groups(reference, symprec=symprec, **slow)
+        properties = (
+            distribution.crystal_properties(generated, **slow),
+            distribution.crystal_properties(reference, **slow),
+        )
+        groups = (
+            distribution.space_groups(generated, symprec=symprec, **slow),
+            distribution.space_groups(reference, symprec=symprec, **slow),
+        )
         energies = _energies(peri, generated, cache, progress), _energies(peri, reference, cache, progress)
     with _section(seconds, "fingerprints"):
         structure = structure_fingerprints(generated, **slow), structure_fingerprints(reference, **slow)
@@ -153,8 +148,11 @@ def evaluate_generation(
         curve = coverage_curve(nearest, cutoffs=limits)
         parts = {"properties": properties, "structure": structure, "composition": composition, "energy": energies}
         sides = [{name: both[k] for name, both in parts.items()} for k in (0, 1)]
-        emd = geneval(sides[0], sides[1], valid=valid, seed=seed)
-        discrepancy = {"structure": mmd(*structure, seed=seed), "composition": mmd(*composition, seed=seed)}
+        emd = distribution.geneval(sides[0], sides[1], valid=valid, seed=seed)
+        discrepancy = {
+            "structure": distribution.mmd(*structure, seed=seed),
+            "composition": distribution.mmd(*composition, seed=seed),
+        }
     with _section(seconds, "frechet"):
         given = {CRYSTALNN: structure} if CRYSTALNN in features else None
         frechet = frechet_report(generated, reference, features=learned, given=given, cache=cache, progress=progress)
@@ -166,7 +164,7 @@ def evaluate_generation(
         if known is not None:
             novel = novelty_metrics.novelty(generated, known, **matching)
             new_keys = novelty_metrics.prototype_novelty(generated, known, symprec=symprec, **slow)
-        found = novelty_metrics.rediscovery(generated, reference_table, symprec=symprec, **slow)
+        found = novelty_metrics.rediscovery(generated, table[rows], symprec=symprec, **slow)
     with _section(seconds, "stability"):
 
         def compare(judged: Sequence[Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
@@ -185,7 +183,7 @@ def evaluate_generation(
             lost=len(unreadable),
             **work,
         )
-    symmetry = symmetry_distances(*groups, symprec=symprec)
+    symmetry = distribution.symmetry_distances(*groups, symprec=symprec)
     result: dict[str, Any] = {
         "task": "generation",
         "n": len(generated),
@@ -197,7 +195,7 @@ def evaluate_generation(
             "valid_of_all": share([v is True for v in valid] + [False] * len(unreadable)),
         },
         "coverage": coverage,
-        "distribution": {**emd, "all_crystals": property_distances(*properties), "mmd": discrepancy},
+        "distribution": {**emd, "all_crystals": distribution.property_distances(*properties), "mmd": discrepancy},
         "frechet": frechet,
         "novelty": {
             "unique": unique["unique"],
@@ -210,9 +208,9 @@ def evaluate_generation(
         },
         "stability": judged.summary,
         "diversity": {
-            "compositions": composition_diversity(generated),
-            "structure_distance": mean_pairwise_distance(structure[0]),
-            "composition_distance": mean_pairwise_distance(composition[0]),
+            "compositions": distribution.composition_diversity(generated),
+            "structure_distance": distribution.mean_pairwise_distance(structure[0]),
+            "composition_distance": distribution.mean_pairwise_distance(composition[0]),
         },
         "symmetry": symmetry,
         "unreadable_files": unreadable,
@@ -296,10 +294,8 @@ def _crystals(
 ) -> tuple[list[Any], str, dict[str, str], int]:
     """Crystals, where they come from, the files that could not be read with their reasons, and how many files could."""
     if crystals is not None and num_elements is not None:
-        raise RequestError(
-            f"num_elements={num_elements!r} is about crystals that are generated, and crystals were given; drop one "
-            "of the two"
-        )
+        words = "is about crystals that are generated, and crystals were given; drop one of the two"
+        raise RequestError(f"num_elements={num_elements!r} {words}")
     if crystals is None:
         options: dict[str, Any] = {"num_elements": num_elements, "seed": seed, "strict": False, "progress": progress}
         made = list(peri.generate(n=n or GENERATED, **options))
@@ -351,17 +347,14 @@ def _rows(
     judged: Judgement,
 ) -> list[dict[str, Any]]:
     """One dictionary a crystal: every verdict, with the reason where it is not True."""
-    out = []
-    for k, row in enumerate(validity):
-        out.append(
-            dict(row)
-            | {
-                "formula": None if (found := composition_or_none(crystals[k])) is None else str(found.reduced_formula),
-                "space_group": groups[k],
-                "formation_energy_per_atom_eV": None if energies[k] is None else round(float(energies[k] or 0.0), 6),
-                "unique": unique["flags"][k],
-                "novel": novel["flags"][k] if novel else None,
-                "energy_above_hull_eV": judged.above_hull[k],
-            }
-        )
-    return out
+    found = [composition_or_none(crystal) for crystal in crystals]
+    formulas = [None if c is None else str(c.reduced_formula) for c in found]
+    columns = {
+        "formula": formulas,
+        "space_group": groups,
+        "formation_energy_per_atom_eV": [None if e is None else round(float(e), 6) for e in energies],
+        "unique": unique["flags"],
+        "novel": novel["flags"] if novel else [None] * len(crystals),
+        "energy_above_hull_eV": judged.above_hull,
+    }
+    return [dict(row) | {name: values[k] for name, values in columns.items()} for k, row in enumerate(validity)]

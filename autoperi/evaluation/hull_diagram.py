@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoperi.errors import RequestError
-from autoperi.evaluation.style import (
-    COLOURS,
-    GREY,
-    INK,
-    NoDataError,
-    legend,
-    numbers,
-    padded,
-    plain,
-    robust_limits,
-    same_length,
-    say,
-    table,
-)
+from autoperi.evaluation import style
+from autoperi.evaluation.style import COLOURS, GREY, INK, NoDataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +38,7 @@ def hull(figure: Figure, *, elements: Any, reference: Any = None, points: Any = 
     if len(symbols) not in (2, 3):
         raise RequestError(f"elements={symbols}; give two or three, a hull of more cannot be drawn")
     (known, lost), (made, lost_points) = (
-        _phases(table(each, name), symbols) for name, each in (("reference", reference), ("points", points))
+        _phases(style.table(each, name), symbols) for name, each in (("reference", reference), ("points", points))
     )
     if not len(known) and not len(made):
         raise NoDataError("no reference entry and no point")
@@ -66,7 +54,7 @@ def hull(figure: Figure, *, elements: Any, reference: Any = None, points: Any = 
     notes.append(f"Left out, no composition or no energy: {lost:,}." if lost else "")
     text = f"Convex hull of {'-'.join(symbols)}: {len(known):,} reference entries, {known['stable'].sum():,} of them "
     text += f"stable; {len(made):,} generated points, {(made['above'] < ON_HULL).sum():,} of them on or below the hull"
-    lowest = f", the lowest at {say(float(made['above'].min()))} eV/atom above it" if len(made) else ""
+    lowest = f", the lowest at {style.say(float(made['above'].min()))} eV/atom above it" if len(made) else ""
     return f"{text}{lowest}.", notes
 
 
@@ -74,11 +62,13 @@ def _phases(entry: Mapping[str, Any], symbols: Sequence[str]) -> tuple[pd.DataFr
     """A row each: the fraction of every element, ``energy``, ``above`` and ``name``; and how many were left out."""
     import pandas as pd
 
-    energy, given = numbers(entry.get("energy")), entry.get("composition")
-    rows = [numbers(c) for c in (given if given is not None else [])]
-    above = numbers(entry["e_above_hull"]) if entry.get("e_above_hull") is not None else np.full(len(energy), np.nan)
+    energy, given = style.numbers(entry.get("energy")), entry.get("composition")
+    rows = [style.numbers(c) for c in (given if given is not None else [])]
+    above = (
+        style.numbers(entry["e_above_hull"]) if entry.get("e_above_hull") is not None else np.full(len(energy), np.nan)
+    )
     names = [str(n) for n in entry.get("name") or [""] * len(energy)]
-    same_length(composition=rows, energy=energy, e_above_hull=above, name=names)
+    style.same_length(composition=rows, energy=energy, e_above_hull=above, name=names)
     wrong = [len(r) for r in rows if len(r) != len(symbols)]
     if wrong:
         raise RequestError(f"a composition has {wrong[0]} amounts; give one for each of the {len(symbols)} elements")
@@ -108,7 +98,7 @@ def _diagram(known: pd.DataFrame, symbols: Sequence[str]) -> Any:
 
 
 def _binary(figure: Figure, symbols: Sequence[str], diagram: Any, known: pd.DataFrame, made: pd.DataFrame) -> list[str]:
-    axes = figure.add_subplot(xlabel=plain(f"Fraction of {symbols[1]} in {'-'.join(symbols)}"))
+    axes = figure.add_subplot(xlabel=style.plain(f"Fraction of {symbols[1]} in {'-'.join(symbols)}"))
     axes.set_ylabel("Formation energy (eV/atom)")
     corners = [diagram.qhull_entries[i] for i in sorted({i for facet in diagram.facets for i in facet})]
     line = sorted((float(e.composition.get_atomic_fraction(symbols[1])), float(e.energy_per_atom)) for e in corners)
@@ -119,11 +109,11 @@ def _binary(figure: Figure, symbols: Sequence[str], diagram: Any, known: pd.Data
         how: dict[str, Any] = {"s": 24, "alpha": 0.75, "linewidths": 0, "zorder": 4, "rasterized": len(made) > 400}
         axes.scatter(x, y, color=COLOURS[1], label=f"generated (n = {len(made):,})", **how)
     bottom = min(e for _, e in line)
-    low, high = padded(*robust_limits(np.concatenate([known["energy"], [e for _, e in line], y])), 0.08)
+    low, high = style.padded(*style.robust_limits(np.concatenate([known["energy"], [e for _, e in line], y])), 0.08)
     low = min(low, bottom - 0.12 * (high - bottom))
     axes.set(ylim=(low, high), xlim=(-0.04, 1.04))
     _names(axes, known[symbols[1]], known["energy"], known["name"].where(known["stable"], ""), below=True)
-    legend(axes)
+    style.legend(axes)
     outside = int(((y < low) | (y > high)).sum())
     return [f"Generated points outside the axis: {outside:,}." if outside else ""]
 
@@ -160,11 +150,11 @@ def _ternary(
         figure.colorbar(marks, ax=axes, label="Energy above hull (eV/atom)", **bar)
     corners = ((0, -0.03, "right", "top"), (1, -0.03, "left", "top"), (0.5, HEIGHT + 0.03, "center", "bottom"))
     for symbol, (right, above, side, edge) in zip(symbols, corners, strict=True):
-        axes.text(right, above, plain(symbol), ha=side, va=edge, fontweight="bold")
+        axes.text(right, above, style.plain(symbol), ha=side, va=edge, fontweight="bold")
     axes.set(xlim=(-0.08, 1.08), ylim=(-0.1, HEIGHT + 0.1))
     named = known["stable"] & (known[symbols].max(axis=1) < 1 - 1e-9)
     _names(axes, x, y, known["name"].where(named, ""), below=False)
-    legend(axes)
+    style.legend(axes)
     return [f"Points above the colour scale, in its last colour: {outside:,}." if outside else ""]
 
 
@@ -192,5 +182,5 @@ def _names(axes: Axes, xs: Any, ys: Any, names: Any, *, below: bool) -> None:
         how: dict[str, Any] = {"ha": side, "va": "top" if below else "bottom", "fontsize": 8, "zorder": 6}
         outline = [withStroke(linewidth=2.5, foreground="white")]  # readable where a line or a mark lies under it
         axes.annotate(
-            plain(name), (x, y), (0, -6 if below else 5), textcoords="offset points", path_effects=outline, **how
+            style.plain(name), (x, y), (0, -6 if below else 5), textcoords="offset points", path_effects=outline, **how
         )

@@ -15,26 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from autoperi.errors import RequestError
-from autoperi.evaluation.style import (
-    COLOURS,
-    GREY,
-    INK,
-    LINES,
-    MARKERS,
-    NoDataError,
-    axis_label,
-    legend,
-    log_axis,
-    number,
-    numbers,
-    padded,
-    plain,
-    robust_limits,
-    same_length,
-    say,
-    table,
-    with_unit,
-)
+from autoperi.evaluation import style
+from autoperi.evaluation.style import COLOURS, GREY, INK, LINES, MARKERS, NoDataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,16 +35,16 @@ def parity(
     figure: Figure, *, x: Any, y: Any, x_label: str = "Reference", y_label: str = "Predicted", unit: str = ""
 ) -> Drawn:
     """Predicted ``y`` against reference ``x`` with MAE, R² = 1 - SS_res/SS_tot and n; hexagons above 2,000 points."""
-    x, y = numbers(x), numbers(y)
-    same_length(x=x, y=y)
+    x, y = style.numbers(x), style.numbers(y)
+    style.same_length(x=x, y=y)
     good = np.isfinite(x) & np.isfinite(y)
     x, y = x[good], y[good]
     if not len(x):
         raise NoDataError("no pair of finite values")
     total = float(((x - x.mean()) ** 2).sum())
-    r2 = say(1 - float(((x - y) ** 2).sum()) / total) if total > 0 and len(x) > 1 else "not defined"
-    facts = f"MAE {with_unit(float(np.abs(x - y).mean()), unit)}, R² {r2}, n = {len(x):,}"
-    low, high = padded(*robust_limits(np.concatenate([x, y])))
+    r2 = style.say(1 - float(((x - y) ** 2).sum()) / total) if total > 0 and len(x) > 1 else "not defined"
+    facts = f"MAE {style.with_unit(float(np.abs(x - y).mean()), unit)}, R² {r2}, n = {len(x):,}"
+    low, high = style.padded(*style.robust_limits(np.concatenate([x, y])))
     inside = (np.minimum(x, y) >= low) & (np.maximum(x, y) <= high)
     figure.set_size_inches(5.2, 4.9)
     axes = figure.add_subplot()
@@ -77,8 +59,8 @@ def parity(
         how = {"s": 22, "alpha": 0.8} if few else {"s": 10, "alpha": 0.45}
         axes.scatter(x, y, color=COLOURS[0], linewidths=0, rasterized=len(x) > 400, **how)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axes.set(xlabel=axis_label(x_label, unit), ylabel=axis_label(y_label, unit))
-    legend(axes, facts)
+    axes.set(xlabel=style.axis_label(x_label, unit), ylabel=style.axis_label(y_label, unit))
+    style.legend(axes, facts)
     outside = _counted("Outside the axes, but in MAE and R²", int((~inside).sum()))
     return f"{y_label} against {x_label}: {facts}.", [_left_out(int((~good).sum())), outside]
 
@@ -98,26 +80,26 @@ def histogram(
     Where ``discrete``, values may be words, and a set may be counts {category: number}.
     """
     sets = _sets(sets)
-    value = number(distance)
-    head = f"{distance_label} {with_unit(value, unit)}" if np.isfinite(value) else ""
-    axes = figure.add_subplot(xlabel=axis_label(x_label, unit))
+    value = style.number(distance)
+    head = f"{distance_label} {style.with_unit(value, unit)}" if np.isfinite(value) else ""
+    axes = figure.add_subplot(xlabel=style.axis_label(x_label, unit))
     text, notes = _categories(axes, sets) if discrete else _bins(axes, sets, unit)
-    legend(axes, head)
+    style.legend(axes, head)
     return (head + ". " if head else "") + text, notes
 
 
 def _bins(axes: Axes, sets: Mapping[str, Any], unit: str) -> Drawn:
     arrays, pooled, lost = _finite(sets)
-    low, high = robust_limits(pooled, spread=2.0)
+    low, high = style.robust_limits(pooled, spread=2.0)
     inner = pooled[(pooled >= low) & (pooled <= high)]
     if high > low and _wanted_bins(inner) > 3 * MOST_BINS:  # a long tail hides where most values are
-        low, high = robust_limits(pooled, spread=2.0, central=0.95)
+        low, high = style.robust_limits(pooled, spread=2.0, central=0.95)
         inner = pooled[(pooled >= low) & (pooled <= high)]
     bins = int(np.clip(_wanted_bins(inner), 12, MOST_BINS)) if len(inner) and inner.max() > inner.min() else 1
-    edges = np.linspace(*(low, high) if high > low else padded(low, high), bins + 1)
+    edges = np.linspace(*(low, high) if high > low else style.padded(low, high), bins + 1)
     _steps(axes, arrays, edges, dict.fromkeys(arrays, ""))
-    axes.set_xlim(*padded(edges[0], edges[-1], 0.02))
-    medians = {k: f", median {with_unit(float(np.median(a)), unit)}" if len(a) else "" for k, a in arrays.items()}
+    axes.set_xlim(*style.padded(edges[0], edges[-1], 0.02))
+    medians = {k: f", median {style.with_unit(float(np.median(a)), unit)}" if len(a) else "" for k, a in arrays.items()}
     text = "; ".join(f"{k}: n = {len(a):,}{medians[k]}" for k, a in arrays.items())
     beyond = _counted("Beyond the axis, counted in its outermost bins", len(pooled) - len(inner))
     return f"{text}.", [_left_out(lost), beyond]
@@ -134,21 +116,22 @@ def errors(figure: Figure, *, sets: Any, x_label: str = "Absolute error", unit: 
     """Absolute errors of ``sets`` {name: values} in common logarithmic bins, with the mean of each."""
     arrays, pooled, lost = _finite(sets, absolute=True)
     positive = pooled[pooled > 0]
-    axes = figure.add_subplot(xlabel=axis_label(x_label, unit))
+    axes = figure.add_subplot(xlabel=style.axis_label(x_label, unit))
     edges = np.linspace(0, 1, 36)
     if len(positive):
         low = max(float(np.quantile(positive, 0.005)), float(positive.max()) * 1e-12)
         edges = np.geomspace(low / 1.1, max(float(positive.max()), low * 1.0001) * 1.1, 36)
-    means = {k: f"mean {with_unit(float(a.mean()), unit)}, " if len(a) else "" for k, a in arrays.items()}
+    means = {k: f"mean {style.with_unit(float(a.mean()), unit)}, " if len(a) else "" for k, a in arrays.items()}
     _steps(axes, arrays, edges, means)
     for i, array in enumerate(arrays.values()):
         if len(array) and array.mean() >= edges[0]:
             axes.axvline(min(array.mean(), edges[-1]), color=COLOURS[i], linewidth=1.4, linestyle=(0, (1, 1)))
     if len(positive):
-        log_axis(axes, "x")
-    legend(axes, "Dotted: mean")
+        style.log_axis(axes, "x")
+    style.legend(axes, "Dotted: mean")
     ends = {
-        k: f", {means[k]}median {with_unit(float(np.median(a)), unit)}" if len(a) else "" for k, a in arrays.items()
+        k: f", {means[k]}median {style.with_unit(float(np.median(a)), unit)}" if len(a) else ""
+        for k, a in arrays.items()
     }
     text = "; ".join(f"{k}: n = {len(a):,}{ends[k]}" for k, a in arrays.items())
     below = int((pooled < edges[0]).sum())
@@ -156,7 +139,7 @@ def errors(figure: Figure, *, sets: Any, x_label: str = "Absolute error", unit: 
 
 
 def _sets(sets: Any) -> Mapping[str, Any]:
-    found = table(sets, "sets")
+    found = style.table(sets, "sets")
     if len(found) > 4:
         raise RequestError(f"{len(found)} sets; give at most 4")
     return found
@@ -164,7 +147,7 @@ def _sets(sets: Any) -> Mapping[str, Any]:
 
 def _finite(sets: Any, *, absolute: bool = False) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
     """The finite values of each set, all of them, and how many others there were."""
-    every = {k: numbers(v) for k, v in _sets(sets).items()}
+    every = {k: style.numbers(v) for k, v in _sets(sets).items()}
     arrays = {k: a[np.isfinite(a)] for k, a in every.items()}
     arrays = {k: np.abs(a) for k, a in arrays.items()} if absolute else arrays
     pooled = np.concatenate([*arrays.values(), np.zeros(0)])
@@ -178,7 +161,9 @@ def _steps(axes: Axes, arrays: Mapping[str, np.ndarray], edges: np.ndarray, head
     for i, (name, array) in enumerate(arrays.items()):
         counts = np.histogram(np.clip(array, edges[0], edges[-1]), edges)[0] / max(len(array), 1)
         how: dict[str, Any] = {"linewidth": 1.8, "linestyle": LINES[i - 1]} if i else {"fill": True, "alpha": 0.55}
-        axes.stairs(counts, edges, color=COLOURS[i], label=plain(f"{name} ({heads[name]}n = {len(array):,})"), **how)
+        axes.stairs(
+            counts, edges, color=COLOURS[i], label=style.plain(f"{name} ({heads[name]}n = {len(array):,})"), **how
+        )
     axes.set_ylabel("Share in each bin")
     axes.set_ylim(0, None)
 
@@ -198,7 +183,7 @@ def _categories(axes: Axes, sets: Mapping[str, Any]) -> Drawn:
         for i, (name, values) in enumerate(shares.items()):
             heights = [(1 - 2 * i) * v for v in values.values()]
             axes.vlines(
-                order, 0, heights, color=COLOURS[i], linewidth=1.8, label=plain(f"{name} (n = {sums[name]:,.0f})")
+                order, 0, heights, color=COLOURS[i], linewidth=1.8, label=style.plain(f"{name} (n = {sums[name]:,.0f})")
             )
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.yaxis.set_major_formatter(lambda v, _: f"{abs(v):.3g}")
@@ -214,11 +199,11 @@ def _categories(axes: Axes, sets: Mapping[str, Any]) -> Drawn:
         width = 0.8 / len(shares)
         for i, (name, values) in enumerate(shares.items()):
             at = np.arange(len(names)) + (i - (len(shares) - 1) / 2) * width
-            label = plain(f"{name} (n = {sums[name]:,.0f})")
+            label = style.plain(f"{name} (n = {sums[name]:,.0f})")
             how: dict[str, Any] = {"hatch": ("", "///", "...", "xxx")[i], "edgecolor": "white", "linewidth": 0}
             axes.bar(at, list(values.values()), width * 0.94, color=COLOURS[i], label=label, **how)
         slanted = sum(len(n) + 2 for n in names) > 62
-        axes.set_xticks(range(len(names)), [plain(n) for n in names], rotation=40 if slanted else 0)
+        axes.set_xticks(range(len(names)), [style.plain(n) for n in names], rotation=40 if slanted else 0)
         for text in axes.get_xticklabels():
             text.set(ha="right" if slanted else "center", rotation_mode="anchor")
         axes.grid(visible=False, axis="x")
@@ -237,7 +222,7 @@ def _count(values: Any) -> Counter[Any]:
         return Counter(_category(v) for v in (values if values is not None else []))
     found: Counter[Any] = Counter()
     for key, count in values.items():
-        if not (amount := number(count)) >= 0:
+        if not (amount := style.number(count)) >= 0:
             raise RequestError(f"the count of {key!r} is {count!r}; give a number of crystals, 0 or more")
         found[_category(key)] += amount  # type: ignore[assignment]
     return found
@@ -266,24 +251,28 @@ def curve(
     figure: Figure, *, curves: Any, x_label: str = "", y_label: str = "", y_unit: str = "", share: bool = False
 ) -> Drawn:
     """Lines with marks through ``curves`` {name: {x, y}}; with ``share`` the axis goes from 0 to 1."""
-    axes = figure.add_subplot(xlabel=axis_label(x_label), ylabel=axis_label(y_label, y_unit))
+    axes = figure.add_subplot(xlabel=style.axis_label(x_label), ylabel=style.axis_label(y_label, y_unit))
     lost, words, drawn = 0, [], []
-    for i, (name, each) in enumerate(table(curves, "curves").items()):
+    for i, (name, each) in enumerate(style.table(curves, "curves").items()):
         if not isinstance(each, Mapping):
             raise RequestError(f"curve {name!r} is {type(each).__name__}; give a dict with x and y")
-        x, y = numbers(each.get("x")), numbers(each.get("y"))
-        same_length(x=x, y=y)
+        x, y = style.numbers(each.get("x")), style.numbers(each.get("y"))
+        style.same_length(x=x, y=y)
         good = np.isfinite(x) & np.isfinite(y)
         lost += int((~good).sum())
         order = np.argsort(x[good], kind="stable")
         x, y = x[good][order], y[good][order]
-        ends = f"{len(x)} points, from {say(y[0])} at {say(x[0])} to {say(y[-1])} at {say(x[-1])}" if len(x) else ""
+        ends = (
+            f"{len(x)} points, from {style.say(y[0])} at {style.say(x[0])} to {style.say(y[-1])} at {style.say(x[-1])}"
+            if len(x)
+            else ""
+        )
         words.append(f"{name}: {ends or 'no value'}")
         if len(x):
             drawn.append((x, y))
             mark = MARKERS[i % len(MARKERS)] if len(x) <= 30 else ""
             how: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
-            axes.plot(x, y, marker=mark, markersize=4.5, linewidth=1.8, label=plain(name), **how)
+            axes.plot(x, y, marker=mark, markersize=4.5, linewidth=1.8, label=style.plain(name), **how)
     if not drawn:
         raise NoDataError("no point with a finite value" if lost else "no points")
     if all((x == np.round(x)).all() for x, _ in drawn):
@@ -294,7 +283,7 @@ def curve(
         axes.set_ylim(-0.02, 1.02)
     elif min(y.min() for _, y in drawn) >= 0:
         axes.set_ylim(bottom=0)  # a distance or a rate drawn from its zero is not made to look steeper than it is
-    legend(axes)
+    style.legend(axes)
     return "; ".join(words) + ".", [_left_out(lost)]
 
 
@@ -303,15 +292,15 @@ def bars(figure: Figure, *, bars: Any, x_label: str = "", unit: str = "", share:
 
     With ``share`` the axis goes from 0 to 1.
     """
-    every = table(bars, "bars")
+    every = style.table(bars, "bars")
     if not every:
         raise NoDataError("no bars")
     items = list(every.items())[:MOST_BARS]
-    values = np.array([number(v) for _, v in items])
-    names, texts = [plain(k, 34) for k, _ in items], [_amount(v, unit) for _, v in items]
+    values = np.array([style.number(v) for _, v in items])
+    names, texts = [style.plain(k, 34) for k, _ in items], [_amount(v, unit) for _, v in items]
     lines = [max(1.6, name.count("\n") + 1.4, text.count("\n") + 1.4) for name, text in zip(names, texts, strict=True)]
     figure.set_size_inches(6.4, 1.3 + 0.19 * sum(lines))
-    axes = figure.add_subplot(xlabel=axis_label(x_label, unit))
+    axes = figure.add_subplot(xlabel=style.axis_label(x_label, unit))
     at = np.arange(len(items))
     axes.barh(at, np.nan_to_num(values), 0.62, color=COLOURS[0])
     if share:
@@ -332,8 +321,8 @@ def bars(figure: Figure, *, bars: Any, x_label: str = "", unit: str = "", share:
 
 def _amount(value: Any, unit: str) -> str:
     told = value if isinstance(value, Mapping) else {}
-    if not np.isfinite(number(value)):
-        return plain(f"no value: {told.get('reason') or 'unknown'}", 34)
+    if not np.isfinite(style.number(value)):
+        return style.plain(f"no value: {told.get('reason') or 'unknown'}", 34)
     counts = []
     if isinstance(told.get("of"), int):
         counts = [
@@ -341,7 +330,7 @@ def _amount(value: Any, unit: str) -> str:
         ]
         if isinstance(told.get("missing"), int) and told["missing"]:
             counts.append(f"{told['missing']:,} missing")
-    return plain(with_unit(number(value), unit) + (f" ({', '.join(counts)})" if counts else ""), 36)
+    return style.plain(style.with_unit(style.number(value), unit) + (f" ({', '.join(counts)})" if counts else ""), 36)
 
 
 def _counted(what: str, count: int) -> str:

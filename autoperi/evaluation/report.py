@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from autoperi.data.io import write_atomically
 from autoperi.errors import RequestError
 from autoperi.evaluation.figures import FORMATS, describe, draw, encode, require_matplotlib, save
+from autoperi.evaluation.style import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ def figures_of(result: Mapping[str, Any]) -> dict[str, Figure]:
     Raises:
         RequestError: matplotlib is missing, or an entry is not as :mod:`autoperi.evaluation.figures` describes it.
     """
-    return {name: draw(entry, name=name) for name, entry in _series(result).items()}
+    return {str(name): draw(entry, name=str(name)) for name, entry in table(result.get("series"), "series").items()}
 
 
 def write_figures(result: Mapping[str, Any], directory: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
@@ -121,13 +122,8 @@ def html(result: Mapping[str, Any]) -> str:
         "Data and model": origin,
         "Versions": plain.get("versions") or {},
     }
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    strict: dict[str, Any] = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, **strict)
     environment.filters["words"] = _words
     template = environment.from_string(resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
     return template.render(
@@ -140,19 +136,12 @@ def html(result: Mapping[str, Any]) -> str:
     )
 
 
-def _series(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    series = result.get("series")
-    if series is not None and not isinstance(series, Mapping):
-        raise RequestError(f"series is {type(series).__name__}; give a dict of name to entry")
-    return {str(k): v for k, v in (series or {}).items()}
-
-
 def _figures(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Each figure as an SVG in base 64 with its size in pixels and its text, or the error in its place."""
-    for name, entry in _series(result).items():
-        shown: dict[str, Any] = {"name": re.sub(r"[^a-zA-Z0-9_-]+", "-", name), "error": ""}
+    for name, entry in table(result.get("series"), "series").items():
+        shown: dict[str, Any] = {"name": re.sub(r"[^a-zA-Z0-9_-]+", "-", str(name)), "error": ""}
         try:
-            figure = draw(entry, name=name)
+            figure = draw(entry, name=str(name))
         except RequestError as error:
             yield shown | {"error": str(error)}
             continue
@@ -194,10 +183,9 @@ def _headline(result: dict[str, Any]) -> dict[str, Any]:
     wanted = result.get("headline")
     if not wanted:
         return dict(_nearest(result))
-    paths = (
-        wanted if isinstance(wanted, dict) else {str(p): p for p in (wanted if isinstance(wanted, list) else [wanted])}
-    )
-    found = {label: _at(result, str(path)) for label, path in paths.items()}
+    if not isinstance(wanted, dict):
+        wanted = {str(path): path for path in (wanted if isinstance(wanted, list) else [wanted])}
+    found = {label: _at(result, str(path)) for label, path in wanted.items()}
     return {label: value for label, value in found.items() if value is not None}
 
 
@@ -207,35 +195,20 @@ def _nearest(result: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     while level:
         found += [(k, v) for k, v in level if _is_quantity(v)]
-        level = [
-            (f"{k}.{key}", v)
-            for k, each in level
-            if isinstance(each, dict) and not _is_quantity(each)
-            for key, v in each.items()
-        ]
+        tables = [(k, v) for k, v in level if isinstance(v, dict) and not _is_quantity(v)]
+        level = [(f"{name}.{key}", v) for name, inner in tables for key, v in inner.items()]
     return found[:HEADLINES]
 
 
-def _at(result: dict[str, Any], path: str) -> Any:
+def _at(here: Any, path: str) -> Any:
     """What is at the path; where nothing is, a quantity with the reason that the result gives for it, or None."""
-    here: Any = result
-    keys = path.split(".")
-    while keys:
-        # a key may hold dots itself, such as a cutoff of 0.4: the longest that fits is taken
-        for i in range(len(keys), 0, -1):
-            if isinstance(here, dict) and ".".join(keys[:i]) in here:
-                found, rest = here[".".join(keys[:i])], keys[i:]
-                break
-        else:
-            return _absent(here, keys[0])
-        if found is None:
-            return _absent(here, keys[0])
-        here, keys = found, rest
-    return here
-
-
-def _absent(near: Any, key: str) -> dict[str, Any] | None:
-    reason = (near.get(f"{key}_reason") or near.get("reason")) if isinstance(near, dict) else None
+    if not path:
+        return here
+    keys, near = path.split("."), here if isinstance(here, dict) else {}
+    for i in range(len(keys), 0, -1):  # a key may hold dots itself, such as a cutoff of 0.4: the longest that fits
+        if (found := near.get(".".join(keys[:i]))) is not None:
+            return _at(found, ".".join(keys[i:]))
+    reason = near.get(f"{keys[0]}_reason") or near.get("reason")
     return {"value": None, "of": 0, "missing": 0, "reason": reason} if isinstance(reason, str) else None
 
 
@@ -284,9 +257,8 @@ def _phrase(value: Any) -> str:
     values.
     """
     if _is_quantity(value):
-        counts = [f"of {_words(value['of'])}"] + (
-            [f"{_words(value['missing'])} missing"] if value.get("missing") else []
-        )
+        counts = [f"of {_words(value['of'])}"]
+        counts += [f"{_words(value['missing'])} missing"] if value.get("missing") else []
         why = [str(value["reason"])] if value.get("reason") else []
         return f"{_words(value['value'])} ({', '.join([*counts, *why, *_further(value)])})"
     if isinstance(value, dict):

@@ -91,7 +91,8 @@ def evaluate_denoise(
         one = {"n": len(rows), "sigma": value, "steps": steps} | _errors(noisy, relaxed, truth, energy)
         one |= {"status": status, "seconds": decimals(seconds, 1), "seconds_calculator": energy.pop("seconds", None)}
         results[f"{value:g}"] = one | {"crystals_per_second": per_second(len(rows), seconds)}
-        drawn[f"{value:g}"] = _series(noisy, relaxed, truth, value)
+        cells = {"before": noisy, "after": relaxed}
+        drawn[f"{value:g}"] = lattice_series(cells, truth, "relaxed", f"σ = {value:g}")
     model = model_facts(peri, relax)
     parameters |= {
         "sigma": sigmas[0] if len(sigmas) == 1 else sigmas,
@@ -219,10 +220,6 @@ def deformed(clean: CrystalTable, rows: Sequence[int], seed: int, sigma: float) 
     batch = clean.batch(dtype=torch.float64)
     strains = torch.cat([random_strain(torch_generator(seed, row), sigma, 1, dtype=torch.float64) for row in rows])
     return to_structures(batch.replace(lattice=batch.lattice @ symmetric_exp(strains)))
-
-
-def _series(noisy: list[Any], relaxed: list[Any], truth: list[Any], sigma: float) -> dict[str, Any]:
-    return lattice_series({"before": noisy, "after": relaxed}, truth, "relaxed", f"σ = {sigma:g}")
 
 
 def lattice_series(cells: Mapping[str, list[Any]], truth: list[Any], label: str, suffix: str) -> dict[str, Any]:

@@ -136,9 +136,11 @@ def evaluate_reconstruct(
             "seconds": decimals(seconds, 1),
             "crystals_per_second": per_second(len(tried), seconds),
         }
-        series |= _series(name, start, predicted, truth)
+        both = {"start": start, "reconstructed": predicted}
+        drawn = lattice_series(both, truth, "reconstructed", name)
+        series |= {f"{key}_{name.replace(' ', '_')}": each for key, each in drawn.items()}
     model = model_facts(peri, predict)
-    # in the order that results have always had
+    # the keys in the order of earlier results
     parameters["predict"] = parameters.pop("predict") and model["model"]
     parameters |= {"protocols": chosen, "train": file_name(train), "max_pairs": parameters.pop("max_pairs")}
     parameters["packing"] = PACKING
@@ -266,8 +268,3 @@ def _check_atoms(answer: Any, start: Any, k: int) -> None:
         raise RequestError(
             f"predict changed the atoms or fractional coordinates of crystal {k}; only the lattice may change"
         )
-
-
-def _series(name: str, start: list[Any], predicted: list[Any], truth: list[Any]) -> dict[str, Any]:
-    entries = lattice_series({"start": start, "reconstructed": predicted}, truth, "reconstructed", name)
-    return {f"{key}_{name.replace(' ', '_')}": each for key, each in entries.items()}

@@ -1,7 +1,8 @@
 """CGCNN or the crystal transformer on the rows on which the property heads are trained and measured: baselines, whose
 weights are not kept.
 
-usage: python benchmarks/cgcnn_properties.py DATA_DIR --property band_gap|k_vrh|g_vrh --epochs N --out RUN [--model crystal_transformer]
+usage: python benchmarks/cgcnn_properties.py DATA_DIR --property band_gap|k_vrh|g_vrh --epochs N --out RUN
+    [--model crystal_transformer]
 
 The band gap is learned from mp_train and measured on mp20_test; moduli, as decimal logarithms, from the train part of
 mp_elastic (by autoperi.data.splits) and measured on its test part. Writes benchmarks/results/MODEL_PROPERTY.json;

@@ -195,7 +195,10 @@ def assemble(args: argparse.Namespace, folder: Path, settings: dict[str, float])
 
 
 def primitive_sizes(args: argparse.Namespace, folder: Path) -> dict[int, dict[int, float]]:
-    """p(atoms of the primitive cell | atoms of the listed one), from the training split; nothing for Perov-5, whose cells are all primitive."""
+    """p(atoms of the primitive cell | atoms of the listed one), from the training split.
+
+    Nothing for Perov-5, whose cells are all primitive.
+    """
     if args.dataset == "perov5":
         return {}
     stored = folder / "primitive_sizes.json"

@@ -1,4 +1,6 @@
-"""Tables of docs/score.md about properties, from the JSON of benchmarks/results; ``tools/refresh_docs.py`` writes them."""
+"""Tables of docs/score.md about properties, from the JSON of benchmarks/results; ``tools/refresh_docs.py`` writes
+them.
+"""
 
 from __future__ import annotations
 

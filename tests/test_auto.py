@@ -49,8 +49,7 @@ def number_of(s: Structure, symprec: float = 0.01) -> int:
     return analyse(s.lattice.matrix, s.frac_coords, [site.specie.Z for site in s], symprec=symprec).number
 
 
-# --- generate: requests
-# -----------------------------------------------------------------------------------------------------------
+# --- generate: requests ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("formula", ["NaCl", "SrTiO3", "TiO2", "Ca(OH)2", "LiFePO4", "Cu"])
@@ -123,8 +122,7 @@ def test_composition_and_mapping_and_reduced_formula_are_one_request(base: AutoP
     assert signature(base.generate({"Cl": 1, "Na": 1}, n=3, seed=0, rank="none")) == expected
 
 
-# --- generate: reproducibility
-# ----------------------------------------------------------------------------------------------------
+# --- generate: reproducibility ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,8 +188,7 @@ def test_nothing_global_changes(tiny: AutoPeri, capsys: pytest.CaptureFixture[st
     assert out.err == ""
 
 
-# --- generate: results
-# ------------------------------------------------------------------------------------------------------------
+# --- generate: results -----------------------------------------------------------------------------------------------
 
 
 def test_provenance(tiny: AutoPeri) -> None:
@@ -283,8 +280,7 @@ def test_bad_requests_are_refused_before_any_work(
     assert "\n" not in str(caught.value)
 
 
-# --- relax
-# ------------------------------------------------------------------------------------------------------------------------
+# --- relax -----------------------------------------------------------------------------------------------------------
 
 
 def strained(atoms: Atoms) -> Atoms:
@@ -366,8 +362,7 @@ def test_bad_crystals_are_refused(tiny: AutoPeri) -> None:
                 method([good, bad])
 
 
-# --- score
-# ------------------------------------------------------------------------------------------------------------------------
+# --- score -----------------------------------------------------------------------------------------------------------
 
 
 def test_score_is_a_table_like_the_input(base: AutoPeri) -> None:
@@ -408,8 +403,7 @@ def test_score_of_chosen_properties_and_hull(base: AutoPeri) -> None:
         base.score(salt, properties=["beauty"])
 
 
-# --- models
-# -----------------------------------------------------------------------------------------------------------------------
+# --- models ----------------------------------------------------------------------------------------------------------
 
 
 def test_save_and_load_round_trip(tiny: AutoPeri, tmp_path) -> None:
@@ -444,8 +438,7 @@ def test_list_pretrained() -> None:
     assert table.loc[table["name"] == "autoperi-base", "licence"].item() == "CC-BY-4.0"
 
 
-# --- generate: one part alone
-# -----------------------------------------------------------------------------------------------------
+# --- generate: one part alone ----------------------------------------------------------------------------------------
 
 
 def test_the_prior_alone_gives_structure_types_as_they_are(base: AutoPeri) -> None:

@@ -71,7 +71,10 @@ def test_chemistry_comes_first(base: AutoPeri) -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    code = "import sys, time; t = time.perf_counter(); import autoperi; s = time.perf_counter() - t; print(s, 'torch' in sys.modules)"
+    code = (
+        "import sys, time; t = time.perf_counter(); import autoperi; s = time.perf_counter() - t; "
+        "print(s, 'torch' in sys.modules)"
+    )
     runs = [
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
         for _ in range(3)

@@ -91,8 +91,7 @@ def progress_of(args: argparse.Namespace) -> bool | None:
     return False if args.quiet else None
 
 
-# --- input and output
-# ----------------------------------------------------------------------------------------------------
+# --- input and output ------------------------------------------------------------------------------------------------
 
 
 def read_input(path: str) -> list[Structure]:
@@ -125,8 +124,7 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-# --- what is printed
-# -----------------------------------------------------------------------------------------------------
+# --- what is printed -------------------------------------------------------------------------------------------------
 
 
 def say(text: str) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.metadata
+import inspect
 import io
 import json
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from autoperi.errors import RequestError
+from autoperi.evaluation.common import versions_of
 from autoperi.metrics.parallel import Failure, check_processes, parallel_map
 from autoperi.metrics.relaxation import Relaxation, SinglePoint, check_settings, relax_one, single_point
 from autoperi.progress import progress_bar
@@ -25,6 +25,10 @@ SHORT_NAMES = {
     "morse": "ase.calculators.morse:MorsePotential",
 }
 """Calculators that need no more than their name, and where they live."""
+REMEDY = (
+    f"give one of {', '.join(SHORT_NAMES)}, or package.module:callable such as mace.calculators:mace_mp, or a "
+    "calculator of ASE"
+)
 _DEFAULTS: dict[str, dict[str, Any]] = {"chgnet": {"on_isolated_atoms": "error"}}
 """CHGNet has no energy for an atom without neighbours within its cutoff: a failed crystal with that reason, not a
 number.
@@ -53,7 +57,7 @@ def make_calculator(spec: Any, options: Mapping[str, Any] | str | None = None) -
     label = spec if isinstance(spec, str) else getattr(spec, "__name__", None) or repr(spec)[:80]
     factory = _find(spec) if isinstance(spec, str) else spec
     if not callable(factory):
-        raise RequestError(f"calculator {label!r} is neither a name nor an ASE calculator; {_remedy()}")
+        raise RequestError(f"calculator {label!r} is neither a name nor an ASE calculator; {REMEDY}")
     arguments = {**_DEFAULTS.get(str(spec).lower(), {}), **given} if isinstance(spec, str) else given
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # some announce their device
@@ -69,7 +73,7 @@ def make_calculator(spec: Any, options: Mapping[str, Any] | str | None = None) -
             "check its options"
         ) from None
     if not _is_calculator(made):
-        raise RequestError(f"calculator {label!r} made a {type(made).__name__}, which gives no energies; {_remedy()}")
+        raise RequestError(f"calculator {label!r} made a {type(made).__name__}, which gives no energies; {REMEDY}")
     return made
 
 
@@ -81,15 +85,14 @@ def check_options(options: Mapping[str, Any] | str | None) -> dict[str, Any]:
     """
     if options is None:
         return {}
+    remedy = 'write them as \'{"use_device": "cpu"}\''
     if isinstance(options, str):
         try:
             options = json.loads(options)
         except json.JSONDecodeError as error:
-            raise RequestError(
-                f'options={options!r} is not JSON ({error.msg}); write them as \'{{"use_device": "cpu"}}\''
-            ) from None
+            raise RequestError(f"options={options!r} is not JSON ({error.msg}); {remedy}") from None
     if not isinstance(options, Mapping):
-        raise RequestError(f'options={options!r} are no keyword arguments; write them as \'{{"use_device": "cpu"}}\'')
+        raise RequestError(f"options={options!r} are no keyword arguments; {remedy}")
     return {str(name): value for name, value in options.items()}
 
 
@@ -103,16 +106,12 @@ def describe_calculator(spec: Any, options: Mapping[str, Any] | str | None = Non
         module = getattr(named, "__module__", "")
         target = f"{module}:{getattr(named, '__qualname__', type(named).__name__)}"
     package = module.partition(".")[0]
-    try:
-        version: str | None = importlib.metadata.version(package)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        version = None
     name = spec.lower() if isinstance(spec, str) and spec.lower() in SHORT_NAMES else target
     defaults = _DEFAULTS.get(name, {}) if isinstance(spec, str) else {}
     return {
         "calculator": name,
         "package": package,
-        "version": version,
+        "version": versions_of([package])[package],
         "options": {**defaults, **check_options(options)},
     }
 
@@ -122,92 +121,46 @@ def relax(
     calculator: Any,
     *,
     options: Mapping[str, Any] | str | None = None,
-    steps: int = 500,
-    fmax: float = 0.05,
-    cell: bool = True,
-    fix_symmetry: bool = False,
-    optimizer: str = "FIRE",
-    seconds: float | None = None,
     processes: int = 1,
     progress: bool | None = None,
+    **settings: Any,
 ) -> list[Relaxation]:
-    """Relax crystals one after another; see :func:`autoperi.metrics.relaxation.relax_one` for the settings and what
-    fails.
+    """Relax crystals one after another.
 
     Args:
-        structures: pymatgen structures or ASE atoms.
-        calculator: as :func:`make_calculator` takes it.
-        options: of the calculator.
-        steps, fmax, cell, fix_symmetry, optimizer, seconds: of each relaxation.
-        processes: more than one needs the calculator by name (each process makes its own).
-        progress: show a bar; None shows it on a terminal.
+        structures, calculator, options, processes, progress: as in :func:`judge_each`.
+        **settings: ``steps``, ``fmax``, ``cell``, ``fix_symmetry``, ``optimizer`` and ``seconds`` of each relaxation;
+            see :func:`autoperi.metrics.relaxation.relax_one`, also for what fails.
 
     Raises:
         RequestError: settings or a calculator that cannot be used.
     """
-    check_settings(steps, fmax, optimizer, seconds)
-    settings = {
-        "steps": steps,
-        "fmax": fmax,
-        "cell": cell,
-        "fix_symmetry": fix_symmetry,
-        "optimizer": optimizer,
-        "seconds": seconds,
-    }
-    results = judge_each(
-        relax_one,
-        structures,
-        calculator,
-        options=options,
-        settings=settings,
-        processes=processes,
-        progress=progress,
-        description="relaxing",
-    )
-    return [Relaxation(None, None, None, "failed", r.reason, 0) if isinstance(r, Failure) else r for r in results]
+    given = inspect.signature(relax_one).bind(None, None, **settings)
+    given.apply_defaults()
+    check_settings(*(given.arguments[name] for name in ("steps", "fmax", "optimizer", "seconds")))
+    how: dict[str, Any] = {"options": options, "processes": processes, "progress": progress}
+    found = judge_each(relax_one, structures, calculator, settings=settings, description="relaxing", **how)
+    return [Relaxation(None, None, None, "failed", r.reason, 0) if isinstance(r, Failure) else r for r in found]
 
 
-def energies(
-    structures: Sequence[Any],
-    calculator: Any,
-    *,
-    options: Mapping[str, Any] | str | None = None,
-    processes: int = 1,
-    progress: bool | None = None,
-) -> list[SinglePoint]:
-    """Energy (eV/atom) of each crystal as it is; arguments as :func:`relax`.
+def energies(structures: Sequence[Any], calculator: Any, **how: Any) -> list[SinglePoint]:
+    """Energy (eV/atom) of each crystal as it is; arguments as in :func:`judge_each`.
 
     Raises:
         RequestError: a calculator that cannot be used.
     """
-    results = judge_each(
-        single_point,
-        structures,
-        calculator,
-        options=options,
-        processes=processes,
-        progress=progress,
-        description="energies",
-    )
-    return [SinglePoint(None, r.reason) if isinstance(r, Failure) else r for r in results]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A crystal's work in another process, which makes its calculator once."""
-
-    function: Callable[..., Any]
-    spec: str
-    options: str
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def __call__(self, crystal: Any) -> Any:
-        return self.function(crystal, _made(self.spec, self.options), **self.settings)
+    found = judge_each(single_point, structures, calculator, description="energies", **how)
+    return [SinglePoint(None, r.reason) if isinstance(r, Failure) else r for r in found]
 
 
 @lru_cache(maxsize=1)
 def _made(spec: str, options: str) -> Any:
     return make_calculator(spec, options)
+
+
+def _judged(crystal: Any, *, function: Callable[..., Any], spec: str, options: str, settings: Mapping[str, Any]) -> Any:
+    """A crystal's work in another process, which makes its calculator once."""
+    return function(crystal, _made(spec, options), **settings)
 
 
 def judge_each(
@@ -249,7 +202,8 @@ def judge_each(
                 f"processes={processes} needs a calculator by name, for each process to make its own; give the name, "
                 "or processes=1"
             )
-        job = _Job(function, calculator, json.dumps(check_options(options), sort_keys=True), given)
+        made = {"spec": calculator, "options": json.dumps(check_options(options), sort_keys=True)}
+        job = partial(_judged, function=function, settings=given, **made)
         return parallel_map(job, crystals, processes=processes, progress=progress, description=description)
     results = []
     with progress_bar(len(crystals), enabled=progress, description=description) as bar:
@@ -263,25 +217,19 @@ def _find(spec: str) -> Any:
     target = SHORT_NAMES.get(spec.lower(), spec)
     module, colon, name = target.partition(":")
     if not colon or not module or not name:
-        raise RequestError(f"calculator {spec!r} is not known; {_remedy()}")
+        raise RequestError(f"calculator {spec!r} is not known; {REMEDY}")
     try:
-        found = importlib.import_module(module)
+        return pkgutil.resolve_name(target)
     except ImportError as error:
         missing = error.name or module
-        package = missing.partition(".")[0]
+        remedy = f"install it, for example: pip install {missing.partition('.')[0]}"
         raise RequestError(
-            f"calculator {spec!r} needs the module {missing}, which cannot be imported; install it, for example: pip "
-            f"install {package}"
+            f"calculator {spec!r} needs the module {missing}, which cannot be imported; {remedy}"
         ) from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise RequestError(f"calculator {spec!r}: {module} has no {name}; give package.module:callable")
-        found = getattr(found, part)
-    return found
-
-
-def _remedy() -> str:
-    return f"give one of {', '.join(SHORT_NAMES)}, or package.module:callable such as mace.calculators:mace_mp, or a calculator of ASE"
+    except AttributeError:
+        raise RequestError(f"calculator {spec!r}: {module} has no {name}; give package.module:callable") from None
+    except ValueError:
+        raise RequestError(f"calculator {spec!r} is not known; {REMEDY}") from None
 
 
 def _is_calculator(thing: Any) -> bool:

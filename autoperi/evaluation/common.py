@@ -1,10 +1,13 @@
-"""What every evaluation records: which rows, which data, which versions, how long."""
+"""What the evaluations share: the rows of a table, what a result records, and the entries that its figures are drawn
+from.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from autoperi.data.random import check_seed
 from autoperi.errors import DataError, RequestError
 
 PACKAGES = ("torch", "numpy", "pymatgen-core", "spglib", "e3nn")
+NOT_RECORDED = ("peri", "path", "calculator_options", "processes", "progress")
+"""Arguments of an evaluation that its parameters do not hold: other keys of the result do, or they change no number."""
 
 
 def sample_rows(n: int, limit: int | None, seed: int) -> list[int]:
@@ -41,6 +46,18 @@ def load(path: str | Path, limit: int | None, seed: int) -> tuple[CrystalTable, 
     return table, sample_rows(len(table), limit, seed)
 
 
+def numbers_of(labels: Any, column: str, where: str, remedy: str) -> np.ndarray:
+    """A column of a table's labels as floats (n,), NaN where it is empty.
+
+    Raises:
+        DataError: it holds words; ``where`` names it, and ``remedy`` says what to give instead.
+    """
+    try:
+        return labels[column].to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} holds what is no number ({error}); {remedy}") from None
+
+
 def facts(
     path: str | Path,
     model: Mapping[str, Any] | None,
@@ -61,12 +78,6 @@ def facts(
             left out.
         packages: further distributions whose version matters here.
     """
-    versions: dict[str, str | None] = {"autoperi": __version__}
-    for name in (*PACKAGES, *packages):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
     found: dict[str, Any] = {
         "model": model["model"] if model else None,
         "model_sha256": model["sha256"] if model else None,
@@ -77,6 +88,7 @@ def facts(
     for name, other in (others or {}).items():
         if other is not None:
             found |= {name: Path(other).name, f"{name}_sha256": content_hash(other)}
+    versions = {"autoperi": __version__, **versions_of((*PACKAGES, *packages))}
     return found | ({"parameters": dict(parameters)} if parameters is not None else {}) | {"versions": versions}
 
 
@@ -89,6 +101,42 @@ def content_hash(path: str | Path) -> str:
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         digest.update(file.relative_to(path).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def options_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run, for its ``parameters``: the arguments of its function but :data:`NOT_RECORDED`."""
+    return {name: value for name, value in arguments.items() if name not in NOT_RECORDED}
+
+
+def file_name(path: str | Path | None) -> str | None:
+    """Name of a file without its folder."""
+    return None if path is None else Path(path).name
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str | None]:
+    """Versions of distributions, None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            found[name] = None
+    return found
+
+
+def entry(kind: str, title: str, x_label: str = "", **arguments: Any) -> dict[str, Any]:
+    """An entry of ``series``, from which :func:`autoperi.evaluation.figures.draw` draws a figure."""
+    return {"kind": kind, "title": title, **({"x_label": x_label} if x_label else {}), **arguments}
+
+
+def tally(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each reason occurs, in alphabetical order."""
+    return dict(sorted(Counter(reasons).items()))
+
+
+def per_second(count: int, seconds: float, digits: int = 1) -> float | None:
+    """A rate, None where no time was measured."""
+    return decimals(count / seconds, digits) if seconds else None
 
 
 def decimals(value: float | None, digits: int = 4) -> float | None:

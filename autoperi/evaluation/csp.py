@@ -17,23 +17,11 @@ from autoperi.chemistry.smact import StateSet, check_states, smact_validity
 from autoperi.data.checks import whole_number
 from autoperi.data.io import read_crystals
 from autoperi.errors import DataError, RequestError, StructureError
-from autoperi.evaluation.asking import Asked, generate_all
-from autoperi.evaluation.common import decimals, facts, load
-from autoperi.evaluation.csp_series import csp_headline, csp_match, csp_series
-from autoperi.metrics.match import (
-    ANGLE_TOL,
-    LTOL,
-    STOL,
-    failures,
-    match_curve,
-    match_summary,
-    metre_names,
-    reject_flat,
-    same_composition,
-    smaller,
-    summarise,
-    verdicts,
-)
+from autoperi.evaluation.common import decimals, entry, facts, file_name, load, options_of, per_second
+from autoperi.evaluation.requests import Asked, generate_all
+from autoperi.metrics import match
+from autoperi.metrics.counts import quantity
+from autoperi.metrics.match import ANGLE_TOL, LTOL, STOL
 from autoperi.metrics.pairs import Arrays, arrays_of, compare_pairs
 from autoperi.metrics.parallel import Failure, check_processes
 from autoperi.pipelines.request import make_request
@@ -41,7 +29,7 @@ from autoperi.symmetry.analysis import SYMPREC, analyse
 from autoperi.symmetry.spacegroup import parse_space_group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from autoperi.auto import AutoPeri
 
@@ -89,7 +77,7 @@ def evaluate_csp(
 
     Returns:
         Counts, rates, RMSE, times, ``parameters``, ``series``. ``match`` holds the figures that papers print with their
-        counts and, where there is none, the reason (:func:`~autoperi.evaluation.csp_series.csp_match`); ``per_k`` holds
+        counts and, where there is none, the reason; ``per_k`` holds
         all figures at 1..k; ``metre`` those of the first candidates, of all and of valid crystals; ``no_candidate``
         counts compositions for which nothing was generated, ``given_up`` comparisons beyond their budget.
 
@@ -97,7 +85,8 @@ def evaluate_csp(
         DataError: a table or predictions that cannot be read.
         RequestError: an option that cannot be honoured.
     """
-    k = whole_number(k, "k", refusal="is not a number of candidates; give at least 1")
+    parameters = options_of(locals()) | {"predictions": file_name(predictions)}
+    k = parameters["k"] = whole_number(k, "k", refusal="is not a number of candidates; give at least 1")
     # a bad option is an error, not a composition without candidates
     make_request(None, n=k, seed=seed, steps=steps, finish=finish, rank=rank)
     check_states(oxidation_states)
@@ -106,6 +95,7 @@ def evaluate_csp(
         raise RequestError("give either a model or predictions of another one, not both and not neither")
     table, rows = load(path, limit, seed)
     truths = table[rows].structures()
+    contents = [{e.Z: int(c) for e, c in truth.composition.items()} for truth in truths]
     started = time.perf_counter()
     given, fresh, generating, weight = 0, 0, 0.0, None
     candidates: Sequence[Sequence[Arrays | Failure]]
@@ -116,64 +106,33 @@ def evaluate_csp(
     else:
         assert peri is not None
         model, weight = peri.provenance(), peri.settings.known_weight if known else 0.0
-        asked = [
-            Asked(
-                {e.Z: int(c) for e, c in truth.composition.items()},
-                len(truth),
-                _true_group(table, row, truth) if space_group else None,
-            )
-            for row, truth in zip(rows, truths, strict=True)
-        ]
-        given = sum(a.space_group is not None for a in asked)
+        groups = [_true_group(table, r, t) if space_group else None for r, t in zip(rows, truths, strict=True)]
+        given = sum(group is not None for group in groups)
+        asked = [Asked(c, len(t), g) for c, t, g in zip(contents, truths, groups, strict=True)]
         keys = [(tuple(sorted(a.content.items())), a.space_group) for a in asked]
         distinct = dict(zip(keys, asked, strict=True))  # who asks for the same thing gets the same answer
         clock = time.perf_counter()
-        found = generate_all(
-            peri,
-            list(distinct.values()),
-            n=k,
-            seed=seed,
-            steps=steps,
-            finish=finish,
-            rank=rank,
-            known_weight=weight,
-            processes=processes,
-            progress=progress,
-        )
+        options: dict[str, Any] = {"n": k, "seed": seed, "steps": steps, "finish": finish, "rank": rank}
+        work: dict[str, Any] = {"known_weight": weight, "processes": processes, "progress": progress}
+        found = generate_all(peri, list(distinct.values()), **options, **work)
         generating = time.perf_counter() - clock
         answers = dict(zip(distinct, found, strict=True))
         candidates, fresh = [answers[key] for key in keys], sum(map(len, found))
-    made = sum(map(len, candidates))
     matched = _match(candidates, arrays_of(truths), k, oxidation_states, processes, progress)
     results = matched["results"]
-    smact = [
-        smact_validity({e.Z: int(c) for e, c in t.composition.items()}, oxidation_states=oxidation_states).valid
-        for t in truths
-    ]
+    smact = [smact_validity(content, oxidation_states=oxidation_states).valid for content in contents]
     passed = [s is True for s in smact]
-    summary = match_summary(results, ks=range(1, k + 1))
+    summary = match.match_summary(results, ks=range(1, k + 1))
     at = {rank: decimals(rate) for rank, rate in summary["match_at"].items()}
-    curve = match_curve(results, k=k, passed=passed)
+    curve = match.match_curve(results, k=k, passed=passed)
     for point, metre in zip(curve, matched["metre_per_k"], strict=True):
         point |= metre
-    parameters = {
-        "k": k,
-        "limit": limit,
-        "seed": seed,
-        "space_group": space_group,
-        "known": known,
-        "steps": steps,
-        "finish": finish,
-        "rank": rank,
-        "predictions": None if predictions is None else Path(predictions).name,
-        "oxidation_states": oxidation_states,
-    }
     return {
         "task": "csp",
         "n": len(results),
         "k": k,
-        "headline": csp_headline(k),
-        "match": csp_match(curve, matched["metre"]),
+        "headline": _headline(k),
+        "match": _printed(curve, matched["metre"]),
         "match_at_1": at[1],
         "match_at_5": at[5] if k >= 5 else None,
         "match_at_k": at[k],
@@ -187,18 +146,18 @@ def evaluate_csp(
         "per_k": curve,
         "metre": matched["metre"],
         "no_candidate": sum(not c for c in candidates),
-        "candidates": made,
+        "candidates": sum(map(len, candidates)),
         "unreadable": matched["unreadable"],
         "given_up": matched["given_up"],
         "seconds": decimals(time.perf_counter() - started, 1),
         "seconds_generating": decimals(generating, 1),
-        "crystals_per_second": decimals(fresh / generating, 2) if generating else None,
+        "crystals_per_second": per_second(fresh, generating, 2),
         "space_group_given": given,
         "matcher": {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL},
         "known_weight": weight,
         "steps": steps,
         "rank": rank if peri is not None else None,
-        "series": csp_series(results, curve, STOL),
+        "series": _series(results, curve, STOL),
     } | facts(path, model, seed, parameters=parameters)
 
 
@@ -218,9 +177,11 @@ def _match(
     for row in place:
         for rank, i in enumerate(row):
             first_rank[i] = min(rank, first_rank.get(i, rank))
-    solid, solid_truths = reject_flat(flat), reject_flat(truths)
+    solid, solid_truths = match.reject_flat(flat), match.reject_flat(truths)
     pairs = list(
-        dict.fromkeys([*((i, j) for j, row in enumerate(place) for i in row), *same_composition(solid, solid_truths)])
+        dict.fromkeys(
+            [*((i, j) for j, row in enumerate(place) for i in row), *match.same_composition(solid, solid_truths)]
+        )
     )
     limits = {"stol": STOL, "ltol": LTOL, "angle_tol": ANGLE_TOL}
     found = compare_pairs(flat, truths, pairs, tolerances=limits, processes=processes, progress=progress)
@@ -234,24 +195,24 @@ def _match(
     per_k = []
     for rank in range(k):
         for _, j, r in across[rank]:
-            best[j] = smaller(best[j], r)
-        named = metre_names(summarise(best))
+            best[j] = match.smaller(best[j], r)
+        named = match.metre_names(match.summarise(best))
         per_k.append({"metre": named["metre"], "crmse": named["crmse"]})
         if rank == 0:
             of_all = named
     leading = across[0]
-    valid_candidate = verdicts(solid, {i for i, _, _ in leading}, oxidation_states)
-    valid_truth = verdicts(truths, {j for _, j, _ in leading}, oxidation_states)
+    valid_candidate = match.verdicts(solid, {i for i, _, _ in leading}, oxidation_states)
+    valid_truth = match.verdicts(truths, {j for _, j, _ in leading}, oxidation_states)
     best_valid: list[float | None] = [None] * len(truths)
     for i, j, r in leading:
         if valid_candidate[i] is True and valid_truth[j] is True:
-            best_valid[j] = smaller(best_valid[j], r)
+            best_valid[j] = match.smaller(best_valid[j], r)
     return {
         "results": [[rms[i, j] for i in row] for j, row in enumerate(place)],
-        "metre": {"all": of_all, "valid": metre_names(summarise(best_valid))},
+        "metre": {"all": of_all, "valid": match.metre_names(match.summarise(best_valid))},
         "metre_per_k": per_k,
         "unreadable": sum(isinstance(flat[i], Failure) for row in place for i in row),
-        "given_up": failures(found) - sum(isinstance(flat[i], Failure) for i, _ in pairs),
+        "given_up": match.failures(found) - sum(isinstance(flat[i], Failure) for i, _ in pairs),
     }
 
 
@@ -305,3 +266,75 @@ def _true_group(table: Any, row: int, truth: Any) -> int | None:
         return analyse(truth.lattice.matrix, truth.frac_coords, numbers, symprec=SYMPREC).number
     except StructureError:
         return None
+
+
+def _printed(curve: Sequence[Mapping[str, Any]], metre: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The figures that papers print, each as a quantity: ``at_1``, ``at_5``, ``at_k`` and the SMACT-filtered
+    ``at_1_smact``; ``rmse`` and ``corrected_rmse`` of first candidates, ``rmse_at_k`` of the best; ``metre``,
+    ``metre_valid`` and ``crmse`` of first candidates. ``at_5`` has no value below five candidates, and says so.
+    """
+    k, first, last = len(curve), curve[0], curve[-1]
+    few = f"{k} candidate{'s' if k > 1 else ''} for each composition; ask for 5 or more"
+    none = quantity(None, of=0, missing=first["match_rate"]["of"], reason=few)
+    return {
+        "at_1": first["match_rate"],
+        "at_5": curve[4]["match_rate"] if k >= 5 else none,
+        "at_k": last["match_rate"],
+        "at_1_smact": first["match_rate_filtered"],
+        "rmse": first["rmse"],
+        "rmse_at_k": last["rmse"],
+        "corrected_rmse": first["corrected_rmse"],
+        "metre": metre["all"]["metre"],
+        "metre_valid": metre["valid"]["metre"],
+        "crmse": metre["all"]["crmse"],
+    }
+
+
+def _headline(k: int) -> dict[str, str]:
+    """Labels and the paths of their quantities in the result, for k candidates."""
+    rates = {"match rate at 1": "match.at_1"}
+    rates |= {"match rate at 5": "match.at_5"} if k >= 5 else {}
+    rates |= {f"match rate at {k}": "match.at_k"} if k not in (1, 5) else {}
+    errors = {"RMSE at 1": "match.rmse"} | ({f"RMSE at {k}": "match.rmse_at_k"} if k > 1 else {})
+    return {
+        **rates,
+        "match rate at 1, SMACT-filtered": "match.at_1_smact",
+        **errors,
+        "corrected RMSE at 1": "match.corrected_rmse",
+        "METRe at 1": "match.metre",
+        "METRe at 1, valid crystals": "match.metre_valid",
+        "cRMSE at 1": "match.crmse",
+    }
+
+
+def _series(
+    results: Sequence[Sequence[float | None]], curve: Sequence[Mapping[str, Any]], stol: float
+) -> dict[str, Any]:
+    """Rates and RMSE against the number of candidates, and the RMS of what matches.
+
+    Args:
+        results: for each test crystal, the RMS of its candidates in order, None where one does not match.
+        curve: points 1..k with the quantities of the match rate and of METRe.
+        stol: RMS of a crystal without a match in corrected figures.
+    """
+    k = [point["k"] for point in curve]
+    rates = {"unfiltered": "match_rate", "SMACT-filtered": "match_rate_filtered", "METRe": "metre"}
+    rms = {"RMSE, matched crystals": "rmse", "corrected RMSE": "corrected_rmse", "cRMSE of METRe": "crmse"}
+    lines, errors = (
+        {words: {"x": k, "y": [point[key] for point in curve]} for words, key in names.items()}
+        for names in (rates, rms)
+    )
+    matches = [[r for r in row if r is not None] for row in results]
+    sets = {"first candidate": [row[0] for row in results if row and row[0] is not None]}
+    if len(k) > 1 and any(matches):
+        sets["first that matches"] = [row[0] for row in matches if row]
+    unit = "RMS over (V/N)^(1/3)"
+    across = "METRe: a candidate may match any test crystal of its composition."
+    corrected = f"Corrected: over all test crystals, {stol:g} for one without a match."
+    share: dict[str, Any] = {"y_label": "share of test crystals", "curves": lines, "share": True, "note": across}
+    none = "no candidate matches its test crystal"
+    return {
+        "match_rate": entry("curve", "Match rate", "candidates", **share),
+        "rmse": entry("curve", "RMSE of the best candidate", "candidates", y_label=unit, curves=errors, note=corrected),
+        "first_match_rms": entry("histogram", "RMS of matching crystals", unit, sets=sets, reason=none),
+    }

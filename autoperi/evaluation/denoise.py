@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from autoperi.errors import RequestError
-from autoperi.evaluation.common import decimals, facts, load
+from autoperi.evaluation.calculators import describe_calculator, energies, make_calculator
+from autoperi.evaluation.common import decimals, entry, facts, load, options_of, per_second, tally
 from autoperi.metrics.lattice import (
     DEFINITIONS,
     absolute_parameter_errors,
@@ -71,56 +72,50 @@ def evaluate_denoise(
         calculator.
         DataError: the table cannot be read.
     """
+    parameters = options_of(locals())
     sigmas = _sigmas(sigma)
     if calculator_limit is not None and calculator_limit < 1:
         raise RequestError(f"the calculator's limit of {calculator_limit} crystals is not positive; give at least 1")
     described = None
     if calculator is not None:
-        from autoperi.evaluation.calculators import describe_calculator, make_calculator
-
         described = describe_calculator(calculator, calculator_options)
         calculator = make_calculator(calculator, calculator_options)
     table, rows = load(path, limit, seed)
     clean = table[rows]
-    common: dict[str, Any] = {"definitions": DEFINITIONS, "calculator": described, "calculator_limit": calculator_limit}
-    options: dict[str, Any] = {
-        "steps": steps,
-        "calculator": calculator,
-        "calculator_limit": calculator_limit,
-        "progress": progress,
-    }
-    results = [_one_sigma(peri, relax, clean, rows, seed, value, **options) for value in sigmas]
-    parameters = {
+    truth = clean.structures()
+    results, drawn = {}, {}
+    for value in sigmas:
+        noisy = deformed(clean, rows, seed, value)
+        relaxed, status, seconds = run_relaxer(peri, relax, noisy, steps=steps, progress=progress)
+        energy = _energies(noisy, relaxed, calculator, calculator_limit, progress)
+        one = {"n": len(rows), "sigma": value, "steps": steps} | _errors(noisy, relaxed, truth, energy)
+        one |= {"status": status, "seconds": decimals(seconds, 1), "seconds_calculator": energy.pop("seconds", None)}
+        results[f"{value:g}"] = one | {"crystals_per_second": per_second(len(rows), seconds)}
+        cells = {"before": noisy, "after": relaxed}
+        drawn[f"{value:g}"] = lattice_series(cells, truth, "relaxed", f"σ = {value:g}")
+    model = model_facts(peri, relax)
+    parameters |= {
         "sigma": sigmas[0] if len(sigmas) == 1 else sigmas,
-        "limit": limit,
-        "seed": seed,
-        "steps": steps,
-        "relax": None if relax is None else model_facts(peri, relax)["model"],
+        "relax": None if relax is None else model["model"],
         "calculator": described,
-        "calculator_limit": calculator_limit,
     }
-    common |= facts(path, model_facts(peri, relax), seed, parameters=parameters)
-    headline = {label: at for label, at in _HEADLINE.items() if calculator is not None or "energy" not in at}
+    common = {"definitions": DEFINITIONS, "calculator": described, "calculator_limit": calculator_limit}
+    common |= facts(path, model, seed, parameters=parameters)
+    headline = {label: at for label, at in HEADLINE.items() if calculator is not None or "energy" not in at}
     if len(sigmas) == 1:
-        result, series = results[0]
-        return {"task": "denoise", **result, "headline": headline, **common, "series": series}
-    words = [f"{value:g}" for value in sigmas]
-    drawn = {
-        f"{key}_sigma_{word}": value
-        for word, (_, series) in zip(words, results, strict=True)
-        for key, value in series.items()
-    }
+        ((word, result),) = results.items()
+        return {"task": "denoise", **result, "headline": headline, **common, "series": drawn[word]}
+    every = {f"{key}_sigma_{word}": value for word, series in drawn.items() for key, value in series.items()}
+    labels = [(f"{label}, σ = {word}", f"per_sigma.{word}.{at}") for word in results for label, at in headline.items()]
     return {
         "task": "denoise",
         "n": len(rows),
         "sigma": sigmas,
         "steps": steps,
-        "per_sigma": {word: result for word, (result, _) in zip(words, results, strict=True)},
-        "headline": {
-            f"{label}, σ = {word}": f"per_sigma.{word}.{at}" for word in words for label, at in headline.items()
-        },
+        "per_sigma": results,
+        "headline": dict(labels),
         **common,
-        "series": _ladder(sigmas, [result for result, _ in results]) | drawn,
+        "series": _against_sigma(sigmas, list(results.values())) | every,
     }
 
 
@@ -162,7 +157,7 @@ def run_relaxer(
             "failed"
         )
     status = ["no answer" if s is None else _status(s) for s in relaxed]
-    return relaxed, {name: status.count(name) for name in sorted(set(status))}, seconds
+    return relaxed, tally(status), seconds
 
 
 def model_facts(peri: AutoPeri | None, relax: Relaxer | None) -> dict[str, Any]:
@@ -172,7 +167,7 @@ def model_facts(peri: AutoPeri | None, relax: Relaxer | None) -> dict[str, Any]:
     return {"model": getattr(relax, "__name__", type(relax).__name__), "sha256": None}
 
 
-_HEADLINE = {
+HEADLINE = {
     "length improvement (Å)": "improvement.length_A",
     "angle improvement (degrees)": "improvement.angle_deg",
     "energy improvement (eV/atom)": "improvement.energy_eV_per_atom",
@@ -182,66 +177,34 @@ _HEADLINE = {
 }
 
 
-def _one_sigma(
-    peri: AutoPeri | None,
-    relax: Relaxer | None,
-    clean: Any,
-    rows: Sequence[int],
-    seed: int,
-    sigma: float,
-    *,
-    steps: int | None,
-    calculator: Any,
-    calculator_limit: int | None,
-    progress: bool | None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    noisy = deformed(clean, rows, seed, sigma)
-    relaxed, status, seconds = run_relaxer(peri, relax, noisy, steps=steps, progress=progress)
-    truth = clean.structures()
+def _errors(noisy: list[Any], relaxed: list[Any], truth: list[Any], energy: Mapping[str, Any]) -> dict[str, Any]:
+    """Errors before and after, in short and with their counts, and the share of them that is gone."""
     before, after = lattice_errors(noisy, truth), lattice_errors(relaxed, truth)
-    improvement = lattice_improvement(noisy, relaxed, truth)
-    energy_seconds = None
-    if calculator is not None:
-        from autoperi.evaluation.calculators import energies
+    found: dict[str, Any] = {}
+    removed = {}
+    for word, key in (("length", "A"), ("angle", "deg")):
+        b, a = (errors[f"{word}_mae_{key}"]["value"] for errors in (before, after))
+        found |= {f"{word}_mae_before_{key}": decimals(b), f"{word}_mae_after_{key}": decimals(a)}
+        removed[f"{word}_error_removed"] = decimals(1 - a / b) if a is not None and b else None
+    improvement = lattice_improvement(noisy, relaxed, truth) | {k: v for k, v in energy.items() if k != "seconds"}
+    return found | removed | {"improvement": improvement, "before": before, "after": after}
 
-        judged = slice(0, calculator_limit)
-        started = time.perf_counter()
-        energy_before = energies(noisy[judged], calculator, progress=progress)
-        answered = [k for k, s in enumerate(relaxed[judged]) if s is not None]
-        energy_after = dict(
-            zip(answered, energies([relaxed[k] for k in answered], calculator, progress=progress), strict=True)
-        )
-        energy_seconds = time.perf_counter() - started
-        after_or_none = [energy_after[k].energy if k in energy_after else None for k in range(len(energy_before))]
-        improvement |= energy_improvement([e.energy for e in energy_before], after_or_none)
-        reasons = [e.reason for e in [*energy_before, *energy_after.values()] if e.reason is not None]
-        improvement["energy_failures"] = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
-    removed = {
-        key: decimals(1 - a / b) if a is not None and b else None
-        for key, a, b in (
-            ("length", _value(after["length_mae_A"]), _value(before["length_mae_A"])),
-            ("angle", _value(after["angle_mae_deg"]), _value(before["angle_mae_deg"])),
-        )
-    }
-    result = {
-        "n": len(rows),
-        "sigma": sigma,
-        "steps": steps,
-        "length_mae_before_A": decimals(_value(before["length_mae_A"])),
-        "length_mae_after_A": decimals(_value(after["length_mae_A"])),
-        "angle_mae_before_deg": decimals(_value(before["angle_mae_deg"])),
-        "angle_mae_after_deg": decimals(_value(after["angle_mae_deg"])),
-        "length_error_removed": removed["length"],
-        "angle_error_removed": removed["angle"],
-        "improvement": improvement,
-        "before": before,
-        "after": after,
-        "status": status,
-        "seconds": decimals(seconds, 1),
-        "seconds_calculator": decimals(energy_seconds, 1),
-        "crystals_per_second": decimals(len(rows) / seconds, 1) if seconds else None,
-    }
-    return result, _series(noisy, relaxed, truth, sigma)
+
+def _energies(
+    noisy: list[Any], relaxed: list[Any], calculator: Any, limit: int | None, progress: bool | None
+) -> dict[str, Any]:
+    """Energies before and after (eq. 13), why some are missing, and the seconds; nothing without a calculator."""
+    if calculator is None:
+        return {}
+    started = time.perf_counter()
+    before = energies(noisy[:limit], calculator, progress=progress)
+    answered = [k for k, s in enumerate(relaxed[:limit]) if s is not None]
+    after = dict(zip(answered, energies([relaxed[k] for k in answered], calculator, progress=progress), strict=True))
+    seconds = time.perf_counter() - started
+    known = [after[k].energy if k in after else None for k in range(len(before))]
+    found = energy_improvement([e.energy for e in before], known)
+    failures = tally(e.reason for e in [*before, *after.values()] if e.reason is not None)
+    return found | {"energy_failures": failures, "seconds": decimals(seconds, 1)}
 
 
 def deformed(clean: CrystalTable, rows: Sequence[int], seed: int, sigma: float) -> list[Any]:
@@ -259,73 +222,50 @@ def deformed(clean: CrystalTable, rows: Sequence[int], seed: int, sigma: float) 
     return to_structures(batch.replace(lattice=batch.lattice @ symmetric_exp(strains)))
 
 
-def _series(noisy: list[Any], relaxed: list[Any], truth: list[Any], sigma: float) -> dict[str, Any]:
-    before, after = absolute_parameter_errors(noisy, truth), absolute_parameter_errors(relaxed, truth)
-    return {
-        "length_errors": {
-            "kind": "errors",
-            "title": f"Length errors, σ = {sigma:g}",
-            "x_label": "mean error of a, b, c",
-            "unit": "Å",
-            "sets": {"before": before[0], "after": after[0]},
-            "log": True,
-        },
-        "angle_errors": {
-            "kind": "errors",
-            "title": f"Angle errors, σ = {sigma:g}",
-            "x_label": "mean error of α, β, γ",
-            "unit": "degrees",
-            "sets": {"before": before[1], "after": after[1]},
-            "log": True,
-        },
-        **{
-            name: entry | {"title": f"{entry['title']}, σ = {sigma:g}"}
-            for name, entry in lattice_parity(relaxed, truth, "relaxed").items()
-        },
-    }
+def lattice_series(cells: Mapping[str, list[Any]], truth: list[Any], label: str, suffix: str) -> dict[str, Any]:
+    """Series entries: the errors of two sets of cells by name, and the second one's parity with the true ones.
 
-
-def lattice_parity(predicted: list[Any], truth: list[Any], label: str) -> dict[str, Any]:
-    """Series entries: lengths and volumes per atom of predicted cells against the true ones."""
-    p, t = lattice_parameters(predicted), lattice_parameters(truth)
+    Args:
+        cells: the start lattices and the predicted ones.
+        truth: the right ones.
+        label: of the predicted ones.
+        suffix: of every title.
+    """
+    errors = {name: absolute_parameter_errors(crystals, truth) for name, crystals in cells.items()}
+    p, t = lattice_parameters(list(cells.values())[1]), lattice_parameters(truth)
     atoms = np.array([len(s) for s in truth])
-    words = {"kind": "parity", "x_label": "true", "y_label": label}
+    lengths, angles = ({name: e[k] for name, e in errors.items()} for k in (0, 1))
+    words = {"y_label": label}
     return {
-        "length_parity": {
+        "length_errors": entry("errors", f"Length errors, {suffix}", "mean error of a, b, c", unit="Å", sets=lengths),
+        "angle_errors": entry(
+            "errors", f"Angle errors, {suffix}", "mean error of α, β, γ", unit="degrees", sets=angles
+        ),
+        "length_parity": entry(
+            "parity",
+            f"Lattice lengths a, b, c, {suffix}",
+            "true",
             **words,
-            "title": "Lattice lengths a, b, c",
-            "unit": "Å",
-            "x": t.lengths.ravel(),
-            "y": p.lengths.ravel(),
-        },
-        "volume_parity": {
-            **words,
-            "title": "Volume per atom",
-            "unit": "Å³",
-            "x": t.volumes / atoms,
-            "y": p.volumes / atoms,
-        },
+            unit="Å",
+            x=t.lengths.ravel(),
+            y=p.lengths.ravel(),
+        ),
+        "volume_parity": entry(
+            "parity", f"Volume per atom, {suffix}", "true", **words, unit="Å³", x=t.volumes / atoms, y=p.volumes / atoms
+        ),
     }
 
 
-def _ladder(sigmas: Sequence[float], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        name: {
-            "kind": "curve",
-            "title": f"{word.capitalize()} error before and after relaxation, against σ",
-            "x_label": "σ of the strain",
-            "y_label": f"mean absolute error of {word}s",
-            "y_unit": unit,
-            "curves": {
-                when: {"x": list(sigmas), "y": [r[f"{word}_mae_{when}_{key}"] for r in results]}
-                for when in ("before", "after")
-            },
+def _against_sigma(sigmas: Sequence[float], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found = {}
+    for name, word, unit, key in (("error", "length", "Å", "A"), ("angle_error", "angle", "degrees", "deg")):
+        curves = {
+            w: {"x": list(sigmas), "y": [r[f"{word}_mae_{w}_{key}"] for r in results]} for w in ("before", "after")
         }
-        for name, word, unit, key in (
-            ("error_against_sigma", "length", "Å", "A"),
-            ("angle_error_against_sigma", "angle", "degrees", "deg"),
-        )
-    }
+        title = f"{word.capitalize()} error before and after relaxation, against σ"
+        height = {"y_label": f"mean absolute error of {word}s", "y_unit": unit}
+        found[f"{name}_against_sigma"] = entry("curve", title, "σ of the strain", **height, curves=curves)
+    return found
 
 
 def _sigmas(sigma: float | Sequence[float]) -> list[float]:
@@ -345,7 +285,3 @@ def _sigmas(sigma: float | Sequence[float]) -> list[float]:
 def _status(structure: Any) -> str:
     note = getattr(structure, "properties", None) or getattr(structure, "info", None) or {}
     return str(note.get("autoperi", {}).get("relaxation", {}).get("status", "answered"))
-
-
-def _value(found: dict[str, Any]) -> float | None:
-    return found["value"]

@@ -1,60 +1,37 @@
-"""Figures of an evaluation: each is a pure function of one entry of ``result["series"]``.
+"""Figures of an evaluation, drawn from the entries of ``result["series"]``, and their files.
 
-An entry is plain JSON (lists or NumPy arrays). Values that are None, NaN, infinite or beyond 1e100 are left out, and
-the figure says how many. An entry with nothing to draw gives a figure that says "no data" and why. Keys of every entry:
-``kind`` and ``title``; optional ``note`` (drawn small below) and ``reason`` (why there are no data). A quantity is a
-dict as of :func:`autoperi.metrics.counts.quantity`. The kinds, with optional keys in brackets:
-
-``parity``
-    ``x`` reference and ``y`` predicted values, [``x_label``, ``y_label``, ``unit``]. MAE, R² and n are those of the
-    pairs drawn.
-``histogram``
-    ``sets`` {name: values}, one to four; ``x_label``, [``unit``, ``discrete``, ``categories``, ``distance``,
-    ``distance_label``]. Where ``discrete``, values may be words, a set may be counts {category: number}, and
-    ``categories`` gives the order and what is shown even where empty. ``distance`` (number or quantity) is printed
-    after ``distance_label``, by default "Wasserstein distance".
-``errors``
-    ``sets`` {name: absolute errors}, [``x_label``, ``unit``, ``log``].
-``curve``
-    ``curves`` {name: {``x``, ``y``, [``low``, ``high``]}}, ``x_label``, ``y_label``, [``x_unit``, ``y_unit``,
-    ``x_log``, ``y_log``,
-    ``share``: axis from 0 to 1, ``lines`` {name: height}].
-``bars``
-    ``bars`` {name: number or quantity}, [``x_label``, ``unit``, ``share``: axis from 0 to 1, the default].
-``hull``
-    ``elements`` (two or three), ``reference`` and ``points``: {``composition`` (n, d) amounts or fractions, ``energy``
-    (n,) of formation in eV/atom, [``name``], and for points [``e_above_hull``]}. Without a reference entry an element
-    has energy 0.
-``phonons``
-    [``bands`` {``x``: segments of distances, ``frequency`` [segment][wave vector][branch], [``ticks``: pairs of
-    distance and name]}, ``dos`` {``frequency``, ``density``}, ``unit``: THz].
-
-Figures are matplotlib's, made without pyplot and without lasting changes to its settings.
+An entry is a dict. Its ``kind`` names a function of :data:`KINDS` and its ``title`` stands above the figure; ``note``
+is drawn small below, ``reason`` says why there are no data (both optional); every other key is an argument of the
+function. An entry with nothing to draw gives a figure that says "no data" and why. Figures are made without pyplot and
+without lasting changes to matplotlib's settings.
 """
 
 from __future__ import annotations
 
+import inspect
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoperi.data.files import write_atomically
 from autoperi.errors import RequestError
-from autoperi.evaluation import diagrams, plots
-from autoperi.evaluation.plots import Drawn
-from autoperi.evaluation.style import GREY, SIZE, NoDataError, finish, plain, styled
+from autoperi.evaluation import plots
+from autoperi.evaluation.hull_diagram import hull
+from autoperi.evaluation.phonon_bands import phonons
+from autoperi.evaluation.style import GREY, SIZE, NoDataError, plain, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS: dict[str, Callable[[Figure, Mapping[str, Any]], Drawn]] = {
+KINDS: dict[str, Callable[..., plots.Drawn]] = {
     "parity": plots.parity,
     "histogram": plots.histogram,
     "errors": plots.errors,
     "curve": plots.curve,
     "bars": plots.bars,
-    "hull": diagrams.hull,
-    "phonons": diagrams.phonons,
+    "hull": hull,
+    "phonons": phonons,
 }
 FORMATS = ("png", "svg")
 DPI = 160
@@ -71,28 +48,37 @@ def draw(entry: Mapping[str, Any], *, name: str = "series") -> Figure:
         A ``matplotlib.figure.Figure``; :func:`describe` gives what it shows in words.
 
     Raises:
-        RequestError: matplotlib is missing, or the entry is not as described: unknown kind, lengths that differ, words
-        for numbers.
+        RequestError: matplotlib is missing, or the entry is not as described: unknown kind or key, lengths that differ,
+        words for numbers.
     """
     if not isinstance(entry, Mapping):
         raise RequestError(f"series {name!r} is {type(entry).__name__}; give a dict with kind and title")
-    kind = entry.get("kind")
+    given = dict(entry)
+    kind, title, note, reason = (given.pop(key, None) for key in ("kind", "title", "note", "reason"))
     if not isinstance(kind, str) or kind not in KINDS:
         raise RequestError(f"series {name!r} has kind={kind!r}; give one of {', '.join(KINDS)}")
-    if not isinstance(entry.get("title"), str):
-        raise RequestError(f"series {name!r} has title={entry.get('title')!r}; give a text")
-    with _matplotlib():
+    if not isinstance(title, str):
+        raise RequestError(f"series {name!r} has title={title!r}; give a text")
+    require_matplotlib()
+    with styled():
         figure = _empty_figure()
         try:
-            drawn = KINDS[kind](figure, entry)
+            inspect.signature(KINDS[kind]).bind(figure, **given)
+        except TypeError as error:
+            raise RequestError(f"series {name!r} of kind {kind!r}: {error}; see autoperi.evaluation.plots") from None
+        try:
+            text, notes = KINDS[kind](figure, **given)
         except NoDataError as why:
             figure = _empty_figure()
-            drawn = _no_data(figure, entry.get("reason") or str(why))
+            text, notes = _no_data(figure, reason or str(why))
         except RequestError as error:
             raise RequestError(f"series {name!r}: {error}") from None
-        finish(figure, entry["title"], [*drawn.notes, str(entry.get("note") or "")])
-        notes = " ".join(n for n in (*drawn.notes, entry.get("note")) if n)
-        figure.set_label(" ".join(f"{entry['title']}. {drawn.text} {notes}".split()))
+        notes = [words for words in (*notes, str(note or "")) if words]
+        figure.suptitle(plain(title, 58), x=0.015, ha="left", fontsize=11, fontweight="bold")
+        if notes:
+            small = "\n".join(plain(words, 92) for words in notes)
+            figure.supxlabel(small, x=0.015, ha="left", fontsize=8, color=GREY)
+        figure.set_label(" ".join(f"{title}. {text} {' '.join(notes)}".split()))
     return figure
 
 
@@ -110,23 +96,19 @@ def save(figure: Figure, path: str | Path) -> Path:
     target = Path(path)
     suffix = target.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
-        raise RequestError(
-            f"{target.name} ends in {target.suffix or 'no suffix'!r}; give a path that ends in .png or .svg"
-        )
+        ending = target.suffix or "no suffix"
+        raise RequestError(f"{target.name} ends in {ending!r}; give a path that ends in .png or .svg")
     return write_atomically(target, encode(figure, suffix))
 
 
 def encode(figure: Figure, suffix: str) -> bytes:
     """The bytes of a PNG or SVG file, without a date or the version of a program in them."""
-    import io
-
+    metadata: dict[str, str | None] = {"Software": None}
+    if suffix == "svg":
+        metadata = {"Date": None, "Creator": None, "Title": plain(describe(figure)[:300]).replace(r"\$", "$")}
     buffer = io.BytesIO()
-    with _matplotlib():
-        if suffix == "svg":
-            metadata = {"Date": None, "Creator": None, "Title": plain(describe(figure)[:300]).replace(r"\$", "$")}
-            figure.savefig(buffer, format="svg", metadata=metadata, dpi=DPI)
-        else:
-            figure.savefig(buffer, format="png", metadata={"Software": None}, dpi=DPI)
+    with styled():
+        figure.savefig(buffer, format=suffix, metadata=metadata, dpi=DPI)
     return buffer.getvalue()
 
 
@@ -138,11 +120,6 @@ def require_matplotlib() -> None:
         raise RequestError('figures need matplotlib, which is not installed: pip install "autoperi[metrics]"') from None
 
 
-def _matplotlib() -> Any:
-    require_matplotlib()
-    return styled()
-
-
 def _empty_figure() -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as NewFigure
@@ -152,9 +129,9 @@ def _empty_figure() -> Figure:
     return figure
 
 
-def _no_data(figure: Figure, reason: str) -> Drawn:
+def _no_data(figure: Figure, reason: str) -> plots.Drawn:
     figure.set_size_inches(SIZE[0], 1.6)
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.text(0.5, 0.5, plain(f"no data: {reason}", 64), ha="center", va="center", color=GREY, transform=axes.transAxes)
-    return Drawn(f"No data: {reason}.", [])
+    return f"No data: {reason}.", []

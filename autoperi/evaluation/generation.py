@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,26 +20,16 @@ from autoperi.data.io import CrystalTable, crystal_files, read_crystals, read_ta
 from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
 from autoperi.evaluation.extractors import extractor
-from autoperi.evaluation.generation_series import generation_series
-from autoperi.evaluation.judging import Judgement, check_judge, judge
+from autoperi.evaluation.generation_figures import generation_series
+from autoperi.evaluation.stability_judge import Judgement, check_judge, composition_or_none, judge
+from autoperi.metrics import distribution
 from autoperi.metrics import novelty as novelty_metrics
 from autoperi.metrics.counts import share
 from autoperi.metrics.coverage import coverage_curve, nearest_distances, resolve_cutoffs, summarise
-from autoperi.metrics.distribution import (
-    composition_diversity,
-    crystal_properties,
-    geneval,
-    mean_pairwise_distance,
-    mmd,
-    property_distances,
-    space_groups,
-    symmetry_distances,
-)
 from autoperi.metrics.fingerprints import composition_fingerprints, require_matminer, structure_fingerprints
 from autoperi.metrics.frechet import frechet_report
 from autoperi.metrics.pairs import check_tolerances
 from autoperi.metrics.parallel import Failure, check_processes, featurise_batched
-from autoperi.metrics.references import composition_of
 from autoperi.metrics.validity import validity_report
 from autoperi.symmetry.analysis import SYMPREC
 
@@ -122,89 +111,80 @@ def evaluate_generation(
     learned = [name for name in features if name != CRYSTALNN]
     for name in learned:
         extractor(name)
-    settings = check_judge(
-        entries, calculator, calculator_options, relax_limit=relax_limit, relax_steps=relax_steps, mechanical=mechanical
-    )
+    model, asked = str(peri.provenance()["model"]), (relax_limit, relax_steps, mechanical)
+    settings = check_judge(entries, calculator, calculator_options, *asked)
     table, rows = load(path, limit, seed)
     known = None if train is None else _table(train, "train")
-    work = _Work()
-    with work.section("generating"):
+    seconds: dict[str, float] = {}
+    with _section(seconds, "generating"):
         generated, source, unreadable, read = _crystals(peri, crystals, n, num_elements, seed, progress)
     if not generated:
-        raise DataError(
-            f"{source} holds no crystal that can be read ({len(unreadable)} failed); nothing can be said of it"
-        )
-    reference_table = table[rows]
-    reference = reference_table.structures()
-    slow: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+        failed = f"{source} holds no crystal that can be read ({len(unreadable)} failed)"
+        raise DataError(f"{failed}; nothing can be said of it")
+    reference = table[rows].structures()
+    work: dict[str, Any] = {"processes": processes, "progress": progress}
+    slow: dict[str, Any] = work | {"cache": cache}
+    matching: dict[str, Any] = work | {"tolerances": tolerances}
 
-    with work.section("validity"):
+    with _section(seconds, "validity"):
         validity = validity_report(generated, oxidation_states=oxidation_states, symprec=symprec, **slow)
         valid = [row["valid"] for row in validity["crystals"]]
-    with work.section("properties"):
-        properties = crystal_properties(generated, **slow), crystal_properties(reference, **slow)
-        groups = space_groups(generated, symprec=symprec, **slow), space_groups(reference, symprec=symprec, **slow)
+    with _section(seconds, "properties"):
+        properties = (
+            distribution.crystal_properties(generated, **slow),
+            distribution.crystal_properties(reference, **slow),
+        )
+        groups = (
+            distribution.space_groups(generated, symprec=symprec, **slow),
+            distribution.space_groups(reference, symprec=symprec, **slow),
+        )
         energies = _energies(peri, generated, cache, progress), _energies(peri, reference, cache, progress)
-    with work.section("fingerprints"):
+    with _section(seconds, "fingerprints"):
         structure = structure_fingerprints(generated, **slow), structure_fingerprints(reference, **slow)
         composition = composition_fingerprints(generated, **slow), composition_fingerprints(reference, **slow)
-    with work.section("coverage"):
+    with _section(seconds, "coverage"):
         nearest = nearest_distances(structure[0], composition[0], structure[1], composition[1])
         coverage = summarise(nearest, limits)
         curve = coverage_curve(nearest, cutoffs=limits)
-        sides = [
-            {
-                "properties": properties[k],
-                "structure": structure[k],
-                "composition": composition[k],
-                "energy": energies[k],
-            }
-            for k in (0, 1)
-        ]
-        emd = geneval(sides[0], sides[1], valid=valid, seed=seed)
-        discrepancy = {"structure": mmd(*structure, seed=seed), "composition": mmd(*composition, seed=seed)}
-    with work.section("frechet"):
+        parts = {"properties": properties, "structure": structure, "composition": composition, "energy": energies}
+        sides = [{name: both[k] for name, both in parts.items()} for k in (0, 1)]
+        emd = distribution.geneval(sides[0], sides[1], valid=valid, seed=seed)
+        discrepancy = {
+            "structure": distribution.mmd(*structure, seed=seed),
+            "composition": distribution.mmd(*composition, seed=seed),
+        }
+    with _section(seconds, "frechet"):
         given = {CRYSTALNN: structure} if CRYSTALNN in features else None
-        frechet = frechet_report(
-            generated,
-            reference,
-            features=[extractor(name) for name in learned],
-            given=given,
-            cache=cache,
-            progress=progress,
-        )
-    with work.section("novelty"):
-        options: dict[str, Any] = {"processes": processes, "progress": progress}
-        unique = novelty_metrics.uniqueness(generated, tolerances=tolerances, **options)
+        extractors = [extractor(name) for name in learned]
+        frechet = frechet_report(generated, reference, features=extractors, given=given, cache=cache, progress=progress)
+    with _section(seconds, "novelty"):
+        unique = novelty_metrics.uniqueness(generated, **matching)
         keys = novelty_metrics.prototype_keys(generated, symprec=symprec, **slow)
         unique_keys = novelty_metrics.prototype_uniqueness(keys)
         novel = new_keys = None
         if known is not None:
-            novel = novelty_metrics.novelty(generated, known, tolerances=tolerances, **options)
+            novel = novelty_metrics.novelty(generated, known, **matching)
             new_keys = novelty_metrics.prototype_novelty(generated, known, symprec=symprec, **slow)
-        found = novelty_metrics.rediscovery(generated, reference_table, symprec=symprec, **slow)
-    with work.section("stability"):
+        found = novelty_metrics.rediscovery(generated, table[rows], symprec=symprec, **slow)
+    with _section(seconds, "stability"):
 
         def compare(judged: Sequence[Any]) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
             if calculator is None:
                 return unique, novel
-            again = novelty_metrics.uniqueness(judged, tolerances=tolerances, **options)
-            return again, None if known is None else novelty_metrics.novelty(
-                judged, known, tolerances=tolerances, **options
-            )
+            again = novelty_metrics.uniqueness(judged, **matching)
+            return again, None if known is None else novelty_metrics.novelty(judged, known, **matching)
 
         judged = judge(
             generated,
             energies[0],
             settings,
-            model=str(peri.provenance()["model"]),
+            model=model,
             sound=[row["structural"] is True and row["radii"] is not False for row in validity["crystals"]],
             compare=compare,
             lost=len(unreadable),
-            processes=processes,
-            progress=progress,
+            **work,
         )
-    symmetry = symmetry_distances(*groups, symprec=symprec)
+    symmetry = distribution.symmetry_distances(*groups, symprec=symprec)
     result: dict[str, Any] = {
         "task": "generation",
         "n": len(generated),
@@ -216,13 +196,12 @@ def evaluate_generation(
             "valid_of_all": share([v is True for v in valid] + [False] * len(unreadable)),
         },
         "coverage": coverage,
-        "distribution": {**emd, "all_crystals": property_distances(*properties), "mmd": discrepancy},
+        "distribution": {**emd, "all_crystals": distribution.property_distances(*properties), "mmd": discrepancy},
         "frechet": frechet,
         "novelty": {
             "unique": unique["unique"],
             "unique_prototype": unique_keys["unique"],
-            "novel": novel["novel"] if novel else None,
-            "new_composition": novel["new_composition"] if novel else None,
+            **{key: novel[key] if novel else None for key in ("novel", "new_composition")},
             "novel_prototype": new_keys["novel"] if new_keys else None,
             "rediscovery": {k: v for k, v in found.items() if k != "pairs"},
             "matcher": unique["matcher"],
@@ -230,25 +209,18 @@ def evaluate_generation(
         },
         "stability": judged.summary,
         "diversity": {
-            "compositions": composition_diversity(generated),
-            "structure_distance": mean_pairwise_distance(structure[0]),
-            "composition_distance": mean_pairwise_distance(composition[0]),
+            "compositions": distribution.composition_diversity(generated),
+            "structure_distance": distribution.mean_pairwise_distance(structure[0]),
+            "composition_distance": distribution.mean_pairwise_distance(composition[0]),
         },
         "symmetry": symmetry,
         "unreadable_files": unreadable,
         "files_read": read,
         "crystals": _rows(generated, validity["crystals"], groups[0], energies[0], unique, novel, judged),
-        "seconds": work.seconds,
+        "seconds": seconds,
     }
-    result["series"] = generation_series(
-        result,
-        properties=properties,
-        energies=energies,
-        curve=curve,
-        rediscovered=found,
-        judged=judged,
-        model=str(peri.provenance()["model"]),
-    )
+    drawn: dict[str, Any] = {"properties": properties, "energies": energies, "curve": curve, "rediscovered": found}
+    result["series"] = generation_series(result, **drawn, judged=judged, model=model)
     parameters = {
         "n": n,
         "num_elements": num_elements,
@@ -267,12 +239,11 @@ def evaluate_generation(
         "calculator": settings.described,
         "generation": "de novo, ranked by energy" if crystals is None else None,
     }
-    others = {
+    others: dict[str, Any] = {
         "train": train,
         "entries": entries if isinstance(entries, (str, Path)) and Path(entries).exists() else None,
+        "crystals_read": crystals if isinstance(crystals, (str, Path)) else None,
     }
-    if isinstance(crystals, (str, Path)):
-        others["crystals_read"] = crystals
     return result | facts(path, peri.provenance(), seed, parameters=parameters, others=others, packages=PACKAGES)
 
 
@@ -298,19 +269,14 @@ HEADLINE = {
 JUDGED_BY_MODEL = {name: f"{name} (by the model, not relaxed)" for name in ("stable", "metastable", "S.U.N.")}
 
 
-@dataclass
-class _Work:
-    """Seconds by section."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def section(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # libraries warn of single crystals; what fails is counted
-            yield
-        self.seconds[name] = round(time.perf_counter() - started, 1)
+@contextmanager
+def _section(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Notes the seconds of a section of the work."""
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # libraries warn of single crystals; what fails is counted
+        yield
+    seconds[name] = round(time.perf_counter() - started, 1)
 
 
 def _table(path: str | Path, name: str) -> CrystalTable:
@@ -329,19 +295,12 @@ def _crystals(
 ) -> tuple[list[Any], str, dict[str, str], int]:
     """Crystals, where they come from, the files that could not be read with their reasons, and how many files could."""
     if crystals is not None and num_elements is not None:
-        raise RequestError(
-            f"num_elements={num_elements!r} is about crystals that are generated, and crystals were given; drop one "
-            "of the two"
-        )
+        words = "is about crystals that are generated, and crystals were given; drop one of the two"
+        raise RequestError(f"num_elements={num_elements!r} {words}")
     if crystals is None:
-        return (
-            list(
-                peri.generate(n=n or GENERATED, num_elements=num_elements, seed=seed, strict=False, progress=progress)
-            ),
-            f"generated by {peri.provenance()['model']}",
-            {},
-            0,
-        )
+        options: dict[str, Any] = {"num_elements": num_elements, "seed": seed, "strict": False, "progress": progress}
+        made = list(peri.generate(n=n or GENERATED, **options))
+        return made, f"generated by {peri.provenance()['model']}", {}, 0
     found: list[Any] = []
     failed: dict[str, str] = {}
     read, source = 0, "given"
@@ -370,20 +329,12 @@ def _energies(peri: AutoPeri, crystals: Sequence[Any], cache: bool | str, progre
     """The model's formation energies in eV/atom; None for a crystal that it cannot read."""
 
     def energies(batch: list[Any]) -> Any:
-        return peri.score(batch, properties=["formation_energy"], progress=False)[
-            ["formation_energy_per_atom_eV"]
-        ].to_numpy(float)
+        scored = peri.score(batch, properties=["formation_energy"], progress=False)
+        return scored[["formation_energy_per_atom_eV"]].to_numpy(float)
 
-    provenance = peri.provenance()
-    rows = featurise_batched(
-        energies,
-        crystals,
-        name="formation_energy",
-        version=1,
-        parameters={"weights": provenance["sha256"]},
-        cache=cache,
-        progress=progress,
-    )
+    weights = {"weights": peri.provenance()["sha256"]}
+    about: dict[str, Any] = {"name": "formation_energy", "version": 1, "parameters": weights}
+    rows = featurise_batched(energies, crystals, **about, cache=cache, progress=progress)
     return [None if isinstance(row, Failure) or not math.isfinite(row[0]) else float(row[0]) for row in rows]
 
 
@@ -397,24 +348,14 @@ def _rows(
     judged: Judgement,
 ) -> list[dict[str, Any]]:
     """One dictionary a crystal: every verdict, with the reason where it is not True."""
-    out = []
-    for k, row in enumerate(validity):
-        out.append(
-            dict(row)
-            | {
-                "formula": _formula(crystals[k]),
-                "space_group": groups[k],
-                "formation_energy_per_atom_eV": None if energies[k] is None else round(float(energies[k] or 0.0), 6),
-                "unique": unique["flags"][k],
-                "novel": novel["flags"][k] if novel else None,
-                "energy_above_hull_eV": judged.above_hull[k],
-            }
-        )
-    return out
-
-
-def _formula(crystal: Any) -> str | None:
-    try:
-        return str(composition_of(crystal).reduced_formula)
-    except AutoPeriError:
-        return None
+    found = [composition_or_none(crystal) for crystal in crystals]
+    formulas = [None if c is None else str(c.reduced_formula) for c in found]
+    columns = {
+        "formula": formulas,
+        "space_group": groups,
+        "formation_energy_per_atom_eV": [None if e is None else round(float(e), 6) for e in energies],
+        "unique": unique["flags"],
+        "novel": novel["flags"] if novel else [None] * len(crystals),
+        "energy_above_hull_eV": judged.above_hull,
+    }
+    return [dict(row) | {name: values[k] for name, values in columns.items()} for k, row in enumerate(validity)]

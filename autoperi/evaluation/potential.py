@@ -13,7 +13,17 @@ import numpy as np
 from autoperi.data.io import CrystalTable
 from autoperi.errors import DataError, RequestError
 from autoperi.evaluation.calculators import describe_calculator, make_calculator
-from autoperi.evaluation.common import decimals, facts, load, sample_rows
+from autoperi.evaluation.common import (
+    decimals,
+    entry,
+    facts,
+    load,
+    numbers_of,
+    options_of,
+    per_second,
+    sample_rows,
+    tally,
+)
 from autoperi.metrics.potential import (
     DEFINITIONS,
     Frame,
@@ -27,6 +37,13 @@ from autoperi.progress import progress_bar
 from autoperi.units import EV_PER_A3_IN_GPA
 
 ENERGY, FORCES, STRESS = "energy_eV", "forces_eV_per_A", "stress_GPa"
+HEADLINE = {
+    "energy MAE, one constant per element removed (meV/atom)": "energy.mae_shifted",
+    "energy MAE, raw (meV/atom)": "energy.mae",
+    "force MAE (meV/Å)": "force.mae",
+    "force cosine": "force.cosine",
+    "stress MAE (GPa)": "stress.mae",
+}
 PARITY_POINTS = 20_000
 """Points of a parity figure; of more, evenly spaced ones are drawn and the figure says so."""
 
@@ -70,6 +87,7 @@ def evaluate_potential(
         RequestError: an unknown calculator, split or group; element energies that are none.
         DataError: a table without any of the three columns, or with labels of the wrong length.
     """
+    recorded = options_of(locals()) | {"only": None if only is None else list(only)}
     constants = None if element_energies is None else element_constants(element_energies)
     described = describe_calculator(calculator, options)
     judge = make_calculator(calculator, options)
@@ -95,43 +113,30 @@ def evaluate_potential(
     )
     errors = potential_errors(predicted, reference, picked.atomic_numbers, element_energies=constants, groups=names)
     atoms = sum(len(z) for z in picked.atomic_numbers)
-    parameters = {
+    fixed = {str(e): float(v) for e, v in (element_energies or {}).items()}
+    recorded |= {
         "calculator": described,
-        "split": split,
-        "group": group,
-        "only": None if only is None else list(only),
-        "element_energies": "fitted on the frames"
-        if element_energies is None
-        else {str(e): float(v) for e, v in element_energies.items()},
-        "limit": limit,
-        "seed": seed,
+        "element_energies": fixed if element_energies is not None else "fitted on the frames",
     }
+    del recorded["options"]
     return {
         "task": "potential",
         "n": len(picked),
         "atoms": atoms,
         **{key: value for key, value in errors.items() if key != "n"},
         "failed": len(reasons),
-        "failures": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        "failures": tally(reasons),
         "no_stress": len(stress_reasons),
-        "no_stress_reasons": {reason: stress_reasons.count(reason) for reason in sorted(set(stress_reasons))},
+        "no_stress_reasons": tally(stress_reasons),
         "without_label": {
-            "energy": sum(f.energy is None for f in reference),
-            "forces": sum(f.forces is None for f in reference),
-            "stress": sum(f.stress is None for f in reference),
+            what: sum(getattr(frame, what) is None for frame in reference) for what in ("energy", "forces", "stress")
         },
         "seconds": decimals(seconds, 1),
-        "atoms_per_second": decimals(atoms / seconds, 1) if seconds else None,
+        "atoms_per_second": per_second(atoms, seconds),
         "calculator": described,
         "definitions": DEFINITIONS,
-        "headline": {
-            "energy MAE, one constant per element removed (meV/atom)": "energy.mae_shifted",
-            "energy MAE, raw (meV/atom)": "energy.mae",
-            "force MAE (meV/Å)": "force.mae",
-            "force cosine": "force.cosine",
-            "stress MAE (GPa)": "stress.mae",
-        },
-        **facts(path, {"model": described["calculator"], "sha256": None}, seed, parameters=parameters),
+        "headline": HEADLINE,
+        **facts(path, {"model": described["calculator"], "sha256": None}, seed, parameters=recorded),
         "series": _series(predicted, reference, picked.atomic_numbers, errors),
     }
 
@@ -218,24 +223,16 @@ def _labels(table: CrystalTable, path: str | Path) -> list[Frame]:
             f"{path} has none of the columns {ENERGY}, {FORCES}, {STRESS}; it has "
             f"{', '.join(map(str, columns.columns)) or 'no labels'}"
         )
-    try:
-        energies = (
-            columns[ENERGY].to_numpy(dtype=float, na_value=np.nan) if ENERGY in columns else np.full(len(table), np.nan)
-        )
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: the column {ENERGY} holds what is no number ({error}); give eV of the whole cell"
-        ) from None
+    energies = np.full(len(table), np.nan)
+    if ENERGY in columns:
+        energies = numbers_of(columns, ENERGY, f"{path}: the column {ENERGY}", "give eV of the whole cell")
     frames = []
-    for k, numbers in enumerate(table.atomic_numbers):
-        energy = float(energies[k])
-        frames.append(
-            Frame(
-                energy if np.isfinite(energy) else None,
-                _array(columns, FORCES, k, (len(numbers), 3), path, table.ids[k]),
-                _array(columns, STRESS, k, (3, 3), path, table.ids[k]),
-            )
+    for k, (energy, numbers) in enumerate(zip(energies, table.atomic_numbers, strict=True)):
+        forces, stress = (
+            _array(columns, name, k, shape, path, table.ids[k])
+            for name, shape in ((FORCES, (len(numbers), 3)), (STRESS, (3, 3)))
         )
+        frames.append(Frame(float(energy) if np.isfinite(energy) else None, forces, stress))
     return frames
 
 
@@ -272,18 +269,15 @@ def _series(
     stress = [
         (voigt(p.stress[None]), voigt(r.stress[None])) for p, r in both if p.stress is not None and r.stress is not None
     ]
-    words = {"kind": "parity", "x_label": "DFT", "y_label": "potential"}
-    return {
-        "energy_parity": {
-            **words,
-            "title": "Energies, one constant per element removed",
-            "unit": "eV/atom",
-            "x": t / size,
-            "y": (e - shift(constants, counts)) / size,
-        },
-        "force_parity": {**words, "title": "Force components", "unit": "eV/Å", **_thinned(forces, "no forces")},
-        "stress_parity": {**words, "title": "Stress components", "unit": "GPa", **_thinned(stress, "no stresses")},
-    }
+    energies = {"x": t / size, "y": (e - shift(constants, counts)) / size}
+    title = "Energies, one constant per element removed"
+    parts = (
+        ("energy", title, "eV/atom", energies),
+        ("force", "Force components", "eV/Å", _thinned(forces, "no forces")),
+        ("stress", "Stress components", "GPa", _thinned(stress, "no stresses")),
+    )
+    words: dict[str, Any] = {"y_label": "potential"}
+    return {f"{k}_parity": entry("parity", title, "DFT", **words, unit=unit, **xy) for k, title, unit, xy in parts}
 
 
 def _thinned(found: Sequence[tuple[np.ndarray, np.ndarray]], reason: str) -> dict[str, Any]:

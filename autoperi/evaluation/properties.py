@@ -15,7 +15,17 @@ from autoperi.chemistry.properties import METAL_EV, PROPERTIES
 from autoperi.data.io import read_table
 from autoperi.data.splits import SPLITS, splits_of
 from autoperi.errors import DataError, RequestError, WeightsError
-from autoperi.evaluation.common import decimals, facts, load, sample_rows
+from autoperi.evaluation.common import (
+    decimals,
+    entry,
+    facts,
+    file_name,
+    load,
+    numbers_of,
+    options_of,
+    per_second,
+    sample_rows,
+)
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.regression import calibration, mae, mae_by, regression
 
@@ -55,6 +65,11 @@ class Target(NamedTuple):
     def axis(self) -> str:
         """Unit as text."""
         return f"{self.unit}/atom" if self.label.endswith("_per_atom") else _UNITS[self.unit]
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The columns of ``score`` that are judged."""
+        return self.column, f"{self.column}_std", "is_metal_probability"
 
     @property
     def logarithmic(self) -> bool:
@@ -113,12 +128,12 @@ def evaluate_properties(
         RequestError: a label that the model does not predict, or no such split. DataError: a table without it, or
         without ids to split by.
     """
+    parameters = options_of(locals()) | {"train": file_name(train)}
 
     known_targets = targets()
     if label not in known_targets:
-        raise RequestError(
-            f"the property {label!r} is not predicted by the model; choose from {', '.join(sorted(known_targets))}"
-        )
+        choices = ", ".join(sorted(known_targets))
+        raise RequestError(f"the property {label!r} is not predicted by the model; choose from {choices}")
     goal = known_targets[label]
     offered = getattr(peri, "score_properties", PROPERTIES)
     if goal.column not in offered.get(goal.name, ()):
@@ -132,91 +147,69 @@ def evaluate_properties(
     if split is not None:
         chosen_rows = _split_rows(table, path, split)
         rows = [chosen_rows[k] for k in sample_rows(len(chosen_rows), limit, seed)]
-    target = _label(table, path, label)[rows]
-    known = np.isfinite(target)
-    chosen = [r for r, ok in zip(rows, known, strict=True) if ok]
-    target = target[known]
-    fit = (
-        None if train is None else _fit_table(train, label, "train" if split else None)
-    )  # a bad table is an error before any work
-    picked = table[chosen]
+    labels = _label(table, path, label)[rows]
+    target = labels[np.isfinite(labels)]
+    # a bad table is an error before any work
+    fit = None if train is None else _fit_table(train, label, "train" if split else None)
+    picked = table[[r for r, ok in zip(rows, np.isfinite(labels), strict=True) if ok]]
+    n = len(target)
     started = time.perf_counter()
-    scored = (
-        peri.score(picked.structures(), properties=[goal.name], progress=progress)
-        if chosen
-        else {goal.column: np.zeros(0)}
-    )
+    scored: Any = {goal.column: np.zeros(0)}
+    if n:
+        scored = peri.score(picked.structures(), properties=[goal.name], progress=progress)
     seconds = time.perf_counter() - started
-    predicted = np.asarray(scored[goal.column], dtype=float)
+    columns = {name: np.asarray(scored[name], dtype=float) for name in scored if name in goal.scored}
+    predicted = columns[goal.column]
+    guess = None
+    reference_mean = _mean(target, goal.logarithmic)
+    if fit is not None:
+        reference_mean, guess = _baselines(fit, picked, seed, goal.logarithmic)
+    mean = np.full(n, reference_mean)
     every = regression(predicted, target)
     elements = [len(set(z.tolist())) for z in picked.atomic_numbers]
     unit = goal.unit
-    reference_mean, guess = (
-        _baselines(fit, picked, seed, goal.logarithmic) if fit is not None else (_mean(target, goal.logarithmic), None)
-    )
     result: dict[str, Any] = {
         "task": "properties",
         "property": label,
         "split": split,
-        "n": len(chosen),
-        "without_label": int((~known).sum()),
+        "n": n,
+        "without_label": len(labels) - n,
         f"mae_{goal.suffix}": decimals(every["mae"]["value"]),
         f"median_error_{goal.suffix}": decimals(every["median_error"]["value"]),
-        f"mean_predictor_mae_{unit}": decimals(mae(np.full(len(target), reference_mean), target)["value"]),
+        f"mean_predictor_mae_{unit}": decimals(mae(mean, target)["value"]),
         f"composition_only_mae_{unit}": None if guess is None else decimals(mae(guess, target)["value"]),
-        "baselines_fitted_on": None if train is None else Path(train).name,
+        "baselines_fitted_on": file_name(train),
         "errors": every,
         "mae_by_elements": mae_by(elements, predicted, target),
     }
     if unit == "GPa":
-        result["mae_log10_GPa"] = mae(_log10(predicted), _log10(target))
-        result["mean_predictor_mae_log10_GPa"] = mae(_log10(np.full(len(target), reference_mean)), _log10(target))
-        result["composition_only_mae_log10_GPa"] = None if guess is None else mae(_log10(guess), _log10(target))
-    if f"{goal.column}_std" in scored:
-        result["uncertainty"] = _uncertainty(
-            goal, predicted, np.asarray(scored[f"{goal.column}_std"], dtype=float), target
-        )
-    if label == "band_gap" and "is_metal_probability" in scored:
-        result["is_metal"] = _is_metal(np.asarray(scored["is_metal_probability"], dtype=float), target)
-    series = {"parity": _parity(goal, target, predicted, "AutoPeri"), "errors": _errors(goal, target, predicted, guess)}
-    if label == LABEL:
-        for name, words in BASELINES.items():
-            result[name], other = _baseline(name, picked, target, elements, progress)
-            if other is not None:
-                series[f"parity_{name}"] = _parity(goal, target, other, words)
-                series["errors"]["sets"][words] = np.abs(other - target)
+        for name, values in (("", predicted), ("mean_predictor_", mean), ("composition_only_", guess)):
+            found = None if values is None else mae(_log10(values), _log10(target))
+            result[f"{name}mae_log10_GPa"] = found
+    if f"{goal.column}_std" in columns:
+        result["uncertainty"] = _uncertainty(goal, predicted, columns[f"{goal.column}_std"], target)
+    if label == "band_gap" and "is_metal_probability" in columns:
+        result["is_metal"] = _is_metal(columns["is_metal_probability"], target)
+    errors = {"AutoPeri": predicted} | ({} if guess is None else {"composition only": guess})
+    series = {"parity": _parity(goal, target, predicted, "AutoPeri"), "errors": {}}
+    for name, words in BASELINES.items() if label == LABEL else ():
+        predict = _predictor(name)
+        if predict is None or not n:
+            result[name] = None
+            continue
+        values = errors[words] = predict(picked, progress)
+        result[name] = {**regression(values, target), "mae_by_elements": mae_by(elements, values, target)}
+        series[f"parity_{name}"] = _parity(goal, target, values, words)
+    sets = {words: np.abs(values - target) for words, values in errors.items()}
+    series["errors"] = entry("errors", "Absolute errors", "absolute error", unit=goal.axis, sets=sets)
     return {
         **result,
         "seconds": decimals(seconds, 1),
-        "crystals_per_second": decimals(len(chosen) / seconds, 1) if chosen and seconds else None,
-        "headline": {f"{words} ({goal.axis})": f"errors.{key}" for words, key in (("MAE", "mae"), ("RMSE", "rmse"))}
-        | {"R²": "errors.r2"},
-        **facts(
-            path,
-            peri.provenance(),
-            seed,
-            parameters={
-                "label": label,
-                "train": None if train is None else Path(train).name,
-                "split": split,
-                "limit": limit,
-                "seed": seed,
-            },
-            others={"train": train},
-        ),
+        "crystals_per_second": per_second(n, seconds) if n else None,
+        "headline": {f"MAE ({goal.axis})": "errors.mae", f"RMSE ({goal.axis})": "errors.rmse", "R²": "errors.r2"},
+        **facts(path, peri.provenance(), seed, parameters=parameters, others={"train": train}),
         "series": series,
     }
-
-
-def _baseline(
-    name: str, picked: Any, target: np.ndarray, elements: list[int], progress: bool | None
-) -> tuple[dict[str, Any] | None, np.ndarray | None]:
-    """Errors of a bundled baseline and its predictions; None where its weights are not there."""
-    predict = _predictor(name)
-    if predict is None or not len(target):
-        return None, None
-    values = predict(picked, progress)
-    return {**regression(values, target), "mae_by_elements": mae_by(elements, values, target)}, values
 
 
 def _predictor(name: str) -> Callable[[Any, bool | None], np.ndarray] | None:
@@ -245,11 +238,8 @@ def _predictor(name: str) -> Callable[[Any, bool | None], np.ndarray] | None:
 def _uncertainty(goal: Target, predicted: np.ndarray, std: np.ndarray, target: np.ndarray) -> dict[str, Any]:
     if not goal.logarithmic:
         return {"of": goal.axis, **calibration(predicted, std, target)}
-    # σ of log10 y from that of y, as score made it
-    return {
-        "of": "log10",
-        **calibration(_log10(predicted), std / (np.log(10) * np.maximum(predicted, 1e-9)), _log10(target)),
-    }
+    logarithm = std / (np.log(10) * np.maximum(predicted, 1e-9))  # σ of log10 y from that of y, as score made it
+    return {"of": "log10", **calibration(_log10(predicted), logarithm, _log10(target))}
 
 
 def _is_metal(probability: np.ndarray, target: np.ndarray) -> dict[str, Any]:
@@ -261,10 +251,8 @@ def _is_metal(probability: np.ndarray, target: np.ndarray) -> dict[str, Any]:
         "share_of_metals": truth,
         "mean_probability": probability,
     }
-    return {
-        k: quantity(float(np.mean(v)) if n else None, of=n, missing=0, reason=None if n else "no crystals")
-        for k, v in values.items()
-    }
+    reason = None if n else "no crystals"
+    return {k: quantity(float(np.mean(v)) if n else None, of=n, reason=reason) for k, v in values.items()}
 
 
 def _split_rows(table: Any, path: str | Path, split: str) -> list[int]:
@@ -289,9 +277,8 @@ def _fit_table(train: str | Path, label: str, split: str | None) -> tuple[Any, n
     values = _label(table, train, label)
     rows = np.nonzero(np.isfinite(values))[0].tolist()
     if not rows:
-        raise DataError(
-            f"{train} has no number in its column {label!r}; give a table with labels to fit the baselines on"
-        )
+        remedy = "give a table with labels to fit the baselines on"
+        raise DataError(f"{train} has no number in its column {label!r}; {remedy}")
     return table[rows], values[rows]
 
 
@@ -306,12 +293,9 @@ def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int, logarithmic:
     if logarithmic:
         positive = np.nonzero(values > 0)[0].tolist()
         table, values = table[positive], np.log10(values[positive])
-    epochs = max(
-        40, -(-BASELINE_STEPS // -(-len(values) // 256))
-    )  # small tables take more rounds of their 256-row batches
-    network = fit_composition_network(
-        table.batch(dtype=torch.float32), torch.tensor(values, dtype=torch.float32), epochs=epochs, seed=seed
-    )
+    epochs = max(40, -(-BASELINE_STEPS // -(-len(values) // 256)))  # small tables take more rounds of 256-row batches
+    batch, labels = table.batch(dtype=torch.float32), torch.tensor(values, dtype=torch.float32)
+    network = fit_composition_network(batch, labels, epochs=epochs, seed=seed)
     with torch.no_grad():
         guess = network(picked.batch(dtype=torch.float32)).double().numpy()
     return mean, 10.0**guess if logarithmic else guess
@@ -319,16 +303,10 @@ def _baselines(fit: tuple[Any, np.ndarray], picked: Any, seed: int, logarithmic:
 
 def _label(table: Any, path: str | Path, label: str) -> np.ndarray:
     if label not in table.labels:
-        raise DataError(
-            f"{path} has no column {label!r}; it has {', '.join(map(str, table.labels.columns)) or 'no labels'}"
-        )
-    try:
-        return table.labels[label].to_numpy(dtype=float, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: the column {label!r} holds what is no number ({error}); give numbers, and leave unknown ones "
-            "empty"
-        ) from None
+        has = ", ".join(map(str, table.labels.columns)) or "no labels"
+        raise DataError(f"{path} has no column {label!r}; it has {has}")
+    remedy = "give numbers, and leave unknown ones empty"
+    return numbers_of(table.labels, label, f"{path}: the column {label!r}", remedy)
 
 
 def _log10(values: np.ndarray) -> np.ndarray:
@@ -336,28 +314,6 @@ def _log10(values: np.ndarray) -> np.ndarray:
 
 
 def _parity(goal: Target, target: np.ndarray, predicted: np.ndarray, label: str) -> dict[str, Any]:
-    title = goal.label.removesuffix("_per_atom").replace("_", " ").capitalize()
-    return {
-        "kind": "parity",
-        "title": f"{title}: {label}",
-        "x": target,
-        "y": predicted,
-        "x_label": "label",
-        "y_label": label,
-        "unit": goal.axis,
-        "reason": None if len(target) else "no row has this label",
-    }
-
-
-def _errors(goal: Target, target: np.ndarray, predicted: np.ndarray, guess: np.ndarray | None) -> dict[str, Any]:
-    sets = {"AutoPeri": np.abs(predicted - target)}
-    if guess is not None:
-        sets["composition only"] = np.abs(guess - target)
-    return {
-        "kind": "errors",
-        "title": "Absolute errors",
-        "x_label": "absolute error",
-        "unit": goal.axis,
-        "sets": sets,
-        "log": True,
-    }
+    title = f"{goal.label.removesuffix('_per_atom').replace('_', ' ').capitalize()}: {label}"
+    reason = None if len(target) else "no row has this label"
+    return entry("parity", title, "label", y_label=label, unit=goal.axis, x=target, y=predicted, reason=reason)

@@ -28,9 +28,9 @@ import numpy as np
 
 from autoperi.data.io import CrystalTable, read_table
 from autoperi.errors import RequestError, StructureError
-from autoperi.evaluation.common import decimals, facts, load
-from autoperi.evaluation.denoise import Relaxer, lattice_parity, model_facts, run_relaxer
-from autoperi.metrics.lattice import DEFINITIONS, absolute_parameter_errors, lattice_errors
+from autoperi.evaluation.common import decimals, facts, file_name, load, options_of, per_second
+from autoperi.evaluation.denoise import Relaxer, lattice_series, model_facts, run_relaxer
+from autoperi.metrics.lattice import DEFINITIONS, lattice_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,6 +98,7 @@ def evaluate_reconstruct(
         too few crystals.
         DataError: a table cannot be read.
     """
+    parameters = options_of(locals())
     chosen = list(protocols)
     unknown = [p for p in chosen if p not in PROTOCOLS]
     if unknown or not chosen:
@@ -133,34 +134,30 @@ def evaluate_reconstruct(
             **lattice_errors(predicted, truth),
             "status": status,
             "seconds": decimals(seconds, 1),
-            "crystals_per_second": decimals(len(tried) / seconds, 1) if seconds else None,
+            "crystals_per_second": per_second(len(tried), seconds),
         }
-        series |= _series(name, start, predicted, truth)
-    parameters = {
-        "protocols": chosen,
-        "cells": cells,
-        "train": None if train is None else Path(train).name,
-        "limit": limit,
-        "seed": seed,
-        "steps": steps,
-        "predict": None if predict is None else model_facts(peri, predict)["model"],
-        "max_pairs": max_pairs,
-        "packing": PACKING,
-    }
+        both = {"start": start, "reconstructed": predicted}
+        drawn = lattice_series(both, truth, "reconstructed", name)
+        series |= {f"{key}_{name.replace(' ', '_')}": each for key, each in drawn.items()}
+    model = model_facts(peri, predict)
+    # the keys in the order of earlier results
+    parameters["predict"] = parameters.pop("predict") and model["model"]
+    parameters |= {"protocols": chosen, "train": file_name(train), "max_pairs": parameters.pop("max_pairs")}
+    parameters["packing"] = PACKING
     return {
         "task": "reconstruct",
         "n": len(rows),
         "steps": steps,
         "protocols": results,
         "baselines": _baselines(picked, fit, truth),
-        "baselines_fitted_on": "the test rows" if train is None else Path(train).name,
+        "baselines_fitted_on": file_name(train) or "the test rows",
         "headline": {
             f"{words} ({name})": f"protocols.{name}.{key}"
             for name in chosen
             for words, key in (("length MAE (Å)", "length_mae_A"), ("angle MAE (degrees)", "angle_mae_deg"))
         },
         "definitions": DEFINITIONS | {"cells": CELLS[cells]},
-        **facts(path, model_facts(peri, predict), seed, parameters=parameters, others={"train": train}),
+        **facts(path, model, seed, parameters=parameters, others={"train": train}),
         "series": series,
     }
 
@@ -271,20 +268,3 @@ def _check_atoms(answer: Any, start: Any, k: int) -> None:
         raise RequestError(
             f"predict changed the atoms or fractional coordinates of crystal {k}; only the lattice may change"
         )
-
-
-def _series(name: str, start: list[Any], predicted: list[Any], truth: list[Any]) -> dict[str, Any]:
-    word = name.replace(" ", "_")
-    before, after = absolute_parameter_errors(start, truth), absolute_parameter_errors(predicted, truth)
-    entries = {
-        f"{kind}_errors": {
-            "kind": "errors",
-            "title": f"{kind.capitalize()} errors",
-            "x_label": f"mean error of {letters}",
-            "unit": unit,
-            "sets": {"start": before[k], "reconstructed": after[k]},
-            "log": True,
-        }
-        for k, (kind, letters, unit) in enumerate((("length", "a, b, c", "Å"), ("angle", "α, β, γ", "degrees")))
-    } | lattice_parity(predicted, truth, "reconstructed")
-    return {f"{key}_{word}": entry | {"title": f"{entry['title']}, {name}"} for key, entry in entries.items()}

@@ -16,13 +16,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoperi.data.files import write_atomically
 from autoperi.errors import RequestError
 from autoperi.evaluation.figures import FORMATS, describe, draw, encode, require_matplotlib, save
+from autoperi.evaluation.style import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,36 +51,6 @@ COUNT_NAMES = {
 }
 WARNINGS = {"rank_deficient": "fewer crystals than dimensions: not reliable"}
 """What a count that is true warns of; nothing is said of one that is false."""
-STYLE = """
-:root{color-scheme:light dark;--ink:#1b1b1b;--soft:#595959;--warning:#a33a00;--line:#d5d5d5;--ground:#fff;--head:#f3f4f6}
-@media (prefers-color-scheme:dark){:root{--ink:#e8e8e8;--soft:#a9a9a9;--warning:#ffab70;--line:#3c3f44;--ground:#16181b;--head:#22252a}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);font:1rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:72rem;margin:0 auto;padding:1.5rem 1rem 4rem}
-h1{font-size:1.7rem;line-height:1.2;margin:0 0 .5rem}
-h2{font-size:1.25rem;margin:2.5rem 0 .75rem;padding-bottom:.25rem;border-bottom:1px solid var(--line)}
-h3,h4,h5,h6{font-size:1rem;margin:1.5rem 0 .4rem}
-h1,h3,h4,h5,h6,td,th{overflow-wrap:anywhere}
-.soft,.why{color:var(--soft)}
-.warning{color:var(--warning)}
-code{font:.875rem/1.5 ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
-pre{margin:.5rem 0;padding:.6rem .8rem;background:var(--head);border-radius:.4rem;white-space:pre-wrap}
-.table{overflow-x:auto;margin:0 0 1rem}
-table{border-collapse:collapse;width:100%;font-size:.925rem}
-caption{text-align:left;color:var(--soft);padding-bottom:.3rem}
-th,td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem .4rem;border-bottom:1px solid var(--line)}
-thead th{background:var(--head);font-weight:600;overflow-wrap:normal}
-tbody th{font-weight:400;min-width:8rem}
-td.why{min-width:9rem}
-td.number{font-variant-numeric:tabular-nums;white-space:nowrap;overflow-wrap:normal}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,28rem),1fr));gap:1rem;align-items:start}
-figure{margin:0;padding:.6rem;background:#fff;color:#222;border:1px solid var(--line);border-radius:.4rem}
-figure img{display:block;max-width:100%;height:auto;margin:0 auto}
-@media (max-width:40rem){main{padding:1rem .75rem 3rem}h1{font-size:1.4rem}table{font-size:.8rem}th,td{padding-right:.4rem}
-tbody th{min-width:5.3rem}td.why{min-width:5.5rem}figure{padding:.3rem}th,td{padding-left:.2rem}}
-@media print{:root{--ink:#000;--soft:#444;--warning:#a33a00;--line:#bbb;--ground:#fff;--head:#f3f4f6}main{max-width:none;padding:0}
-figure,tr{break-inside:avoid}h2,h3,h4,h5{break-after:avoid}.table{overflow:visible}}
-"""
 
 
 def figures_of(result: Mapping[str, Any]) -> dict[str, Figure]:
@@ -88,7 +59,7 @@ def figures_of(result: Mapping[str, Any]) -> dict[str, Figure]:
     Raises:
         RequestError: matplotlib is missing, or an entry is not as :mod:`autoperi.evaluation.figures` describes it.
     """
-    return {name: draw(entry, name=name) for name, entry in _series(result).items()}
+    return {str(name): draw(entry, name=str(name)) for name, entry in table(result.get("series"), "series").items()}
 
 
 def write_figures(result: Mapping[str, Any], directory: str | Path, formats: Sequence[str] = FORMATS) -> list[Path]:
@@ -139,64 +110,44 @@ def write_report(result: Mapping[str, Any], path: str | Path) -> Path:
 
 def html(result: Mapping[str, Any]) -> str:
     """The page of :func:`write_report`."""
+    import jinja2
+
     require_matplotlib()
     plain = _plain(result)
-    title = str(plain.get("title") or TITLES.get(str(plain.get("task")), plain.get("task") or "Evaluation"))
-    crystals = f"<p class=soft>{_cell(plain['n'])} crystals</p>" if isinstance(plain.get("n"), int) else ""
-    parts = [f"<h1>{escape(title)}</h1>{crystals}"]
-    if plain.get("command"):
-        command = plain["command"]
-        words = " ".join(map(str, command)) if isinstance(command, list) else str(command)
-        parts.append(f"<pre><code>{escape(words)}</code></pre>")
-    parts.append(_section("Summary", _quantities(_headline(plain), "Headline numbers")))
-    parts.append(_section("Figures", _figures(result)))
+    command = plain.get("command") or ""
     origin = {k: v for k, v in plain.items() if k in PROVENANCE or k.endswith("_sha256")}
-    rest = {k: v for k, v in plain.items() if k not in HEADINGS and k not in origin}
-    parts.append(_section("All numbers", "".join(_tables(rest, "All numbers"))))
-    for heading, values in (
-        ("Parameters", plain.get("parameters")),
-        ("Data and model", origin),
-        ("Versions", plain.get("versions")),
-    ):
-        given = values if isinstance(values, dict) else {heading.lower(): values} if values else {}
-        parts.append(_section(heading, "".join(_tables(given, heading))))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(p for p in parts if p)
-        + "\n</main></body></html>\n"
+    sections = {
+        "All numbers": {k: v for k, v in plain.items() if k not in HEADINGS and k not in origin},
+        "Parameters": plain.get("parameters") or {},
+        "Data and model": origin,
+        "Versions": plain.get("versions") or {},
+    }
+    strict: dict[str, Any] = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, **strict)
+    environment.filters["words"] = _words
+    template = environment.from_string(resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
+    return template.render(
+        title=str(plain.get("title") or TITLES.get(str(plain.get("task")), plain.get("task") or "Evaluation")),
+        crystals=plain["n"] if isinstance(plain.get("n"), int) else None,
+        command=" ".join(map(str, command)) if isinstance(command, list) else str(command),
+        summary=_quantities(_headline(plain)),
+        figures=list(_figures(result)),
+        sections={k: list(_blocks(v if isinstance(v, dict) else {k.lower(): v})) for k, v in sections.items()},
     )
 
 
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{escape(heading)}</h2>\n{content}</section>" if content else ""
-
-
-def _series(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    series = result.get("series")
-    if series is not None and not isinstance(series, Mapping):
-        raise RequestError(f"series is {type(series).__name__}; give a dict of name to entry")
-    return {str(k): v for k, v in (series or {}).items()}
-
-
-def _figures(result: Mapping[str, Any]) -> str:
-    shown = []
-    for name, entry in _series(result).items():
-        mark = escape(re.sub(r"[^a-zA-Z0-9_-]+", "-", name), quote=True)
+def _figures(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each figure as an SVG in base 64 with its size in pixels and its text, or the error in its place."""
+    for name, entry in table(result.get("series"), "series").items():
+        shown: dict[str, Any] = {"name": re.sub(r"[^a-zA-Z0-9_-]+", "-", str(name)), "error": ""}
         try:
-            figure = draw(entry, name=name)
+            figure = draw(entry, name=str(name))
         except RequestError as error:
-            shown.append(f'<figure id="figure-{mark}">This figure could not be drawn: {escape(str(error))}</figure>')
+            yield shown | {"error": str(error)}
             continue
         width, height = (round(96 * inches) for inches in figure.get_size_inches())
         data = base64.b64encode(encode(figure, "svg")).decode()
-        text = escape(describe(figure), quote=True)
-        shown.append(
-            f'<figure id="figure-{mark}"><img alt="{text}" width="{width}" height="{height}" '
-            f'src="data:image/svg+xml;base64,{data}"></figure>'
-        )
-    return f"<div class=figures>{chr(10).join(shown)}</div>" if shown else ""
+        yield shown | {"width": width, "height": height, "data": data, "text": describe(figure)}
 
 
 def _file_names(figures: Mapping[str, Figure]) -> Iterator[tuple[str, Figure]]:
@@ -232,10 +183,9 @@ def _headline(result: dict[str, Any]) -> dict[str, Any]:
     wanted = result.get("headline")
     if not wanted:
         return dict(_nearest(result))
-    paths = (
-        wanted if isinstance(wanted, dict) else {str(p): p for p in (wanted if isinstance(wanted, list) else [wanted])}
-    )
-    found = {label: _at(result, str(path)) for label, path in paths.items()}
+    if not isinstance(wanted, dict):
+        wanted = {str(path): path for path in (wanted if isinstance(wanted, list) else [wanted])}
+    found = {label: _at(result, str(path)) for label, path in wanted.items()}
     return {label: value for label, value in found.items() if value is not None}
 
 
@@ -245,84 +195,52 @@ def _nearest(result: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     while level:
         found += [(k, v) for k, v in level if _is_quantity(v)]
-        level = [
-            (f"{k}.{key}", v)
-            for k, each in level
-            if isinstance(each, dict) and not _is_quantity(each)
-            for key, v in each.items()
-        ]
+        tables = [(k, v) for k, v in level if isinstance(v, dict) and not _is_quantity(v)]
+        level = [(f"{name}.{key}", v) for name, inner in tables for key, v in inner.items()]
     return found[:HEADLINES]
 
 
-def _at(result: dict[str, Any], path: str) -> Any:
+def _at(here: Any, path: str) -> Any:
     """What is at the path; where nothing is, a quantity with the reason that the result gives for it, or None."""
-    here: Any = result
-    keys = path.split(".")
-    while keys:
-        # a key may hold dots itself, such as a cutoff of 0.4: the longest that fits is taken
-        for i in range(len(keys), 0, -1):
-            if isinstance(here, dict) and ".".join(keys[:i]) in here:
-                found, rest = here[".".join(keys[:i])], keys[i:]
-                break
-        else:
-            return _absent(here, keys[0])
-        if found is None:
-            return _absent(here, keys[0])
-        here, keys = found, rest
-    return here
-
-
-def _absent(near: Any, key: str) -> dict[str, Any] | None:
-    reason = (near.get(f"{key}_reason") or near.get("reason")) if isinstance(near, dict) else None
+    if not path:
+        return here
+    keys, near = path.split("."), here if isinstance(here, dict) else {}
+    for i in range(len(keys), 0, -1):  # a key may hold dots itself, such as a cutoff of 0.4: the longest that fits
+        if (found := near.get(".".join(keys[:i]))) is not None:
+            return _at(found, ".".join(keys[i:]))
+    reason = near.get(f"{keys[0]}_reason") or near.get("reason")
     return {"value": None, "of": 0, "missing": 0, "reason": reason} if isinstance(reason, str) else None
 
 
-def _tables(values: dict[str, Any], name: str, within: str = "") -> Iterator[str]:
-    """What is directly in ``values``, then each dict within under its whole path; ``name`` is what a screen reader says
-    of a table.
-    """
+def _blocks(values: dict[str, Any], path: str = "") -> Iterator[dict[str, Any]]:
+    """What is directly in ``values``, then each dict within it under its whole path."""
     nested = {k: v for k, v in values.items() if v and not _is_quantity(v) and _branch(v)}
     quantities = {k: v for k, v in values.items() if _is_quantity(v)}
     facts = {k: v for k, v in values.items() if k not in nested and k not in quantities}
-    if within and (quantities or facts):
-        yield f"<h3>{escape(within)}</h3>\n"
-    label = f"{name}: {within}" if within else name
-    if quantities:
-        yield _quantities(quantities, label)
-    if facts:
-        rows = "".join(f"<tr><th scope=row>{escape(k)}</th>{_fact(v)}</tr>" for k, v in facts.items())
-        yield _table(("Name", "Value"), rows, label)
+    if quantities or facts:
+        yield {"path": path, "quantities": _quantities(quantities), "facts": facts, "cut": ""}
     for key, value in nested.items():
         inner = value if isinstance(value, dict) else {str(i + 1): v for i, v in enumerate(value[:LONGEST])}
-        path = f"{within} › {key}" if within else key
-        yield from _tables(inner, name, path)
+        below = f"{path} › {key}" if path else key
+        yield from _blocks(inner, below)
         if len(value) > len(inner):
-            yield f"<p class=soft>{escape(path)}: the first {len(inner)} of {len(value):,} entries.</p>\n"
+            yield {"path": below, "cut": f"the first {len(inner)} of {len(value):,} entries."}
 
 
 def _branch(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
 
 
-def _quantities(quantities: dict[str, Any], name: str) -> str:
+def _quantities(quantities: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row of the table each: its name, value, counts, and what they warn of."""
     rows = []
-    for key, each in quantities.items():
+    for name, each in quantities.items():
         told = each if _is_quantity(each) else {"value": each}
-        warned = "; ".join(text for k, text in WARNINGS.items() if told.get(k))
-        reason = "; ".join([*([str(told["reason"])] if told.get("reason") else []), *_further(told)])
-        notes = "; ".join(
-            [
-                *([f"<strong class=warning>{escape(warned)}</strong>"] if warned else []),
-                *([escape(reason)] if reason else []),
-            ]
-        )
-        counts = "".join(
-            f"<td class=number>{_cell(told[k]) if told.get(k) is not None else ''}</td>" for k in ("of", "missing")
-        )
-        rows.append(
-            f"<tr><th scope=row>{escape(key)}</th>{_fact(told['value'])}{counts}<td class=why>{notes}</td></tr>"
-        )
-    return _table(("Quantity", "Value", "Of", "Missing", "Notes"), "".join(rows), name) if rows else ""
+        row = {"name": name, "value": told["value"], "of": told.get("of"), "missing": told.get("missing")}
+        row["warning"] = "; ".join(text for k, text in WARNINGS.items() if told.get(k))
+        row["notes"] = "; ".join([*([str(told["reason"])] if told.get("reason") else []), *_further(told)])
+        rows.append(row)
+    return rows
 
 
 def _further(quantity: dict[str, Any]) -> list[str]:
@@ -339,9 +257,8 @@ def _phrase(value: Any) -> str:
     values.
     """
     if _is_quantity(value):
-        counts = [f"of {_words(value['of'])}"] + (
-            [f"{_words(value['missing'])} missing"] if value.get("missing") else []
-        )
+        counts = [f"of {_words(value['of'])}"]
+        counts += [f"{_words(value['missing'])} missing"] if value.get("missing") else []
         why = [str(value["reason"])] if value.get("reason") else []
         return f"{_words(value['value'])} ({', '.join([*counts, *why, *_further(value)])})"
     if isinstance(value, dict):
@@ -349,21 +266,6 @@ def _phrase(value: Any) -> str:
     if isinstance(value, list) and any(isinstance(v, dict) for v in value):
         return f"{len(value):,} entries"
     return ("yes" if value else "no") if isinstance(value, bool) else _words(value)
-
-
-def _table(heads: Sequence[str], rows: str, name: str) -> str:
-    label = escape(name or heads[0], quote=True)
-    top = "".join(f"<th scope=col>{escape(h)}</th>" for h in heads)
-    return f'<div class=table role=region tabindex=0 aria-label="{label}"><table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>\n'
-
-
-def _fact(value: Any) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"<td{' class=number' if number else ''}>{_cell(value)}</td>"
-
-
-def _cell(value: Any) -> str:
-    return '<span class="why">no value</span>' if value is None else escape(_words(value))
 
 
 def _words(value: Any) -> str:

@@ -19,7 +19,6 @@ from autoperi.errors import RequestError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 INK, GREY, PALE = "#222222", "#595959", "#dddddd"
@@ -62,27 +61,10 @@ class NoDataError(Exception):
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """Matplotlib's defaults and :data:`RC`, whatever the user's settings are, which are put back afterwards."""
-    import matplotlib
+    import matplotlib.style
 
-    own = {
-        k: v
-        for k, v in matplotlib.rcParamsDefault.items()
-        if k.startswith(("axes", "font", "lines", "patch", "path", "legend", "text"))
-    }
-    own |= {
-        k: v
-        for k, v in matplotlib.rcParamsDefault.items()
-        if k.startswith(("xtick", "ytick", "grid", "svg", "savefig", "figure", "mathtext"))
-    }
-    own |= {
-        k: v
-        for k, v in matplotlib.rcParamsDefault.items()
-        if k.startswith(("image", "hatch", "scatter", "errorbar", "hist", "agg"))
-    }
-    with matplotlib.rc_context(own | RC), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from", category=UserWarning
-        )  # a box is drawn for it
+    with matplotlib.style.context(["default", RC]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)  # a box stands for it
         yield
 
 
@@ -111,11 +93,9 @@ def say(value: float | None, digits: int = 3) -> str:
         return "no value"
     if float(value).is_integer() and abs(value) < 1e7:
         return f"{int(value):,}"
-    return (
-        f"{value:,.{digits}g}"
-        if abs(value) < 1000
-        else (f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.{digits}g}")
-    )
+    if abs(value) >= 1e7:
+        return f"{value:.{digits}g}"
+    return f"{value:,.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def with_unit(value: float | None, unit: object = None) -> str:
@@ -154,14 +134,13 @@ def same_length(**arrays: Sequence[Any] | np.ndarray) -> None:
         )
 
 
-def table(entry: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """``entry[key]``, a dict; empty where it is None or absent, and RequestError where it is something else."""
-    found = entry.get(key)
-    if found is None:
+def table(value: Any, name: str) -> Mapping[str, Any]:
+    """A dict, empty for None; a RequestError that calls it ``name`` where it is something else."""
+    if value is None:
         return {}
-    if not isinstance(found, Mapping):
-        raise RequestError(f"{key} is {type(found).__name__}; give a dict of name to values")
-    return found
+    if not isinstance(value, Mapping):
+        raise RequestError(f"{name} is {type(value).__name__}; give a dict of name to values")
+    return value
 
 
 def robust_limits(values: np.ndarray, spread: float = 8.0, central: float = 0.99) -> tuple[float, float]:
@@ -224,32 +203,9 @@ def legend(axes: Axes, subtitle: str = "") -> None:
     names = ["\n".join(textwrap.wrap(n, 72)) for n in names]
     heading = plain(subtitle, 76)
     if not handles:
-        if heading:
-            axes.set_title(heading, loc="left", pad=6)
+        axes.set_title(heading, loc="left", pad=6)
         return
-    columns = 1
-    for count in range(len(names), 1, -1):
-        widest = [max(len(n) for n in names[i :: -(-len(names) // count)]) for i in range(-(-len(names) // count))]
-        if count <= 4 and max(widest) * count + 6 * count <= 66:
-            columns = count
-            break
-    axes.legend(
-        handles,
-        names,
-        title=heading or None,
-        alignment="left",
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1.0),
-        ncols=columns,
-        handlelength=1.8,
-        columnspacing=1.4,
-        borderpad=0.2,
-    )
-
-
-def finish(figure: Figure, title: object, notes: Sequence[str]) -> None:
-    """Title above, notes small below."""
-    figure.suptitle(plain(title, 58), x=0.015, ha="left", fontsize=11, fontweight="bold")
-    text = "\n".join(plain(n, 92) for n in notes if n)
-    if text:
-        figure.supxlabel(text, x=0.015, ha="left", fontsize=8, color=GREY)
+    longest = max(map(len, names))
+    columns = next((c for c in range(min(len(names), 4), 1, -1) if (longest + 6) * c <= 66), 1)
+    where: dict[str, Any] = {"alignment": "left", "loc": "lower left", "bbox_to_anchor": (-0.02, 1.0), "ncols": columns}
+    axes.legend(handles, names, title=heading or None, handlelength=1.8, columnspacing=1.4, borderpad=0.2, **where)

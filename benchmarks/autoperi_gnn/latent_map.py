@@ -3,7 +3,8 @@ all of them.
 
     python benchmarks/autoperi_gnn/latent_map.py mp20_test.parquet
 
-The encoder reads every crystal into mean and variance of q(z | crystal). Principal components of the means give the map. Probes, cross-validated in five
+The encoder reads every crystal into mean and variance of q(z | crystal). Principal components of the means give the
+map. Probes, cross-validated in five
 parts, say how much of crystal system and formation energy a linear map, or the ten nearest crystals, find in the means,
 beside what they find in the composition (fractions of the elements).
 """

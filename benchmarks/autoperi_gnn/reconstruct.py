@@ -2,8 +2,9 @@
 
     python benchmarks/autoperi_gnn/reconstruct.py --data .train/gnn/val.safetensors --limit 300 --out FILE
 
-Space group and orbits are given. Of K draws through the mean of q(z | crystal), three are judged: the first; the one that the encoder reads as nearest to z
-(``AutoPeriGnn.reconstruct``), which needs no more than z; and the best, which needs the crystal and shows what choosing
+Space group and orbits are given. Of K draws through the mean of q(z | crystal), three are judged: the first; the
+one that the encoder reads as nearest to z
+(``autoperi.pipelines.flow.reconstruct``), which needs no more than z; and the best, which needs the crystal and shows what choosing
 could reach. ``without`` is the first of the draws that do not see z.
 """
 

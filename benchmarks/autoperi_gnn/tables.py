@@ -106,7 +106,10 @@ def ablation_table(found: dict[str, Any]) -> str:
         lines.append("| " + " | ".join([name, *rates, f"{row['rmse']:.3f}"]) + " |")
     whole = found["rows"]["as it is"]["match_at_1"]
     error = 100 * (whole * (1 - whole) / found["limit"]) ** 0.5
-    said = f"{found['limit']:,} crystals; the standard error of a match at 1 is about {error:.1f} points, less between rows, which ask the same."
+    said = (
+        f"{found['limit']:,} crystals; the standard error of a match at 1 is about {error:.1f} points, less between "
+        "rows, which ask the same."
+    )
     return "\n".join([*lines, "", said])
 
 

@@ -6,8 +6,8 @@
 
 Ours and another calculator are timed in turn in one process with the same threads, then ours on growing cells with the
 peak memory of the process. Times are medians; atoms move 0.01 Å between calls, so that our neighbour list is mostly
-reused, as in dynamics and relaxation; the columns "new list" search it at every call. Processor times tell more than wall
-times on a machine that has other work.
+reused, as in dynamics and relaxation; the columns "new list" search it at every call. Processor times tell more than
+wall times on a machine that has other work.
 """
 
 from __future__ import annotations

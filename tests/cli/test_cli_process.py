@@ -63,7 +63,10 @@ def test_generate(tiny_dir, tmp_path):
 
 @pytest.mark.parametrize("words", [["Fe2O3-"], ["NaCl", "-n", "-1"]])
 def test_bad_input_costs_no_time(words, tmp_path):
-    code = "import sys; from autoperi.cli.main import main; code = main(sys.argv[1:]); assert 'torch' not in sys.modules; sys.exit(code)"
+    code = (
+        "import sys; from autoperi.cli.main import main; code = main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
     ran = run("-c", code, "generate", *words, "--out", "new/", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("autoperi: error: ")
@@ -84,6 +87,9 @@ def test_ctrl_c_keeps_what_is_finished(tiny_dir, tmp_path):
 
 
 def test_a_closed_pipe():
-    code = "import sys, os; os.close(1); r, w = os.pipe(); os.close(r); os.dup2(w, 1); from autoperi.cli.main import main; sys.exit(main(['models', 'list']))"
+    code = (
+        "import sys, os; os.close(1); r, w = os.pipe(); os.close(r); os.dup2(w, 1); "
+        "from autoperi.cli.main import main; sys.exit(main(['models', 'list']))"
+    )
     ran = run("-c", code)
     assert (ran.returncode, ran.stderr) == (141, "")

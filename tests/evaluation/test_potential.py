@@ -124,7 +124,8 @@ def test_groups_and_their_parents(table):
     found = evaluate_potential("emt", table, split=None, progress=False)
     groups = found["by_group"]
     assert {name: g["n"] for name, g in groups.items()} == {
-        "Al": 3, "Al/alloy": 1, "Al/pure": 2, "Cu": 4, "Cu/alloy": 1, "Cu/pure": 3, "Ni": 4, "Ni/alloy": 1, "Ni/pure": 3,
+        "Al": 3, "Al/alloy": 1, "Al/pure": 2, "Cu": 4, "Cu/alloy": 1, "Cu/pure": 3,
+        "Ni": 4, "Ni/alloy": 1, "Ni/pure": 3,
     }  # fmt: skip
     only = evaluate_potential("emt", table, only=["Cu", "Ni/alloy"], progress=False)
     assert only["n"] == 4

@@ -50,8 +50,7 @@ def salt(seed: int = 0) -> Atoms:
     return atoms
 
 
-# --- conventions
-# ------------------------------------------------------------------------------------------------------------------
+# --- conventions -----------------------------------------------------------------------------------------------------
 
 
 def test_results_are_those_of_the_potential_in_ase_s_conventions(tiny: Potential) -> None:
@@ -150,8 +149,7 @@ def test_nothing_global_changes(tiny: Potential) -> None:
         calculator(tiny).get_forces(salt())
 
 
-# --- any atoms
-# --------------------------------------------------------------------------------------------------------------------
+# --- any atoms -------------------------------------------------------------------------------------------------------
 
 
 def test_molecules_need_no_cell_and_no_vacuum_matters(tiny: Potential) -> None:
@@ -232,8 +230,7 @@ def test_elements_never_seen_are_named(tiny: Potential) -> None:
         calculator(known).get_potential_energy(salt())
 
 
-# --- options, models, copies
-# ------------------------------------------------------------------------------------------------------
+# --- options, models, copies -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -291,8 +288,7 @@ def test_ase_knows_it_by_name() -> None:
     assert found.implementation is AutoPeriCalculator
 
 
-# --- in the tools of others
-# ---------------------------------------------------------------------------------------------------------
+# --- in the tools of others ------------------------------------------------------------------------------------------
 
 
 def test_optimisers_lower_the_energy_and_keep_constraints(tiny: Potential) -> None:

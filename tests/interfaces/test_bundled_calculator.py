@@ -41,8 +41,7 @@ def salt(seed: int = 0) -> Atoms:
     return atoms
 
 
-# --- laws
-# -------------------------------------------------------------------------------------------------------------------------
+# --- laws ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -67,8 +66,7 @@ def test_forces_and_stress_are_slopes_and_energies_add_up(double: AutoPeriCalcul
     assert double.get_potential_energy(atoms * (2, 1, 3)) == pytest.approx(6 * energy, rel=1e-10)
 
 
-# --- tools
-# ------------------------------------------------------------------------------------------------------------------------
+# --- tools -----------------------------------------------------------------------------------------------------------
 
 
 def test_bfgs_finds_rock_salt_again(double: AutoPeriCalculator) -> None:
@@ -157,8 +155,7 @@ def test_matcalc_s_workflows_run() -> None:
     assert curve["bulk_modulus_bm"] == pytest.approx(elastic["bulk_modulus_vrh"], rel=0.25)
 
 
-# --- odd atoms
-# --------------------------------------------------------------------------------------------------------------------
+# --- odd atoms -------------------------------------------------------------------------------------------------------
 
 
 def pictures() -> dict[str, Atoms]:

@@ -68,8 +68,7 @@ def replayed(entry: dict[str, Any]) -> Structure:
     return made
 
 
-# --- as pymatgen uses them
-# ------------------------------------------------------------------------------------------------
+# --- as pymatgen uses them -------------------------------------------------------------------------------------------
 
 
 def test_one_to_many_with_a_ranked_list(tiny: dict[str, Any]) -> None:
@@ -176,8 +175,7 @@ def test_a_seed_is_drawn_once(tiny: dict[str, Any]) -> None:
     assert one.apply_transformation(SALT).properties["autoperi"]["seed"] == one.seed
 
 
-# --- what the input means
-# ------------------------------------------------------------------------------------------------
+# --- what the input means --------------------------------------------------------------------------------------------
 
 
 def test_the_input_gives_a_composition_and_nothing_else(tiny: dict[str, Any]) -> None:
@@ -257,8 +255,7 @@ def test_a_crystal_that_cannot_be_substituted(tiny: dict[str, Any], options: dic
         SubstituteAndRelaxTransformation(**options, **tiny).apply_transformation(SALT)
 
 
-# --- what is refused
-# ------------------------------------------------------------------------------------------------
+# --- what is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -328,8 +325,7 @@ def test_return_ranked_list_is_a_number(tiny: dict[str, Any]) -> None:
         GenerateTransformation(**tiny).apply_transformation(SALT, return_ranked_list=-1)
 
 
-# --- models and processes
-# ------------------------------------------------------------------------------------------------
+# --- models and processes --------------------------------------------------------------------------------------------
 
 
 def test_models_are_loaded_once_and_never_pickled(tiny: dict[str, Any]) -> None:

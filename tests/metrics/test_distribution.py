@@ -29,8 +29,7 @@ def salt() -> Structure:
     return as_structure(bulk("NaCl", "rocksalt", a=5.64, cubic=True))
 
 
-# --- Wasserstein
-# ------------------------------------------------------------------------------------------------------------------
+# --- Wasserstein -----------------------------------------------------------------------------------------------------
 
 
 def test_wasserstein_by_hand_and_missing_values() -> None:
@@ -69,8 +68,7 @@ def test_wasserstein_of_nothing(a: list, b: list, side: str) -> None:
     assert side in found["reason"] or found["reason"] == "no crystals"
 
 
-# --- properties
-# -------------------------------------------------------------------------------------------------------------------
+# --- properties ------------------------------------------------------------------------------------------------------
 
 
 def test_properties_by_hand() -> None:
@@ -106,8 +104,7 @@ def test_density_follows_the_volume() -> None:
     assert d.property_distances([b], [a])["density"]["value"] == pytest.approx(a[0] / 2, abs=1e-6)
 
 
-# --- diversity
-# --------------------------------------------------------------------------------------------------------------------
+# --- diversity -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [2, 5, 600])
@@ -132,8 +129,7 @@ def test_composition_diversity_counts_reduced_formulas() -> None:
     assert d.composition_diversity([])["value"] is None
 
 
-# --- MMD
-# ----------------------------------------------------------------------------------------------------------------------
+# --- MMD -------------------------------------------------------------------------------------------------------------
 
 
 def test_mmd_by_hand() -> None:
@@ -198,8 +194,7 @@ def test_mmd_refuses(options: dict, what: str) -> None:
         d.mmd([np.zeros(2)], [np.zeros(3)])
 
 
-# --- symmetry
-# ---------------------------------------------------------------------------------------------------------------------
+# --- symmetry --------------------------------------------------------------------------------------------------------
 
 
 def test_space_groups_and_what_spglib_cannot_read(tmp_path: Path) -> None:
@@ -257,8 +252,7 @@ def test_symmetry_of_nothing() -> None:
     assert d.symmetry_distances([], [])["space_group"]["total_variation"]["reason"] == "no crystals"
 
 
-# --- GenEval
-# ----------------------------------------------------------------------------------------------------------------------
+# --- GenEval ---------------------------------------------------------------------------------------------------------
 
 
 def test_sample_valid() -> None:

@@ -88,7 +88,7 @@ def test_unavailable_features(small: Path, tiny_dir: Path, monkeypatch: pytest.M
         extractor("autoperi", model=small)
     with pytest.raises(WeightsError, match="no component 'cgcnn'"):
         extractor("cgcnn", model=tiny_dir)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="pip install"):
         extractor("chgnet")
 

@@ -51,13 +51,9 @@ def answer(asked: Asked, *, peri: AutoPeri, options: Mapping[str, Any], known_we
         warnings.simplefilter("ignore")  # fewer than n is counted, not warned of
         try:
             composition = {chemical_symbols[z]: c for z, c in asked.content.items()}
+            size: dict[str, Any] = {"num_atoms": asked.num_atoms, "space_group": asked.space_group}
             found = peri.with_settings(known_weight=known_weight).generate(
-                composition,
-                num_atoms=asked.num_atoms,
-                space_group=asked.space_group,
-                strict=False,
-                progress=False,
-                **options,
+                composition, **size, strict=False, progress=False, **options
             )
         except RequestError:
             return []
@@ -90,8 +86,7 @@ def generate_all(
         n, seed, steps, finish, rank: as in :meth:`AutoPeri.generate`.
         known_weight: a setting of the model.
         processes: None for all cores; with 1, with few requests or with a GPU this process answers them all. Others
-            load the model from its
-            directory: what was changed in ``peri`` itself, they do not know.
+            load the model from its directory: what was changed in ``peri`` itself, they do not know.
         progress: show a bar; None shows it on a terminal.
 
     Raises:

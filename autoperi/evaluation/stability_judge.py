@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeAlias
 from autoperi.data.checks import whole_number
 from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.calculators import describe_calculator, make_calculator, relax
+from autoperi.evaluation.common import tally
 from autoperi.metrics.counts import mean, share
 from autoperi.metrics.elastic import elastic_stability
 from autoperi.metrics.hull import Hull, energy_above_hull, hull_facts, near_hull, recompute
@@ -21,6 +21,15 @@ from autoperi.metrics.phonons import phonon_stability
 from autoperi.metrics.references import MATERIALS_PROJECT, References, composition_of, reference_entries
 from autoperi.metrics.relaxation import Relaxation
 from autoperi.metrics.stability import RELAXED_TOLERANCE, ROUNDING_TOLERANCE, stability
+
+
+def composition_or_none(crystal: Any) -> Any:
+    """Composition of a crystal; None where it cannot be read."""
+    try:
+        return composition_of(crystal)
+    except AutoPeriError:
+        return None
+
 
 NEAR_HULL = 0.05
 """eV/atom: reference entries this near to their own hull are the ones that a calculator is asked for."""
@@ -73,7 +82,6 @@ def check_judge(
     entries: Any,
     calculator: Any,
     options: Mapping[str, Any] | str | None,
-    *,
     relax_limit: int | None,
     relax_steps: int,
     mechanical: int,
@@ -83,11 +91,8 @@ def check_judge(
     Raises:
         RequestError: an unknown calculator or a number that is none. DataError: no such file of entries.
     """
-    for name, value, least in (
-        ("relax_limit", relax_limit, 1),
-        ("relax_steps", relax_steps, 1),
-        ("mechanical", mechanical, 0),
-    ):
+    counts = (("relax_limit", relax_limit, 1), ("relax_steps", relax_steps, 1), ("mechanical", mechanical, 0))
+    for name, value, least in counts:
         if value is not None:
             whole_number(value, name, least=least)
     if mechanical and calculator is None:
@@ -96,11 +101,8 @@ def check_judge(
     if calculator is not None:
         make_calculator(calculator, options)
         described = describe_calculator(calculator, options)
-    if (
-        isinstance(entries, (str, Path))
-        and str(entries).lower() not in MATERIALS_PROJECT
-        and not Path(entries).is_file()
-    ):
+    named = isinstance(entries, (str, Path)) and str(entries).lower() not in MATERIALS_PROJECT
+    if named and not Path(entries).is_file():
         raise DataError(
             f"entries={str(entries)!r} is not a file; give entries as .json, .csv or .parquet, or 'materials-project'"
         )
@@ -141,25 +143,18 @@ def judge(
     if settings.calculator is not None:
         name, scale = str(settings.described["calculator"] if settings.described else settings.calculator), "total"
         count = n if settings.relax_limit is None else min(n, settings.relax_limit)
-        by_name = isinstance(settings.calculator, str)
-        relaxed = relax(
-            crystals[:count],
-            settings.calculator,
-            options=settings.options,
-            steps=settings.relax_steps,
-            processes=check_processes(processes) if by_name else 1,
-            progress=progress,
-        )
+        workers = check_processes(processes) if isinstance(settings.calculator, str) else 1
+        how: dict[str, Any] = {"steps": settings.relax_steps, "processes": workers, "progress": progress}
+        relaxed = relax(crystals[:count], settings.calculator, options=settings.options, **how)
         summary["relaxation"] = _relaxation_summary(crystals[:count], relaxed, processes, progress)
         energies = [r.energy_after for r in relaxed] + [None] * (n - count)
-        judged = [
-            r.structure if r.structure is not None else c for r, c in zip(relaxed, crystals, strict=False)
-        ] + list(crystals[count:])
+        ends = [c if r.structure is None else r.structure for r, c in zip(relaxed, crystals, strict=False)]
+        judged = [*ends, *crystals[count:]]
     summary["judge"] = name
     if settings.entries is None:
         summary["reason"] = "no reference entries were given"
         return _finish(Judgement(summary, [None] * n, relaxed), settings, progress)
-    systems = sorted({tuple(sorted(composition_of(c).get_el_amt_dict())) for c in crystals if _readable(c)})
+    systems = sorted({tuple(sorted(found.get_el_amt_dict())) for c in crystals if (found := composition_or_none(c))})
     references = reference_entries(settings.entries, chemical_systems=systems)
     if scale == "total" and references.judge is None:
         try:
@@ -176,30 +171,17 @@ def judge(
         [*above, *[math.inf] * lost],
         unique=[*unique["flags"], *none],
         novel=None if novel is None else [*novel["flags"], *none],
-        groups=[
-            *unique["same_as"],
-            *range(n, n + lost),
-        ],  # of crystals that match, any stable one makes their kind count
+        # of crystals that match, any stable one makes their kind count
+        groups=[*unique["same_as"], *range(n, n + lost)],
         tolerance=RELAXED_TOLERANCE if relaxed else ROUNDING_TOLERANCE,
     )
     if novel is None:
         summary["sun_reason"] = "no training set was given to tell what is novel"
     summary["hull"] = hull_facts(hull.references, scale=scale, judge=name)  # type: ignore[arg-type]
-    reasons = [
-        "distances that no crystal has" if not (relaxed or ok) else d.reason
-        for d, ok in zip(distances, sound, strict=True)
-        if d.reason
-    ]
-    summary["not_judged"] = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    missing = [(d.reason, relaxed or ok) for d, ok in zip(distances, sound, strict=True) if d.reason]
+    reasons = [reason if ok else "distances that no crystal has" for reason, ok in missing]
+    summary["not_judged"] = tally(reasons)
     return _finish(Judgement(summary, above, relaxed, hull, energies), settings, progress)
-
-
-def _readable(crystal: Any) -> bool:
-    try:
-        composition_of(crystal)
-    except AutoPeriError:
-        return False
-    return True
 
 
 def _on_scale(
@@ -208,15 +190,8 @@ def _on_scale(
     """The references near their own hull, relaxed by the judge: only then do its errors cancel."""
     keep = near_hull(Hull(references), NEAR_HULL, systems)
     calculator = make_calculator(settings.calculator, settings.options)
-    return recompute(
-        references,
-        calculator,
-        judge=name,
-        elements=systems,
-        keep=keep,
-        relax={"steps": settings.relax_steps},
-        progress=progress,
-    )
+    how: dict[str, Any] = {"relax": {"steps": settings.relax_steps}, "progress": progress}
+    return recompute(references, calculator, judge=name, elements=systems, keep=keep, **how)
 
 
 def _relaxation_summary(
@@ -225,16 +200,13 @@ def _relaxation_summary(
     ends = [r.structure if r.status != "failed" else None for r in relaxed]
     matched = relax_and_match(crystals, ends, processes=processes, progress=progress)
     matched.pop("values", None)
+    status = [r.status for r in relaxed]
+    both = [(r.energy_before, r.energy_after) for r in relaxed]
     return {
-        "converged": share([r.status == "converged" for r in relaxed]),
-        "status": {
-            status: sum(r.status == status for r in relaxed) for status in ("converged", "not converged", "failed")
-        },
-        "failures": dict(sorted(Counter(str(r.reason) for r in relaxed if r.status == "failed").items())),
-        "energy_gain_eV_per_atom": mean(
-            None if r.energy_before is None or r.energy_after is None else r.energy_before - r.energy_after
-            for r in relaxed
-        ),
+        "converged": share([name == "converged" for name in status]),
+        "status": {name: status.count(name) for name in ("converged", "not converged", "failed")},
+        "failures": tally(str(r.reason) for r in relaxed if r.status == "failed"),
+        "energy_gain_eV_per_atom": mean(None if a is None or b is None else a - b for a, b in both),
         "rms_displacement_A": mean(r.rms_displacement for r in relaxed),
         "volume_change": mean(r.volume_change for r in relaxed),
         "force_calls": mean(float(r.force_calls) for r in relaxed),

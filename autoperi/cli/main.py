@@ -29,7 +29,7 @@ EXAMPLE = """examples:
   autoperi score crystals/ --out scores.csv
   autoperi models list
 
-`autoperi COMMAND --help` explains a command. 
+`autoperi COMMAND --help` explains a command.
 Exit code 0: done; 2: refused, with one line that says why; 130: interrupted."""
 
 

@@ -4,7 +4,8 @@
 
 Space group and orbits are given. Of K draws through the mean of q(z | crystal), three are judged: the first; the
 one that the encoder reads as nearest to z
-(``autoperi.pipelines.flow.reconstruct``), which needs no more than z; and the best, which needs the crystal and shows what choosing
+(``autoperi.pipelines.flow.reconstruct``), which needs no more than z; and the best, which needs the crystal and
+shows what choosing
 could reach. ``without`` is the first of the draws that do not see z.
 """
 

@@ -24,19 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import property_head_training as training
 import torch
-from torch import Tensor
-
-from autoperi.data.io import read_table
-from autoperi.data.splits import splits_of
-from autoperi.hub.bundle import Bundle, Component, load_bundle, load_state, save_bundle
-from autoperi.hub.download import load_pretrained
-from autoperi.hub.networks import network_component, network_of
-from autoperi.metrics.regression import calibration
-from autoperi.models.formation_energy import FormationEnergy
-from autoperi.models.property_heads import GROUPS, CrystalFeatures, PropertyHeads, encoder_fingerprint
-from autoperi.training.tasks import property_heads as training
-from autoperi.training.tasks.property_heads import (
+from property_head_training import (
     DESCRIPTORS,
     LOGARITHMS,
     METAL_EV,
@@ -49,6 +39,16 @@ from autoperi.training.tasks.property_heads import (
     predict_all,
     target_labels,
 )
+from torch import Tensor
+
+from autoperi.data.io import read_table
+from autoperi.data.splits import splits_of
+from autoperi.hub.bundle import Bundle, Component, load_bundle, load_state, save_bundle
+from autoperi.hub.download import load_pretrained
+from autoperi.hub.networks import network_component, network_of
+from autoperi.metrics.regression import calibration
+from autoperi.models.formation_energy import FormationEnergy
+from autoperi.models.property_heads import GROUPS, CrystalFeatures, PropertyHeads, encoder_fingerprint
 
 RESULTS = Path(__file__).resolve().parent / "results"
 HEADS: dict[str, dict[str, int]] = {

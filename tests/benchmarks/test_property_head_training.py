@@ -3,14 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
-from autoperi.data.convert import to_batch
-from autoperi.data.splits import fold_of, split_of, splits_of
-from autoperi.geometry.lattice import supercell
-from autoperi.models.formation_energy import FormationEnergy
-from autoperi.models.property_heads import PropertyHeads, encode
-from autoperi.testing import tiny_crystals
-from autoperi.training.tasks.property_heads import (
+from property_head_training import (
     DESCRIPTORS,
     LOGARITHMS,
     HeadTraining,
@@ -22,6 +15,13 @@ from autoperi.training.tasks.property_heads import (
     predict_all,
     target_labels,
 )
+
+from autoperi.data.convert import to_batch
+from autoperi.data.splits import fold_of, split_of, splits_of
+from autoperi.geometry.lattice import supercell
+from autoperi.models.formation_energy import FormationEnergy
+from autoperi.models.property_heads import PropertyHeads, encode
+from autoperi.testing import tiny_crystals
 
 torch.set_num_threads(1)
 SIZES = len(DESCRIPTORS) + len(LOGARITHMS)

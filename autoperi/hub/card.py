@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autoperi._version import __version__
@@ -35,21 +36,21 @@ def model_card(metadata: Mapping[str, Any]) -> str:
             ``time``, ``hardware``, ``seed`` and ``command`` of the training; ``metrics``, a list of mappings with
             ``name``, ``value``, ``command`` and optionally ``unit``, ``data``, ``note``; ``sha256`` (file → digest).
     """
+    from jinja2 import Environment
+
     facts = dict(metadata)
-    name = str(facts.get("name") or "AutoPeri model")
-    training = facts.get("training") or {key: facts[key] for key in _TRAINING if facts.get(key)}
-    lines = [*_front_matter(facts), f"# {name}", ""]
-    if facts.get("description"):
-        lines += [str(facts["description"]).strip(), ""]
+    name = facts["name"] = str(facts.get("name") or "AutoPeri model")
     load = f'from autoperi import AutoPeri\n\nperi = AutoPeri.from_pretrained("{facts.get("repo_id") or name}")'
-    lines += ["```python", *str(facts.get("usage") or load).splitlines(), "```", ""]
-    for key, title in _SECTIONS:
-        value: Any = training if key == "training" else facts.get(key)
-        if value and key == "licence":
-            value = facts.get("licence_text") or f"Weights: {value}. Code: MIT (AutoPeri {__version__})."
-        if value:
-            lines += [f"## {title}", "", *(_metrics(value) if key == "metrics" else _render(value)), ""]
-    return with_checksums("\n".join(lines), sha256=facts.get("sha256") or {})
+    sections = facts | {"training": facts.get("training") or {key: facts[key] for key in _TRAINING if facts.get(key)}}
+    if facts.get("licence"):
+        code = f"Weights: {facts['licence']}. Code: MIT (AutoPeri {__version__})."
+        sections["licence"] = facts.get("licence_text") or code
+    facts |= {"usage": facts.get("usage") or load, "tags": dict.fromkeys([*_TAGS, *facts.get("tags", ())])}
+    facts["sections"] = [(title, sections[key]) for key, title in _SECTIONS if sections.get(key)]
+    environment = Environment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"quoted": json.dumps, "cell": _cell}
+    template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8"))
+    return with_checksums(template.render(facts), sha256=facts.get("sha256") or {})
 
 
 def with_checksums(card: str, *, sha256: Mapping[str, str]) -> str:
@@ -94,33 +95,6 @@ def check_card(card: str, *, sha256: Mapping[str, str] | None = None) -> list[st
     return problems
 
 
-def _front_matter(facts: Mapping[str, Any]) -> list[str]:
-    """YAML front matter as the hub reads it; every string is quoted as in JSON, which YAML contains."""
-    lines = ["---"]
-    if facts.get("licence"):
-        lines.append(f"license: {json.dumps(str(facts['licence']).lower())}")
-    lines.append('library_name: "autoperi"')
-    lines += ["tags:", *(f"- {json.dumps(tag)}" for tag in dict.fromkeys([*_TAGS, *facts.get("tags", ())]))]
-    if facts.get("datasets"):
-        lines += ["datasets:", *(f"- {json.dumps(str(item))}" for item in facts["datasets"])]
-    return [*lines, "---", ""]
-
-
-def _metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table in which every number stands beside the command that prints it."""
-    lines = ["| metric | value | unit | data | command |", "| --- | --- | --- | --- | --- |"]
-    for row in rows:
-        value = row.get("value")
-        number = f"{value:.4g}" if isinstance(value, float) else str(value)
-        command = f"`{row['command']}`" if row.get("command") else ""
-        cells = (row.get("name", ""), number, row.get("unit", ""), row.get("data", ""), command)
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
-    return lines + [f"\n{row['name']}: {row['note']}" for row in rows if row.get("note")]
-
-
-def _render(value: object) -> list[str]:
-    if isinstance(value, Mapping):
-        return [f"- {key}: {inner}" for key, inner in value.items()]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [f"- {inner}" for inner in value]
-    return [str(value).strip()]
+def _cell(value: object) -> str:
+    """The text of a cell of the table of results."""
+    return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|").replace("\n", " ")

@@ -1,11 +1,11 @@
-"""Training data as tensors: one safetensors file that holds crystals and labels, ready to be batched."""
+"""Training data as tensors, ready to be batched and to be kept in one safetensors file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self, get_type_hints
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,10 +16,64 @@ from autoperi.errors import DataError
 from autoperi.geometry.multigraph import radius_graph
 
 LABELS = ("formation_energy_per_atom", "label_weight")
+_PREFIXES = {"crystals": "", "labels": "label.", "atom_labels": "atom."}
+"""What stands before the names of tensors of a field in a file, where it is not the name of the field and a point."""
+
+
+class TensorFile:
+    """A dataclass whose fields are tensors, mappings to tensors, or dataclasses of tensors, as one safetensors file.
+
+    Attributes:
+        holds: what an error calls it.
+    """
+
+    holds: ClassVar[str]
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file."""
+        tensors: dict[str, Tensor] = {}
+        for name, value in _parts(self).items():
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                part = value if isinstance(value, dict) else _parts(value)
+                tensors |= {_PREFIXES.get(name, f"{name}.") + k: v for k, v in part.items()}
+        save_file({k: v.contiguous() for k, v in tensors.items()}, str(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: the file is missing or holds something else.
+        """
+        try:
+            tensors, kinds = load_file(str(path)), get_type_hints(cls)
+            found: dict[str, Any] = {}
+            for name in (f.name for f in fields(cls)):  # type: ignore[arg-type]
+                kind, prefix = kinds[name], _PREFIXES.get(name, f"{name}.")
+                if kind is Tensor:
+                    found[name] = tensors.pop(name)
+                elif kind == dict[str, Tensor]:
+                    names = [k for k in tensors if k.startswith(prefix)]
+                    found[name] = {k.removeprefix(prefix): tensors.pop(k) for k in names}
+                else:
+                    found[name] = kind(**{f.name: tensors.pop(prefix + f.name) for f in fields(kind)})
+            if tensors:
+                raise KeyError(*tensors)
+            return cls(**found)
+        except Exception as error:
+            raise DataError(
+                f"{path} does not hold {cls.holds} ({error}); make it anew from a table of crystals"
+            ) from None
+
+
+def _parts(data: Any) -> dict[str, Any]:
+    return {f.name: getattr(data, f.name) for f in fields(data)}
 
 
 @dataclass(frozen=True, eq=False)
-class TensorCrystals:
+class TensorCrystals(TensorFile):
     """Crystals and labels in memory.
 
     Attributes:
@@ -28,6 +82,7 @@ class TensorCrystals:
         atom_labels: per atom, each ``[N, ...]``; NaN where missing.
     """
 
+    holds: ClassVar[str] = "training tensors"
     crystals: CrystalBatch
     labels: dict[str, Tensor]
     atom_labels: dict[str, Tensor] = field(default_factory=dict)
@@ -50,42 +105,6 @@ class TensorCrystals:
             atoms = start + torch.arange(len(start))
             labels |= {k: v[atoms] for k, v in self.atom_labels.items()}
         return c[rows.tolist()], labels
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file."""
-        c = self.crystals
-        tensors = {
-            "lattice": c.lattice,
-            "frac_coords": c.frac_coords,
-            "atomic_numbers": c.atomic_numbers,
-            "n_atoms": c.n_atoms,
-        }
-        labels = {f"label.{k}": v for k, v in self.labels.items()} | {
-            f"atom.{k}": v for k, v in self.atom_labels.items()
-        }
-        save_file({**tensors, **labels}, str(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> TensorCrystals:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            DataError: the file is missing or holds something else.
-        """
-        try:
-            tensors = load_file(str(path))
-            crystals = CrystalBatch(
-                tensors["lattice"], tensors["frac_coords"], tensors["atomic_numbers"], tensors["n_atoms"]
-            )
-        except Exception as error:
-            raise DataError(
-                f"{path} does not hold training tensors ({error}); make it from crystals with 'autoperi train --data'"
-            ) from None
-        labels, atom_labels = (
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            for prefix in ("label.", "atom.")
-        )
-        return cls(crystals, labels, atom_labels)
 
 
 class Rows(Protocol):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoperi.errors import DataError
@@ -18,16 +17,15 @@ from autoperi.symmetry.freedom import Freedom, Orbit, freedom_at_volume
 from autoperi.symmetry.orbits import primitive_lattice, read_orbits
 from autoperi.symmetry.spacegroup import FloatArray, IntArray
 from autoperi.training.coupling import Choices, Equivalents, equivalents
+from autoperi.training.data import TensorFile
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
     from autoperi.data.io import CrystalTable
-PARTS: dict[str, type[Any]] = {"freedom": Freedom, "equivalents": Equivalents}
-"""Fields of :class:`OrbitCrystals` that are tensors in a class of their own."""
 
 
 @dataclass(frozen=True, eq=False)
-class OrbitCrystals:
+class OrbitCrystals(TensorFile):
     """Crystals in standard primitive cells, atoms gathered in Wyckoff orbits: tensors alone, so that training needs no
     symmetry library.
 
@@ -41,6 +39,7 @@ class OrbitCrystals:
         labels: per crystal, each ``[B]``; NaN where missing.
     """
 
+    holds: ClassVar[str] = "crystals as orbits"
     freedom: Freedom
     parameters: Tensor
     lattice: Tensor
@@ -66,33 +65,6 @@ class OrbitCrystals:
             "row": rows,
             **{k: v[rows] for k, v in self.labels.items()},
         }
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file."""
-        tensors = {n: getattr(self, n) for n in ("parameters", "lattice", "group", "element_volume")}
-        for name, kind in PARTS.items():
-            tensors |= {f"{name}.{f.name}": getattr(getattr(self, name), f.name) for f in fields(kind)}
-        save_file({**tensors, **{f"label.{k}": v for k, v in self.labels.items()}}, str(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> OrbitCrystals:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            DataError: the file is missing or holds something else.
-        """
-        try:
-            tensors = load_file(str(path))
-            labels, *parts = (
-                {k.removeprefix(prefix): tensors.pop(k) for k in list(tensors) if k.startswith(prefix)}
-                for prefix in ("label.", *(f"{name}." for name in PARTS))
-            )
-            made = {name: kind(**part) for (name, kind), part in zip(PARTS.items(), parts, strict=True)}
-            return cls(**made, **tensors, labels=labels)
-        except Exception as error:
-            raise DataError(
-                f"{path} does not hold crystals as orbits ({error}); make it anew from a table of crystals"
-            ) from None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autoperi.errors import DataError
 from autoperi.models.orbit_network import N_LETTERS, SentenceBatch, fitting_groups, tables
 from autoperi.symmetry.orbit_grammar import canonical, grammar
+from autoperi.training.data import TensorFile
 from autoperi.training.request import Sources, TrainingRequest
 from autoperi.training.tasks.base import CrystalTask
 
 
 @dataclass(frozen=True, eq=False)
-class OrbitSentences:
+class OrbitSentences(TensorFile):
     """Canonical sentences of many crystals: tensors alone, so that training needs no symmetry library.
 
     Attributes:
@@ -29,6 +29,7 @@ class OrbitSentences:
         groups: which can hold the counts, ``[K, 231]``, and kind: which row of it, ``[B]``.
     """
 
+    holds: ClassVar[str] = "sentences of orbits"
     group: Tensor
     n_elements: Tensor
     n_words: Tensor
@@ -59,24 +60,6 @@ class OrbitSentences:
             elements, counts, self.group[rows], self.groups[self.kind[rows]], element, left, letter, allowed
         )
         return batch, {"row": rows}
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file."""
-        save_file({k: v.contiguous() for k, v in vars(self).items()}, str(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> OrbitSentences:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            DataError: the file is missing or holds something else.
-        """
-        try:
-            return cls(**load_file(str(path)))
-        except Exception as error:
-            raise DataError(
-                f"{path} does not hold sentences of orbits ({error}); make it anew from a table of crystals"
-            ) from None
 
 
 def _padded(values: Tensor, lengths: Tensor, rows: Tensor, fill: Any) -> Tensor:

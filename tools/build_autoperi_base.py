@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from update_pretrained import update_registry
 
 from autoperi.hub.bundle import Bundle, Component, load_bundle, save_bundle
 from autoperi.hub.card import model_card
 from autoperi.hub.networks import network_component
-from autoperi.hub.store import update_registry
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.empnn import Empnn
 from autoperi.models.formation_energy import FormationEnergy

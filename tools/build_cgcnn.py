@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from update_pretrained import update_registry
 
 from autoperi.data.io import read_table
 from autoperi.evaluation.common import facts
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.card import model_card
 from autoperi.hub.networks import network_component
-from autoperi.hub.store import update_registry
 from autoperi.models.cgcnn import BUNDLED, COMPONENT, Cgcnn, load_cgcnn
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches

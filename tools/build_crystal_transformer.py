@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from build_cgcnn import RESULTS, ROOT, measure
+from update_pretrained import update_registry
 
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.card import model_card
 from autoperi.hub.networks import network_component
-from autoperi.hub.store import update_registry
 from autoperi.models.crystal_transformer import BUNDLED, COMPONENT, CrystalTransformer, load_crystal_transformer
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.prepare import LABEL, training_crystals

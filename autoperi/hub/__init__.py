@@ -19,7 +19,7 @@ _MODULES = {
     "bundle": ("Bundle", "Component", "load_bundle", "load_state", "save_bundle", "state_of", "verify"),
     "card": ("check_card", "model_card"),
     "download": ("download_to", "fetch", "load_pretrained", "push"),
-    "store": ("ModelInfo", "Resolved", "list_pretrained", "resolve", "update_registry"),
+    "store": ("ModelInfo", "Resolved", "list_pretrained", "resolve"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

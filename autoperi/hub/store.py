@@ -1,7 +1,7 @@
 """What can be asked for by name: the models that ship in the wheel, and how a name, path or repository is told apart.
 
 ``pretrained.json`` lists every bundled model, retired ones included, so that an old name keeps an explanation. After
-new weights are put into ``autoperi/weights/<name>/``, ``python -m autoperi.hub.store`` renews the sha256 in it.
+new weights are put into ``autoperi/weights/<name>/``, ``python tools/update_pretrained.py`` renews the sha256 in it.
 """
 
 from __future__ import annotations
@@ -10,20 +10,16 @@ import difflib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from autoperi.data.files import write_atomically
-from autoperi.errors import DataError, WeightsError, one_line
-from autoperi.hub.bundle import CONFIG_FILE, read_config, verify
+from autoperi.errors import WeightsError, one_line
+from autoperi.hub.bundle import CONFIG_FILE
 
 DEFAULT_MODEL = "autoperi-base"
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "weights"
 REGISTRY_FILE = Path(__file__).resolve().parent / "pretrained.json"
-MAX_MODEL_BYTES = 12_000_000
-MAX_TOTAL_BYTES = 40_000_000
-"""Largest size of one bundled model (12 MB), and of all of them together (40 MB)."""
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -157,60 +153,6 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Resolved:
     )
 
 
-def check_registry() -> list[str]:
-    """What is wrong with the bundled weights, one line each; [] when every file is the one the registry names."""
-    problems = []
-    for info in list_pretrained():
-        if info.status != "active":
-            continue
-        if not info.available:
-            problems.append(f"{info.name}: no weights in '{info.directory}'")
-        elif {row.file: row.sha256 for row in verify(info.directory)} != info.sha256:
-            problems.append(f"{info.name}: files differ from pretrained.json; run `python -m autoperi.hub.store`")
-    return problems
-
-
-def update_registry() -> list[ModelInfo]:
-    """Write the sha256 of all bundled weights into ``pretrained.json``; models not listed there yet are added.
-
-    Raises:
-        WeightsError: a damaged or misnamed model, or one above :data:`MAX_MODEL_BYTES`, or all of them above
-            :data:`MAX_TOTAL_BYTES`.
-    """
-    models = {info.name: info for info in list_pretrained()}
-    total = 0
-    for directory in sorted(p.parent for p in WEIGHTS_DIR.glob(f"*/{CONFIG_FILE}")):
-        config = read_config(directory)
-        if config["name"] != directory.name:
-            raise WeightsError(
-                f"'{directory}' holds the model {config['name']!r}; the directory must have the name of the model"
-            )
-        rows = verify(directory)
-        bad = [row.file for row in rows if not row.ok]
-        if bad:
-            raise WeightsError(f"'{directory / bad[0]}' is not what {CONFIG_FILE} says; save the model again")
-        about = str(config.get("metadata", {}).get("description", ""))
-        info = models.get(directory.name) or ModelInfo(directory.name, description=about)
-        total += info.size_bytes
-        if info.size_bytes > MAX_MODEL_BYTES or total > MAX_TOTAL_BYTES:
-            raise WeightsError(
-                f"'{directory}' has {info.size_bytes} bytes and all models {total}; keep to {MAX_MODEL_BYTES} and "
-                f"{MAX_TOTAL_BYTES}"
-            )
-        sha256 = {row.file: row.sha256 for row in rows}
-        models[info.name] = replace(info, licence=config.get("licence") or info.licence, sha256=sha256)
-    entries = [
-        {k: v for k, v in asdict(models[name]).items() if v or k in {"description", "licence"}}
-        for name in sorted(models)
-    ]
-    text = json.dumps({"format_version": 1, "models": entries}, indent=2, ensure_ascii=False) + "\n"
-    try:
-        write_atomically(REGISTRY_FILE, text)
-    except DataError as error:
-        raise WeightsError(f"{error}; run this in a source checkout you may write to") from error
-    return list_pretrained()
-
-
 def _bundled(info: ModelInfo) -> Resolved:
     if info.status != "active":
         instead = (
@@ -223,7 +165,3 @@ def _bundled(info: ModelInfo) -> Resolved:
             "--force-reinstall autoperi`) or give the directory of a model"
         )
     return Resolved("bundled", info.name, path=info.directory, info=info)
-
-
-if __name__ == "__main__":
-    update_registry()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ import torch
 
 from autoperi.data.io import CrystalTable, read_table
 from autoperi.hub.bundle import load_bundle, save_bundle
-from autoperi.hub.store import update_registry
 from autoperi.prior.component import proposer_of
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.training.tasks.prior import reference_weights
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+from update_pretrained import update_registry  # the folder must be known first
 
 TOLERANCE = 0.01
 """Largest difference of ln(volume over additive volume) between a member and its row; cells idealised at 0.1 Å differ

@@ -7,6 +7,7 @@ import pickle
 import shutil
 
 import pytest
+from update_pretrained import update_registry
 
 from autoperi.hub import store as registry
 from autoperi.hub.bundle import save_bundle
@@ -138,7 +139,7 @@ def bundled(monkeypatch, tiny_bundle, tmp_path):
     monkeypatch.setattr(registry, "REGISTRY_FILE", tmp_path / "registry.json")
     monkeypatch.setattr(registry, "WEIGHTS_DIR", tmp_path / "weights")
     save_bundle(replace(tiny_bundle, name="tiny"), tmp_path / "weights" / "tiny")
-    registry.update_registry()
+    update_registry()
     return tmp_path / "weights" / "tiny"
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from autoperi.data.files import check_crystal_output as check_crystal_output  # generate asks for these here
-from autoperi.data.files import check_writable as check_writable
 from autoperi.data.files import dumps as dumps
 from autoperi.pipelines.options import whole as whole
 
@@ -35,28 +33,40 @@ def add_command(subparsers: Any, name: str, summary: str, *, description: str, e
     return parser
 
 
+def add_option(parser: argparse.ArgumentParser, name: str, metavar: str, summary: str, **how: Any) -> None:
+    """An argument with its placeholder and its line of the help; without a placeholder a switch."""
+    parser.add_argument(name, help=summary, **({"metavar": metavar} if metavar else {"action": "store_true"}), **how)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``."""
+    add_option(parser, "--json", "", "print one JSON object instead of a table")
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
     """``--json`` and ``--quiet``."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_json(parser)
+    add_option(parser, "--quiet", "", "no progress bar")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``."""
+    add_option(parser, "--device", "DEVICE", "auto, cpu or cuda (default: auto)", default="auto")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """``--model``, ``--device`` and ``--batch-size``."""
-    parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="NAME_OR_DIR",
-        help=f"bundled name, directory or hub repository owner/name (default: {DEFAULT_MODEL})",
-    )
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument(
-        "--batch-size",
-        type=batch_size,
-        default="auto",
-        metavar="N",
-        help="crystals per pass; never changes a result (default: auto)",
-    )
+    what = f"bundled name, directory or hub repository owner/name (default: {DEFAULT_MODEL})"
+    add_option(parser, "--model", "NAME_OR_DIR", what, default=DEFAULT_MODEL)
+    add_device(parser)
+    what = "crystals per pass; never changes a result (default: auto)"
+    add_option(parser, "--batch-size", "N", what, type=batch_size, default="auto")
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """``FILE``, the crystals that a command reads."""
+    what = "crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them"
+    add_option(parser, "file", "FILE", what)
 
 
 def batch_size(text: str) -> int | str:
@@ -130,6 +140,11 @@ def uninterrupted() -> Iterator[None]:
 def say(text: str) -> None:
     """One line on standard output."""
     sys.stdout.write(text + "\n")
+
+
+def say_json(value: Any) -> None:
+    """One line of strict JSON on standard output."""
+    say(dumps(value))
 
 
 def note(text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoperi.cli import common
+from autoperi.data.files import check_crystal_output, publish
 from autoperi.errors import GenerationInterrupted
 from autoperi.pipelines.options import add_flags, given_flags
 from autoperi.pipelines.request import Request, RunOptions, make_request
@@ -49,9 +50,8 @@ def add_parser(subparsers: Any) -> None:
         example=EXAMPLE,
     )
     add_flags(parser, Request, RunOptions)
-    parser.add_argument(
-        "--out", metavar="DIR_or_FILE", help="a folder, or a file: .cif, .extxyz, .json, .parquet, .vasp (one crystal)"
-    )
+    what = "a folder, or a file: .cif, .extxyz, .json, .parquet, .vasp (one crystal)"
+    common.add_option(parser, "--out", "DIR_or_FILE", what)
     common.add_model(parser)
     common.add_output(parser)
     parser.set_defaults(func=run)
@@ -60,16 +60,12 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Generate, write, print."""
     request = make_request(**given_flags(args, Request))
-    folder = common.check_crystal_output(args.out, n=request.n) if args.out is not None else False
+    folder = check_crystal_output(args.out, n=request.n) if args.out is not None else False
     peri = common.load_model(args)
     interrupted = False
     try:
-        crystals = peri.generate(
-            request,
-            batch_size=args.batch_size,
-            progress=common.progress_of(args),
-            **given_flags(args, RunOptions),
-        )
+        how: dict[str, Any] = {"batch_size": args.batch_size, "progress": common.progress_of(args)}
+        crystals = peri.generate(request, **how, **given_flags(args, RunOptions))
     except GenerationInterrupted as stop:
         crystals, interrupted = stop.finished, True
     with common.uninterrupted():
@@ -86,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             where = args.out
             summary["files"] = write_folder(crystals, args.out, summary) if folder else write_file(crystals, args.out)
         if args.json:
-            common.say(common.dumps(summary))
+            common.say_json(summary)
         elif crystals:
             named = [
                 {**row, "group": f"{row['space_group_symbol']} ({row['space_group']})" if row["space_group"] else None}
@@ -137,7 +133,6 @@ def write_folder(crystals: list[Structure], out: str, summary: dict[str, Any]) -
 
     In a folder of an earlier run, the CIFs which its summary names and which are not written anew are removed.
     """
-    from autoperi.data.files import publish
     from autoperi.data.io import EXTXYZ, SUMMARY, write_crystals
 
     target = Path(out)

@@ -26,25 +26,23 @@ def add_parser(subparsers: Any) -> None:
         example=EXAMPLE,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    command = _verb(verbs, "list", "the models in this installation", list_models)
+    _verb(verbs, "list", "the models in this installation", list_models)
+    anywhere = "bundled name, directory or hub repository owner/name"
     command = _verb(verbs, "info", "what a model is made of", info)
-    command.add_argument("name", metavar="NAME_OR_DIR", help="bundled name, directory or hub repository owner/name")
+    common.add_option(command, "name", "NAME_OR_DIR", anywhere)
     command = _verb(verbs, "download", "copy a model into a directory, e.g. for a machine without network", download)
-    command.add_argument("name", metavar="NAME", help="bundled name, directory or hub repository owner/name")
-    command.add_argument(
-        "--to", required=True, metavar="DIR", help="where it goes; from_pretrained('DIR') reads it there"
-    )
-    command.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub repository")
-    command.add_argument(
-        "--force", action="store_true", help="overwrite what is in DIR, and download anew what is cached"
-    )
+    common.add_option(command, "name", "NAME", anywhere)
+    what = "where it goes; from_pretrained('DIR') reads it there"
+    common.add_option(command, "--to", "DIR", what, required=True)
+    common.add_option(command, "--revision", "R", "branch, tag or commit of a hub repository")
+    common.add_option(command, "--force", "", "overwrite what is in DIR, and download anew what is cached")
     command = _verb(verbs, "verify", "compare the files of a model with their sha256", verify_model)
-    command.add_argument("name", metavar="NAME_OR_DIR", help="bundled name or directory")
+    common.add_option(command, "name", "NAME_OR_DIR", "bundled name or directory")
 
 
 def _verb(verbs: Any, name: str, summary: str, func: Any) -> argparse.ArgumentParser:
     parser = common.add_command(verbs, name, summary, description=f"Models: {summary}.", example=EXAMPLE)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    common.add_json(parser)
     parser.set_defaults(func=func)
     return parser
 
@@ -55,17 +53,11 @@ def list_models(args: argparse.Namespace) -> int:
 
     models = [info.to_dict() for info in list_pretrained()]
     if args.json:
-        common.say(common.dumps({"models": models}))
+        common.say_json({"models": models})
         return 0
     rows = [{**m, "size": f"{m['size_bytes'] / 1e6:.1f} MB", "here": "yes" if m["available"] else "no"} for m in models]
-    columns = {
-        "name": "name",
-        "status": "status",
-        "here": "installed",
-        "size": "size",
-        "licence": "licence",
-        "description": "description",
-    }
+    same = {key: key for key in ("name", "status", "here", "size", "licence", "description")}
+    columns = same | {"here": "installed"}
     common.say(common.format_table(rows, columns))
     return 0
 
@@ -74,7 +66,7 @@ def info(args: argparse.Namespace) -> int:
     """What a model says of itself."""
     facts = _facts(args.name)
     if args.json:
-        common.say(common.dumps(facts))
+        common.say_json(facts)
         return 0
     for key, value in facts.items():
         if key == "components":
@@ -95,12 +87,11 @@ def _facts(name: str) -> dict[str, Any]:
     if entry is not None and not (entry["status"] == "active" and entry["available"]):
         return {k: v for k, v in entry.items() if k != "sha256"}
     found = resolve(name)
-    if found.path is None:
+    path = found.path
+    if path is None:
         from autoperi.hub.download import fetch
 
         path = fetch(found.name)
-    else:
-        path = found.path
     config = read_config(path)
     files = {n: path / part["file"] for n, part in config["components"].items()}
     missing = [file.name for file in files.values() if not file.is_file()]
@@ -117,12 +108,7 @@ def _facts(name: str) -> dict[str, Any]:
         "autoperi": config["autoperi_version"],
         "versions": config.get("versions", {}),
         "components": {
-            n: {
-                "file": part["file"],
-                "bytes": files[n].stat().st_size,
-                "sha256": part["sha256"],
-                "config": part["config"],
-            }
+            n: {"file": part["file"], "bytes": files[n].stat().st_size, **part}
             for n, part in config["components"].items()
         },
         "metadata": config.get("metadata", {}),
@@ -136,16 +122,8 @@ def download(args: argparse.Namespace) -> int:
     check_writable(args.to, folder=True)
     path = download_to(args.name, args.to, revision=args.revision, force=args.force)
     if args.json:
-        common.say(
-            common.dumps(
-                {
-                    "model": args.name,
-                    "revision": args.revision,
-                    "directory": str(path),
-                    "files": sorted(p.name for p in path.iterdir()),
-                }
-            )
-        )
+        files = sorted(p.name for p in path.iterdir())
+        common.say_json({"model": args.name, "revision": args.revision, "directory": str(path), "files": files})
     else:
         common.say(f"{args.name} is in {path}; load it with from_pretrained('{path}')")
     return 0
@@ -166,7 +144,7 @@ def verify_model(args: argparse.Namespace) -> int:
         for row in rows:  # a bundled model must also be the one that was released
             row["ok"] = bool(row["ok"]) and found.info.sha256.get(str(row["file"])) == row["sha256"]
     if not args.json:
-        common.say(common.format_table(rows, {"file": "file", "ok": "ok", "sha256": "sha256"}))
+        common.say(common.format_table(rows, {key: key for key in ("file", "ok", "sha256")}))
     load_bundle(found.path)  # says in one line what is wrong with a file
     bad = [str(row["file"]) for row in rows if not row["ok"]]
     if bad:
@@ -175,5 +153,5 @@ def verify_model(args: argparse.Namespace) -> int:
             "--force-reinstall autoperi`"
         )
     if args.json:
-        common.say(common.dumps({"model": found.name, "directory": str(found.path), "ok": True, "files": rows}))
+        common.say_json({"model": found.name, "directory": str(found.path), "ok": True, "files": rows})
     return 0

@@ -46,27 +46,13 @@ def add_parser(subparsers: Any) -> None:
         ),
         example=EXAMPLE,
     )
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        help="crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them",
-    )
-    parser.add_argument(
-        "--out",
-        required=True,
-        metavar="FILE",
-        help="where to write them: .cif, .extxyz, .json, .parquet, .vasp, or a folder",
-    )
-    parser.add_argument(
-        "--steps",
-        type=common.whole,
-        metavar="K",
-        help=f"passes, 0 to 20 (default: the model's); with --positions, steps after them ({RELAX_STEPS})",
-    )
-    parser.add_argument("--positions", action="store_true", help="relax positions, too, with the model's potential")
-    parser.add_argument(
-        "--fix-symmetry", action="store_true", help="keep the space group found at 0.01 A free of rounding"
-    )
+    common.add_file(parser)
+    what = "where to write them: .cif, .extxyz, .json, .parquet, .vasp, or a folder"
+    common.add_option(parser, "--out", "FILE", what, required=True)
+    what = f"passes, 0 to 20 (default: the model's); with --positions, steps after them ({RELAX_STEPS})"
+    common.add_option(parser, "--steps", "K", what, type=common.whole)
+    common.add_option(parser, "--positions", "", "relax positions, too, with the model's potential")
+    common.add_option(parser, "--fix-symmetry", "", "keep the space group found at 0.01 A free of rounding")
     common.add_model(parser)
     common.add_output(parser)
     parser.set_defaults(func=run)
@@ -126,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     with common.uninterrupted():
         files = [str(path) for path in write_crystals(relaxed, args.out)]
     if args.json:
-        common.say(common.dumps({"provenance": peri.provenance(), "rows": rows, "files": files}))
+        common.say_json({"provenance": peri.provenance(), "rows": rows, "files": files})
     else:
         common.say(common.format_table(rows, columns))
         common.say(f"\nmodel {peri.bundle.name}; written to {args.out}")

@@ -29,20 +29,12 @@ def add_parser(subparsers: Any) -> None:
         description="Score crystals. Without --out the table is printed.",
         example=EXAMPLE,
     )
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        help="crystals: .cif, .extxyz, .json, .parquet, .csv, .vasp, POSCAR, or a folder of them",
-    )
-    parser.add_argument("--out", metavar="TABLE", help="write the table: .csv, .json or .parquet")
-    parser.add_argument(
-        "--properties", metavar="NAMES", help="comma-separated, e.g. formula,validity,formation_energy (default: all)"
-    )
-    parser.add_argument(
-        "--references",
-        metavar="FILE",
-        help=".csv or .json of formula and formation energy (eV/atom); adds the energy above hull",
-    )
+    common.add_file(parser)
+    common.add_option(parser, "--out", "TABLE", "write the table: .csv, .json or .parquet")
+    what = "comma-separated, e.g. formula,validity,formation_energy (default: all)"
+    common.add_option(parser, "--properties", "NAMES", what)
+    what = ".csv or .json of formula and formation energy (eV/atom); adds the energy above hull"
+    common.add_option(parser, "--references", "FILE", what)
     common.add_model(parser)
     common.add_output(parser)
     parser.set_defaults(func=run)
@@ -79,11 +71,8 @@ def run(args: argparse.Namespace) -> int:
         with common.uninterrupted():
             write_table(rows, args.out)
     if args.json:
-        common.say(
-            common.dumps(
-                {"provenance": peri.provenance(), "rows": rows, "files": [] if args.out is None else [args.out]}
-            )
-        )
+        files = [] if args.out is None else [args.out]
+        common.say_json({"provenance": peri.provenance(), "rows": rows, "files": files})
     elif args.out is None:
         common.say(common.format_table(rows, {key: key for key in dict.fromkeys(key for row in rows for key in row)}))
     else:

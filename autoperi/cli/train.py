@@ -7,10 +7,12 @@ import importlib.util
 import math
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoperi.cli import common
+from autoperi.data.files import check_exists, check_writable
 from autoperi.errors import AutoPeriError, RequestError
 from autoperi.registry import Kind, kind_named, kinds, load
 
@@ -49,51 +51,25 @@ def add_parser(subparsers: Any) -> None:
         description="Train a component and write a complete model.",
         example=EXAMPLE,
     )
-    words = [kind.word for kind in trainable()]
-    parser.add_argument("kind", metavar="KIND", help=", ".join(words))
-    parser.add_argument("--options", action="store_true", help="list what --set may change, and train nothing")
-    parser.add_argument("--data", metavar="FILE", help="what to train on: .parquet, .csv, .json, .extxyz or a folder")
-    parser.add_argument("--val", metavar="FILE", help="what to validate on (needed for all but prior and autoperi-gnn)")
-    parser.add_argument("--out", metavar="DIR", help="DIR/checkpoints and DIR/model are written")
+    add = partial(common.add_option, parser)
+    add("kind", "KIND", ", ".join(kind.word for kind in trainable()))
+    add("--options", "", "list what --set may change, and train nothing")
+    add("--data", "FILE", "what to train on: .parquet, .csv, .json, .extxyz or a folder")
+    add("--val", "FILE", "what to validate on (needed for all but prior and autoperi-gnn)")
+    add("--out", "DIR", "DIR/checkpoints and DIR/model are written")
     for name, (kind, metavar, text) in SETTINGS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the network or its training, such as channels=32; may be repeated",
-    )
-    parser.add_argument("--max-atoms", type=common.whole, metavar="N", help="leave out larger crystals")
-    parser.add_argument(
-        "--label",
-        metavar="COLUMN",
-        help="column of the formation energy in eV/atom (default: formation_energy_per_atom)",
-    )
-    parser.add_argument(
-        "--reference",
-        metavar="COLUMN=VALUE,…",
-        help="prior: the rows whose distribution `generate` follows without a composition, e.g. source=mine (default: "
-        "all)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in DIR, or begin it; its settings need not be repeated",
-    )
-    parser.add_argument(
-        "--base",
-        default=common.DEFAULT_MODEL,
-        metavar="NAME_OR_DIR",
-        help=f"the rest of the model (default: {common.DEFAULT_MODEL})",
-    )
-    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument(
-        "--devices",
-        type=common.whole,
-        metavar="N",
-        help="GPUs, or processes on a CPU, that train together (default: 1)",
-    )
+        add(f"--{name.replace('_', '-')}", metavar, text, type=kind)
+    what = "an option of the network or its training, such as channels=32; may be repeated"
+    add("--set", "NAME=VALUE", what, action="append", default=[])
+    add("--max-atoms", "N", "leave out larger crystals", type=common.whole)
+    add("--label", "COLUMN", "column of the formation energy in eV/atom (default: formation_energy_per_atom)")
+    what = "the rows whose distribution `generate` follows without a composition, e.g. source=mine (default: all)"
+    add("--reference", "COLUMN=VALUE,…", f"prior: {what}")
+    add("--resume", "", "go on with the run in DIR, or begin it; its settings need not be repeated")
+    what = f"the rest of the model (default: {common.DEFAULT_MODEL})"
+    add("--base", "NAME_OR_DIR", what, default=common.DEFAULT_MODEL)
+    common.add_device(parser)
+    add("--devices", "N", "GPUs, or processes on a CPU, that train together (default: 1)", type=common.whole)
     common.add_output(parser)
     parser.set_defaults(func=run)
 
@@ -112,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if args.options:
         return _say_options(kind)
     _check(args, kind)
-    common.check_writable(Path(args.out) / "model", folder=True)
+    check_writable(Path(args.out) / "model", folder=True)
     request = _request(args, kind)
     from autoperi.training.export import export
 
@@ -143,13 +119,12 @@ def run(args: argparse.Namespace) -> int:
     base = None if kind.role == "baseline" else request.base.name
     if args.json:
         facts = {"component": kind.name, "model": str(directory), "base": base, **facts}
-        common.say(common.dumps({k: facts[k] for k in ("component", "model", "base", "settings", "summary")}))
+        common.say_json({k: facts[k] for k in ("component", "model", "base", "settings", "summary")})
         return 0
     for key, value in trained.summary.items():
-        text = (
-            ", ".join(f"{k} {common.format_number(v)}" for k, v in value.items()) if isinstance(value, dict) else value
-        )
-        common.say(f"{key:<16}  {text}")
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {common.format_number(v)}" for k, v in value.items())
+        common.say(f"{key:<16}  {value}")
     how = f"from_pretrained('{directory}')"
     if base is None:
         how = f"autoperi.models.{kind.name}.load_{kind.name}('{directory}')"
@@ -167,7 +142,7 @@ def _say_options(kind: Kind) -> int:
         for of, own in (("network", network), ("training", task))
         for k, v in own.items()
     ]
-    common.say(common.format_table(rows, {"of": "of", "option": "option", "default": "default"}))
+    common.say(common.format_table(rows, {key: key for key in ("of", "option", "default")}))
     return 0
 
 
@@ -210,7 +185,6 @@ def _check(args: argparse.Namespace, kind: Kind) -> None:
 
 def _request(args: argparse.Namespace, kind: Kind) -> TrainingRequest:
     """The request, with its base model loaded; files that are missing are refused first."""
-    from autoperi.data.io import check_exists
     from autoperi.hub.download import load_pretrained
     from autoperi.nn.device import check_device
     from autoperi.training.export import check_base

@@ -91,10 +91,10 @@ def check_properties(names: list[str]) -> None:
     Raises:
         RequestError: naming them and the known ones.
     """
-    from autoperi.pipelines.score import PROPERTIES
+    from autoperi.pipelines.score import NAMES
 
-    unknown = [name for name in names if name not in PROPERTIES]
+    unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
         raise RequestError(
-            f"--properties {','.join(unknown) or names!r} is not known; choose from {', '.join(PROPERTIES)}"
+            f"--properties {','.join(unknown) or names!r} is not known; choose from {', '.join(NAMES)}"
         )

@@ -152,6 +152,8 @@ def _check(args: argparse.Namespace, kind: Kind) -> None:
     Raises:
         RequestError: naming the option. AutoPeriError: Lightning is missing.
     """
+    from autoperi.training.request import parse_options, split_options
+
     for option in ("data", "out"):
         if getattr(args, option) is None:
             raise RequestError(f"--{option} is missing; see `autoperi train --help`")
@@ -163,6 +165,7 @@ def _check(args: argparse.Namespace, kind: Kind) -> None:
         raise RequestError(f"--learning-rate {args.learning_rate} is not a positive number; give one such as 0.002")
     if args.seed is not None and args.seed < 0:
         raise RequestError(f"--seed {args.seed} is negative; give 0 or more")
+    split_options(kind, parse_options(args.set))
     if not kind.task:
         for option in ("val", "label", "devices"):
             if getattr(args, option) is not None:
@@ -188,10 +191,8 @@ def _request(args: argparse.Namespace, kind: Kind) -> TrainingRequest:
     from autoperi.hub.download import load_pretrained
     from autoperi.nn.device import check_device
     from autoperi.training.export import check_base
-    from autoperi.training.request import TrainingRequest, parse_options, split_options
+    from autoperi.training.request import TrainingRequest, parse_options
 
-    options = parse_options(args.set)
-    split_options(kind, options)
     for table in filter(None, (args.data, args.val)):
         check_exists(Path(table))
     device = check_device(args.device).type
@@ -213,7 +214,7 @@ def _request(args: argparse.Namespace, kind: Kind) -> TrainingRequest:
         args.base,
         val=None if args.val is None else Path(args.val),
         settings={name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None},
-        options=options,
+        options=parse_options(args.set),
         label=args.label,
         reference=args.reference,
         max_atoms=args.max_atoms,

@@ -106,16 +106,17 @@ class LoadedBundle:
         return next((self.find(kind.name, dtype) for kind in self.kinds("relaxer")), None)
 
 
-def lacking(bundle: Bundle, kind: str, purpose: str) -> str:
-    """That a model has no component of a kind, and what to do."""
+def lacking(bundle: Bundle, kind: str, purpose: str = "") -> str:
+    """That a model has no component of a kind, and what to do; ``purpose`` is what needs it."""
+    known = kind_named(kind)
     return (
-        f"model {bundle.name!r} has no {kind}, which {purpose} needs; it holds {', '.join(bundle.components)}: use a "
-        "model "
-        f"that has one, such as 'autoperi-base', or train it with `autoperi train {kind.replace('_', '-')}`"
+        f"model {bundle.name!r} has no component {kind!r}{f', which {purpose} needs' if purpose else ''}; it holds "
+        f"{', '.join(bundle.components)}: give {known.pretrained or 'autoperi-base'!r}, or what `autoperi train "
+        f"{known.word}` wrote"
     )
 
 
-def component_of(bundle: Bundle, kind: str, purpose: str = "this") -> Component:
+def component_of(bundle: Bundle, kind: str, purpose: str = "") -> Component:
     """The component of a kind; ``purpose`` says in the error what needs it.
 
     Raises:

@@ -382,7 +382,7 @@ def check_steps(steps: Any, *, most: int = 20) -> int | None:
         "steps",
         least=0,
         most=most,
-        refusal=f"is not a number of relaxation passes; give an integer from 0 to {most}, or None",
+        refusal="is not a number of relaxation passes, 0 to 20, nor one of a sampler's steps; give one, or None",
     )
 
 

@@ -183,7 +183,7 @@ def train(
     )
     last = directory / LAST
     started = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
         warnings.filterwarnings("ignore", message="find_unused_parameters")
         trainer = lightning.Trainer(

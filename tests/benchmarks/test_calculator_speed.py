@@ -65,5 +65,5 @@ def test_sizes_are_whole_cubes() -> None:
 
 
 def test_a_model_without_a_potential_is_refused_with_the_remedy(tiny_dir: Path) -> None:
-    with pytest.raises(WeightsError, match=r"has no potential.*autoperi train potential"):
+    with pytest.raises(WeightsError, match=r"no component 'potential'.*autoperi train potential"):
         main(["--model", str(tiny_dir)])

@@ -302,7 +302,7 @@ def test_score_refuses(cli, rock_salt, tmp_path, monkeypatch, options, words):
 
 
 def test_an_interrupted_relaxation_is_written_as_far_as_it_came(cli, rock_salt, tmp_path, monkeypatch):
-    import autoperi.relax.lattice as module
+    import autoperi.relax.positions as module
 
     real, calls = module.relax, []
 

@@ -10,7 +10,8 @@ import pytest
 from pymatgen.core import Composition
 
 from autoperi.data.io import read_crystals
-from autoperi.pipelines import accept as generation
+from autoperi.pipelines import accept
+from autoperi.pipelines.prototype import PrototypePipeline
 
 FAST = ("--quiet", "--device", "cpu")
 
@@ -204,9 +205,9 @@ def test_a_disk_that_fails_late_leaves_nothing(cli, monkeypatch, tmp_path, tiny_
 
 
 def test_too_few(cli, monkeypatch, tiny_dir, tmp_path, nothing_left):
-    real = generation.proposals
-    monkeypatch.setattr(generation, "proposals", lambda *arguments: islice(real(*arguments), 4))
-    monkeypatch.setattr(generation, "MIN_DISTANCE_RATIO", 9.0)
+    real = PrototypePipeline.candidates
+    monkeypatch.setattr(PrototypePipeline, "candidates", lambda *arguments: islice(real(*arguments), 4))
+    monkeypatch.setattr(accept, "MIN_DISTANCE_RATIO", 9.0)
     options = ("generate", "NaCl", "-n", 1, "--num-atoms", 2, "--space-group", 225, "--model", tiny_dir, *FAST)
     cli(*options, "--out", tmp_path / "x.cif").refused("only 0 of 1 crystals of NaCl", "strict=False")
     ran = cli(*options, "--no-strict", "--out", tmp_path / "x.cif").done()
@@ -220,7 +221,7 @@ def interrupt(monkeypatch):
     """Ctrl-C after some crystals are finished."""
 
     def after(k):
-        real, seen = generation._finish, []
+        real, seen = accept.Judge.accept, []
 
         def stop(*arguments):
             for finished in real(*arguments):
@@ -229,7 +230,7 @@ def interrupt(monkeypatch):
                 seen.append(finished)
                 yield finished
 
-        monkeypatch.setattr(generation, "_finish", stop)
+        monkeypatch.setattr(accept.Judge, "accept", stop)
 
     return after
 

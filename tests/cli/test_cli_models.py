@@ -53,7 +53,6 @@ DAMAGE = {
     "no config": (lambda m: (m / "config.json").unlink(), ["config.json", "save_pretrained"]),
     "no file": (lambda m: (m / "prior.safetensors").unlink(), ["prior.safetensors", "missing"]),
     "empty config": (lambda m: (m / "config.json").write_text(""), ["config.json", "cannot be read"]),
-    "not complete": (strip, ["no component 'prior'", "complete model"]),
     "other version": (widen, ["'empnn'", "update AutoPeri"]),
 }
 
@@ -80,10 +79,18 @@ def test_damaged_models(cli, model, rock_salt, tmp_path, damage, command):
             model,
         ],
     }[command]
-    cli(command, *arguments, "--json").refused(
-        *(words if (command, damage) != ("train", "not complete") else ["no component prior"])
-    )
+    cli(command, *arguments, "--json").refused(*words)
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_model_without_a_prior_does_all_but_generate(cli, model, rock_salt, tmp_path):
+    strip(model)
+    before = set(tmp_path.rglob("*"))
+    refused = cli("generate", "NaCl", "--out", tmp_path / "new", "--model", model, "--json")
+    refused.refused("no component 'prior'", "prototype pipeline", "autoperi train prior")
+    assert set(tmp_path.rglob("*")) == before
+    cli("relax", rock_salt, "--out", tmp_path / "x.extxyz", "--model", model).done()
+    cli("score", rock_salt, "--out", tmp_path / "x.csv", "--model", model).done()
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,17 @@ from autoperi.data.io import read_crystals
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED = """
 import os, signal, sys
-from autoperi.pipelines import accept as generation
+from autoperi.pipelines.accept import Judge
 from autoperi.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # test runners may start children that ignore it
-real, seen = generation._finish, []
-def finish(*arguments):
+real, seen = Judge.accept, []
+def accept(*arguments):
     for finished in real(*arguments):
         yield finished
         seen.append(finished)
         if len(seen) == 6:
             os.kill(os.getpid(), signal.SIGINT)
-generation._finish = finish
+Judge.accept = accept
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -49,10 +49,10 @@ def test_what_a_model_lacks_is_refused_in_one_line(tiny_bundle: Bundle) -> None:
         (lambda: toy.generate("NaCl", space_group=225), RequestError, "'toy' does not honour space_group"),
         (lambda: toy.generate("NaCl", model="prior"), RequestError, "does not honour model"),
         (lambda: toy.generate(), RequestError, "draws no compositions"),
-        (lambda: toy.relax_lattice(salt), WeightsError, "no lattice_relaxer"),
+        (lambda: toy.relax_lattice(salt), WeightsError, "no component 'lattice_relaxer'"),
         (lambda: toy.relax_lattice(salt, positions=True), RequestError, "needs a potential"),
-        (lambda: toy.log_likelihood(salt), WeightsError, "no autoperi_gnn"),
-        (lambda: toy.calculator(), WeightsError, "no potential"),
+        (lambda: toy.log_likelihood(salt), WeightsError, "no component 'autoperi_gnn'"),
+        (lambda: toy.calculator(), WeightsError, "no component 'potential'"),
         (lambda: toy.score(salt, properties=["formation_energy"]), RequestError, "predicts no formation_energy"),
     ):
         with pytest.raises(error, match=words) as caught:
@@ -67,5 +67,5 @@ def test_a_model_that_only_relaxes(tiny_bundle: Bundle) -> None:
     relaxer = AutoPeri(Bundle("relaxer", {"empnn": tiny_bundle.components["empnn"]}))
     salt = AutoPeri(tiny_bundle).generate("NaCl", seed=0)[0]
     assert relaxer.relax_lattice(salt).properties["autoperi"]["relaxation"]["status"]
-    with pytest.raises(WeightsError, match="no prior, which the prototype pipeline needs"):
+    with pytest.raises(WeightsError, match="no component 'prior', which the prototype pipeline needs"):
         relaxer.generate("NaCl")

@@ -273,7 +273,7 @@ def test_a_model_with_a_potential_gives_its_calculator(tiny: Potential, tiny_bun
     )
     with pytest.raises(RequestError, match="speed"):
         peri.calculator(speed=3)
-    with pytest.raises(WeightsError, match="has no potential"):
+    with pytest.raises(WeightsError, match="no component 'potential'"):
         AutoPeri(tiny_bundle).calculator()
 
 

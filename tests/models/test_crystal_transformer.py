@@ -199,7 +199,7 @@ def test_a_model_by_itself(tmp_path: Path, tiny_dir: Path) -> None:
         assert torch.equal(loaded(batch), model(batch))
     with pytest.raises(WeightsError, match=r"baseline.*crystal_transformer.load_crystal_transformer.*autoperi-base"):
         AutoPeri.from_pretrained(tmp_path / "mine")
-    with pytest.raises(WeightsError, match=r"no component 'crystal_transformer'.*autoperi train crystal_transformer"):
+    with pytest.raises(WeightsError, match=r"no component 'crystal_transformer'.*autoperi train crystal-transformer"):
         load_crystal_transformer(tiny_dir)
 
 

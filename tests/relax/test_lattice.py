@@ -223,7 +223,7 @@ def test_labels_charge_and_images_survive(small: AutoPeri, positions: bool, fix_
 
 
 def test_an_interruption_keeps_what_is_finished(small: AutoPeri, monkeypatch: pytest.MonkeyPatch) -> None:
-    import autoperi.relax.lattice as module
+    import autoperi.relax.positions as module
 
     calls = []
 

@@ -128,6 +128,10 @@ class CrystalTask(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002, D102
+        # dropout draws from the global generator: seeded batch by batch, a resumed run draws what a straight one does
+        torch.manual_seed(self.generator(batch_idx, self.current_epoch).initial_seed())
+
     def on_before_zero_grad(self, optimizer: Any) -> None:  # noqa: ARG002, D102
         # called once after each optimiser step
         if self.global_step > 0:

@@ -35,7 +35,8 @@ def add_command(subparsers: Any, name: str, summary: str, *, description: str, e
 
 def add_option(parser: argparse.ArgumentParser, name: str, metavar: str, summary: str, **how: Any) -> None:
     """An argument with its placeholder and its line of the help; without a placeholder a switch."""
-    parser.add_argument(name, help=summary, **({"metavar": metavar} if metavar else {"action": "store_true"}), **how)
+    how |= {"metavar": metavar} if metavar else {"action": "store_true"}
+    parser.add_argument(name, help=summary, **how)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -64,12 +64,7 @@ class CrystalBatch:
     @classmethod
     def cat(cls, batches: Sequence[CrystalBatch]) -> CrystalBatch:
         """Concatenate batches in order."""
-        return cls(
-            lattice=torch.cat([b.lattice for b in batches]),
-            frac_coords=torch.cat([b.frac_coords for b in batches]),
-            atomic_numbers=torch.cat([b.atomic_numbers for b in batches]),
-            n_atoms=torch.cat([b.n_atoms for b in batches]),
-        )
+        return cls(*(torch.cat([getattr(b, f.name) for b in batches]) for f in fields(cls)))
 
     def __len__(self) -> int:
         return int(self.lattice.shape[0])
@@ -144,28 +139,19 @@ class CrystalBatch:
         counts = self.n_atoms.tolist()
         if any(c < 1 for c in counts):
             raise StructureError(f"crystal {counts.index(min(counts))} has no atoms; remove it or give it at least one")
-        finite = torch.isfinite(self.lattice).flatten(1).all(1)
-        atom_ok = torch.isfinite(self.frac_coords).all(1)
-        known = (self.atomic_numbers >= 1) & (self.atomic_numbers <= MAX_ATOMIC_NUMBER)
-        if not bool(finite.all()):
-            raise StructureError(
-                f"crystal {int((~finite).nonzero()[0])} has NaN or infinity in its lattice; give finite lengths in Å"
-            )
-        if not bool(atom_ok.all()):
-            i = int((~atom_ok).nonzero()[0])
-            raise StructureError(
-                f"crystal {int(self.batch[i])} has NaN or infinity in its coordinates; give finite numbers"
-            )
-        if not bool(known.all()):
-            i = int((~known).nonzero()[0])
-            raise StructureError(
-                f"crystal {int(self.batch[i])} holds atomic number {int(self.atomic_numbers[i])}; elements are 1 to "
-                f"{MAX_ATOMIC_NUMBER}"
-            )
-        if bool(self.flat.any()):
-            i = int(self.flat.nonzero()[0])
-            raise StructureError(
-                f"crystal {i} has a cell volume of {float(self.volume[i]):.3g} Å³; give three lattice vectors that "
-                "span space"
-            )
+
+        def first(wrong: Tensor) -> int | None:
+            return int(wrong.nonzero()[0]) if bool(wrong.any()) else None
+
+        if (i := first(~torch.isfinite(self.lattice).flatten(1).all(1))) is not None:
+            raise StructureError(f"crystal {i} has NaN or infinity in its lattice; give finite lengths in Å")
+        if (i := first(~torch.isfinite(self.frac_coords).all(1))) is not None:
+            where = f"crystal {int(self.batch[i])}"
+            raise StructureError(f"{where} has NaN or infinity in its coordinates; give finite numbers")
+        if (i := first((self.atomic_numbers < 1) | (self.atomic_numbers > MAX_ATOMIC_NUMBER))) is not None:
+            what = f"crystal {int(self.batch[i])} holds atomic number {int(self.atomic_numbers[i])}"
+            raise StructureError(f"{what}; elements are 1 to {MAX_ATOMIC_NUMBER}")
+        if (i := first(self.flat)) is not None:
+            what = f"crystal {i} has a cell volume of {float(self.volume[i]):.3g} Å³"
+            raise StructureError(f"{what}; give three lattice vectors that span space")
         return self

@@ -118,19 +118,19 @@ def _pymatgen_radii() -> dict[str, Any]:
 @functools.cache
 def atomic_radius(number: int) -> float | None:
     """pymatgen's atomic radius (Slater 1964) in Å, None where it has none (noble gases, heavy elements)."""
-    from pymatgen.core import Element
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        radius = Element.from_Z(number).atomic_radius
+    radius = _of_pymatgen(number, "atomic_radius")
     return None if radius is None or math.isnan(float(radius)) else float(radius)
 
 
 @functools.cache
 def electronegativity(number: int) -> float:
     """Pauling electronegativity from pymatgen; NaN where it has none."""
+    return float(_of_pymatgen(number, "X"))
+
+
+def _of_pymatgen(number: int, name: str) -> Any:
     from pymatgen.core import Element
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of elements without a value, which is what NaN says
-        return float(Element.from_Z(number).X)
+        warnings.simplefilter("ignore")  # of elements without a value, which is what None and NaN say
+        return getattr(Element.from_Z(number), name)

@@ -35,12 +35,13 @@ def frames(path: str | Path, *, max_atoms: int | None = None) -> TensorCrystals:
     found = [f for f in found if max_atoms is None or len(f[2]) <= max_atoms]
     if not found:
         raise DataError(f"{path} has no frame of at most {max_atoms} atoms; allow more, or give other data")
-    batch = batch_arrays([f[0] for f in found], [f[1] for f in found], [f[2] for f in found])
+    lattice, coords, numbers, energy, forces, stress = zip(*found, strict=True)
     labels = {
-        ENERGY: torch.tensor([f[3] for f in found], dtype=torch.float64),
-        STRESS: torch.as_tensor(np.stack([f[5] for f in found])).float(),
+        ENERGY: torch.tensor(energy, dtype=torch.float64),
+        STRESS: torch.as_tensor(np.stack(stress)).float(),
     }
-    return TensorCrystals(batch, labels, {FORCES: torch.as_tensor(np.concatenate([f[4] for f in found])).float()})
+    atom_labels = {FORCES: torch.as_tensor(np.concatenate(forces)).float()}
+    return TensorCrystals(batch_arrays(lattice, coords, numbers), labels, atom_labels)
 
 
 def _of_table(path: Path) -> list[tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from autoperi.symmetry.orbits import primitive_lattice, read_orbits
 from autoperi.symmetry.spacegroup import FloatArray, IntArray
 from autoperi.training.coupling import Choices, Equivalents, equivalents
 from autoperi.training.data import TensorFile
+from autoperi.training.prepare import at_most
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
@@ -120,13 +121,8 @@ def split_orbit_table(path: str | Path, *, max_atoms: int | None = None) -> tupl
 def _of_table(
     table: CrystalTable, source: str, max_atoms: int | None, element_volume: Tensor | None
 ) -> tuple[OrbitCrystals, list[int]]:
-    crystals = [
-        c
-        for c in zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True)
-        if max_atoms is None or len(c[2]) <= max_atoms
-    ]
-    if not crystals:
-        raise DataError(f"{source} has no crystal of at most {max_atoms} atoms; allow more, or give other data")
+    table = at_most(table, max_atoms, source)
+    crystals = zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True)
     return orbit_crystals(crystals, element_volume=element_volume)
 
 

@@ -58,10 +58,7 @@ def tensor_crystals(
     Raises:
         DataError: no such column, something else than numbers in it, no label, or no crystal left.
     """
-    if max_atoms is not None:
-        table = table[np.array([len(numbers) <= max_atoms for numbers in table.atomic_numbers])]
-        if len(table) == 0:
-            raise DataError(f"{source} has no crystal of at most {max_atoms} atoms; allow more, or give other data")
+    table = at_most(table, max_atoms, source)
     energy = torch.full((len(table),), float("nan"))
     if label in table.labels:
         try:
@@ -84,6 +81,19 @@ def tensor_crystals(
     return TensorCrystals(crystals, {LABEL: energy, "label_weight": weight})
 
 
+def at_most(table: CrystalTable, max_atoms: int | None, source: str) -> CrystalTable:
+    """The crystals of at most ``max_atoms`` atoms, all where it is None; ``source`` is what an error calls the table.
+
+    Raises:
+        DataError: there are none.
+    """
+    if max_atoms is not None:
+        table = table[np.array([len(numbers) <= max_atoms for numbers in table.atomic_numbers])]
+        if len(table) == 0:
+            raise DataError(f"{source} has no crystal of at most {max_atoms} atoms; allow more, or give other data")
+    return table
+
+
 def run_settings(
     given: Mapping[str, Any], defaults: Mapping[str, Any], *, directory: str | Path, resume: bool
 ) -> dict[str, Any]:
@@ -102,12 +112,10 @@ def run_settings(
     """
     folder = Path(directory)
     said = {key: value for key, value in given.items() if value is not None}
-    if not resume:
-        if any((folder / name).exists() for name in PROGRESS_FILES):
-            raise DataError(f"{folder} holds an earlier run; go on with it (--resume), or choose another directory")
-        return _merged(defaults, said)
+    if not resume and any((folder / name).exists() for name in PROGRESS_FILES):
+        raise DataError(f"{folder} holds an earlier run; go on with it (--resume), or choose another directory")
     record = folder / SETTINGS_FILE
-    if not record.exists():
+    if not resume or not record.exists():
         return _merged(defaults, said)
     try:
         stored = json.loads(record.read_text(encoding="utf-8"))

@@ -138,7 +138,7 @@ class AutoPeriGnnTask(CrystalTask):
             # processes must tell the same things, those that happen to have nothing to say of one too
             if count or (possible and self.processes > 1):
                 mean = values.mean() if count else values.sum()
-                self.log(f"{stage}_{name}", mean, on_step=False, on_epoch=True, batch_size=count)
+                self.log(f"{stage}_{name}", mean, batch_size=count)
 
     def total(self, found: dict[str, Tensor]) -> Tensor:
         """The loss of :meth:`losses`."""

@@ -149,7 +149,8 @@ class CrystalTask(lightning.LightningModule):
         return torch_generator(self.seed, epoch, self.place(batch_idx))
 
     def log(self, name: str, value: Any, **options: Any) -> None:
-        """As Lightning's, a mean over all processes where there are several."""
+        """As Lightning's, a mean over the epoch, and over all processes where there are several."""
+        options = {"on_step": False, "on_epoch": True, **options}
         if self.processes > 1:
             # weighted by crystals; whole numbers would be rounded when they are averaged
             options |= {"sync_dist": True, "batch_size": float(options["batch_size"])}

@@ -30,7 +30,7 @@ class NeighbourTask(CrystalTask):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002, D102
         crystals, labels = batch
         loss = weighted_error(self.model(crystals, self._neighbours("train", *batch)), labels)
-        self.log("train_mae", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
+        self.log("train_mae", loss, batch_size=len(crystals))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002, D102

@@ -39,7 +39,7 @@ class EmpnnTask(CrystalTask):
         size = crystals.volume.pow(1 / 3).unsqueeze(-1)
         parameters = ((lengths - true_lengths).abs() / size).mean() + torch.deg2rad((angles - true_angles).abs()).mean()
         loss = exponent + parameters
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
+        self.log("train_loss", loss, batch_size=len(crystals))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102

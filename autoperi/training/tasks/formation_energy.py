@@ -32,7 +32,7 @@ class FormationEnergyTask(CrystalTask):
         scale = noisy.to(crystals.lattice)
         moved, _ = deform(crystals, self.strain * scale, self.rattle * scale, generator)
         loss, error = self.loss_of(moved, labels)
-        self.log("train_mae", error, on_step=False, on_epoch=True, batch_size=len(crystals))
+        self.log("train_mae", error, batch_size=len(crystals))
         return loss
 
     def loss_of(self, moved: CrystalBatch, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -100,8 +100,8 @@ class LatticeRelaxerTask(CrystalTask):
             losses.append((left / spread + torch.log(spread) + self.absolute * left).sum(-1))
             state = lattice_step(state, step.strain.detach())
         loss = torch.cat(losses).mean()
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
-        self.log("train_error", left.sum(-1).mean(), on_step=False, on_epoch=True, batch_size=len(crystals))
+        self.log("train_loss", loss, batch_size=len(crystals))
+        self.log("train_error", left.sum(-1).mean(), batch_size=len(crystals))
         return loss + volumes
 
     def starts(self, crystals: CrystalBatch, rows: Tensor, generator: torch.Generator) -> tuple[CrystalBatch, Tensor]:

@@ -14,6 +14,7 @@ from autoperi.errors import DataError
 from autoperi.models.orbit_network import N_LETTERS, SentenceBatch, fitting_groups, tables
 from autoperi.symmetry.orbit_grammar import canonical, grammar
 from autoperi.training.data import TensorFile
+from autoperi.training.prepare import at_most
 from autoperi.training.request import Sources, TrainingRequest
 from autoperi.training.tasks.base import CrystalTask
 
@@ -77,10 +78,8 @@ def sentence_table(path: str | Path, *, max_atoms: int | None = None) -> tuple[O
     from autoperi.data.io import read_table
     from autoperi.symmetry.orbits import contents_of, read_orbits
 
-    table, found, failed = read_table(path), [], 0
+    table, found, failed = at_most(read_table(path), max_atoms, str(path)), [], 0
     for crystal in zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True):
-        if max_atoms is not None and len(crystal[2]) > max_atoms:
-            continue
         read = read_orbits(*crystal)
         if read is None:
             failed += 1
@@ -143,7 +142,7 @@ class OrbitNetworkTask(CrystalTask):
 
     def training_step(self, batch: tuple[SentenceBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: ARG002, D102
         group, sentence = self.model(batch[0])
-        self.log("train_nats", -(group + sentence).mean(), on_step=False, on_epoch=True, batch_size=len(group))
+        self.log("train_nats", -(group + sentence).mean(), batch_size=len(group))
         return -(group + sentence).mean()
 
     def validation_step(self, batch: tuple[SentenceBatch, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: ARG002, D102

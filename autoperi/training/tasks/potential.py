@@ -60,9 +60,9 @@ class PotentialTask(CrystalTask):
         stress = (found.stress - labels[STRESS]).abs()
         stress = stress.nansum() / torch.isfinite(stress).sum().clamp(min=1)
         loss = self.weights[0] * energy + self.weights[1] * forces + self.weights[2] * stress
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(crystals))
-        self.log("train_energy_meV", 1000 * energy, on_step=False, on_epoch=True, batch_size=len(crystals))
-        self.log("train_force_meV_A", 1000 * forces / 3**0.5, on_step=False, on_epoch=True, batch_size=len(crystals))
+        self.log("train_loss", loss, batch_size=len(crystals))
+        self.log("train_energy_meV", 1000 * energy, batch_size=len(crystals))
+        self.log("train_force_meV_A", 1000 * forces / 3**0.5, batch_size=len(crystals))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002, D102
@@ -70,17 +70,10 @@ class PotentialTask(CrystalTask):
         found = self.average(crystals)
         energy = ((found.energy.detach() - labels[ENERGY].to(found.energy.dtype)) / crystals.n_atoms).abs().mean()
         self.log("val_energy_meV", 1000 * energy, batch_size=len(crystals), prog_bar=True)
-        self.log(
-            "val_force_meV_A",
-            1000 * (found.forces - labels[FORCES]).abs().mean(),
-            batch_size=len(crystals),
-            prog_bar=True,
-        )
-        self.log(
-            "val_stress_GPa",
-            EV_PER_A3_IN_GPA * (found.stress - labels[STRESS]).abs().nanmean(),
-            batch_size=len(crystals),
-        )
+        forces = (found.forces - labels[FORCES]).abs().mean()
+        self.log("val_force_meV_A", 1000 * forces, batch_size=len(crystals), prog_bar=True)
+        stress = (found.stress - labels[STRESS]).abs().nanmean()
+        self.log("val_stress_GPa", EV_PER_A3_IN_GPA * stress, batch_size=len(crystals))
 
 
 def element_constants(crystals: CrystalBatch, energy: Tensor, *, ridge: float = 1e-2) -> Tensor:
@@ -89,11 +82,8 @@ def element_constants(crystals: CrystalBatch, energy: Tensor, *, ridge: float = 
     Elements that no crystal holds get the mean energy of an atom.
     """
     counts = torch.zeros(len(crystals), MAX_ATOMIC_NUMBER + 1, dtype=torch.float64)
-    counts.index_put_(
-        (crystals.batch, crystals.atomic_numbers),
-        torch.ones(len(crystals.atomic_numbers), dtype=torch.float64),
-        accumulate=True,
-    )
+    one = torch.ones(len(crystals.atomic_numbers), dtype=torch.float64)
+    counts.index_put_((crystals.batch, crystals.atomic_numbers), one, accumulate=True)
     sizes = crystals.n_atoms.to(torch.float64)
     known = torch.isfinite(energy)
     share = counts[known] / sizes[known].unsqueeze(-1)

@@ -31,6 +31,10 @@ POSITIONS_COLUMNS = {
     "energy_eV_per_atom": "eV/atom",
     "largest_force_eV_per_A": "eV/A",
 }
+FACTS = ("status", "passes", "volume_ratio", "last_strain")
+_ENERGIES = ("energy_before_eV_per_atom", "energy_eV_per_atom")
+POSITIONS_FACTS = (*FACTS, "lattice_status", "steps", "largest_force_eV_per_A", *_ENERGIES)
+"""What ``--json`` tells of each relaxation."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -75,35 +79,17 @@ def run(args: argparse.Namespace) -> int:
     peri = common.load_model(args)
     interrupted: RelaxationInterrupted | None = None
     try:
-        relaxed = peri.relax_lattice(
-            crystals,
-            steps=args.steps,
-            positions=args.positions,
-            fix_symmetry=args.fix_symmetry,
-            batch_size=args.batch_size,
-            progress=common.progress_of(args),
-        )
+        how = {name: getattr(args, name) for name in ("steps", "positions", "fix_symmetry", "batch_size")}
+        relaxed = peri.relax_lattice(crystals, progress=common.progress_of(args), **how)
     except RelaxationInterrupted as stop:
         if not stop.finished:
             raise
         relaxed, interrupted = stop.finished, stop
-    columns = POSITIONS_COLUMNS if args.positions else COLUMNS
-    named: tuple[str, ...] = ("status", "passes", "volume_ratio", "last_strain")
-    if args.positions:
-        named += (
-            "lattice_status",
-            "steps",
-            "largest_force_eV_per_A",
-            "energy_before_eV_per_atom",
-            "energy_eV_per_atom",
-        )
+    columns, named = (POSITIONS_COLUMNS, POSITIONS_FACTS) if args.positions else (COLUMNS, FACTS)
     rows = []
     for k, crystal in enumerate(relaxed):
         facts = crystal.properties["autoperi"]["relaxation"]
-        lengths = {
-            name: round(float(v), 6)
-            for name, v in zip(("a", "b", "c", "alpha", "beta", "gamma"), crystal.lattice.parameters, strict=True)
-        }
+        lengths = {name: round(float(value), 6) for name, value in crystal.lattice.params_dict.items()}
         row = {"crystal": k, "formula": crystal.composition.reduced_formula, "n_atoms": len(crystal)}
         row |= {key: facts[key] for key in named} | ({"reason": facts["reason"]} if "reason" in facts else {})
         rows.append(row | lengths)

@@ -42,9 +42,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, write or print."""
-    properties = (
-        None if args.properties is None else [name for name in args.properties.replace(",", " ").split() if name]
-    )
+    properties = None if args.properties is None else args.properties.replace(",", " ").split()
     if properties is not None:
         check_properties(properties)
     references = None if args.references is None else formula_energies(args.references)
@@ -52,13 +50,8 @@ def run(args: argparse.Namespace) -> int:
         check_table_output(args.out)
     crystals = common.read_input(args.file)
     peri = common.load_model(args)
-    table = peri.score(
-        crystals,
-        properties=properties,
-        references=references,
-        batch_size=args.batch_size,
-        progress=common.progress_of(args),
-    )
+    how: dict[str, Any] = {"batch_size": args.batch_size, "progress": common.progress_of(args)}
+    table = peri.score(crystals, properties=properties, references=references, **how)
     rows = [
         {
             "crystal": k,

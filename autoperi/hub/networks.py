@@ -116,17 +116,25 @@ def lacking(bundle: Bundle, kind: str, purpose: str = "") -> str:
     )
 
 
+def find_component(bundle: Bundle, kind: str) -> Component | None:
+    """The component of a kind, None where the model has none."""
+    for name, component in bundle.components.items():
+        found = kind_of(name, component.config)
+        if found is not None and found.name == kind:
+            return component
+    return None
+
+
 def component_of(bundle: Bundle, kind: str, purpose: str = "") -> Component:
     """The component of a kind; ``purpose`` says in the error what needs it.
 
     Raises:
         WeightsError: the model has none.
     """
-    for name, component in bundle.components.items():
-        found = kind_of(name, component.config)
-        if found is not None and found.name == kind:
-            return component
-    raise WeightsError(lacking(bundle, kind, purpose))
+    found = find_component(bundle, kind)
+    if found is None:
+        raise WeightsError(lacking(bundle, kind, purpose))
+    return found
 
 
 def network_of(kind: Kind | str, component: Component) -> Any:

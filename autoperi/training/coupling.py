@@ -72,10 +72,8 @@ class Equivalents:
             values = self.parameters[begin : begin + int(counts.sum())].numpy()
             padded = np.full((s * o, int(counts.max()), 3), np.nan)
             padded[np.arange(padded.shape[1])[None] < counts[:, None]] = values
-            kind = self.kind[start : start + o].numpy()
-            found.append(
-                Choices(kind, self.shifted[first : first + s * o].numpy().reshape(s, o), padded.reshape(s, o, -1, 3))
-            )
+            kind, shifted = self.kind[start : start + o], self.shifted[first : first + s * o].reshape(s, o)
+            found.append(Choices(kind.numpy(), shifted.numpy(), padded.reshape(s, o, -1, 3)))
         return found
 
 
@@ -170,9 +168,8 @@ def nearest_ends(
     """
     begin = start.detach().cpu().double().numpy()
     # how far an orbit's atoms go in Å² of the reference cell, all of them together
-    maps = torch.einsum(
-        "nij,nic->njc", freedom.maps.double(), freedom.reference.double()[freedom.crystal][freedom.orbit]
-    )
+    cells = freedom.reference.double()[freedom.crystal][freedom.orbit]
+    maps = torch.einsum("nij,nic->njc", freedom.maps.double(), cells)
     total = torch.zeros(len(freedom.free), 3, 3, dtype=torch.float64, device=maps.device)
     metric = total.index_add(0, freedom.orbit, maps @ maps.transpose(1, 2)).cpu().numpy()
     chosen = [True] * len(choices) if rows is None else rows.tolist()

@@ -74,15 +74,12 @@ def _gives_way(old: Kind | None, new: Kind) -> bool:
 
 
 def _metadata_alone(kind: Kind, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    summary, settings, command = (facts.get(key) or {} for key in ("summary", "settings", "command"))
     how = f'from autoperi.models.{kind.name} import load_{kind.name}\n\nmodel = load_{kind.name}("{name}")'
     return {
         "description": f"{kind.word}, trained on {facts.get('data', 'other data')}.",
         **({"usage": how} if kind.role == "baseline" else {}),
         **({"pipeline": kind.pipeline} if kind.pipeline else {}),
-        "data": str(facts.get("data", "")),
-        "split": f"validated on {facts.get('validation') or 'nothing'}",
-        "training": f"{_run_line(summary, settings)}; `{command}`" if command else _run_line(summary, settings),
+        **_sections(facts),
         "metrics": _metrics(kind.name, facts),
     }
 
@@ -94,26 +91,27 @@ def model_name(text: str) -> str:
 
 def _metadata(base: Bundle, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     old = {k: v for k, v in base.metadata.items() if k not in {"metrics", "versions", "autoperi_version", *_RUN}}
-    summary, settings = dict(facts.get("summary") or {}), dict(facts.get("settings") or {})
-    before = old.get("training") or {key: base.metadata[key] for key in _RUN if base.metadata.get(key)}
-    kept, run = f"all but {name} ({base.name})", _run_line(summary, settings)
-    command = str(facts.get("command", ""))
-    digest = base.sha256.get("config.json", "")
+    run = {key: base.metadata[key] for key in _RUN if base.metadata.get(key)}
+    before = {**old, "training": old.get("training") or run}
+    kept, digest = f"all but {name} ({base.name})", base.sha256.get("config.json", "")
+    others = f"Results of {base.name} do not hold for this model, which has another {name}."
     return {
         **old,
         "description": f"{base.name} with its {name} trained on {facts.get('data', 'other data')}.",
         "base_model": {"name": base.name, "sha256": digest, "revision": base.revision or ""},
-        "data": {kept: _line(old.get("data")) or "see its card", name: str(facts.get("data", ""))},
-        "split": {
-            kept: _line(old.get("split")) or "see its card",
-            name: f"validated on {facts.get('validation') or 'nothing'}",
-        },
-        "training": {kept: _line(before) or "see its card", name: f"{run}; `{command}`" if command else run},
+        **{k: {kept: _line(before.get(k)) or "see its card", name: own} for k, own in _sections(facts).items()},
         "metrics": _metrics(name, facts),
-        "limits": [
-            *_lines(old.get("limits")),
-            f"Results of {base.name} do not hold for this model, which has another {name}.",
-        ],
+        "limits": [*_lines(old.get("limits")), others],
+    }
+
+
+def _sections(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a card says of the data, the split and the training of a run."""
+    run, command = _run_line(facts.get("summary") or {}, facts.get("settings") or {}), facts.get("command")
+    return {
+        "data": str(facts.get("data", "")),
+        "split": f"validated on {facts.get('validation') or 'nothing'}",
+        "training": f"{run}; `{command}`" if command else run,
     }
 
 
@@ -133,11 +131,8 @@ def _metrics(name: str, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _run_line(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     said = [f"{summary[k]} {k}" for k in ("epochs", "steps", "crystals", "prototypes") if summary.get(k) is not None]
-    said += [
-        f"{k.replace('_', ' ')} {settings[k]}"
-        for k in ("batch_size", "learning_rate", "seed")
-        if settings.get(k) is not None
-    ]
+    given = {k: settings[k] for k in ("batch_size", "learning_rate", "seed") if settings.get(k) is not None}
+    said += [f"{k.replace('_', ' ')} {value}" for k, value in given.items()]
     if summary.get("seconds_last_run") is not None:
         said.append(f"{summary['seconds_last_run']} s on {summary.get('threads', '?')} threads in the last run")
     return ", ".join(said)
@@ -152,8 +147,5 @@ def _lines(value: Any) -> list[str]:
         return []
     if isinstance(value, Mapping):
         return [f"{k}: {_line(v) if isinstance(v, Mapping) else v}" for k, v in value.items()]
-    return (
-        [str(v) for v in value]
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else [" ".join(str(value).split())]
-    )
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return [str(v) for v in value] if several else [" ".join(str(value).split())]

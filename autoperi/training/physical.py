@@ -113,10 +113,9 @@ class PhysicalLosses:
             assert adversary is not None
             # the discriminator's cutoff, as the decoder's, is a length of the scaled cell
             scaled = [c.replace(lattice=c.lattice / unit) for c in (estimate, truth)]
-            both = _spread(
-                count > 0, count, lambda r: list(hinge_losses(adversary, scaled[0][r], scaled[1][r])), parts=2
+            found["adversarial"], found["discriminator"] = _spread(
+                count > 0, count, lambda r: list(hinge_losses(adversary, *(c[r] for c in scaled))), parts=2
             )
-            found["adversarial"], found["discriminator"] = both
         return found
 
     def total(self, found: dict[str, Tensor]) -> Tensor | float:
@@ -129,9 +128,7 @@ class PhysicalLosses:
         assert self.potential is not None
         self.potential.to(device=crystals.lattice.device, dtype=crystals.lattice.dtype)
         unseen = (~self.potential.seen[crystals.atomic_numbers]).long()
-        return (
-            torch.zeros(len(crystals), dtype=torch.long, device=unseen.device).index_add(0, crystals.batch, unseen) == 0
-        )
+        return unseen.new_zeros(len(crystals)).index_add(0, crystals.batch, unseen) == 0
 
     def _excess(self, estimate: CrystalBatch, truth: CrystalBatch) -> Tensor:
         # the gradient goes to the decoder through the estimate alone
@@ -142,9 +139,8 @@ class PhysicalLosses:
     def _energy(self, crystals: CrystalBatch) -> Tensor:
         assert self.potential is not None
         graph = radius_graph(crystals, self.potential.cutoff)
-        energies = self.potential.edge_energies(
-            crystals.atomic_numbers, graph, edge_vectors(crystals, graph), once=True
-        )
+        vectors = edge_vectors(crystals, graph)
+        energies = self.potential.edge_energies(crystals.atomic_numbers, graph, vectors, once=True)
         return sum_per_crystal(energies, crystals) / crystals.n_atoms
 
 
@@ -183,12 +179,8 @@ def symmetry_loss(
     owner = freedom.crystal.index_select(0, freedom.orbit)
     strain, moves = at.new_zeros(len(freedom), 3, 3), at.new_zeros(len(owner), 3)
     if rattle > 0:
-        strain = (
-            rattle
-            * RATTLE_STRAIN_PER_A
-            * left
-            * symmetric_matrix(torch.randn(len(freedom), 6, generator=generator).to(at))
-        )
+        noise = symmetric_matrix(torch.randn(len(freedom), 6, generator=generator).to(at))
+        strain = rattle * RATTLE_STRAIN_PER_A * left * noise
         moves = rattle * left[owner, 0] * torch.randn(len(owner), 3, generator=generator).to(at)
         moves = torch.einsum("ni,nij->nj", moves, torch.linalg.inv(freedom.crystals(at).lattice)[owner])
     rate, velocity = rates(freedom.crystals(at, strain=strain, moves=moves))

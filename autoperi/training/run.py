@@ -20,10 +20,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from autoperi.data.checks import whole_number
 from autoperi.data.splits import HELD_OUT
 from autoperi.errors import RequestError
-from autoperi.hub.bundle import Component
-from autoperi.hub.networks import network_component
+from autoperi.hub.networks import find_component, network_component
 from autoperi.nn.backbone import Backbone
-from autoperi.registry import kind_named, kind_of, load
+from autoperi.registry import kind_named, load
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, Rows, TensorCrystals, widths
 from autoperi.training.prepare import run_settings
@@ -245,7 +244,7 @@ def train_network(request: TrainingRequest) -> Trained:
     kind, task_type = request.kind, load(request.kind.task)
     network_options, task_options = split_options(kind, request.options)
     task_options = task_type.check_options(task_options, request)
-    own = _own_component(request)
+    own = find_component(request.base, kind.name)
     base = {} if own is None else own.config
     said: dict[str, Any] = {**request.settings, "model": kind.name}
     said["model_config"] = {**base, **network_options} if network_options else None
@@ -282,14 +281,6 @@ def train_network(request: TrainingRequest) -> Trained:
         if before is not None:
             signal.signal(signal.SIGINT, before)
     return Trained(network_component(network), settings, summary)
-
-
-def _own_component(request: TrainingRequest) -> Component | None:
-    """The base model's component of this kind."""
-    for name, component in request.base.components.items():
-        if kind_of(name, component.config) == request.kind:
-            return component
-    return None
 
 
 def first_process() -> bool:

@@ -161,9 +161,8 @@ class AutoPeriGnnTask(CrystalTask):
         near, given = near.to(weight.device), given.to(weight.device)
         freedom, end = exact.to(dtype=weight.dtype, device=weight.device), y.to(weight)
         if self.ends == "random":
-            end = random_ends(
-                chosen.choices, freedom, end, numpy_generator(int(torch.randint(2**62, (), generator=generator)))
-            )
+            rng = numpy_generator(int(torch.randint(2**62, (), generator=generator)))
+            end = random_ends(chosen.choices, freedom, end, rng)
         close, far = (network.base(freedom, centre, start).draw(noise) for centre, start in _starts(end))
         aim = nearest_ends(chosen.choices, freedom, far, end, rows=~near) if self.ends == "nearest" else end
         at, velocity = path(torch.where(near.unsqueeze(1), close, far), aim, t, freedom.space)
@@ -181,9 +180,8 @@ class AutoPeriGnnTask(CrystalTask):
         }
         if self.weights.symmetry:
             rates = partial(network.rates, t=t, freedom=freedom, near=near, z=z, given=given)
-            found["symmetry"] = symmetry_loss(
-                freedom, at, t, chosen.group, rates, rattle=self.symmetry_rattle, generator=generator
-            )
+            how: dict[str, Any] = {"rattle": self.symmetry_rattle, "generator": generator}
+            found["symmetry"] = symmetry_loss(freedom, at, t, chosen.group, rates, **how)
         if self.weights.on_estimate:
             estimate = freedom.crystals(freedom.space.wrap(at + (1 - t).unsqueeze(1) * found_velocity))
             found |= self.physical(estimate, truth, nearness(t, spread[:, 0]), given, network.unit(truth))

@@ -92,13 +92,8 @@ class CrystalTask(lightning.LightningModule):
         self.optimizer_name = optimizer
         self.model = model
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)).requires_grad_(False)
-        self.total_steps, self.learning_rate, self.weight_decay, self.warmup, self.seed = (
-            total_steps,
-            learning_rate,
-            weight_decay,
-            warmup,
-            seed,
-        )
+        self.total_steps, self.warmup, self.seed = total_steps, warmup, seed
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
 
     @property
     def learning(self) -> nn.Module:
@@ -112,12 +107,11 @@ class CrystalTask(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: D102
         optimizer: torch.optim.Optimizer
+        rate, decay = self.learning_rate, self.weight_decay
         if self.optimizer_name == "muon":
-            optimizer = muon(self.learning, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+            optimizer = muon(self.learning, learning_rate=rate, weight_decay=decay)
         else:
-            optimizer = torch.optim.AdamW(
-                self.learning.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
-            )
+            optimizer = torch.optim.AdamW(self.learning.parameters(), lr=rate, weight_decay=decay)
 
         def scale(step: int) -> float:
             if step < self.warmup:

@@ -63,10 +63,8 @@ class CgcnnTask(NeighbourTask):
     """
 
     def on_train_end(self) -> None:  # noqa: D102
-        fit_statistics(
-            self.average.module,
-            ((crystals.to(device=self.device), labels) for crystals, labels in self.trainer.train_dataloader),
-        )
+        batches = ((crystals.to(device=self.device), labels) for crystals, labels in self.trainer.train_dataloader)
+        fit_statistics(self.average.module, batches)
 
 
 def fit_statistics(model: nn.Module, batches: Iterable[Batch]) -> None:

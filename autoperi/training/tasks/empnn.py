@@ -29,9 +29,8 @@ class EmpnnTask(CrystalTask):
         generator = self.generator(batch_idx, self.current_epoch)
         sigma = self.sigma_max * torch.rand(len(crystals), generator=generator).to(crystals.lattice)
         rattle = self.rattle * torch.rand(len(crystals), generator=generator).to(crystals.lattice)
-        noisy, strain = deform(
-            crystals, sigma, rattle * (torch.rand(len(crystals), generator=generator) < 0.5), generator
-        )
+        rattled = torch.rand(len(crystals), generator=generator) < 0.5
+        noisy, strain = deform(crystals, sigma, rattle * rattled, generator)
         predicted = self.model(noisy)
         exponent = (predicted + strain).abs().mean()
         lengths, angles = lengths_angles(noisy.lattice @ symmetric_exp(predicted))

@@ -86,11 +86,8 @@ class LatticeRelaxerTask(CrystalTask):
         losses = []
         for k in range(self.passes):
             if k == self.passes // 2:  # only cubes have far to go
-                far = (
-                    (split_norms(exponent_to(start.lattice, truth)).sum(-1) > MIN_EXPONENT_FOR_ALL_PASSES)
-                    .nonzero()
-                    .squeeze(-1)
-                )
+                exponent = split_norms(exponent_to(start.lattice, truth)).sum(-1)
+                far = (exponent > MIN_EXPONENT_FOR_ALL_PASSES).nonzero().squeeze(-1)
                 state, truth = state[far], truth[far]
                 if not len(far):
                     break
@@ -122,15 +119,13 @@ class LatticeRelaxerTask(CrystalTask):
         rattled = torch.rand(b, generator=generator).to(crystals.lattice) < self.rattled
         rattle = self.rattle * torch.rand(b, generator=generator).to(crystals.lattice) * (rattled & (kind == 1))
         moves = torch.randn(len(crystals.atomic_numbers), 3, generator=generator).to(crystals.lattice)
-        given = (
-            torch.rand(b, generator=generator) < 0.2
-        )  # cubes of the Niggli cell mostly, of the cell as it is given else
+        # cubes of the Niggli cell mostly, of the cell as it is given else
+        given = torch.rand(b, generator=generator) < 0.2
         for k in (kind == 2).nonzero().squeeze(-1).tolist():
             entries[k] = self._projection(int(rows[k]), crystals, k).to(entries) @ entries[k]
         strain = symmetric_matrix(entries) * (sigma * ((kind == 1) | (kind == 2)))[:, None, None]
-        fractional = torch.einsum(
-            "ni,nij->nj", moves * rattle[crystals.batch, None], torch.linalg.inv(crystals.lattice)[crystals.batch]
-        )
+        inverse = torch.linalg.inv(crystals.lattice)[crystals.batch]
+        fractional = torch.einsum("ni,nij->nj", moves * rattle[crystals.batch, None], inverse)
         cube = (kind == 3).nonzero().squeeze(-1)
         if len(cube):
             reduce = cube[~given.to(cube.device)[cube]]
@@ -150,12 +145,10 @@ class LatticeRelaxerTask(CrystalTask):
         row.
         """
         if row not in self._projections:
-            lattice, coords, numbers = (
-                t.double().cpu().numpy() if t.is_floating_point() else t.cpu().numpy() for t in crystals[k].unbatch()[0]
-            )
-            rotations = np.asarray(
-                analyse(lattice, coords, numbers, symprec=0.05, on_failure="p1").rotations, dtype=np.float64
-            )
+            crystal = crystals[k].to(dtype=torch.float64, device="cpu")
+            lattice, coords, numbers = (t.numpy() for t in crystal.unbatch()[0])
+            found = analyse(lattice, coords, numbers, symprec=0.05, on_failure="p1")
+            rotations = np.asarray(found.rotations, dtype=np.float64)
             # x' = R x for fractional columns: Cartesian Q = Lᵀ R Lᵀ⁻¹
             turns = torch.as_tensor(lattice.T @ rotations @ np.linalg.inv(lattice.T), dtype=torch.float64)
             basis = symmetric_matrix(torch.eye(6, dtype=torch.float64))
@@ -167,9 +160,8 @@ class LatticeRelaxerTask(CrystalTask):
         crystals, _ = batch
         model = self.average.module
         assert isinstance(model, LatticeRelaxer)
-        noise = torch.randn(len(crystals), 6, generator=torch_generator(self.seed, 2**31, self.place(batch_idx))).to(
-            crystals.lattice
-        )
+        generator = torch_generator(self.seed, 2**31, self.place(batch_idx))
+        noise = torch.randn(len(crystals), 6, generator=generator).to(crystals.lattice)
         truth = crystals.lattice
         with torch.no_grad():
             for sigma, word in ((0.1, "0.1"), (0.01, "0.01"), (0.0, "0")):

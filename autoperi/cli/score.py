@@ -106,6 +106,4 @@ def check_properties(names: list[str]) -> None:
 
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
-        raise RequestError(
-            f"--properties {','.join(unknown) or names!r} is not known; choose from {', '.join(NAMES)}"
-        )
+        raise RequestError(f"--properties {','.join(unknown) or names!r} is not known; choose from {', '.join(NAMES)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from autoperi.data.checks import whole_number
 from autoperi.data.containers import is_series
 from autoperi.data.convert import as_list
 from autoperi.data.random import check_seed
-from autoperi.errors import AutoPeriError, RequestError, WeightsError
+from autoperi.errors import AutoPeriError, WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.networks import LoadedBundle
 from autoperi.nn.device import check_device, check_dtype
@@ -28,7 +27,6 @@ from autoperi.pipelines.options import refuse_unknown, takes
 from autoperi.pipelines.request import Request, RunOptions, check_steps, make_request
 from autoperi.pipelines.settings import Settings
 from autoperi.processes.lattice import MAX_BATCH_CRYSTALS
-from autoperi.progress import progress_bar
 from autoperi.registry import PIPELINES, load
 from autoperi.relax.model import ModelRelaxer
 
@@ -206,36 +204,8 @@ class AutoPeri:
         refuse_unknown("generate", options, Request, RunOptions)
         how = RunOptions(**{k: options.pop(k) for k in list(options) if k in RunOptions.__dataclass_fields__})
         request = make_request(composition, **options)
-        size = _batch_size(how.batch_size)
-        pipeline = self.pipeline
-        pipeline.check(request, self.bundle.name)
-        if request.model is not None:
-            pipeline.part(request.model)
-        if request.finish and "potential" not in self._model:
-            raise WeightsError(
-                f"model {self.bundle.name!r} has no potential, which finish={request.finish} needs; leave it out, or "
-                "use "
-                "'autoperi-base'"
-            )
-        if how.callback is not None and not callable(how.callback):
-            raise RequestError(f"callback={how.callback!r} cannot be called; give a function of one crystal")
-        lacks = [name for name, _ in request.target if name not in self.score_properties]
-        if lacks:
-            raise RequestError(
-                f"model {self.bundle.name!r} predicts no {', '.join(lacks)}; drop it from target, or load a model "
-                "that does"
-            )
-        generation = Generation(
-            pipeline,
-            self.judge,
-            self.settings,
-            self.provenance(),
-            score=lambda made, names: self.score(made, properties=names, progress=False),
-            relax=lambda made, steps: self._relaxer.positions(
-                steps=steps, fix_symmetry=True, batch_size=size, progress=how.progress
-            )(made),
-        )
-        return generation.answer(request, how, batch_size=size)
+        generation = Generation(self._model, self.pipeline, self.judge, self.settings, self._relaxer)
+        return generation.answer(request, how, batch_size=_batch_size(how.batch_size))
 
     # --- relax ----------------------------------------------------------------------------------------------------
 
@@ -336,9 +306,7 @@ class AutoPeri:
             batch_size=_batch_size(batch_size),
             progress=progress,
         )
-        if is_series(structures):
-            table.index = structures.index
-        return table
+        return indexed_like(structures, table)
 
     def log_likelihood(
         self,
@@ -373,18 +341,10 @@ class AutoPeri:
         """
         from autoperi.pipelines.likelihood import log_likelihoods
 
-        flow, orbits = (self._model.need(kind, "log_likelihood") for kind in ("autoperi_gnn", "orbit_network"))
-        if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 1e-8 <= tolerance <= 1:
-            raise RequestError(f"tolerance={tolerance!r} is not a number of nats from 1e-8 to 1; give one")
-        probes, seed = whole_number(probes, "probes", least=2), check_seed(seed)
-        crystals = as_list(structures)
-        with progress_bar(len(crystals), enabled=progress, description="log-likelihoods") as bar:
-            table = log_likelihoods(
-                flow, orbits, crystals, tolerance=float(tolerance), probes=probes, seed=seed, bar=bar
-            )
-        if is_series(structures):
-            table.index = structures.index
-        return table
+        table = log_likelihoods(
+            self._model, as_list(structures), tolerance=tolerance, probes=probes, seed=seed, progress=progress
+        )
+        return indexed_like(structures, table)
 
     # --- calculator -----------------------------------------------------------------------------------------------
 
@@ -400,6 +360,13 @@ class AutoPeri:
         from autoperi.relax.calculator import AutoPeriCalculator
 
         return AutoPeriCalculator(self.bundle, **{"device": self.device, **options})
+
+
+def indexed_like(structures: Any, table: pd.DataFrame) -> pd.DataFrame:
+    """``table`` with the index of a pandas Series of structures."""
+    if is_series(structures):
+        table.index = structures.index
+    return table
 
 
 def _batch_size(value: int | str) -> int:

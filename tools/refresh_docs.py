@@ -148,7 +148,56 @@ def published(name: str) -> str:
     return runpy.run_path(str(ROOT / "benchmarks" / "published.py"))[f"{name}_table"](optional)
 
 
+def options_table() -> str:
+    """The options of ``generate``, as their declarations say."""
+    from autoperi.pipelines.options import options_of
+    from autoperi.pipelines.request import Request, RunOptions
+
+    lines = ["| option | command line | default | meaning |", "|---|---|---|---|"]
+    for f in options_of(Request, RunOptions):
+        flag = f.metadata["flag"]
+        words = () if flag is None else (flag.name, flag.metavar) if flag.name.startswith("-") else (flag.metavar,)
+        written = f"`{' '.join(filter(None, words))}`" if words else ""
+        says = f.metadata["says"].replace("``", "`").replace("|", "\\|")
+        lines.append(f"| `{f.name}` | {written} | `{f.metadata['default']!r}` | {says} |")
+    return "\n".join(lines)
+
+
+def settings_table() -> str:
+    """The settings of a model, their ranges and those of ``autoperi-base``."""
+    from dataclasses import fields
+
+    from autoperi.hub.bundle import read_config
+    from autoperi.hub.store import resolve
+    from autoperi.pipelines.settings import Settings
+
+    path = resolve("autoperi-base").path
+    assert path is not None
+    own = read_config(path)["metadata"]["settings"]
+    lines = ["| setting | range | default | `autoperi-base` | meaning |", "|---|---|---|---|---|"]
+    for f in fields(Settings):
+        low, high = f.metadata["low"], f.metadata["high"]
+        span = f"{low:g} to {high:g}" if high < float("inf") else f"from {low:g}"
+        lines.append(f"| `{f.name}` | {span} | {f.default} | {own.get(f.name, '')} | {f.metadata['says']} |")
+    return "\n".join(lines)
+
+
+def kinds_table() -> str:
+    """The kinds of the registry."""
+    from autoperi.registry import KINDS
+
+    lines = ["| kind | role | what it is | `autoperi train` | older name |", "|---|---|---|---|---|"]
+    for kind in KINDS:
+        train = f"`{kind.word}`" if kind.task or kind.trainer else ""
+        older = ", ".join(f"`{name}`" for name in kind.components)
+        lines.append(f"| `{kind.name}` | {kind.role} | {kind.summary} | {train} | {older} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str | None]] = {
+    "options": options_table,
+    "settings": settings_table,
+    "kinds": kinds_table,
     "solids": solids_table,
     "nve": nve_table,
     "calculator": calculator_table,

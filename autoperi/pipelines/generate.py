@@ -5,20 +5,23 @@ potential.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autoperi.data.convert import arrays_to_structures, structure_to_atoms
-from autoperi.errors import AutoPeriWarning, GenerationInterrupted, RequestError
+from autoperi.errors import AutoPeriWarning, GenerationInterrupted, RequestError, WeightsError
+from autoperi.hub.networks import LoadedBundle
 from autoperi.pipelines.accept import Accepted, Judge, Tally, run
 from autoperi.pipelines.base import Pipeline
 from autoperi.pipelines.finish import finish
 from autoperi.pipelines.ranking import Ranker
 from autoperi.pipelines.request import Request, RunOptions
+from autoperi.pipelines.score import columns_of, score_table
 from autoperi.pipelines.settings import Settings
 from autoperi.pipelines.target import candidates_for, nearest
 from autoperi.progress import progress_bar
+from autoperi.relax.model import ModelRelaxer
 from autoperi.symmetry.analysis import STRICT_SYMPREC
 
 if TYPE_CHECKING:
@@ -31,28 +34,50 @@ class Generation:
     """Answers requests with one model.
 
     Attributes:
+        model: its networks.
         pipeline: makes candidates.
         judge: checks them.
         settings: of the model.
-        provenance: of the model.
-        score: the table of properties of some crystals; asked where there is a target.
-        relax: relaxes positions and cells in so many steps; asked to finish.
+        relaxer: relaxes positions and cells, where crystals are to be finished.
     """
 
+    model: LoadedBundle
     pipeline: Pipeline
     judge: Judge
     settings: Settings
-    provenance: dict[str, Any]
-    score: Callable[[list[Structure], list[str]], pd.DataFrame]
-    relax: Callable[[list[Structure], int], list[Structure]]
+    relaxer: ModelRelaxer
+
+    def check(self, request: Request, options: RunOptions) -> None:
+        """Refuse what this model cannot honour.
+
+        Raises:
+            RequestError: naming the option. WeightsError: a network is missing.
+        """
+        name = self.model.bundle.name
+        self.pipeline.check(request, name)
+        if request.finish and "potential" not in self.model:
+            raise WeightsError(
+                f"model {name!r} has no potential, which finish={request.finish} needs; leave it out, or use "
+                "'autoperi-base'"
+            )
+        if options.callback is not None and not callable(options.callback):
+            raise RequestError(f"callback={options.callback!r} cannot be called; give a function of one crystal")
+        offered = columns_of(self.model)
+        lacks = [target for target, _ in request.target if target not in offered]
+        if lacks:
+            raise RequestError(
+                f"model {name!r} predicts no {', '.join(lacks)}; drop it from target, or load a model that does"
+            )
 
     def answer(self, request: Request, options: RunOptions, *, batch_size: int) -> list[Any]:
         """The crystals of a request, best first.
 
         Raises:
-            RequestError: too few crystals, where ``options.strict``.
+            RequestError: what the model cannot honour; or too few crystals, where ``options.strict``.
+            WeightsError: a network is missing.
             GenerationInterrupted: Ctrl-C; it holds the crystals that were done, ranked.
         """
+        self.check(request, options)
         ranker, wanted = self._ranker(request), request.n
         pipeline = self.pipeline if request.model is None else self.pipeline.part(request.model)
         if request.target:
@@ -79,13 +104,14 @@ class Generation:
                 raise RequestError(
                     f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is"
                 )
-            warnings.warn(message, AutoPeriWarning, stacklevel=4)
+            warnings.warn(message, AutoPeriWarning, stacklevel=3)
         best = self._best(accepted, request, ranker, wanted)
         if request.finish:
             try:
-                best = finish(
-                    best, lambda made: self.relax(made, request.finish), wanted=wanted, symprec=STRICT_SYMPREC
+                relax = self.relaxer.positions(
+                    steps=request.finish, fix_symmetry=True, batch_size=batch_size, progress=options.progress
                 )
+                best = finish(best, relax, wanted=wanted, symprec=STRICT_SYMPREC)
             except GenerationInterrupted as stop:
                 raise GenerationInterrupted([give(s) for s in stop.finished], wanted) from None
         return [give(s) for s in best]
@@ -94,11 +120,11 @@ class Generation:
         """The ranking rule; without any energy it is the probability's, and a warning says so."""
         if request.rank == "energy" and self.judge.energy is None and not self.judge.ranks_by_potential(request):
             warnings.warn(
-                f"model {self.provenance['model']!r} predicts no energy of these crystals, so they are ranked by "
+                f"model {self.model.bundle.name!r} predicts no energy of these crystals, so they are ranked by "
                 "probability; "
                 "pass rank='probability' to say so",
                 AutoPeriWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
             return Ranker(self.settings, "probability")
         return Ranker(self.settings, request.rank)
@@ -113,14 +139,17 @@ class Generation:
             return []
         target = dict(request.target)
         log_p = [s.properties["autoperi"]["log_likelihood"] for s in made]
-        chosen = nearest(target, self.score(made, list(target)), log_p, n)
+        chosen = nearest(target, self._score(made, list(target)), log_p, n)
         for k, compared in chosen:
             made[k].properties["autoperi"]["target"] = compared
         return [made[k] for k, _ in chosen]
 
     def _structures(self, accepted: Sequence[Accepted], request: Request, ranker: Ranker) -> list[Structure]:
-        common = self.provenance | {"seed": request.seed}
+        common = self.relaxer.provenance | {"seed": request.seed}
         return arrays_to_structures(
             [(a.candidate.lattice, a.candidate.frac_coords, a.candidate.numbers) for a in accepted],
             properties=[{"autoperi": common | a.note(ranker)} for a in accepted],
         )
+
+    def _score(self, made: list[Structure], names: list[str]) -> pd.DataFrame:
+        return score_table(made, self.model, self.settings, properties=names, progress=False)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from autoperi.data.checks import whole_number
 from autoperi.data.convert import to_arrays
-from autoperi.data.random import torch_generator
+from autoperi.data.random import check_seed, torch_generator
+from autoperi.errors import RequestError
+from autoperi.hub.networks import LoadedBundle
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.pipelines.flow import log_likelihood
 from autoperi.processes.flow import crystal_noise
+from autoperi.progress import progress_bar
 from autoperi.symmetry.analysis import SymmetryInfo
 from autoperi.symmetry.freedom import Orbit, freedom_at_volume
 from autoperi.symmetry.orbit_grammar import canonical
@@ -36,6 +41,24 @@ BATCH = 16
 
 
 def log_likelihoods(
+    model: LoadedBundle,
+    structures: Sequence[Any],
+    *,
+    tolerance: float,
+    probes: int,
+    seed: int,
+    progress: bool | None,
+) -> pd.DataFrame:
+    """One row a crystal, see :meth:`autoperi.AutoPeri.log_likelihood`."""
+    flow, orbits = (model.need(kind, "log_likelihood") for kind in ("autoperi_gnn", "orbit_network"))
+    if isinstance(tolerance, bool) or not isinstance(tolerance, Real) or not 1e-8 <= tolerance <= 1:
+        raise RequestError(f"tolerance={tolerance!r} is not a number of nats from 1e-8 to 1; give one")
+    probes, seed = whole_number(probes, "probes", least=2), check_seed(seed)
+    with progress_bar(len(structures), enabled=progress, description="log-likelihoods") as bar:
+        return _table(flow, orbits, structures, tolerance=float(tolerance), probes=probes, seed=seed, bar=bar)
+
+
+def _table(
     flow: AutoPeriGnn,
     orbits: OrbitNetwork,
     structures: Sequence[Any],
@@ -45,7 +68,6 @@ def log_likelihoods(
     seed: int,
     bar: Any,
 ) -> pd.DataFrame:
-    """One row a crystal, see :meth:`autoperi.AutoPeri.log_likelihood`."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []

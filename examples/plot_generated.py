@@ -32,10 +32,8 @@ for place, (crystal, axis) in enumerate(zip(crystals, axes, strict=True), start=
     for z, radius, point in zip(numbers, radii, xyz, strict=True):
         axis.add_patch(plt.Circle(point[:2], radius / 2, facecolor=jmol_colors[z], edgecolor="0.2", zorder=point[2]))
     energy = crystal.properties["autoperi"]["formation_energy_per_atom_eV"]
-    symbol = analysis.get_space_group_symbol()
-    axis.set_title(
-        f"{place}. {crystal.composition.reduced_formula}, {symbol}\n{energy:.2f} eV/atom (predicted)", fontsize=11
-    )
+    formula, symbol = crystal.composition.reduced_formula, analysis.get_space_group_symbol()
+    axis.set_title(f"{place}. {formula}, {symbol}\n{energy:.2f} eV/atom (predicted)", fontsize=11)
     axis.set_aspect("equal")
     axis.set_axis_off()
 figure.tight_layout()

@@ -32,8 +32,8 @@ from autoperi.cli.main import main, make_parser
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-LANGUAGES = {"python", "bash", "console", "text", "json", "yaml"}
-REASONS = ("needs the network", "needs a data set", "takes too long")
+LANGUAGES = {"python", "bash", "console", "text", "json", "toml", "yaml"}
+REASONS = ("needs the network", "needs a data set", "takes too long", "tests/conformance runs it")
 UNRUN = {".", "pip", "pre-commit", "pytest", "ruff", "mypy", "mkdocs", "git", "python", "python3", ".ci/run"}
 """Commands that are looked at but not run."""
 MAX_LINES = 40

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics._common import quiet
-from autoperi.metrics.parallel import Failure, parallel_map
+from autoperi.metrics.parallel import Failure, Run, parallel_map
 
 Arrays: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 """Lattice ``[3, 3]`` in Å, fractional coordinates ``[n, 3]``, atomic numbers ``[n]``."""
@@ -232,14 +232,13 @@ def compare_pairs(
     pairs: Sequence[tuple[int, int]],
     *,
     tolerances: dict[str, float],
-    processes: int | None = None,
-    progress: bool | None = None,
     description: str = "matching",
+    **run: Unpack[Run],
 ) -> list[float | Failure | None]:
     """Normalised RMS of ``left[i]`` against ``right[j]`` for each pair (i, j), in order.
 
     None where they do not match (or cannot, being of different compositions); a failure where one of the two cannot be
-    read or the comparison is beyond :data:`BUDGET`. The result does not depend on ``processes``.
+    read or the comparison is beyond :data:`BUDGET`. ``run`` as in :class:`~autoperi.metrics.parallel.Run`.
     """
     out: list[Any] = [None] * len(pairs)
     todo: list[int] = []
@@ -255,7 +254,7 @@ def compare_pairs(
     parts = [todo[start : start + _JOB] for start in range(0, len(todo), _JOB)]
     tasks = [[(i, (j,)) for i, j in (pairs[n] for n in part)] for part in parts]
     jobs = [Job.of(left, right, part, tolerances) for part in tasks]
-    found = run_jobs(_compare, parts, jobs, processes=processes, progress=progress, description=description)
+    found = run_jobs(_compare, parts, jobs, description=description, **run)
     for n, result in zip(todo, found, strict=True):
         out[n] = result
     return out
@@ -266,9 +265,8 @@ def run_jobs(
     parts: Sequence[Sequence[Any]],
     jobs: Sequence[Any],
     *,
-    processes: int | None,
-    progress: bool | None,
     description: str,
+    **run: Unpack[Run],
 ) -> list[Any]:
     """A result for each member of each part, in order, from one job a part; where a job fails all its members do.
 
@@ -276,8 +274,8 @@ def run_jobs(
         function: a job to the results of its part.
         parts: the members that each job is of.
         jobs: one a part.
-        processes, progress, description: as in :func:`~autoperi.metrics.parallel.parallel_map`.
+        description, **run: as in :func:`~autoperi.metrics.parallel.parallel_map`.
     """
-    results = parallel_map(function, jobs, processes=processes, progress=progress, description=description, unit="job")
+    results = parallel_map(function, jobs, description=description, unit="job", **run)
     pairs = zip(parts, results, strict=True)
     return [found if isinstance(found, Failure) else found[k] for part, found in pairs for k in range(len(part))]

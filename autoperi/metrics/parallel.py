@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -31,6 +31,28 @@ INLINE = 8
 """Fewer crystals than this are not worth the start of other processes."""
 WRITE_EVERY = 256
 """Results that are written to the cache together."""
+
+
+class Run(TypedDict, total=False):
+    """How work on many crystals is done; it changes no result. Keyword arguments of the metrics that do such work.
+
+    Attributes:
+        processes: worker processes; None for all cores, 1 stays in this one.
+        progress: show a bar; None shows it on a terminal.
+    """
+
+    processes: int | None
+    progress: bool | None
+
+
+class CachedRun(Run, total=False):
+    """:class:`Run` of work whose results are remembered.
+
+    Attributes:
+        cache: True for :func:`cache_directory`, a folder of your own, or False to remember nothing.
+    """
+
+    cache: bool | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -78,20 +100,19 @@ def parallel_map(
     function: Callable[..., Any],
     items: Sequence[Any],
     *,
-    processes: int | None = None,
-    progress: bool | None = None,
     description: str = "crystals",
     unit: str = "crystal",
+    **run: Unpack[Run],
 ) -> list[Any]:
     """``[function(item) for item in items]`` in several processes, in order; a :class:`Failure` where it raises.
 
     Args:
         function: importable from a module (it is sent to other processes), and deterministic.
         items: its arguments.
-        processes: None for all cores; 1 stays in this process.
-        progress, description, unit: of the bar.
+        description, unit: of the bar.
+        **run: see :class:`Run`.
     """
-    return list(_stream(function, items, check_processes(processes), progress, description, unit))
+    return list(_stream(function, items, description=description, unit=unit, **run))
 
 
 def featurise(
@@ -102,9 +123,8 @@ def featurise(
     version: int,
     parameters: Mapping[str, Any] | None = None,
     packages: Sequence[str] = (),
-    processes: int | None = None,
     cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
+    **run: Unpack[Run],
 ) -> list[Any]:
     """``function(crystal, **parameters)`` of each crystal, from the cache where it is known.
 
@@ -114,9 +134,8 @@ def featurise(
         name, version: of the feature; raise ``version`` when its definition changes.
         parameters: keyword arguments, part of the key.
         packages: distributions whose version is part of the key.
-        processes: as in :func:`parallel_map`.
-        cache: True for :func:`cache_directory`, a folder of your own, or False to remember nothing.
-        progress: show a bar; None shows it on a terminal.
+        cache: see :class:`CachedRun`.
+        **run: see :class:`Run`.
 
     Returns:
         Arrays and failures, in order.
@@ -124,8 +143,7 @@ def featurise(
     work = functools.partial(_as_array, function, dict(parameters or {}))
 
     def compute(todo: Mapping[bytes, Any]) -> Iterator[tuple[bytes, Any]]:
-        stream = _stream(work, list(todo.values()), check_processes(processes), progress, name, "crystal")
-        yield from zip(todo, stream, strict=True)
+        yield from zip(todo, _stream(work, list(todo.values()), description=name, **run), strict=True)
 
     return _remembered(crystals, compute, _tag(name, version, parameters, packages), _store(cache, name))
 
@@ -253,12 +271,13 @@ def _guarded(function: Callable[..., Any], item: Any) -> Any:
 def _stream(
     function: Callable[..., Any],
     items: Sequence[Any],
-    processes: int,
-    progress: bool | None,
+    *,
     description: str,
-    unit: str,
+    unit: str = "crystal",
+    processes: int | None = None,
+    progress: bool | None = None,
 ) -> Iterator[Any]:
-    guarded = functools.partial(_guarded, function)
+    guarded, processes = functools.partial(_guarded, function), check_processes(processes)
     with progress_bar(len(items), enabled=progress, description=description, unit=unit) as bar:
         if processes == 1 or len(items) < INLINE:
             for item in items:

@@ -208,8 +208,7 @@ def mesh_frequencies(
 
 
 def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) -> dict[str, Any]:
-    """Bands of a ``Phonopy`` object with force constants, as the figure ``phonons`` of
-    :mod:`autoperi.evaluation.figures` takes them.
+    """Bands of a ``Phonopy`` object with force constants.
 
     Args:
         spectrum: phonopy's.

@@ -102,6 +102,7 @@ def parallel_map(
     *,
     description: str = "crystals",
     unit: str = "crystal",
+    inline: int = INLINE,
     **run: Unpack[Run],
 ) -> list[Any]:
     """``[function(item) for item in items]`` in several processes, in order; a :class:`Failure` where it raises.
@@ -110,9 +111,10 @@ def parallel_map(
         function: importable from a module (it is sent to other processes), and deterministic.
         items: its arguments.
         description, unit: of the bar.
+        inline: fewer items than this stay in this process.
         **run: see :class:`Run`.
     """
-    return list(_stream(function, items, description=description, unit=unit, **run))
+    return list(_stream(function, items, description=description, unit=unit, inline=inline, **run))
 
 
 def featurise(
@@ -274,12 +276,13 @@ def _stream(
     *,
     description: str,
     unit: str = "crystal",
+    inline: int = INLINE,
     processes: int | None = None,
     progress: bool | None = None,
 ) -> Iterator[Any]:
     guarded, processes = functools.partial(_guarded, function), check_processes(processes)
     with progress_bar(len(items), enabled=progress, description=description, unit=unit) as bar:
-        if processes == 1 or len(items) < INLINE:
+        if processes == 1 or len(items) < inline:
             for item in items:
                 yield guarded(item)
                 bar.update()

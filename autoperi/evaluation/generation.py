@@ -21,7 +21,7 @@ from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
 from autoperi.evaluation.extractors import extractor
 from autoperi.evaluation.generation_figures import generation_series
-from autoperi.evaluation.stability_judge import Judgement, check_judge, composition_or_none, judge
+from autoperi.evaluation.stability_judge import Judgement, Settings, composition_or_none, judge
 from autoperi.metrics import distribution
 from autoperi.metrics import novelty as novelty_metrics
 from autoperi.metrics.counts import share
@@ -111,8 +111,8 @@ def evaluate_generation(
     learned = [name for name in features if name != CRYSTALNN]
     for name in learned:
         extractor(name)
-    model, asked = str(peri.provenance()["model"]), (relax_limit, relax_steps, mechanical)
-    settings = check_judge(entries, calculator, calculator_options, *asked)
+    model = str(peri.provenance()["model"])
+    settings = Settings(entries, calculator, calculator_options, relax_limit, relax_steps, mechanical)
     table, rows = load(path, limit, seed)
     known = None if train is None else _table(train, "train")
     seconds: dict[str, float] = {}

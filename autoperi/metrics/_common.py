@@ -50,14 +50,14 @@ def failure_of(calculator: Any, error: Exception) -> str:
 
 
 def judge_crystals(
-    function: Callable[..., dict[str, Any]],
+    function: Callable[..., Any],
     crystals: Sequence[Any],
     calculator: Any,
     settings: Mapping[str, Any],
     *,
     progress: bool | None,
     description: str,
-) -> list[dict[str, Any]]:
+) -> list[Any]:
     """``function(crystal, calculator, **settings)`` of each crystal, beside a bar."""
     rows = []
     with progress_bar(len(crystals), enabled=progress, description=description) as bar:

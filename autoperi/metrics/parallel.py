@@ -22,6 +22,7 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
+from autoperi.data.checks import whole_number
 from autoperi.data.convert import to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics._common import quiet
@@ -89,11 +90,9 @@ def check_processes(processes: int | None) -> int:
     """
     if processes is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-        raise RequestError(
-            f"processes={processes!r} is not a positive whole number; give at least 1, or None for all cores"
-        )
-    return processes
+    return whole_number(
+        processes, "processes", refusal="is not a positive whole number; give at least 1, or None for all cores"
+    )
 
 
 def parallel_map(
@@ -177,8 +176,7 @@ def featurise_batched(
     Returns:
         Arrays and failures, in order.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise RequestError(f"batch_size={batch_size!r} is not a positive whole number; give at least 1")
+    whole_number(batch_size, "batch_size", refusal="is not a positive whole number; give at least 1")
 
     def rows(batch: list[Any]) -> list[Any]:
         out = np.asarray(function(batch))

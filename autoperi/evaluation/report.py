@@ -183,8 +183,6 @@ def _headline(result: dict[str, Any]) -> dict[str, Any]:
     wanted = result.get("headline")
     if not wanted:
         return dict(_nearest(result))
-    if not isinstance(wanted, dict):
-        wanted = {str(path): path for path in (wanted if isinstance(wanted, list) else [wanted])}
     found = {label: _at(result, str(path)) for label, path in wanted.items()}
     return {label: value for label, value in found.items() if value is not None}
 

@@ -56,6 +56,20 @@ class CachedRun(Run, total=False):
     cache: bool | str | os.PathLike[str]
 
 
+class BatchedRun(TypedDict, total=False):
+    """How a network works on many crystals.
+
+    Attributes:
+        batch_size: crystals at a time.
+        cache: as in :class:`CachedRun`.
+        progress: show a bar; None shows it on a terminal.
+    """
+
+    batch_size: int
+    cache: bool | str | os.PathLike[str]
+    progress: bool | None
+
+
 @dataclass(frozen=True)
 class Failure:
     """What stands in the place of a result that could not be had.

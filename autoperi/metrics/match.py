@@ -33,10 +33,8 @@ STOL, LTOL, ANGLE_TOL = CSP["stol"], CSP["ltol"], CSP["angle_tol"]
 
 def matcher(*, stol: float = STOL, ltol: float = LTOL, angle_tol: float = ANGLE_TOL, **options: Any) -> Any:
     """pymatgen's StructureMatcher with the field's tolerances."""
-    try:
-        from pymatgen.core.structure_matcher import StructureMatcher
-    except ImportError:  # pymatgen before the 2026 split
-        from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core.structure_matcher import StructureMatcher
+
     return StructureMatcher(stol=stol, ltol=ltol, angle_tol=angle_tol, **options)
 
 

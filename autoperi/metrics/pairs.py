@@ -134,10 +134,7 @@ def _check_points(radius: float, volume: float) -> None:
 
 @lru_cache(maxsize=1)
 def _bounded_class() -> type:
-    try:
-        from pymatgen.core.structure_matcher import StructureMatcher
-    except ImportError:  # pymatgen before the 2026 split
-        from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core.structure_matcher import StructureMatcher
 
     class BoundedMatcher(StructureMatcher):
         """StructureMatcher that counts its work. It overrides the two steps of its search that the time goes to."""

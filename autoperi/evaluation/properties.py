@@ -98,7 +98,7 @@ def evaluate_properties(
         choices = ", ".join(sorted(known_targets))
         raise RequestError(f"the property {label!r} is not predicted by the model; choose from {choices}")
     goal = known_targets[label]
-    offered = getattr(peri, "score_properties", PROPERTIES)
+    offered = getattr(peri, "score_properties", {p.name: (p.column,) for p in PROPERTIES.values()})
     if goal.column not in offered.get(goal.name, ()):
         raise RequestError(
             f"the property {label!r} is not predicted by this model, which has {', '.join(offered)}; load one with "

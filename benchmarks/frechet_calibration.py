@@ -29,8 +29,9 @@ from autoperi.data.crystal import CrystalBatch
 from autoperi.data.io import CrystalTable, read_table
 from autoperi.data.random import numpy_generator, torch_generator
 from autoperi.evaluation.common import facts
-from autoperi.evaluation.extractors import extractor, learned_features
+from autoperi.evaluation.extractors import extractor
 from autoperi.hub.download import load_pretrained
+from autoperi.metrics.features import features_of
 from autoperi.metrics.fingerprints import structure_fingerprints
 from autoperi.metrics.frechet import frechet_quantity
 from autoperi.models.cgcnn import BUNDLED
@@ -96,7 +97,7 @@ def main() -> None:
 
 def vectors(name: str, crystals: list[Any]) -> list[Any]:
     """Features of crystals, with failures."""
-    return structure_fingerprints(crystals) if name == "crystalnn" else learned_features(crystals, features=name)
+    return structure_fingerprints(crystals) if name == "crystalnn" else features_of(crystals, extractor(name))
 
 
 def ladder(name: str, table: CrystalTable, n: int, seed: int) -> dict[str, Any]:

@@ -53,11 +53,11 @@ class Validity:
 
     Attributes:
         valid: None where nothing can be said.
-        reason: one phrase that says why.
+        reason: one phrase that says why; None where there is nothing to say.
     """
 
     valid: bool | None
-    reason: str
+    reason: str | None
 
 
 def smact_validity(

@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from autoperi.cli import common
 from autoperi.pipelines.options import number_range
@@ -24,13 +24,6 @@ EXAMPLE = """examples:
   autoperi evaluate reconstruct --data carbon24_test.csv --train carbon24_train.csv
   autoperi evaluate properties --data mp20_test.parquet --baselines-from mp_train.parquet --json
   autoperi evaluate potential --data frames.parquet --calculator chgnet --json"""
-
-
-class Task(NamedTuple):
-    """What a task measures and its options beside those of every task; ``evaluate_<name>`` of its module does it."""
-
-    summary: str
-    options: Sequence[Option]
 
 
 Option: TypeAlias = tuple[str, Mapping[str, Any]]
@@ -134,37 +127,33 @@ POTENTIAL = (
     _option("--element-energies JSON", CONSTANTS),
     _option("--only GROUP", "groups to measure, such as Ge or Ge/AIMD-NVT", nargs="+"),
 )
-GENERATED = "generated crystals against a test set: validity, distribution, novelty, stability"
-LATTICES = "lattices from elements and fractional coordinates alone"
-TASKS = {
-    "csp": Task("crystal structure prediction: match rate and RMSE", CSP),
-    "denoise": Task("lattice relaxation of deformed crystals", DENOISE),
-    "reconstruct": Task(LATTICES, RECONSTRUCT),
-    "properties": Task("predicted properties against labels", PROPERTIES),
-    "generation": Task(GENERATED, GENERATION),
-    "potential": Task("energies, forces and stresses of a calculator against DFT", POTENTIAL),
+TASKS: Mapping[str, tuple[str, Sequence[Option]]] = {
+    "csp": ("crystal structure prediction: match rate and RMSE", CSP),
+    "denoise": ("lattice relaxation of deformed crystals", DENOISE),
+    "reconstruct": ("lattices from elements and fractional coordinates alone", RECONSTRUCT),
+    "properties": ("predicted properties against labels", PROPERTIES),
+    "generation": ("generated crystals against a test set: validity, distribution, novelty, stability", GENERATION),
+    "potential": ("energies, forces and stresses of a calculator against DFT", POTENTIAL),
 }
+"""What a task measures and its options beside those of every task; ``evaluate_<name>`` of its module does it."""
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
+    about = "Measure a model on a table of crystals."
     parser = common.add_command(
-        subparsers,
-        "evaluate",
-        "measure a model on a table of crystals",
-        description="Measure a model on a table of crystals.",
-        example=EXAMPLE,
+        subparsers, "evaluate", "measure a model on a table of crystals", description=about, example=EXAMPLE
     )
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    for name, task in TASKS.items():
-        text = task.summary[0].upper() + task.summary[1:] + "."
-        own = common.add_command(tasks, name, task.summary, description=text, example=EXAMPLE)
+    for name, (summary, options) in TASKS.items():
+        text = summary[0].upper() + summary[1:] + "."
+        own = common.add_command(tasks, name, summary, description=text, example=EXAMPLE)
         for flag, how in (*DATA, *([] if name == "potential" else [MODEL])):
             own.add_argument(flag, **how)
         common.add_output(own)
         for flag, how in OUTPUT:
             own.add_argument(flag, **how)
-        arguments = [own.add_argument(flag, **how).dest for flag, how in task.options]
+        arguments = [own.add_argument(flag, **how).dest for flag, how in options]
         own.set_defaults(func=run, arguments=["limit", "seed", *arguments])
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from autoperi.errors import RequestError
 from autoperi.evaluation.common import versions_of
+from autoperi.metrics._common import judge_crystals
 from autoperi.metrics.parallel import Failure, check_processes, parallel_map
 from autoperi.metrics.relaxation import Relaxation, SinglePoint, check_settings, relax_one, single_point
-from autoperi.progress import progress_bar
 
 SHORT_NAMES = {
     "autoperi": "autoperi.interfaces.ase:AutoPeriCalculator",
@@ -205,12 +205,7 @@ def judge_each(
         made = {"spec": calculator, "options": json.dumps(check_options(options), sort_keys=True)}
         job = partial(_judged, function=function, settings=given, **made)
         return parallel_map(job, crystals, processes=processes, progress=progress, description=description)
-    results = []
-    with progress_bar(len(crystals), enabled=progress, description=description) as bar:
-        for crystal in crystals:
-            results.append(function(crystal, judge, **given))
-            bar.update()
-    return results
+    return judge_crystals(function, crystals, judge, given, progress=progress, description=description)
 
 
 def _find(spec: str) -> Any:

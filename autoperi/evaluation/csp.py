@@ -200,13 +200,7 @@ def _match(
         per_k.append({"metre": named["metre"], "crmse": named["crmse"]})
         if rank == 0:
             of_all = named
-    leading = across[0]
-    valid_candidate = match.verdicts(solid, {i for i, _, _ in leading}, oxidation_states)
-    valid_truth = match.verdicts(truths, {j for _, j, _ in leading}, oxidation_states)
-    best_valid: list[float | None] = [None] * len(truths)
-    for i, j, r in leading:
-        if valid_candidate[i] is True and valid_truth[j] is True:
-            best_valid[j] = match.smaller(best_valid[j], r)
+    best_valid = match.smallest(match.of_valid(across[0], solid, truths, oxidation_states), len(truths))
     return {
         "results": [[rms[i, j] for i in row] for j, row in enumerate(place)],
         "metre": {"all": of_all, "valid": match.metre_names(match.summarise(best_valid))},

@@ -20,14 +20,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autoperi.data.convert import as_structure, to_batch
 from autoperi.errors import RequestError
-from autoperi.metrics.features import Extractor, features_of
+from autoperi.metrics.features import Extractor
 
 if TYPE_CHECKING:
     import torch
@@ -60,35 +60,6 @@ def extractor(features: str | Extractor, *, model: str | os.PathLike[str] | None
             "autoperi.metrics.features.Extractor whose function gives what your ALIGNN feeds to its last layer"
         )
     raise RequestError(f"features={features!r} is unknown; give one of {', '.join(FEATURES)}, or an Extractor")
-
-
-def learned_features(
-    crystals: Sequence[Any],
-    *,
-    features: str | Extractor = "cgcnn",
-    model: str | os.PathLike[str] | None = None,
-    batch_size: int = 64,
-    cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
-) -> list[Any]:
-    """The features of each crystal, independent of the others.
-
-    Args:
-        crystals: pymatgen structures or ASE atoms.
-        features, model: see :func:`extractor`.
-        batch_size: crystals at a time.
-        cache: True for the folder of :func:`autoperi.metrics.parallel.cache_directory`, a folder, or False.
-        progress: show a bar; None shows it on a terminal.
-
-    Returns:
-        A vector ``[d]`` of float64, or a :class:`~autoperi.metrics.parallel.Failure`, for each crystal in order.
-
-    Raises:
-        RequestError, WeightsError: as :func:`extractor`.
-    """
-    return features_of(
-        crystals, extractor(features, model=model), batch_size=batch_size, cache=cache, progress=progress
-    )
 
 
 def _run(network: Callable[[CrystalBatch], torch.Tensor], crystals: list[Any]) -> Any:

@@ -18,7 +18,6 @@ from autoperi.data.files import write_atomically
 from autoperi.errors import RequestError
 from autoperi.evaluation import plots
 from autoperi.evaluation.hull_diagram import hull
-from autoperi.evaluation.phonon_bands import phonons
 from autoperi.evaluation.style import GREY, SIZE, NoDataError, plain, styled
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ KINDS: dict[str, Callable[..., plots.Drawn]] = {
     "curve": plots.curve,
     "bars": plots.bars,
     "hull": hull,
-    "phonons": phonons,
 }
 FORMATS = ("png", "svg")
 DPI = 160

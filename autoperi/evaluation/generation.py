@@ -21,7 +21,7 @@ from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.evaluation.common import facts, load, sample_rows
 from autoperi.evaluation.extractors import extractor
 from autoperi.evaluation.generation_figures import generation_series
-from autoperi.evaluation.stability_judge import Judgement, check_judge, composition_or_none, judge
+from autoperi.evaluation.stability_judge import Judgement, Settings, composition_or_none, judge
 from autoperi.metrics import distribution
 from autoperi.metrics import novelty as novelty_metrics
 from autoperi.metrics.counts import share
@@ -111,8 +111,8 @@ def evaluate_generation(
     learned = [name for name in features if name != CRYSTALNN]
     for name in learned:
         extractor(name)
-    model, asked = str(peri.provenance()["model"]), (relax_limit, relax_steps, mechanical)
-    settings = check_judge(entries, calculator, calculator_options, *asked)
+    model = str(peri.provenance()["model"])
+    settings = Settings(entries, calculator, calculator_options, relax_limit, relax_steps, mechanical)
     table, rows = load(path, limit, seed)
     known = None if train is None else _table(train, "train")
     seconds: dict[str, float] = {}
@@ -122,6 +122,7 @@ def evaluate_generation(
         failed = f"{source} holds no crystal that can be read ({len(unreadable)} failed)"
         raise DataError(f"{failed}; nothing can be said of it")
     reference = table[rows].structures()
+    both = (generated, reference)
     work: dict[str, Any] = {"processes": processes, "progress": progress}
     slow: dict[str, Any] = work | {"cache": cache}
     matching: dict[str, Any] = work | {"tolerances": tolerances}
@@ -130,31 +131,22 @@ def evaluate_generation(
         validity = validity_report(generated, oxidation_states=oxidation_states, symprec=symprec, **slow)
         valid = [row["valid"] for row in validity["crystals"]]
     with _section(seconds, "properties"):
-        properties = (
-            distribution.crystal_properties(generated, **slow),
-            distribution.crystal_properties(reference, **slow),
-        )
-        groups = (
-            distribution.space_groups(generated, symprec=symprec, **slow),
-            distribution.space_groups(reference, symprec=symprec, **slow),
-        )
-        energies = _energies(peri, generated, cache, progress), _energies(peri, reference, cache, progress)
+        properties = [distribution.crystal_properties(side, **slow) for side in both]
+        groups = [distribution.space_groups(side, symprec=symprec, **slow) for side in both]
+        energies = [_energies(peri, side, cache, progress) for side in both]
     with _section(seconds, "fingerprints"):
-        structure = structure_fingerprints(generated, **slow), structure_fingerprints(reference, **slow)
-        composition = composition_fingerprints(generated, **slow), composition_fingerprints(reference, **slow)
+        structure = [structure_fingerprints(side, **slow) for side in both]
+        composition = [composition_fingerprints(side, **slow) for side in both]
     with _section(seconds, "coverage"):
         nearest = nearest_distances(structure[0], composition[0], structure[1], composition[1])
         coverage = summarise(nearest, limits)
         curve = coverage_curve(nearest, cutoffs=limits)
         parts = {"properties": properties, "structure": structure, "composition": composition, "energy": energies}
-        sides = [{name: both[k] for name, both in parts.items()} for k in (0, 1)]
+        sides = [{name: pair[k] for name, pair in parts.items()} for k in (0, 1)]
         emd = distribution.geneval(sides[0], sides[1], valid=valid, seed=seed)
-        discrepancy = {
-            "structure": distribution.mmd(*structure, seed=seed),
-            "composition": distribution.mmd(*composition, seed=seed),
-        }
+        discrepancy = {name: distribution.mmd(*parts[name], seed=seed) for name in ("structure", "composition")}
     with _section(seconds, "frechet"):
-        given = {CRYSTALNN: structure} if CRYSTALNN in features else None
+        given = {CRYSTALNN: (structure[0], structure[1])} if CRYSTALNN in features else None
         extractors = [extractor(name) for name in learned]
         frechet = frechet_report(generated, reference, features=extractors, given=given, cache=cache, progress=progress)
     with _section(seconds, "novelty"):

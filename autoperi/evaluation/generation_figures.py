@@ -27,8 +27,8 @@ HULL_DIAGRAMS = 2
 def generation_series(
     result: Mapping[str, Any],
     *,
-    properties: tuple[Sequence[Any], Sequence[Any]],
-    energies: tuple[Sequence[float | None], Sequence[float | None]],
+    properties: Sequence[Sequence[Any]],
+    energies: Sequence[Sequence[float | None]],
     curve: Mapping[str, Any],
     rediscovered: Mapping[str, Any],
     judged: Judgement,

@@ -31,7 +31,6 @@ from autoperi.metrics.potential import (
     element_constants,
     potential_errors,
     shift,
-    voigt,
 )
 from autoperi.progress import progress_bar
 from autoperi.units import EV_PER_A3_IN_GPA
@@ -257,6 +256,8 @@ def _series(
     atomic_numbers: Sequence[np.ndarray],
     errors: Mapping[str, Any],
 ) -> dict[str, Any]:
+    from ase.stress import full_3x3_to_voigt_6_stress
+
     counts = compositions(atomic_numbers)
     size = counts.sum(1)
     constants = element_constants(errors["element_energies"])
@@ -267,7 +268,9 @@ def _series(
     both = list(zip(predicted, reference, strict=True))
     forces = [(p.forces, r.forces) for p, r in both if p.forces is not None and r.forces is not None]
     stress = [
-        (voigt(p.stress[None]), voigt(r.stress[None])) for p, r in both if p.stress is not None and r.stress is not None
+        (full_3x3_to_voigt_6_stress(p.stress), full_3x3_to_voigt_6_stress(r.stress))
+        for p, r in both
+        if p.stress is not None and r.stress is not None
     ]
     energies = {"x": t / size, "y": (e - shift(constants, counts)) / size}
     title = "Energies, one constant per element removed"

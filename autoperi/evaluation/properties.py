@@ -7,11 +7,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoperi.chemistry.properties import METAL_EV, PROPERTIES
+from autoperi.chemistry.properties import METAL_EV, PROPERTIES, Property
 from autoperi.data.io import read_table
 from autoperi.data.splits import SPLITS, splits_of
 from autoperi.errors import DataError, RequestError, WeightsError
@@ -33,62 +33,25 @@ if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
 
 LABEL = "formation_energy_per_atom"
-_UNITS = {"eV": "eV", "GPa": "GPa", "per_cm": "1/cm"}
-"""Unit at the end of a column of ``score``, and as text."""
 BASELINE_STEPS = 1500
 """Steps that the composition-only network is trained for at least; 40 epochs where they are more."""
 BASELINES = {"cgcnn": "CGCNN", "crystal_transformer": "crystal transformer"}
 """Bundled networks for the formation energy that stand beside the model, and what figures call them."""
 
 
-class Target(NamedTuple):
-    """A label and what predicts it.
-
-    Attributes:
-        label: column of the table.
-        name: what ``score(properties=…)`` calls it.
-        column: what ``score`` calls its column.
-        unit: of both, as a key of ``_UNITS``, without "per atom".
-    """
-
-    label: str
-    name: str
-    column: str
-    unit: str
-
-    @property
-    def suffix(self) -> str:
-        """Unit as the end of a key."""
-        return f"{self.unit}_per_atom" if self.label.endswith("_per_atom") else self.unit
-
-    @property
-    def axis(self) -> str:
-        """Unit as text."""
-        return f"{self.unit}/atom" if self.label.endswith("_per_atom") else _UNITS[self.unit]
-
-    @property
-    def scored(self) -> tuple[str, ...]:
-        """The columns of ``score`` that are judged."""
-        return self.column, f"{self.column}_std", "is_metal_probability"
-
-    @property
-    def logarithmic(self) -> bool:
-        """Whether the model predicts a logarithm, by which its uncertainty is judged."""
-        return self.unit != "eV"
-
-
-def targets() -> dict[str, Target]:
-    """The labels that ``score`` predicts: those whose name and unit make a column of its table, as ``band_gap`` and eV
-    make ``band_gap_eV``.
+def targets() -> dict[str, Property]:
+    """The properties by the labels that they are judged by: the column of ``score`` without the unit at its end, as
+    ``band_gap`` for ``band_gap_eV``.
 
     Those that tables of Materials Project and matbench call otherwise go by either name.
     """
-    found = {}
-    for p in PROPERTIES.values():
-        unit = next(u for u in _UNITS if p.column.endswith(f"_{u}"))
-        for label in filter(None, (p.column.removesuffix(f"_{unit}"), p.label)):
-            found[label] = Target(label, p.name, p.column, unit)
-    return found
+    every = PROPERTIES.values()
+    return {label: p for p in every for label in (p.column.removesuffix(f"_{_unit(p)}"), p.label) if label}
+
+
+def _unit(goal: Property) -> str:
+    """The unit as a key has it, without "per atom"."""
+    return {"eV/atom": "eV", "1/cm": "per_cm"}.get(goal.unit, goal.unit)
 
 
 def evaluate_properties(
@@ -158,24 +121,26 @@ def evaluate_properties(
     if n:
         scored = peri.score(picked.structures(), properties=[goal.name], progress=progress)
     seconds = time.perf_counter() - started
-    columns = {name: np.asarray(scored[name], dtype=float) for name in scored if name in goal.scored}
+    wanted = (goal.column, goal.std, "is_metal_probability")
+    columns = {name: np.asarray(scored[name], dtype=float) for name in scored if name in wanted}
     predicted = columns[goal.column]
     guess = None
-    reference_mean = _mean(target, goal.logarithmic)
+    reference_mean = _mean(target, goal.positive)
     if fit is not None:
-        reference_mean, guess = _baselines(fit, picked, seed, goal.logarithmic)
+        reference_mean, guess = _baselines(fit, picked, seed, goal.positive)
     mean = np.full(n, reference_mean)
     every = regression(predicted, target)
     elements = [len(set(z.tolist())) for z in picked.atomic_numbers]
-    unit = goal.unit
+    unit = _unit(goal)
+    suffix = f"{unit}_per_atom" if goal.unit.endswith("/atom") else unit
     result: dict[str, Any] = {
         "task": "properties",
         "property": label,
         "split": split,
         "n": n,
         "without_label": len(labels) - n,
-        f"mae_{goal.suffix}": decimals(every["mae"]["value"]),
-        f"median_error_{goal.suffix}": decimals(every["median_error"]["value"]),
+        f"mae_{suffix}": decimals(every["mae"]["value"]),
+        f"median_error_{suffix}": decimals(every["median_error"]["value"]),
         f"mean_predictor_mae_{unit}": decimals(mae(mean, target)["value"]),
         f"composition_only_mae_{unit}": None if guess is None else decimals(mae(guess, target)["value"]),
         "baselines_fitted_on": file_name(train),
@@ -186,12 +151,12 @@ def evaluate_properties(
         for name, values in (("", predicted), ("mean_predictor_", mean), ("composition_only_", guess)):
             found = None if values is None else mae(_log10(values), _log10(target))
             result[f"{name}mae_log10_GPa"] = found
-    if f"{goal.column}_std" in columns:
-        result["uncertainty"] = _uncertainty(goal, predicted, columns[f"{goal.column}_std"], target)
+    if goal.std in columns:
+        result["uncertainty"] = _uncertainty(goal, predicted, columns[goal.std], target)
     if label == "band_gap" and "is_metal_probability" in columns:
         result["is_metal"] = _is_metal(columns["is_metal_probability"], target)
     errors = {"AutoPeri": predicted} | ({} if guess is None else {"composition only": guess})
-    series = {"parity": _parity(goal, target, predicted, "AutoPeri"), "errors": {}}
+    series = {"parity": _parity(label, goal, target, predicted, "AutoPeri"), "errors": {}}
     for name, words in BASELINES.items() if label == LABEL else ():
         predict = _predictor(name)
         if predict is None or not n:
@@ -199,14 +164,14 @@ def evaluate_properties(
             continue
         values = errors[words] = predict(picked, progress)
         result[name] = {**regression(values, target), "mae_by_elements": mae_by(elements, values, target)}
-        series[f"parity_{name}"] = _parity(goal, target, values, words)
+        series[f"parity_{name}"] = _parity(label, goal, target, values, words)
     sets = {words: np.abs(values - target) for words, values in errors.items()}
-    series["errors"] = entry("errors", "Absolute errors", "absolute error", unit=goal.axis, sets=sets)
+    series["errors"] = entry("errors", "Absolute errors", "absolute error", unit=goal.unit, sets=sets)
     return {
         **result,
         "seconds": decimals(seconds, 1),
         "crystals_per_second": per_second(n, seconds) if n else None,
-        "headline": {f"MAE ({goal.axis})": "errors.mae", f"RMSE ({goal.axis})": "errors.rmse", "R²": "errors.r2"},
+        "headline": {f"MAE ({goal.unit})": "errors.mae", f"RMSE ({goal.unit})": "errors.rmse", "R²": "errors.r2"},
         **facts(path, peri.provenance(), seed, parameters=parameters, others={"train": train}),
         "series": series,
     }
@@ -235,9 +200,9 @@ def _predictor(name: str) -> Callable[[Any, bool | None], np.ndarray] | None:
     return predict
 
 
-def _uncertainty(goal: Target, predicted: np.ndarray, std: np.ndarray, target: np.ndarray) -> dict[str, Any]:
-    if not goal.logarithmic:
-        return {"of": goal.axis, **calibration(predicted, std, target)}
+def _uncertainty(goal: Property, predicted: np.ndarray, std: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+    if not goal.positive:
+        return {"of": goal.unit, **calibration(predicted, std, target)}
     logarithm = std / (np.log(10) * np.maximum(predicted, 1e-9))  # σ of log10 y from that of y, as score made it
     return {"of": "log10", **calibration(_log10(predicted), logarithm, _log10(target))}
 
@@ -313,7 +278,7 @@ def _log10(values: np.ndarray) -> np.ndarray:
     return np.log10(values, where=values > 0, out=np.full(len(values), np.nan))
 
 
-def _parity(goal: Target, target: np.ndarray, predicted: np.ndarray, label: str) -> dict[str, Any]:
-    title = f"{goal.label.removesuffix('_per_atom').replace('_', ' ').capitalize()}: {label}"
+def _parity(label: str, goal: Property, target: np.ndarray, predicted: np.ndarray, words: str) -> dict[str, Any]:
+    title = f"{label.removesuffix('_per_atom').replace('_', ' ').capitalize()}: {words}"
     reason = None if len(target) else "no row has this label"
-    return entry("parity", title, "label", y_label=label, unit=goal.axis, x=target, y=predicted, reason=reason)
+    return entry("parity", title, "label", y_label=words, unit=goal.unit, x=target, y=predicted, reason=reason)

@@ -1,8 +1,8 @@
 """The result of an evaluation as figures and as one self-contained HTML file.
 
-What is read of a result: ``task``, ``title``, ``command`` and ``n`` head the page; ``headline`` (dotted paths into the
-result, a list or {label: path}) chooses the summary, without it the quantities nearest to the top; ``series`` holds the
-entries of :mod:`autoperi.evaluation.figures`; ``parameters`` and ``versions`` have tables of their own, as has where
+What is read of a result: ``task``, ``title``, ``command`` and ``n`` head the page; ``headline`` ({label: dotted path
+into the result}) chooses the summary, without it the quantities nearest to the top; ``series`` holds the entries of
+:mod:`autoperi.evaluation.figures`; ``parameters`` and ``versions`` have tables of their own, as has where
 the data came from (``seed``, ``model``, ``data``, … and every key that ends in ``_sha256``). Everything else is shown
 in nested tables: a dict with "value" and "of" is a quantity, one row; another dict is a table. An entry of ``headline``
 that the result does not hold shows the reason that stands in its place (``<key>_reason`` or ``reason`` of the nearest
@@ -180,11 +180,8 @@ def _is_quantity(value: Any) -> bool:
 
 
 def _headline(result: dict[str, Any]) -> dict[str, Any]:
-    wanted = result.get("headline")
-    if not wanted:
+    if not (wanted := result.get("headline")):
         return dict(_nearest(result))
-    if not isinstance(wanted, dict):
-        wanted = {str(path): path for path in (wanted if isinstance(wanted, list) else [wanted])}
     found = {label: _at(result, str(path)) for label, path in wanted.items()}
     return {label: value for label, value in found.items() if value is not None}
 

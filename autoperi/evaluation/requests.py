@@ -43,26 +43,24 @@ def _loaded(model: str) -> AutoPeri:
     return AutoPeri.from_pretrained(model, device="cpu", local_files_only=True)
 
 
-def answer(asked: Asked, *, peri: AutoPeri, options: Mapping[str, Any], known_weight: float) -> list[Arrays]:
-    """Crystals of one request, fewer than asked for where there are no more, none where it cannot be honoured."""
+def answer(asked: Asked, *, peri: AutoPeri | str, options: Mapping[str, Any], known_weight: float) -> list[Arrays]:
+    """Crystals of one request, fewer than asked for where there are no more, none where it cannot be honoured; by a
+    model, or in whichever process this is by the model of a directory.
+    """
     from ase.data import chemical_symbols
 
+    model = _loaded(peri) if isinstance(peri, str) else peri
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fewer than n is counted, not warned of
         try:
             composition = {chemical_symbols[z]: c for z, c in asked.content.items()}
             size: dict[str, Any] = {"num_atoms": asked.num_atoms, "space_group": asked.space_group}
-            found = peri.with_settings(known_weight=known_weight).generate(
+            found = model.with_settings(known_weight=known_weight).generate(
                 composition, **size, strict=False, progress=False, **options
             )
         except RequestError:
             return []
     return [to_arrays(crystal) for crystal in found]  # a tenth of the memory of structures
-
-
-def _answer_elsewhere(asked: Asked, *, model: str, options: Mapping[str, Any], known_weight: float) -> list[Arrays]:
-    """As :func:`answer`, in whichever process this is, with the model of a directory."""
-    return answer(asked, peri=_loaded(model), options=options, known_weight=known_weight)
 
 
 def generate_all(
@@ -95,14 +93,11 @@ def generate_all(
     options = {"n": n, "seed": seed, "steps": steps, "finish": finish, "rank": rank}
     workers = check_processes(processes) if len(asked) >= INLINE and peri.device.type == "cpu" else 1
     with ExitStack() as stack:
-        if workers == 1:
-            function = partial(answer, peri=peri, options=options, known_weight=known_weight)
-        else:
-            model = peri.bundle.source
-            if not Path(model or "-").is_dir():
-                model = stack.enter_context(tempfile.TemporaryDirectory())
-                peri.save_pretrained(model)
-            function = partial(_answer_elsewhere, model=model, options=options, known_weight=known_weight)
+        model: Any = peri if workers == 1 else str(peri.bundle.source or "-")
+        if workers > 1 and not Path(model).is_dir():
+            model = stack.enter_context(tempfile.TemporaryDirectory())
+            peri.save_pretrained(model)
+        function = partial(answer, peri=model, options=options, known_weight=known_weight)
         found = parallel_map(function, asked, processes=workers, progress=progress, description="generating")
     for one, result in zip(asked, found, strict=True):
         if isinstance(result, Failure):

@@ -41,22 +41,44 @@ Compare: TypeAlias = Callable[[Sequence[Any]], tuple[Mapping[str, Any], Mapping[
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, checked.
+    """What was asked for, checked before any work.
 
     Attributes:
         entries: the source of the reference entries, or None.
         calculator, options: of the judge, or None.
-        described: name, package, version and options of the calculator.
         relax_limit, relax_steps, mechanical: see :func:`~autoperi.evaluation.generation.evaluate_generation`.
+
+    Raises:
+        RequestError: an unknown calculator or a number that is none. DataError: no such file of entries.
     """
 
     entries: Any
     calculator: Any
     options: Mapping[str, Any] | str | None
-    described: dict[str, Any] | None
     relax_limit: int | None
     relax_steps: int
     mechanical: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("relax_limit", 1), ("relax_steps", 1), ("mechanical", 0)):
+            if getattr(self, name) is not None:
+                whole_number(getattr(self, name), name, least=least)
+        if self.mechanical and self.calculator is None:
+            raise RequestError(f"mechanical={self.mechanical} needs forces; name a calculator too")
+        if self.calculator is not None:
+            make_calculator(self.calculator, self.options)
+        entries = self.entries
+        named = isinstance(entries, (str, Path)) and str(entries).lower() not in MATERIALS_PROJECT
+        if named and not Path(entries).is_file():
+            raise DataError(
+                f"entries={str(entries)!r} is not a file; give entries as .json, .csv or .parquet, or "
+                "'materials-project'"
+            )
+
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """Name, package, version and options of the calculator."""
+        return None if self.calculator is None else describe_calculator(self.calculator, self.options)
 
 
 @dataclass(frozen=True)
@@ -78,37 +100,6 @@ class Judgement:
     energies: list[float | None] = field(default_factory=list)
 
 
-def check_judge(
-    entries: Any,
-    calculator: Any,
-    options: Mapping[str, Any] | str | None,
-    relax_limit: int | None,
-    relax_steps: int,
-    mechanical: int,
-) -> Settings:
-    """Refuse what cannot be done before any work.
-
-    Raises:
-        RequestError: an unknown calculator or a number that is none. DataError: no such file of entries.
-    """
-    counts = (("relax_limit", relax_limit, 1), ("relax_steps", relax_steps, 1), ("mechanical", mechanical, 0))
-    for name, value, least in counts:
-        if value is not None:
-            whole_number(value, name, least=least)
-    if mechanical and calculator is None:
-        raise RequestError(f"mechanical={mechanical} needs forces; name a calculator too")
-    described = None
-    if calculator is not None:
-        make_calculator(calculator, options)
-        described = describe_calculator(calculator, options)
-    named = isinstance(entries, (str, Path)) and str(entries).lower() not in MATERIALS_PROJECT
-    if named and not Path(entries).is_file():
-        raise DataError(
-            f"entries={str(entries)!r} is not a file; give entries as .json, .csv or .parquet, or 'materials-project'"
-        )
-    return Settings(entries, calculator, options, described, relax_limit, relax_steps, mechanical)
-
-
 def judge(
     crystals: Sequence[Any],
     formation_energies: Sequence[float | None],
@@ -126,7 +117,7 @@ def judge(
     Args:
         crystals: generated.
         formation_energies: of the model, eV/atom; the judge where there is no calculator.
-        settings: see :func:`check_judge`.
+        settings: checked.
         model: its name.
         sound: whether a crystal's distances are those of a crystal; without a calculator no other one is judged,
             because a network trained on crystals says anything of what is none.
@@ -141,7 +132,7 @@ def judge(
     scale, name, judged = "formation", f"{model} formation energy, not relaxed", list(crystals)
     energies = [e if ok else None for e, ok in zip(formation_energies, sound, strict=True)]
     if settings.calculator is not None:
-        name, scale = str(settings.described["calculator"] if settings.described else settings.calculator), "total"
+        name, scale = describe_calculator(settings.calculator, settings.options)["calculator"], "total"
         count = n if settings.relax_limit is None else min(n, settings.relax_limit)
         workers = check_processes(processes) if isinstance(settings.calculator, str) else 1
         how: dict[str, Any] = {"steps": settings.relax_steps, "processes": workers, "progress": progress}

@@ -14,17 +14,6 @@ from autoperi.errors import RequestError, StructureError
 from autoperi.progress import progress_bar
 
 
-def check_positive(**values: float) -> None:
-    """Refuse numbers that are not positive and finite.
-
-    Raises:
-        RequestError: naming the first of them.
-    """
-    for name, value in values.items():
-        if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
-            raise RequestError(f"{name}={value!r} is not a positive number; leave it out for the default")
-
-
 def check_lengths(message: str, *sequences: Sized) -> None:
     """Refuse sequences of different lengths.
 
@@ -61,14 +50,14 @@ def failure_of(calculator: Any, error: Exception) -> str:
 
 
 def judge_crystals(
-    function: Callable[..., dict[str, Any]],
+    function: Callable[..., Any],
     crystals: Sequence[Any],
     calculator: Any,
     settings: Mapping[str, Any],
     *,
     progress: bool | None,
     description: str,
-) -> list[dict[str, Any]]:
+) -> list[Any]:
     """``function(crystal, calculator, **settings)`` of each crystal, beside a bar."""
     rows = []
     with progress_bar(len(crystals), enabled=progress, description=description) as bar:

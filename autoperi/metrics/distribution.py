@@ -12,10 +12,9 @@ their median heuristic; divergence of space-group histograms as in LeMaterial/le
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -26,7 +25,8 @@ from autoperi.errors import RequestError, StructureError
 from autoperi.metrics._common import check_lengths
 from autoperi.metrics.consistency import reduced_formula
 from autoperi.metrics.counts import quantity
-from autoperi.metrics.parallel import Failure, featurise
+from autoperi.metrics.features import feature_matrix
+from autoperi.metrics.parallel import CachedRun, Failure, featurise
 from autoperi.symmetry.analysis import SYMPREC, analyse
 from autoperi.symmetry.spacegroup import crystal_system
 
@@ -64,21 +64,17 @@ def sample_valid(valid: Sequence[bool | None], *, limit: int | None = GENEVAL_SA
     return [int(i) for i in rows]
 
 
-def crystal_properties(
-    crystals: Sequence[Any],
-    *,
-    processes: int | None = 1,
-    cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
-) -> list[Any]:
+def crystal_properties(crystals: Sequence[Any], **run: Unpack[CachedRun]) -> list[Any]:
     """Density (g/cm³), number of elements, and smallest and largest distance (Å) of each crystal: an array ``[4]`` or a
     failure.
 
     Distances are those between different sites of the cell as it is given, each pair at its nearest periodic images
     (PGCGM's "minimum and maximum atom distance", of which its paper says no more; the largest one depends on the choice
     of cell, so give both sets in the same one). A cell of one atom has no pair: NaN.
+
+    One process by default; ``run`` as in :class:`~autoperi.metrics.parallel.CachedRun`.
     """
-    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+    run.setdefault("processes", 1)
     return featurise(properties_of, crystals, name="crystal_properties", version=1, packages=("pymatgen-core",), **run)
 
 
@@ -130,10 +126,10 @@ def mean_pairwise_distance(fingerprints: Sequence[Any]) -> dict[str, Any]:
     With structure fingerprints this is GenEval's ``struct_div``, with standardised composition fingerprints its
     ``comp_div``.
     """
-    rows, missing = _matrix(fingerprints)
+    rows = feature_matrix(fingerprints)
     n = len(rows)
     value = _distance_sum(rows) / (n * (n - 1) / 2) if n > 1 else None
-    return quantity(value, of=n, missing=missing, reason="fewer than two crystals with a fingerprint")
+    return quantity(value, of=n, missing=len(fingerprints) - n, reason="fewer than two crystals with a fingerprint")
 
 
 def composition_diversity(crystals: Sequence[Any]) -> dict[str, Any]:
@@ -176,8 +172,8 @@ def mmd(
         raise RequestError(f"bandwidth={bandwidth!r} is not a positive number; give σ, or None for the median distance")
     if limit < 2:
         raise RequestError(f"limit={limit!r} is too small; give at least 2 crystals")
-    ours, missing = _matrix(generated)
-    theirs, missing_reference = _matrix(reference)
+    ours, theirs = feature_matrix(generated), feature_matrix(reference)
+    missing, missing_reference = len(generated) - len(ours), len(reference) - len(theirs)
     if len(ours) and len(theirs) and ours.shape[1] != theirs.shape[1]:
         raise RequestError(f"fingerprints of {ours.shape[1]} and of {theirs.shape[1]} numbers cannot be compared")
     draw = numpy_generator(check_seed(seed), _STREAM_MMD)
@@ -206,26 +202,18 @@ def mmd(
     }
 
 
-def space_groups(
-    crystals: Sequence[Any],
-    *,
-    symprec: float = SYMPREC,
-    processes: int | None = None,
-    cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
-) -> list[int | None]:
+def space_groups(crystals: Sequence[Any], *, symprec: float = SYMPREC, **run: Unpack[CachedRun]) -> list[int | None]:
     """Space-group number of each crystal through spglib; None where it finds none.
+
+    ``run`` as in :class:`~autoperi.metrics.parallel.CachedRun`.
 
     Raises:
         RequestError: ``symprec`` (Å) is not positive.
     """
     if not 0 < symprec < np.inf:
         raise RequestError(f"symprec={symprec!r} is not a positive distance in Å; give one such as {SYMPREC}")
-    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
-    tolerance = {"symprec": float(symprec)}
-    found = featurise(
-        space_group_of, crystals, name="space_group", version=1, parameters=tolerance, packages=("spglib",), **run
-    )
+    key: dict[str, Any] = {"parameters": {"symprec": float(symprec)}, "packages": ("spglib",)}
+    found = featurise(space_group_of, crystals, name="space_group", version=1, **key, **run)
     return [None if isinstance(v, Failure) else int(v) for v in found]
 
 
@@ -338,14 +326,6 @@ def _counts(of: int, missing: int, of_reference: int, missing_reference: int) ->
     reason = "unknown" if empty is None else f"no {empty} crystal with a value"
     counts = {"of_reference": of_reference, "missing_reference": missing_reference}
     return {"of": of, "missing": missing, "reason": reason, **counts}
-
-
-def _matrix(fingerprints: Sequence[Any]) -> tuple[Array, int]:
-    """Fingerprints that exist and are finite ``[n, d]``, and how many are not."""
-    rows = [
-        np.asarray(f, dtype=np.float64) for f in fingerprints if not isinstance(f, Failure) and np.isfinite(f).all()
-    ]
-    return np.array(rows).reshape(len(rows), -1 if rows else 0), len(fingerprints) - len(rows)
 
 
 def _squared(a: Array, b: Array) -> Array:

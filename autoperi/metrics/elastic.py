@@ -103,19 +103,14 @@ def elastic_stability(
         of each.
     """
     rows = judge_crystals(elastic, crystals, calculator, settings, progress=progress, description="elastic tensors")
-    return elastic_summary(rows, settings), rows
-
-
-def elastic_summary(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What :func:`elastic` found of many crystals, with the parameters (defaults where ``settings`` names none)."""
-    why = "no elastic tensor"
-    parameters = {**(elastic.__kwdefaults__ or {}), **(settings or {})}
-    return {
-        "born_stable": share([row["born_stable"] for row in rows], missing=why),
-        "bulk_modulus_GPa": mean([row["bulk_modulus_GPa"] for row in rows], missing="no stable elastic tensor"),
-        "shear_modulus_GPa": mean([row["shear_modulus_GPa"] for row in rows], missing="no stable elastic tensor"),
+    parameters, why = {**(elastic.__kwdefaults__ or {}), **settings}, "no stable elastic tensor"
+    summary = {
+        "born_stable": share([row["born_stable"] for row in rows], missing="no elastic tensor"),
+        "bulk_modulus_GPa": mean([row["bulk_modulus_GPa"] for row in rows], missing=why),
+        "shear_modulus_GPa": mean([row["shear_modulus_GPa"] for row in rows], missing=why),
         "parameters": {**parameters, "strains": list(parameters["strains"])},
     }
+    return summary, rows
 
 
 def born_stable(tensor: NDArray[np.float64], *, tolerance: float = 0.0) -> bool:
@@ -168,8 +163,7 @@ def symmetrised(tensor: NDArray[np.float64], rotations: NDArray[np.float64]) -> 
         index[i, j] = index[j, i] = v
     full = tensor[index[:, :, None, None], index[None, None, :, :]]
     turned = np.mean([np.einsum("ia,jb,kc,ld,abcd->ijkl", r, r, r, r, full, optimize=True) for r in rotations], axis=0)
-    rows = [VOIGT[v] for v in range(6)]
-    return np.array([[turned[i, j, k, m] for k, m in rows] for i, j in rows])
+    return np.array([[turned[i, j, k, m] for k, m in VOIGT] for i, j in VOIGT])
 
 
 def check_strains(strains: Sequence[float]) -> NDArray[np.float64]:

@@ -11,17 +11,16 @@ All are remembered on disk by the content of the crystal and the sha256 of the w
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoperi.data.convert import as_structure
 from autoperi.errors import StructureError
-from autoperi.metrics.parallel import Failure, featurise_batched
+from autoperi.metrics.parallel import BatchedRun, Failure, featurise_batched
 
 MIN_VOLUME = 1.0
 """Å³ per atom below which a crystal has no features: thousands of neighbours, and no meaning to any network."""
@@ -48,37 +47,20 @@ class Extractor:
     description: str = ""
 
 
-def features_of(
-    crystals: Sequence[Any],
-    source: Extractor,
-    *,
-    batch_size: int = 64,
-    cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
-) -> list[Any]:
+def features_of(crystals: Sequence[Any], source: Extractor, **run: Unpack[BatchedRun]) -> list[Any]:
     """The features of each crystal, independent of the others.
 
     Args:
         crystals: pymatgen structures or ASE atoms.
         source: the network.
-        batch_size: crystals at a time.
-        cache: True for the folder of :func:`autoperi.metrics.parallel.cache_directory`, a folder, or False.
-        progress: show a bar; None shows it on a terminal.
+        **run: see :class:`~autoperi.metrics.parallel.BatchedRun`.
 
     Returns:
         A vector ``[d]`` of float64, or a :class:`~autoperi.metrics.parallel.Failure`, for each crystal in order.
     """
-    return featurise_batched(
-        functools.partial(_rows, source.function),
-        crystals,
-        name=source.name,
-        version=source.version,
-        parameters=source.parameters,
-        packages=source.packages,
-        batch_size=batch_size,
-        cache=cache,
-        progress=progress,
-    )
+    function = functools.partial(_rows, source.function)
+    key: dict[str, Any] = {name: getattr(source, name) for name in ("name", "version", "parameters", "packages")}
+    return featurise_batched(function, crystals, **key, **run)
 
 
 def feature_matrix(rows: Sequence[Any]) -> NDArray[np.float64]:

@@ -17,18 +17,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
-import math
-import os
 from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from autoperi.data.convert import to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics.crystalnn import LABELS, site_fingerprint
-from autoperi.metrics.parallel import Failure, featurise
+from autoperi.metrics.pairs import composition_key
+from autoperi.metrics.parallel import CachedRun, Failure, featurise
 from autoperi.metrics.validity import structural_validity
 from autoperi.symmetry.analysis import analyse
 
@@ -45,13 +44,7 @@ MAX_SITES = 2000
 """Sites that are not equivalent, beyond which a crystal is refused."""
 
 
-def structure_fingerprints(
-    crystals: Sequence[Any],
-    *,
-    processes: int | None = None,
-    cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
-) -> list[Any]:
+def structure_fingerprints(crystals: Sequence[Any], **run: Unpack[CachedRun]) -> list[Any]:
     """Mean CrystalNN fingerprint over the sites of each crystal.
 
     One site of each orbit is computed and counted as often as the orbit has atoms. The result is that of all sites,
@@ -60,35 +53,25 @@ def structure_fingerprints(
 
     Args:
         crystals: pymatgen structures or ASE atoms.
-        processes: worker processes, None for all cores.
-        cache: True for the cache directory, a folder, or False.
-        progress: show a bar.
+        **run: see :class:`~autoperi.metrics.parallel.CachedRun`.
 
     Returns:
         Arrays ``[61]``, or a :class:`~autoperi.metrics.parallel.Failure` with its reason: crystals that are not valid
         by distance and volume (:func:`~autoperi.metrics.validity.structural_validity`), where CDVAE computes what it
         can, and those too dense or too large to tessellate.
     """
-    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
-    run |= {"parameters": {"symprec": ORBIT_SYMPREC}, "packages": ("pymatgen-core", "scipy")}
-    return featurise(structure_fingerprint, crystals, name="crystalnn_ops", version=1, **run)
+    key: dict[str, Any] = {"parameters": {"symprec": ORBIT_SYMPREC}, "packages": ("pymatgen-core", "scipy")}
+    return featurise(structure_fingerprint, crystals, name="crystalnn_ops", version=1, **key, **run)
 
 
-def composition_fingerprints(
-    crystals: Sequence[Any],
-    *,
-    scaled: bool = True,
-    processes: int | None = 1,
-    cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
-) -> list[Any]:
+def composition_fingerprints(crystals: Sequence[Any], *, scaled: bool = True, **run: Unpack[CachedRun]) -> list[Any]:
     """Magpie statistics of each composition, standardised as CDVAE does.
 
     Args:
         crystals: pymatgen structures or ASE atoms.
         scaled: False for matminer's own numbers, which may hold NaN.
-        processes: worker processes; one is best unless there are very many compositions.
-        cache, progress: as in :func:`structure_fingerprints`.
+        **run: see :class:`~autoperi.metrics.parallel.CachedRun`; one process by default, which is best unless there are
+            very many compositions.
 
     Returns:
         Arrays ``[132]`` or failures.
@@ -97,7 +80,7 @@ def composition_fingerprints(
         RequestError: matminer is not installed.
     """
     require_matminer()
-    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
+    run.setdefault("processes", 1)
     raw = featurise(composition_statistics, crystals, name="magpie", version=1, packages=("matminer",), **run)
     return [standardise(v) if scaled and not isinstance(v, Failure) else v for v in raw]
 
@@ -134,9 +117,7 @@ def composition_statistics(crystal: Any) -> Array:
     """Magpie statistics of one crystal's composition as matminer gives them, ``[132]``; NaN where an element lacks a
     property.
     """
-    numbers, counts = np.unique(to_arrays(crystal)[2], return_counts=True)
-    divisor = math.gcd(*counts.tolist())
-    return _magpie(tuple((int(z), int(c) // divisor) for z, c in zip(numbers, counts, strict=True)))
+    return _magpie(composition_key(to_arrays(crystal)[2]))
 
 
 def standardise(statistics: Array) -> Array:

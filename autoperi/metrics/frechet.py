@@ -14,9 +14,8 @@ and is marked ``rank_deficient``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from autoperi.errors import RequestError
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.features import Extractor, feature_matrix, features_of
+from autoperi.metrics.parallel import BatchedRun
 
 Array = NDArray[np.float64]
 
@@ -98,9 +98,7 @@ def frechet_report(
     *,
     features: Sequence[Extractor] = (),
     given: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] | None = None,
-    batch_size: int = 64,
-    cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
+    **run: Unpack[BatchedRun],
 ) -> dict[str, dict[str, Any]]:
     """FD between generated and reference crystals in several feature spaces.
 
@@ -109,7 +107,7 @@ def frechet_report(
         features: learned ones; :func:`autoperi.evaluation.extractors.extractor` has those of this package.
         given: vectors made elsewhere, name → (of generated, of reference), with failures where there is none: for
             ``crystalnn`` the fingerprints of :mod:`autoperi.metrics.fingerprints`.
-        batch_size, cache, progress: of :func:`autoperi.metrics.features.features_of`.
+        **run: of :func:`autoperi.metrics.features.features_of`.
 
     Returns:
         name → :func:`frechet_quantity` with a ``definition``.
@@ -126,13 +124,12 @@ def frechet_report(
         if len(left) != len(generated) or len(right) != len(reference):
             raise RequestError(
                 f"given[{name!r}] has {len(left)} and {len(right)} vectors for {len(generated)} and {len(reference)} "
-                "crystals; "
-                "give one each, a Failure where there is none"
+                "crystals; give one each, a Failure where there is none"
             )
     out: dict[str, dict[str, Any]] = {}
     for source in features:
         # together, so that the bar runs once
-        rows = features_of([*generated, *reference], source, batch_size=batch_size, cache=cache, progress=progress)
+        rows = features_of([*generated, *reference], source, **run)
         found = frechet_quantity(rows[: len(generated)], rows[len(generated) :])
         out[source.name] = {**found, "definition": source.description}
     for name, (left, right) in arrays.items():

@@ -12,38 +12,27 @@ nothing else, so the groups are those of going one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias, Unpack
 
 from autoperi.data.convert import arrays_to_structures, to_arrays
-from autoperi.metrics._common import quiet
-from autoperi.metrics.pairs import (
-    Arrays,
-    Job,
-    Key,
-    bounded_matcher,
-    by_composition,
-    check_reducible,
-    run_jobs,
-    structures_of,
-)
-from autoperi.metrics.parallel import Failure
+from autoperi.metrics.pairs import INLINE, Arrays, bounded_matcher, by_composition, check_reducible
+from autoperi.metrics.parallel import Failure, Run, parallel_map
 from autoperi.progress import progress_bar
+
+Cells: TypeAlias = Mapping[int, Arrays | Failure]
+"""Reduced primitive cells by the position of their crystal; a failure for one that cannot be reduced."""
 
 _FIRST_BLOCK, _BLOCK = 8, 64
 """Crystals of one size that are compared among themselves at a time: few at first, while most are of a kind that is
 new.
 """
-_JOB_COMPARISONS, _JOB_REDUCTIONS = 32, 4
 
 
 def group_crystals(
-    crystals: Sequence[Arrays | Failure],
-    *,
-    tolerances: dict[str, float],
-    processes: int | None = None,
-    progress: bool | None = None,
+    crystals: Sequence[Arrays | Failure], *, tolerances: dict[str, float], **run: Unpack[Run]
 ) -> list[int | None]:
     """For each crystal the position of the first of its group, its own where it is the first.
 
@@ -53,8 +42,7 @@ def group_crystals(
     Args:
         crystals: arrays, failures for those that cannot be read.
         tolerances: ``stol``, ``ltol``, ``angle_tol``.
-        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`; the result does not depend on
-            ``processes``.
+        **run: see :class:`~autoperi.metrics.parallel.Run`.
 
     Returns:
         None for a failure, and for a crystal of no group of which one comparison failed.
@@ -66,19 +54,19 @@ def group_crystals(
             out[members[0]] = members[0]
         else:
             several.append(members)
-    work = _Work(crystals, tolerances, processes)
-    reduced = work.reduce([i for members in several for i in members], progress, "reducing cells")
+    reduced = _reduce(crystals, [i for members in several for i in members], "reducing cells", **run)
+    silent: Any = run | {"progress": False}
     groups = [_Group(same) for members in several for same in _by_size(members, reduced).values()]
     with progress_bar(
-        sum(len(g.members) for g in groups), enabled=progress, description="uniqueness", unit="crystal"
+        sum(len(g.members) for g in groups), enabled=run.get("progress"), description="uniqueness", unit="crystal"
     ) as bar:
         while active := [g for g in groups if g.members]:
             blocks = [(g, g.next_block()) for g in active]
             against = [(i, g.firsts) for g, block in blocks for i in block if g.firsts]
-            found = dict(zip([i for i, _ in against], work.compare(against, reduced), strict=True))
+            found = _compare(against, reduced, reduced, tolerances, **silent)
             rest = [(g, [i for i in block if not isinstance(found.get(i), int)]) for g, block in blocks]
             pairs = [(i, others[:k]) for _, others in rest for k, i in enumerate(others) if k]
-            among = dict(zip([i for i, _ in pairs], work.compare(pairs, reduced, every=True), strict=True))
+            among = _compare(pairs, reduced, reduced, tolerances, every=True, **silent)
             for i, match in found.items():
                 if isinstance(match, int):
                     out[i] = match
@@ -104,8 +92,7 @@ def find_crystals(
     known: Sequence[Arrays | Failure],
     *,
     tolerances: dict[str, float],
-    processes: int | None = None,
-    progress: bool | None = None,
+    **run: Unpack[Run],
 ) -> list[int | Failure | None]:
     """For each crystal the position of the first known one that it matches, None where there is none.
 
@@ -115,10 +102,9 @@ def find_crystals(
         A failure for a crystal that cannot be read, and for one without a match of which one comparison failed.
     """
     groups, known_groups = by_composition(crystals), by_composition(known)
-    shared: list[Key] = [key for key in groups if key in known_groups]
-    ours, theirs = _Work(crystals, tolerances, processes), _Work(known, tolerances, processes)
-    cells = ours.reduce([i for key in shared for i in groups[key]], progress, "reducing cells")
-    known_cells = theirs.reduce([j for key in shared for j in known_groups[key]], progress, "reducing known cells")
+    shared = [key for key in groups if key in known_groups]
+    cells = _reduce(crystals, [i for key in shared for i in groups[key]], "reducing cells", **run)
+    known_cells = _reduce(known, [j for key in shared for j in known_groups[key]], "reducing known cells", **run)
     out: list[int | Failure | None] = [crystal if isinstance(crystal, Failure) else None for crystal in crystals]
     against: list[tuple[int, list[int]]] = []
     for key in shared:
@@ -129,8 +115,7 @@ def find_crystals(
             out[i] = cell if isinstance(cell, Failure) else broken
             if not isinstance(cell, Failure) and len(cell[2]) in by_size:
                 against.append((i, by_size[len(cell[2])]))
-    results = ours.compare(against, cells, known_cells, progress=progress, description="novelty")
-    for (i, _), match in zip(against, results, strict=True):
+    for i, match in _compare(against, cells, known_cells, tolerances, description="novelty", **run).items():
         out[i] = out[i] if match is None else match
     return out
 
@@ -151,62 +136,6 @@ class _Group:
         return out
 
 
-Cells = Mapping[int, Arrays | Failure]
-
-
-@dataclass(frozen=True)
-class _Work:
-    crystals: Sequence[Arrays | Failure]
-    tolerances: dict[str, float]
-    processes: int | None
-
-    def reduce(self, members: Sequence[int], progress: bool | None, description: str) -> dict[int, Arrays | Failure]:
-        """Reduced primitive cells of ``members``; a failure for one that cannot be reduced."""
-        parts = [members[k : k + _JOB_REDUCTIONS] for k in range(0, len(members), _JOB_REDUCTIONS)]
-        jobs = [[self.crystals[i] for i in part] for part in parts]
-        run: dict[str, Any] = {"processes": self.processes, "progress": progress, "description": description}
-        return dict(zip(members, run_jobs(_reduce, parts, jobs, **run), strict=True))
-
-    def compare(
-        self,
-        tasks: Sequence[tuple[int, Sequence[int]]],
-        cells: Cells,
-        known: Cells | None = None,
-        *,
-        every: bool = False,
-        progress: bool | None = False,
-        description: str = "",
-    ) -> list[Any]:
-        """For each ``(crystal, candidates)`` the first candidate that matches, None, or a failure; all verdicts by
-        candidate with ``every``.
-        """
-        known = cells if known is None else known
-        parts = list(_packed(tasks))
-        jobs = [Job.of(cells, known, part, self.tolerances, every) for part in parts]
-        run: dict[str, Any] = {"processes": self.processes, "progress": progress, "description": description}
-        found = run_jobs(_compare, parts, jobs, **run)
-        if every:  # of a job that failed, each comparison did
-            pairs = zip(tasks, found, strict=True)
-            return [dict.fromkeys(js, one) if isinstance(one, Failure) else one for (_, js), one in pairs]
-        return found
-
-
-def _packed(tasks: Iterable[tuple[int, Sequence[int]]]) -> Iterator[list[tuple[int, Sequence[int]]]]:
-    """Tasks in jobs of some thirty comparisons each, so that a process that has one is busy for longer than it takes to
-    send.
-    """
-    part: list[tuple[int, Sequence[int]]] = []
-    size = 0
-    for task in tasks:
-        part.append(task)
-        size += len(task[1])
-        if size >= _JOB_COMPARISONS:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
-
-
 def _by_size(members: Iterable[int], cells: Cells) -> dict[int, list[int]]:
     """Members by the number of atoms of their reduced primitive cells, without those that have none."""
     out: dict[int, list[int]] = {}
@@ -217,40 +146,56 @@ def _by_size(members: Iterable[int], cells: Cells) -> dict[int, list[int]]:
     return out
 
 
-def _reduce(crystals: Sequence[Arrays]) -> list[Arrays | Failure]:
-    """The reduced primitive cells that StructureMatcher would make of the crystals at each comparison."""
-    out: list[Arrays | Failure] = []
-    with quiet():
-        for structure in arrays_to_structures(crystals):
-            try:
-                check_reducible(structure)
-                out.append(
-                    to_arrays(structure.get_reduced_structure(reduction_algo="niggli").get_primitive_structure())
-                )
-            except Exception as error:  # a cell that Niggli's algorithm does not end on, and the like
-                out.append(Failure(str(error)))
-    return out
+def _reduce(
+    crystals: Sequence[Arrays | Failure], members: Sequence[int], description: str, **run: Unpack[Run]
+) -> Cells:
+    how: dict[str, Any] = {"inline": INLINE, "description": description}
+    return dict(zip(members, parallel_map(_reduced, [crystals[i] for i in members], **how, **run), strict=True))
 
 
-def _compare(job: Job) -> list[Any]:
-    judge, left, right = bounded_matcher(**job.tolerances), structures_of(job.left), structures_of(job.right)
-    out: list[Any] = []
-    for i, candidates in job.tasks:
-        verdicts: dict[int, bool | Failure] = {}
-        result: Any = verdicts if job.every else None
-        for j in candidates:
-            verdicts[j] = _fits(judge, right[j], left[i])
-            if not job.every and verdicts[j]:
-                result = j
-                break
-            if not job.every and isinstance(verdicts[j], Failure):
-                result = verdicts[j]
-        out.append(result)
-    return out
-
-
-def _fits(judge: Any, known: Any, structure: Any) -> bool | Failure:
+def _reduced(crystal: Arrays) -> Arrays | Failure:
+    """The reduced primitive cell that StructureMatcher would make of a crystal at each comparison."""
+    (structure,) = arrays_to_structures([crystal])
     try:
-        return bool(judge.fit(known, structure, skip_structure_reduction=True))
-    except Exception as error:
+        check_reducible(structure)
+        return to_arrays(structure.get_reduced_structure(reduction_algo="niggli").get_primitive_structure())
+    except Exception as error:  # a cell that Niggli's algorithm does not end on, and the like
         return Failure(str(error))
+
+
+def _compare(
+    tasks: Sequence[tuple[int, Sequence[int]]],
+    cells: Cells,
+    known: Cells,
+    tolerances: Mapping[str, float],
+    *,
+    every: bool = False,
+    description: str = "",
+    **run: Unpack[Run],
+) -> dict[int, Any]:
+    """For each ``(crystal, candidates)`` the first candidate that matches, None, or a failure; all verdicts by
+    candidate with ``every``.
+    """
+    items = [(cells[i], {j: known[j] for j in candidates}) for i, candidates in tasks]
+    function = partial(_verdicts, tolerances=tolerances, every=every)
+    found = parallel_map(function, items, inline=INLINE, description=description, **run)
+    # where a crystal's comparisons failed together, each of them did
+    results = [
+        dict.fromkeys(js, r) if every and isinstance(r, Failure) else r for (_, js), r in zip(tasks, found, strict=True)
+    ]
+    return dict(zip([i for i, _ in tasks], results, strict=True))
+
+
+def _verdicts(task: tuple[Arrays, Mapping[int, Arrays]], *, tolerances: Mapping[str, float], every: bool) -> Any:
+    crystal, candidates = task
+    judge, (structure,) = bounded_matcher(**tolerances), arrays_to_structures([crystal])
+    verdicts: dict[int, bool | Failure] = {}
+    for j, known in candidates.items():
+        try:
+            fits = judge.fit(*arrays_to_structures([known]), structure, skip_structure_reduction=True)
+            verdicts[j] = bool(fits)
+        except Exception as error:
+            verdicts[j] = Failure(str(error))
+        if verdicts[j] and not every:
+            return j
+    return verdicts if every else next((v for v in verdicts.values() if isinstance(v, Failure)), None)

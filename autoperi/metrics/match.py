@@ -9,8 +9,8 @@ corrected RMSE is the mean over all crystals, those without a match at ``stol`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Unpack
 
 from autoperi.data.checks import whole_number
 from autoperi.metrics._common import check_lengths
@@ -26,17 +26,15 @@ from autoperi.metrics.pairs import (
     composition_key,
     polar_sine,
 )
-from autoperi.metrics.parallel import Failure
+from autoperi.metrics.parallel import Failure, Run
 
 STOL, LTOL, ANGLE_TOL = CSP["stol"], CSP["ltol"], CSP["angle_tol"]
 
 
 def matcher(*, stol: float = STOL, ltol: float = LTOL, angle_tol: float = ANGLE_TOL, **options: Any) -> Any:
     """pymatgen's StructureMatcher with the field's tolerances."""
-    try:
-        from pymatgen.core.structure_matcher import StructureMatcher
-    except ImportError:  # pymatgen before the 2026 split
-        from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core.structure_matcher import StructureMatcher
+
     return StructureMatcher(stol=stol, ltol=ltol, angle_tol=angle_tol, **options)
 
 
@@ -150,15 +148,12 @@ def metre(
     generated: Sequence[Any],
     references: Sequence[Any],
     *,
-    generated_valid: Sequence[bool | None] | None = None,
-    reference_valid: Sequence[bool | None] | None = None,
     oxidation_states: str = "pymatgen-all",
     tolerances: str = "csp",
     stol: float | None = None,
     ltol: float | None = None,
     angle_tol: float | None = None,
-    processes: int | None = None,
-    progress: bool | None = None,
+    **run: Unpack[Run],
 ) -> dict[str, Any]:
     """METRe: share of references that any generated crystal of the same composition matches, and the corrected RMSE
     (cRMSE).
@@ -169,12 +164,11 @@ def metre(
 
     Args:
         generated, references: pymatgen structures or ASE atoms.
-        generated_valid, reference_valid: verdicts for the "valid" figures, in which only two valid crystals can match
-            (None counts as not valid); by default :func:`~autoperi.metrics.validity.validity` gives them.
-        oxidation_states: list for those verdicts.
+        oxidation_states: list for the verdicts (:func:`~autoperi.metrics.validity.validity`) of the "valid" figures, in
+            which only two valid crystals can match.
         tolerances: name of :data:`~autoperi.metrics.pairs.TOLERANCES`.
         stol, ltol, angle_tol: instead of those of the name; the angle in degrees.
-        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`.
+        **run: see :class:`~autoperi.metrics.parallel.Run`.
 
     Returns:
         ``all`` and ``valid``, each with ``metre``, ``rmse`` and ``crmse``; ``rms`` and ``rms_valid``, the smallest of
@@ -182,35 +176,19 @@ def metre(
         ``given_up``; and the parameters.
 
     Raises:
-        RequestError: unknown tolerances or oxidation states, or not one verdict a crystal.
+        RequestError: unknown tolerances or oxidation states.
         StructureError: something that is no crystal.
     """
     from autoperi.chemistry.smact import check_states
 
     limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
     check_states(oxidation_states)
-    if generated_valid is not None:
-        check_lengths("generated_valid has {} verdicts for {} crystals; give one for each", generated_valid, generated)
-    if reference_valid is not None:
-        check_lengths("reference_valid has {} verdicts for {} crystals; give one for each", reference_valid, references)
     left, right = reject_flat(arrays_of(generated)), reject_flat(arrays_of(references))
     pairs = same_composition(left, right)
-    found = compare_pairs(
-        left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="METRe"
-    )
+    found = compare_pairs(left, right, pairs, tolerances=limits, description="METRe", **run)
     matched = [(i, j, r) for (i, j), r in zip(pairs, found, strict=True) if isinstance(r, float)]
-    valid_left: Any = generated_valid
-    if generated_valid is None:
-        valid_left = verdicts(left, {i for i, _, _ in matched}, oxidation_states)
-    valid_right: Any = reference_valid
-    if reference_valid is None:
-        valid_right = verdicts(right, {j for _, j, _ in matched}, oxidation_states)
-    best: list[float | None] = [None] * len(references)
-    best_valid = list(best)
-    for i, j, rms in matched:
-        best[j] = smaller(best[j], rms)
-        if valid_left[i] is True and valid_right[j] is True:
-            best_valid[j] = smaller(best_valid[j], rms)
+    best = smallest(matched, len(references))
+    best_valid = smallest(of_valid(matched, left, right, oxidation_states), len(references))
     return {
         "all": metre_names(summarise(best, stol=limits["stol"])),
         "valid": metre_names(summarise(best_valid, stol=limits["stol"])),
@@ -258,11 +236,29 @@ def failures(results: Sequence[Any]) -> int:
     return sum(isinstance(r, Failure) for r in results)
 
 
-def verdicts(crystals: Sequence[Arrays | Failure], chosen: set[int], oxidation_states: Any) -> dict[int, bool | None]:
-    """CDVAE's validity of the chosen readable crystals; only those that match anything need one."""
+def smallest(matched: Iterable[tuple[int, int, float]], n: int) -> list[float | None]:
+    """The smallest RMS of each of ``n`` references j among matches (i, j, RMS), None without one."""
+    best: list[float | None] = [None] * n
+    for _, j, rms in matched:
+        best[j] = smaller(best[j], rms)
+    return best
+
+
+def of_valid(
+    matched: Sequence[tuple[int, int, float]],
+    left: Sequence[Arrays | Failure],
+    right: Sequence[Arrays | Failure],
+    oxidation_states: Any,
+) -> list[tuple[int, int, float]]:
+    """The matches of two valid crystals, by CDVAE's validity; only crystals that match anything are judged."""
     from autoperi.data.convert import arrays_to_structures
     from autoperi.metrics.validity import validity
 
-    order = sorted(chosen)
-    structures = arrays_to_structures([c for i in order if not isinstance(c := crystals[i], Failure)])
-    return {i: validity(s, oxidation_states=oxidation_states).valid for i, s in zip(order, structures, strict=True)}
+    def valid(crystals: Sequence[Arrays | Failure], chosen: set[int]) -> set[int]:
+        order = sorted(chosen)
+        structures = arrays_to_structures([c for i in order if not isinstance(c := crystals[i], Failure)])
+        judged = [validity(s, oxidation_states=oxidation_states).valid for s in structures]
+        return {i for i, verdict in zip(order, judged, strict=True) if verdict is True}
+
+    valid_left, valid_right = valid(left, {i for i, _, _ in matched}), valid(right, {j for _, j, _ in matched})
+    return [(i, j, rms) for i, j, rms in matched if i in valid_left and j in valid_right]

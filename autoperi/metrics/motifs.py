@@ -30,6 +30,7 @@ _ALIGNED = 1e-12
 _TET = 0.6081734479693927
 _SOUTH, _SOUTH_HEX, _SOUTH_BCC, _SOUTH_CUBOCT = (math.pi * f for f in (3 / 4, 5 / 6, 0.8040867239846964, 8 / 9))
 
+_HEXAGON = {"south": _SOUTH_HEX, "south_width": 7.5, "width": 25.0, "azimuth": 1.0, "off": 0.16666667}
 _ORDERS: tuple[tuple[str, str, dict[str, float]], ...] = (("q2", "q2", {}), ("q4", "q4", {}), ("q6", "q6", {}))
 
 MOTIFS: dict[int, tuple[tuple[str, str, dict[str, float]], ...]] = {
@@ -44,53 +45,41 @@ MOTIFS: dict[int, tuple[tuple[str, str, dict[str, float]], ...]] = {
     3: (
         ("trigonal planar", "target", {"target": 0.66666666667, "width": 17.5, "azimuth": 1.0}),
         ("trigonal non-coplanar", "target", {"target": _TET, "width": 18.33, "azimuth": 1.5}),
-        ("T-shaped", "pyramid", {"width": 15.5, "azimuth": 1.0}),
+        ("T-shaped", "target", {"target": 0.5, "width": 15.5, "azimuth": 1.0}),
     ),
     4: (
-        ("square co-planar", "bipyramid", {"south": _SOUTH, "south_width": 13.5, "width": 17.7, "azimuth": 1.0}),
+        ("square co-planar", "bipyramid", {"south_width": 13.5, "width": 17.7, "azimuth": 1.0}),
         ("tetrahedral", "target", {"target": _TET, "width": 18.5, "azimuth": 1.5}),
-        (
-            "rectangular see-saw-like",
-            "bipyramid",
-            {"south": _SOUTH, "south_width": 11.5, "width": 27.0, "azimuth": 2.0, "front": 0.75},
-        ),
-        ("see-saw-like", "bipyramid", {"south": _SOUTH, "south_width": 12.75, "width": 15.75, "azimuth": 1.5}),
-        ("trigonal pyramidal", "pyramid", {"width": 15.5, "azimuth": 1.5}),
+        ("rectangular see-saw-like", "bipyramid", {"south_width": 11.5, "width": 27.0, "azimuth": 2.0, "front": 0.75}),
+        ("see-saw-like", "bipyramid", {"south_width": 12.75, "width": 15.75, "azimuth": 1.5}),
+        ("trigonal pyramidal", "target", {"target": 0.5, "width": 15.5, "azimuth": 1.5}),
     ),
     5: (
         ("pentagonal planar", "pentagon", {"target": 0.6, "width": 19.333}),
-        ("square pyramidal", "pyramid", {"width": 14.9, "azimuth": 2.0}),
-        ("trigonal bipyramidal", "bipyramid", {"south": _SOUTH, "south_width": 12.0, "width": 16.6, "azimuth": 1.5}),
+        ("square pyramidal", "target", {"target": 0.5, "width": 14.9, "azimuth": 2.0}),
+        ("trigonal bipyramidal", "bipyramid", {"south_width": 12.0, "width": 16.6, "azimuth": 1.5}),
     ),
     6: (
-        (
-            "hexagonal planar",
-            "bipyramid",
-            {"south": _SOUTH_HEX, "south_width": 7.5, "width": 25.0, "azimuth": 1.0, "off": 0.16666667},
-        ),
-        ("octahedral", "bipyramid", {"south": _SOUTH, "south_width": 15.0, "width": 18.0, "azimuth": 2.0}),
-        ("pentagonal pyramidal", "pyramid", {"width": 13.8, "azimuth": 2.5}),
+        ("hexagonal planar", "bipyramid", _HEXAGON),
+        ("octahedral", "bipyramid", {"south_width": 15.0, "width": 18.0, "azimuth": 2.0}),
+        ("pentagonal pyramidal", "target", {"target": 0.5, "width": 13.8, "azimuth": 2.5}),
     ),
     7: (
-        ("hexagonal pyramidal", "pyramid", {"width": 12.5, "azimuth": 3.0}),
-        ("pentagonal bipyramidal", "bipyramid", {"south": _SOUTH, "south_width": 12.5, "width": 14.75, "azimuth": 2.5}),
+        ("hexagonal pyramidal", "target", {"target": 0.5, "width": 12.5, "azimuth": 3.0}),
+        ("pentagonal bipyramidal", "bipyramid", {"south_width": 12.5, "width": 14.75, "azimuth": 2.5}),
     ),
     8: (
-        ("body-centered cubic", "bcc", {"south": _SOUTH_BCC, "south_width": 15.0, "south_weight": 6.0}),
-        ("hexagonal bipyramidal", "bipyramid", {"south": _SOUTH, "south_width": 14.1, "width": 13.6, "azimuth": 3.0}),
+        ("body-centered cubic", "bcc", {"south_width": 15.0, "south_weight": 6.0}),
+        ("hexagonal bipyramidal", "bipyramid", {"south_width": 14.1, "width": 13.6, "azimuth": 3.0}),
     ),
     **dict.fromkeys((9, 10, 11), _ORDERS),
     12: (
-        (
-            "cuboctahedral",
-            "cuboctahedron",
-            {"south": _SOUTH_CUBOCT, "south_width": 28.75, "width": 25.5, "third_width": 31.25},
-        ),
+        ("cuboctahedral", "cuboctahedron", {"south_width": 28.75, "width": 25.5, "third_width": 31.25}),
         *_ORDERS,
     ),
 }
 """Coordination number to (name, family, parameters). Target angles are parts of π, widths inverse Gaussian ones of the
-same unit, south angles in radians: neighbours beyond them are taken as the south pole.
+same unit, south angles in radians (each family has its own): neighbours beyond them are taken as the south pole.
 """
 
 
@@ -173,7 +162,7 @@ def _bent(p: Mapping[str, float], a: Angles) -> float:
 
 
 def _target(p: Mapping[str, float], a: Angles) -> float:
-    """All other neighbours at one angle from the pole, evenly spread around it."""
+    """All other neighbours at one angle from the pole (half of π in a pyramid), evenly spread around it."""
     return _ring(_gauss(a.polar, p["width"], p["target"]), p["azimuth"], a)
 
 
@@ -188,20 +177,12 @@ def _pentagon(p: Mapping[str, float], a: Angles) -> float:
     return _ring(_gauss(a.polar, p["width"], np.where(a.polar <= p["target"] * math.pi, 0.4, 0.8)), 1.0, a)
 
 
-def _pyramid(p: Mapping[str, float], a: Angles) -> float:
-    """All other neighbours on the equator."""
-    return _target({**p, "target": 0.5}, a)
-
-
 def _bipyramid(p: Mapping[str, float], a: Angles) -> float:
     """One neighbour at the south pole, the others on the equator (or, with ``off``, 30° to either side of it)."""
-    equator = a.polar < p["south"]
-    off = p.get("off")
-    level = (
-        _gauss(a.polar, p["width"], 0.5)
-        if off is None
-        else np.exp(-0.5 * (p["width"] * (np.abs(a.polar / math.pi - 0.5) - off)) ** 2)
-    )
+    equator = a.polar < p.get("south", _SOUTH)
+    level = _gauss(a.polar, p["width"], 0.5)
+    if "off" in p:
+        level = np.exp(-0.5 * (p["width"] * (np.abs(a.polar / math.pi - 0.5) - p["off"])) ** 2)
     pole = _gauss(a.polar, p["south_width"], 1.0)
     first = a.pair & equator
     south = a.third & ~equator[:, None, :]
@@ -224,7 +205,7 @@ def _bcc(p: Mapping[str, float], a: Angles) -> float:
     # Each pair counts once, the neighbour of larger weight as the pole: the one parameter that depends on the order of
     # neighbours.
     once = np.triu(np.ones((n, n), dtype=bool), 1)
-    equator = a.polar < p["south"]
+    equator = a.polar < _SOUTH_BCC
     poles = p["south_weight"] * _gauss(a.polar, p["south_width"], 1.0)[once & ~equator].sum()
     tilt = (a.polar - math.pi / 2) / math.asin(1 / 3)
     bell = math.exp(0.5) * tilt * np.exp(-0.5 * tilt * tilt)
@@ -237,12 +218,12 @@ def _bcc(p: Mapping[str, float], a: Angles) -> float:
 def _cuboctahedron(p: Mapping[str, float], a: Angles) -> float:
     """One neighbour opposite, four on the equator, and the rest at 60° and 120°."""
     low, high = 5 * math.pi / 12, 7 * math.pi / 12
-    opposite = a.pair & (a.polar >= p["south"])
+    opposite = a.pair & (a.polar >= _SOUTH_CUBOCT)
     total = np.where(opposite, 1.8 * _gauss(a.polar, p["south_width"], 1.0), 0.0)
     count = np.where(opposite, 1.8, 0.0)
     polar_m = np.broadcast_to(a.polar[:, None, :], a.azimuth.shape)
     level_k = (a.polar > low) & (a.polar < high)
-    open_ = a.placed & (polar_m < p["south"]) & level_k[:, :, None]
+    open_ = a.placed & (polar_m < _SOUTH_CUBOCT) & level_k[:, :, None]
     spread = np.exp(-0.5 * (0.0556 * (np.cos(a.azimuth - 0.5 * math.pi) - 0.81649658)) ** 2)
     for where, values in (
         ((polar_m > low) & (polar_m < high), np.cos(a.azimuth) ** 2 * _gauss(polar_m, p["width"], 0.5)),
@@ -258,7 +239,6 @@ _FAMILIES = {
     "bent": _bent,
     "target": _target,
     "pentagon": _pentagon,
-    "pyramid": _pyramid,
     "bipyramid": _bipyramid,
     "bcc": _bcc,
     "cuboctahedron": _cuboctahedron,

@@ -12,7 +12,7 @@ each is compared with the first member of every group so far, as pymatgen's ``gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from autoperi.metrics.pairs import (
     compare_pairs,
     composition_key,
 )
-from autoperi.metrics.parallel import Failure, featurise
+from autoperi.metrics.parallel import CachedRun, Failure, Run, featurise
 from autoperi.symmetry.analysis import SYMPREC, analyse
 
 Known: TypeAlias = Sequence[Any] | CrystalTable
@@ -44,8 +44,7 @@ def uniqueness(
     stol: float | None = None,
     ltol: float | None = None,
     angle_tol: float | None = None,
-    processes: int | None = None,
-    progress: bool | None = None,
+    **run: Unpack[Run],
 ) -> dict[str, Any]:
     """Share of crystals that match none before them.
 
@@ -53,8 +52,7 @@ def uniqueness(
         crystals: pymatgen structures or ASE atoms.
         tolerances: ``"default"`` (0.2/0.3/5: FlowMM, MatterGen), ``"adit"`` (0.3/0.5/10) or ``"csp"``.
         stol, ltol, angle_tol: instead of those of the name; the angle in degrees.
-        processes, progress: as in :func:`~autoperi.metrics.parallel.parallel_map`; the result does not depend on
-            ``processes``.
+        **run: see :class:`~autoperi.metrics.parallel.Run`.
 
     Returns:
         ``unique``, the share; ``flags``, a verdict a crystal (None for one that cannot be read, or whose comparison
@@ -66,7 +64,7 @@ def uniqueness(
     """
     limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
     arrays = arrays_of(crystals)
-    same_as = group_crystals(arrays, tolerances=limits, processes=processes, progress=progress)
+    same_as = group_crystals(arrays, tolerances=limits, **run)
     flags = [None if first is None else first == i for i, first in enumerate(same_as)]
     return {
         "unique": share(flags, missing="no crystal can be compared"),
@@ -84,15 +82,14 @@ def novelty(
     stol: float | None = None,
     ltol: float | None = None,
     angle_tol: float | None = None,
-    processes: int | None = None,
-    progress: bool | None = None,
+    **run: Unpack[Run],
 ) -> dict[str, Any]:
     """Share of crystals that match no known one (of the training set) of the same reduced composition.
 
     Args:
         crystals: pymatgen structures or ASE atoms.
         known: the training set; a table is the fastest.
-        tolerances, stol, ltol, angle_tol, processes, progress: as in :func:`uniqueness`.
+        tolerances, stol, ltol, angle_tol, **run: as in :func:`uniqueness`.
 
     Returns:
         ``novel``, the share; ``flags``, a verdict a crystal (None as in :func:`uniqueness`); ``same_as``, the position
@@ -105,7 +102,7 @@ def novelty(
     limits = check_tolerances(tolerances, {"stol": stol, "ltol": ltol, "angle_tol": angle_tol})
     arrays, training = arrays_of(crystals), _known_arrays(known)
     known_groups = by_composition(training)
-    found = find_crystals(arrays, training, tolerances=limits, processes=processes, progress=progress)
+    found = find_crystals(arrays, training, tolerances=limits, **run)
     flags = [None if isinstance(match, Failure) else match is None for match in found]
     same_as = [match if isinstance(match, int) else None for match in found]
     new = [None if isinstance(a, Failure) else composition_key(a[2]) not in known_groups for a in arrays]
@@ -119,14 +116,7 @@ def novelty(
     }
 
 
-def prototype_keys(
-    crystals: Known,
-    *,
-    symprec: float = SYMPREC,
-    processes: int | None = None,
-    cache: bool | str = True,
-    progress: bool | None = None,
-) -> list[str | None]:
+def prototype_keys(crystals: Known, *, symprec: float = SYMPREC, **run: Unpack[CachedRun]) -> list[str | None]:
     """PGCGM's key of each crystal, "reduced formula - space group - number of atoms"; None where no space group is
     found.
 
@@ -135,7 +125,7 @@ def prototype_keys(
     Args:
         crystals: pymatgen structures, ASE atoms or a table.
         symprec: Å.
-        processes, cache, progress: as in :func:`~autoperi.metrics.parallel.featurise`.
+        **run: see :class:`~autoperi.metrics.parallel.CachedRun`.
 
     Raises:
         RequestError: ``symprec`` is not positive.
@@ -143,16 +133,8 @@ def prototype_keys(
     if not symprec > 0:
         raise RequestError(f"symprec={symprec!r} is not a positive distance in Å; give one such as {SYMPREC}")
     structures = arrays_to_structures(list(_known_arrays(crystals))) if isinstance(crystals, CrystalTable) else crystals  # type: ignore[arg-type]
-    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
-    found = featurise(
-        _prototype,
-        structures,
-        name="prototype",
-        version=1,
-        parameters={"symprec": symprec},
-        packages=("spglib",),
-        **run,
-    )
+    key: dict[str, Any] = {"parameters": {"symprec": symprec}, "packages": ("spglib",)}
+    found = featurise(_prototype, structures, name="prototype", version=1, **key, **run)
     return [
         None if isinstance(f, Failure) else f"{reduced_formula(to_arrays(s)[2])}-{int(f[0])}-{int(f[1])}"
         for s, f in zip(structures, found, strict=True)
@@ -167,13 +149,7 @@ def prototype_uniqueness(keys: Sequence[str | None]) -> dict[str, Any]:
 
 
 def prototype_novelty(
-    crystals: Sequence[Any],
-    known: Known,
-    *,
-    symprec: float = SYMPREC,
-    processes: int | None = None,
-    cache: bool | str = True,
-    progress: bool | None = None,
+    crystals: Sequence[Any], known: Known, *, symprec: float = SYMPREC, **run: Unpack[CachedRun]
 ) -> dict[str, Any]:
     """Share of crystals whose prototype key no known crystal has; only known crystals of their compositions are
     analysed.
@@ -183,9 +159,8 @@ def prototype_novelty(
     compositions = set(by_composition(arrays_of(crystals)))
     training = _known_arrays(known)
     rows = [j for key, members in by_composition(training).items() if key in compositions for j in members]
-    options: dict[str, Any] = {"symprec": symprec, "processes": processes, "cache": cache, "progress": progress}
-    keys = prototype_keys(crystals, **options)
-    seen = set(prototype_keys(arrays_to_structures([training[j] for j in rows]), **options))  # type: ignore[misc]
+    keys = prototype_keys(crystals, symprec=symprec, **run)
+    seen = set(prototype_keys(arrays_to_structures([training[j] for j in rows]), symprec=symprec, **run))  # type: ignore[misc]
     flags = [None if key is None else key not in seen for key in keys]
     return {"novel": share(flags, missing="no space group"), "flags": flags, "known": len(training), "symprec": symprec}
 
@@ -197,9 +172,7 @@ def rediscovery(
     at: Sequence[int] | None = None,
     symprec: float = SYMPREC,
     tolerances: str = "default",
-    processes: int | None = None,
-    cache: bool | str = True,
-    progress: bool | None = None,
+    **run: Unpack[CachedRun],
 ) -> dict[str, Any]:
     """How much of a reference set the first n generated crystals find (PGCGM, Figure 1a), by prototype and by matcher.
 
@@ -212,7 +185,7 @@ def rediscovery(
         at: numbers n of generated crystals; by default ten equal steps.
         symprec: Å, of the keys.
         tolerances: name of :data:`~autoperi.metrics.pairs.TOLERANCES`.
-        processes, cache, progress: as in :func:`~autoperi.metrics.parallel.featurise`.
+        **run: see :class:`~autoperi.metrics.parallel.CachedRun`.
 
     Returns:
         ``prototypes``, distinct ones of the reference; ``curve``, a dictionary each n with ``rediscovered`` (share of
@@ -227,15 +200,13 @@ def rediscovery(
     steps = list(at) if at is not None else sorted({-(-len(crystals) * s // 10) for s in range(1, 11)} - {0})
     if any(isinstance(n, bool) or not 1 <= n <= len(crystals) for n in steps):
         raise RequestError(f"at={steps!r} must be numbers from 1 to {len(crystals)}, the generated crystals")
-    options: dict[str, Any] = {"symprec": symprec, "processes": processes, "cache": cache, "progress": progress}
-    keys, wanted = prototype_keys(crystals, **options), prototype_keys(references, **options)
+    keys, wanted = (prototype_keys(side, symprec=symprec, **run) for side in (crystals, references))
     made, held = _positions(keys), _positions(wanted)
     found = [key for key in held if key in made]
     pairs = [(i, j) for key in found for i in made[key] for j in held[key]]
     left, right = arrays_of(crystals), _known_arrays(references)
-    rms = compare_pairs(
-        left, right, pairs, tolerances=limits, processes=processes, progress=progress, description="rediscovery"
-    )
+    uncached: Any = {name: value for name, value in run.items() if name != "cache"}
+    rms = compare_pairs(left, right, pairs, tolerances=limits, description="rediscovery", **uncached)
     least: dict[str, tuple[float, int, int]] = {}
     first_match: dict[str, int] = {}
     for (i, j), r in zip(pairs, rms, strict=True):

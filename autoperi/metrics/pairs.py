@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, lru_cache, partial
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,7 @@ from numpy.typing import NDArray
 from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.errors import RequestError, StructureError
-from autoperi.metrics._common import quiet
-from autoperi.metrics.parallel import Failure, parallel_map
+from autoperi.metrics.parallel import Failure, Run, parallel_map
 
 Arrays: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]
 """Lattice ``[3, 3]`` in Å, fractional coordinates ``[n, 3]``, atomic numbers ``[n]``."""
@@ -47,8 +45,8 @@ _MAX_POINTS = 2e6
 _MAX_ATOMS = 500
 FLAT = 1e-3
 """Polar sine V/(abc) below which OMatG compares no cell."""
-
-_JOB = 32
+INLINE = 64
+"""Fewer comparisons than this are not worth the start of other processes."""
 
 
 def check_tolerances(preset: str, given: dict[str, float | None]) -> dict[str, float]:
@@ -136,10 +134,7 @@ def _check_points(radius: float, volume: float) -> None:
 
 @lru_cache(maxsize=1)
 def _bounded_class() -> type:
-    try:
-        from pymatgen.core.structure_matcher import StructureMatcher
-    except ImportError:  # pymatgen before the 2026 split
-        from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core.structure_matcher import StructureMatcher
 
     class BoundedMatcher(StructureMatcher):
         """StructureMatcher that counts its work. It overrides the two steps of its search that the time goes to."""
@@ -199,31 +194,8 @@ def rms_or_failure(judge: Any, left: Any, right: Any) -> float | Failure | None:
     return None if found is None else float(found[0])
 
 
-@dataclass(frozen=True)
-class Job:
-    """Comparisons of crystals ``i`` with candidates ``j`` for one process, and no more crystals than they need."""
-
-    left: dict[int, Any]
-    right: dict[int, Any]
-    tasks: Sequence[tuple[int, Sequence[int]]]
-    tolerances: dict[str, float]
-    every: bool = True
-
-    @classmethod
-    def of(cls, left: Any, right: Any, tasks: Sequence[tuple[int, Sequence[int]]], *rest: Any) -> Job:
-        """The job of these tasks among all crystals."""
-        return cls({i: left[i] for i, _ in tasks}, {j: right[j] for _, js in tasks for j in js}, tasks, *rest)
-
-
-def structures_of(cells: Mapping[int, Arrays]) -> dict[int, Any]:
-    """pymatgen structures of arrays, by the same positions."""
-    return dict(zip(cells, arrays_to_structures(list(cells.values())), strict=True))
-
-
-def _compare(job: Job) -> list[float | Failure | None]:
-    judge, left, right = bounded_matcher(**job.tolerances), structures_of(job.left), structures_of(job.right)
-    with quiet():
-        return [rms_or_failure(judge, left[i], right[j]) for i, (j,) in job.tasks]
+def _rms(pair: tuple[Arrays, Arrays], *, tolerances: Mapping[str, float]) -> float | Failure | None:
+    return rms_or_failure(bounded_matcher(**tolerances), *arrays_to_structures(pair))
 
 
 def compare_pairs(
@@ -232,14 +204,13 @@ def compare_pairs(
     pairs: Sequence[tuple[int, int]],
     *,
     tolerances: dict[str, float],
-    processes: int | None = None,
-    progress: bool | None = None,
     description: str = "matching",
+    **run: Unpack[Run],
 ) -> list[float | Failure | None]:
     """Normalised RMS of ``left[i]`` against ``right[j]`` for each pair (i, j), in order.
 
     None where they do not match (or cannot, being of different compositions); a failure where one of the two cannot be
-    read or the comparison is beyond :data:`BUDGET`. The result does not depend on ``processes``.
+    read or the comparison is beyond :data:`BUDGET`. ``run`` as in :class:`~autoperi.metrics.parallel.Run`.
     """
     out: list[Any] = [None] * len(pairs)
     todo: list[int] = []
@@ -250,34 +221,10 @@ def compare_pairs(
             out[n] = failed
         elif left_key(i) == right_key(j):
             todo.append(n)
-    # a reference with all that is compared with it, so that it is reduced once
+    # a reference with all that is compared with it: pymatgen remembers reduced cells for a while
     todo.sort(key=lambda n: (pairs[n][1], n))
-    parts = [todo[start : start + _JOB] for start in range(0, len(todo), _JOB)]
-    tasks = [[(i, (j,)) for i, j in (pairs[n] for n in part)] for part in parts]
-    jobs = [Job.of(left, right, part, tolerances) for part in tasks]
-    found = run_jobs(_compare, parts, jobs, processes=processes, progress=progress, description=description)
-    for n, result in zip(todo, found, strict=True):
+    tasks = [(left[pairs[n][0]], right[pairs[n][1]]) for n in todo]
+    how: dict[str, Any] = {"inline": INLINE, "description": description, "unit": "pair"}
+    for n, result in zip(todo, parallel_map(partial(_rms, tolerances=tolerances), tasks, **how, **run), strict=True):
         out[n] = result
     return out
-
-
-def run_jobs(
-    function: Callable[[Any], list[Any]],
-    parts: Sequence[Sequence[Any]],
-    jobs: Sequence[Any],
-    *,
-    processes: int | None,
-    progress: bool | None,
-    description: str,
-) -> list[Any]:
-    """A result for each member of each part, in order, from one job a part; where a job fails all its members do.
-
-    Args:
-        function: a job to the results of its part.
-        parts: the members that each job is of.
-        jobs: one a part.
-        processes, progress, description: as in :func:`~autoperi.metrics.parallel.parallel_map`.
-    """
-    results = parallel_map(function, jobs, processes=processes, progress=progress, description=description, unit="job")
-    pairs = zip(parts, results, strict=True)
-    return [found if isinstance(found, Failure) else found[k] for part, found in pairs for k in range(len(part))]

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
+from autoperi.data.checks import whole_number
 from autoperi.data.convert import to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics._common import quiet
@@ -31,6 +32,42 @@ INLINE = 8
 """Fewer crystals than this are not worth the start of other processes."""
 WRITE_EVERY = 256
 """Results that are written to the cache together."""
+
+
+class Run(TypedDict, total=False):
+    """How work on many crystals is done; it changes no result. Keyword arguments of the metrics that do such work.
+
+    Attributes:
+        processes: worker processes; None for all cores, 1 stays in this one.
+        progress: show a bar; None shows it on a terminal.
+    """
+
+    processes: int | None
+    progress: bool | None
+
+
+class CachedRun(Run, total=False):
+    """:class:`Run` of work whose results are remembered.
+
+    Attributes:
+        cache: True for :func:`cache_directory`, a folder of your own, or False to remember nothing.
+    """
+
+    cache: bool | str | os.PathLike[str]
+
+
+class BatchedRun(TypedDict, total=False):
+    """How a network works on many crystals.
+
+    Attributes:
+        batch_size: crystals at a time.
+        cache: as in :class:`CachedRun`.
+        progress: show a bar; None shows it on a terminal.
+    """
+
+    batch_size: int
+    cache: bool | str | os.PathLike[str]
+    progress: bool | None
 
 
 @dataclass(frozen=True)
@@ -67,31 +104,30 @@ def check_processes(processes: int | None) -> int:
     """
     if processes is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-        raise RequestError(
-            f"processes={processes!r} is not a positive whole number; give at least 1, or None for all cores"
-        )
-    return processes
+    return whole_number(
+        processes, "processes", refusal="is not a positive whole number; give at least 1, or None for all cores"
+    )
 
 
 def parallel_map(
     function: Callable[..., Any],
     items: Sequence[Any],
     *,
-    processes: int | None = None,
-    progress: bool | None = None,
     description: str = "crystals",
     unit: str = "crystal",
+    inline: int = INLINE,
+    **run: Unpack[Run],
 ) -> list[Any]:
     """``[function(item) for item in items]`` in several processes, in order; a :class:`Failure` where it raises.
 
     Args:
         function: importable from a module (it is sent to other processes), and deterministic.
         items: its arguments.
-        processes: None for all cores; 1 stays in this process.
-        progress, description, unit: of the bar.
+        description, unit: of the bar.
+        inline: fewer items than this stay in this process.
+        **run: see :class:`Run`.
     """
-    return list(_stream(function, items, check_processes(processes), progress, description, unit))
+    return list(_stream(function, items, description=description, unit=unit, inline=inline, **run))
 
 
 def featurise(
@@ -102,9 +138,8 @@ def featurise(
     version: int,
     parameters: Mapping[str, Any] | None = None,
     packages: Sequence[str] = (),
-    processes: int | None = None,
     cache: bool | str | os.PathLike[str] = True,
-    progress: bool | None = None,
+    **run: Unpack[Run],
 ) -> list[Any]:
     """``function(crystal, **parameters)`` of each crystal, from the cache where it is known.
 
@@ -114,9 +149,8 @@ def featurise(
         name, version: of the feature; raise ``version`` when its definition changes.
         parameters: keyword arguments, part of the key.
         packages: distributions whose version is part of the key.
-        processes: as in :func:`parallel_map`.
-        cache: True for :func:`cache_directory`, a folder of your own, or False to remember nothing.
-        progress: show a bar; None shows it on a terminal.
+        cache: see :class:`CachedRun`.
+        **run: see :class:`Run`.
 
     Returns:
         Arrays and failures, in order.
@@ -124,8 +158,7 @@ def featurise(
     work = functools.partial(_as_array, function, dict(parameters or {}))
 
     def compute(todo: Mapping[bytes, Any]) -> Iterator[tuple[bytes, Any]]:
-        stream = _stream(work, list(todo.values()), check_processes(processes), progress, name, "crystal")
-        yield from zip(todo, stream, strict=True)
+        yield from zip(todo, _stream(work, list(todo.values()), description=name, **run), strict=True)
 
     return _remembered(crystals, compute, _tag(name, version, parameters, packages), _store(cache, name))
 
@@ -157,8 +190,7 @@ def featurise_batched(
     Returns:
         Arrays and failures, in order.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise RequestError(f"batch_size={batch_size!r} is not a positive whole number; give at least 1")
+    whole_number(batch_size, "batch_size", refusal="is not a positive whole number; give at least 1")
 
     def rows(batch: list[Any]) -> list[Any]:
         out = np.asarray(function(batch))
@@ -253,14 +285,16 @@ def _guarded(function: Callable[..., Any], item: Any) -> Any:
 def _stream(
     function: Callable[..., Any],
     items: Sequence[Any],
-    processes: int,
-    progress: bool | None,
+    *,
     description: str,
-    unit: str,
+    unit: str = "crystal",
+    inline: int = INLINE,
+    processes: int | None = None,
+    progress: bool | None = None,
 ) -> Iterator[Any]:
-    guarded = functools.partial(_guarded, function)
+    guarded, processes = functools.partial(_guarded, function), check_processes(processes)
     with progress_bar(len(items), enabled=progress, description=description, unit=unit) as bar:
-        if processes == 1 or len(items) < INLINE:
+        if processes == 1 or len(items) < inline:
             for item in items:
                 yield guarded(item)
                 bar.update()

@@ -7,13 +7,14 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autoperi.data.checks import positive_number
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics._common import failure_of, judge_crystals, quiet, reason_of, rounded
 from autoperi.metrics.counts import mean, share
@@ -129,19 +130,15 @@ def phonon_stability(
         :func:`phonons` of each.
     """
     rows = judge_crystals(phonons, crystals, calculator, settings, progress=progress, description="phonons")
-    return phonon_summary(rows, settings), rows
-
-
-def phonon_summary(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What :func:`phonons` found of many crystals, with the parameters (defaults where ``settings`` names none)."""
     why = "no phonons"
     dos = {"dos_sigma_THz": DOS_SIGMA, "dos_pitch_THz": DOS_PITCH, "peak_share": PEAK_SHARE}
-    return {
+    summary = {
         "dynamically_stable": share([row["dynamically_stable"] for row in rows], missing=why),
         "min_frequency_THz": mean([row["min_frequency_THz"] for row in rows], missing=why),
         "last_dos_peak_per_cm": mean([row["last_dos_peak_per_cm"] for row in rows], missing=why),
-        "parameters": {**(phonons.__kwdefaults__ or {}), **(settings or {}), **dos},
+        "parameters": {**(phonons.__kwdefaults__ or {}), **settings, **dos},
     }
+    return summary, rows
 
 
 def check_parameters(tolerance: float, **parameters: float) -> None:
@@ -152,12 +149,9 @@ def check_parameters(tolerance: float, **parameters: float) -> None:
     """
     if importlib.util.find_spec("phonopy") is None:
         raise RequestError('phonons need the package phonopy; install it with: pip install "autoperi[metrics]"')
-    for name, value in {**parameters, "tolerance": tolerance}.items():
-        least = 0 if name == "tolerance" else math.ulp(0.0)
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= least):
-            raise RequestError(
-                f"{name}={value!r} is not a positive number; see the documentation of phonons for its unit"
-            )
+    for name, value in {**parameters, **({} if tolerance == 0 else {"tolerance": tolerance})}.items():
+        unit = "is not a positive number; see the documentation of phonons for its unit"
+        positive_number(value, name, refusal=unit)
 
 
 def check_path(path: Any) -> None:
@@ -208,8 +202,7 @@ def mesh_frequencies(
 
 
 def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) -> dict[str, Any]:
-    """Bands of a ``Phonopy`` object with force constants, as the figure ``phonons`` of
-    :mod:`autoperi.evaluation.figures` takes them.
+    """Bands of a ``Phonopy`` object with force constants.
 
     Args:
         spectrum: phonopy's.
@@ -241,18 +234,22 @@ def band_structure(spectrum: Any, path: str | None = None, *, points: int = 40) 
     longest, start = max(x for piece in lengths for x in piece), 0.0
     ticks: list[tuple[float, str]] = []
     xs, frequencies = [], []
+
+    def label(name: str) -> str:
+        return "Γ" if name == "G" else name
+
     for names, stretches in zip(pieces, lengths, strict=True):
         q, x = [special[names[0]][None]], [np.array([start])]
         if ticks and ticks[-1][0] == start:
-            ticks[-1] = (start, f"{ticks[-1][1]}|{_label(names[0])}")
+            ticks[-1] = (start, f"{ticks[-1][1]}|{label(names[0])}")
         else:
-            ticks.append((start, _label(names[0])))
+            ticks.append((start, label(names[0])))
         for (a, b), length in zip(pairwise(names), stretches, strict=True):
             along = np.linspace(0, 1, max(2, round(points * length / longest)) + 1)[1:]
             q.append(special[a] + along[:, None] * (special[b] - special[a]))
             x.append(start + along * length)
             start += length
-            ticks.append((round(start, 6), _label(b)))
+            ticks.append((round(start, 6), label(b)))
         start = ticks[-1][0]
         found = spectrum.run_qpoints(np.concatenate(q))
         found = spectrum.qpoints if found is None else found  # as for the mesh
@@ -267,10 +264,6 @@ def _bands(spectrum: Any, path: str | None) -> dict[str, Any]:
         return {"bands": band_structure(spectrum, path)}
     except Exception as error:  # ASE has its own for cells that it cannot classify
         return {"bands": None, "bands_reason": reason_of(error)}
-
-
-def _label(name: str) -> str:
-    return "Γ" if name == "G" else name
 
 
 def last_peak(frequencies: NDArray[np.float64], dos: NDArray[np.float64]) -> float | None:

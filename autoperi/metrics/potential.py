@@ -205,8 +205,10 @@ def stress_errors(predicted: Sequence[ArrayLike | None], reference: Sequence[Arr
         Quantities ``mae``, ``rmse`` (GPa, of the six components), ``r2``, ``pressure_mae``, and ``frames`` with
         ``missing_frames``.
     """
+    from ase.stress import full_3x3_to_voigt_6_stress
+
     x, y, missing = _joined(predicted, reference, "stress")
-    six_x, six_y = voigt(x.reshape(-1, 3, 3)), voigt(y.reshape(-1, 3, 3))
+    six_x, six_y = (full_3x3_to_voigt_6_stress(s.reshape(-1, 3, 3)) for s in (x, y))
     return {
         "mae": mae(six_x, six_y),
         "rmse": rmse(six_x, six_y),
@@ -215,12 +217,6 @@ def stress_errors(predicted: Sequence[ArrayLike | None], reference: Sequence[Arr
         "frames": len(reference) - missing,
         "missing_frames": missing,
     }
-
-
-def voigt(stress: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Components xx yy zz yz xz xy of the symmetric part of ``[F, 3, 3]``, ``[F, 6]``."""
-    s = (stress + np.swapaxes(stress, 1, 2)) / 2
-    return np.stack([s[:, 0, 0], s[:, 1, 1], s[:, 2, 2], s[:, 1, 2], s[:, 0, 2], s[:, 0, 1]], axis=1)
 
 
 def potential_errors(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from autoperi.data.checks import positive_number, whole_number
 from autoperi.data.convert import arrays_to_structures, as_structure, to_arrays
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics._common import failure_of, quiet
@@ -71,13 +72,9 @@ def check_settings(steps: int, fmax: float, optimizer: str, seconds: float | Non
     Raises:
         RequestError: steps below 0, a force that is not positive, an optimiser that is not offered.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise RequestError(
-            f"steps={steps!r} is not a whole number of at least 0; give the most optimiser steps for one crystal, "
-            "such as 500"
-        )
-    if not (isinstance(fmax, (int, float)) and math.isfinite(fmax) and fmax > 0):
-        raise RequestError(f"fmax={fmax!r} is not a positive force; give eV/Å, such as 0.05")
+    most = "is not a whole number of at least 0; give the most optimiser steps for one crystal, such as 500"
+    whole_number(steps, "steps", least=0, refusal=most)
+    positive_number(fmax, "fmax", refusal="is not a positive force; give eV/Å, such as 0.05")
     if optimizer not in OPTIMIZERS:
         raise RequestError(f"optimizer={optimizer!r} is not offered; choose from {', '.join(OPTIMIZERS)}")
     if seconds is not None and not seconds > 0:

@@ -15,18 +15,19 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
 import numpy as np
 
 from autoperi.chemistry.smact import StateSet, Validity, check_states, guess_neutral, smact_validity
+from autoperi.data.checks import positive_number
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.data.elements import atomic_radius
 from autoperi.errors import RequestError, StructureError
-from autoperi.metrics._common import check_lengths, check_positive
+from autoperi.metrics._common import check_lengths
 from autoperi.metrics.consistency import cif_validity, recorded_group, symmetry_of
 from autoperi.metrics.counts import share
-from autoperi.metrics.parallel import Failure, featurise
+from autoperi.metrics.parallel import CachedRun, Failure, featurise
 from autoperi.symmetry.analysis import SYMPREC
 
 MIN_DISTANCE = 0.5
@@ -38,26 +39,10 @@ RADII_FRACTION = 0.75
 MAX_EDGE = 40.0
 """Å; KLDM's bound on the longest edge of the cell."""
 VERDICTS = (
-    "valid",
-    "structural",
-    "distance",
-    "volume",
-    "compositional",
-    "radii",
-    "neutral",
-    "readable",
-    "symmetric",
-    "space_group_kept",
-    "cell",
-)
+    "valid", "structural", "distance", "volume", "compositional", "radii", "neutral", "readable", "symmetric",
+    "space_group_kept", "cell",
+)  # fmt: skip
 """What :func:`validity_report` says of each crystal."""
-
-
-class StructuralValidity(NamedTuple):
-    """``valid``, and ``reason`` where it is False."""
-
-    valid: bool
-    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +58,7 @@ class CrystalValidity(Validity):
     compositional: bool | None
 
 
-def structural_validity(structure: Any) -> StructuralValidity:
+def structural_validity(structure: Any) -> Validity:
     """Whether no two different sites are nearer than 0.5 Å and the cell holds at least 0.1 Å³.
 
     Nearest periodic images of *different* sites count, an atom's own images do not: a one-atom cell is valid by
@@ -82,6 +67,9 @@ def structural_validity(structure: Any) -> StructuralValidity:
     Args:
         structure: a pymatgen ``Structure`` or ASE ``Atoms``.
 
+    Returns:
+        The verdict, without a reason where it is True.
+
     Raises:
         StructureError: it is neither.
     """
@@ -89,19 +77,17 @@ def structural_validity(structure: Any) -> StructuralValidity:
     try:
         lattice, coords, numbers = to_arrays(structure)
     except StructureError as error:
-        return StructuralValidity(False, str(error))
+        return Validity(False, str(error))
     volume = abs(float(np.linalg.det(lattice)))
     if volume < MIN_CELL_VOLUME:
-        return StructuralValidity(False, f"volume {volume:.3g} Å³ below {MIN_CELL_VOLUME} Å³")
+        return Validity(False, f"volume {volume:.3g} Å³ below {MIN_CELL_VOLUME} Å³")
     if len(numbers) > 1:
         distances = np.array(arrays_to_structures([(lattice, coords, numbers)])[0].distance_matrix)
         np.fill_diagonal(distances, np.inf)
         i, j = np.unravel_index(int(distances.argmin()), distances.shape)
         if distances[i, j] < MIN_DISTANCE:
-            return StructuralValidity(
-                False, f"distance {distances[i, j]:.3g} Å between sites {i} and {j} below {MIN_DISTANCE} Å"
-            )
-    return StructuralValidity(True, None)
+            return Validity(False, f"distance {distances[i, j]:.3g} Å between sites {i} and {j} below {MIN_DISTANCE} Å")
+    return Validity(True, None)
 
 
 def validity(structure: Any, *, oxidation_states: StateSet = "pymatgen-icsd") -> CrystalValidity:
@@ -171,9 +157,7 @@ def validity_report(
     max_edge: float = MAX_EDGE,
     angles: tuple[float, float] | None = None,
     space_groups: Sequence[int | None] | None = None,
-    processes: int | None = None,
-    cache: bool | str = True,
-    progress: bool | None = None,
+    **run: Unpack[CachedRun],
 ) -> dict[str, Any]:
     """Every test of validity on every crystal.
 
@@ -197,7 +181,7 @@ def validity_report(
         angles: least and greatest cell angle in degrees (ADiT: 50, 130); None for any.
         space_groups: wanted number of each crystal, None where any will do; by default what ``generate`` recorded in
             its properties.
-        processes, cache, progress: as in :func:`~autoperi.metrics.parallel.featurise`.
+        **run: see :class:`~autoperi.metrics.parallel.CachedRun`.
 
     Returns:
         ``shares`` (a share a verdict), ``crystals`` (a dictionary each: ``index``, the verdicts, ``space_group``,
@@ -209,7 +193,8 @@ def validity_report(
         StructureError: something that is no crystal.
     """
     check_states(oxidation_states)
-    check_positive(radii_fraction=radii_fraction, symprec=symprec, max_edge=max_edge)
+    for name, value in (("radii_fraction", radii_fraction), ("symprec", symprec), ("max_edge", max_edge)):
+        positive_number(value, name)
     if angles is not None and not 0 <= angles[0] < angles[1] <= 180:
         raise RequestError(f"angles={angles!r} are not two angles between 0 and 180 degrees, the smaller first")
     if space_groups is not None:
@@ -224,7 +209,6 @@ def validity_report(
         "angles": None if angles is None else list(angles),
     }
     packages = ("pymatgen-core", "spglib", "smact")
-    run: dict[str, Any] = {"processes": processes, "cache": cache, "progress": progress}
     found = featurise(_judge, crystals, name="validity", version=1, parameters=parameters, packages=packages, **run)
     wanted = space_groups if space_groups is not None else [recorded_group(c) for c in crystals]
     rows = [_row(i, result, group) for i, (result, group) in enumerate(zip(found, wanted, strict=True))]

@@ -91,12 +91,6 @@ def entries():
             "reference": {"composition": [[2, 0, 1], [0, 2, 3], [1, 1, 2]], "energy": [-2.0, -1.7, -1.9]},
             "points": {"composition": [[1, 1, 1], [1, 2, 3]], "energy": [-0.5, -0.7], "e_above_hull": [0.8, None]},
         },
-        "phonons": {
-            "kind": "phonons",
-            "title": "Phonons",
-            "bands": {"x": [[0, 1, 2]], "frequency": [[[0, 1], [1, 2], [-0.5, 2]]], "ticks": [[0, "Γ"], [2, "X"]]},
-            "dos": {"frequency": [0, 1, 2], "density": [0, 1, 0.5]},
-        },
     }
 
 
@@ -108,7 +102,6 @@ EMPTY = {
     "curve": {"curves": {"a": {"x": [], "y": []}}},
     "bars": {"bars": {}},
     "hull": {"elements": ["Li", "O"]},
-    "phonons": {"bands": None, "dos": {"frequency": [], "density": []}},
 }
 
 

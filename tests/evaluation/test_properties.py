@@ -160,8 +160,8 @@ def test_another_property(table, monkeypatch):
 
 
 def test_targets_are_the_columns_of_score():
-    assert targets()[LABEL] == properties.Target(LABEL, "formation_energy", "formation_energy_per_atom_eV", "eV")
-    assert targets()[LABEL].axis == "eV/atom"
+    assert targets()[LABEL] == properties.PROPERTIES["formation_energy"]
+    assert targets()[LABEL].unit == "eV/atom"
     assert "space_group" not in targets()
 
 

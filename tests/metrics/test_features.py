@@ -13,10 +13,10 @@ from ase.build import bulk
 
 from autoperi.data.convert import to_batch
 from autoperi.errors import RequestError, WeightsError
-from autoperi.evaluation.extractors import FEATURES, extractor, learned_features
+from autoperi.evaluation.extractors import FEATURES, extractor
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.networks import LoadedBundle, network_component
-from autoperi.metrics.features import Extractor, feature_matrix
+from autoperi.metrics.features import Extractor, feature_matrix, features_of
 from autoperi.metrics.parallel import Failure, featurise_batched
 from autoperi.models.cgcnn import Cgcnn
 from autoperi.testing import tiny_crystals
@@ -34,6 +34,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "small"
     save_bundle(Bundle("small", {"cgcnn": network_component(Cgcnn(channels=8, layers=1, hidden=6))}), folder)
     return folder
+
+
+def learned_features(crystals: Any, *, features: Any = "cgcnn", model: Any = None, **how: Any) -> list[Any]:
+    return features_of(crystals, extractor(features, model=model), **how)
 
 
 def weights(kind: str, small: Path, tiny_dir: Path) -> Path | None:
@@ -86,7 +90,7 @@ def test_unavailable_features(small: Path, tiny_dir: Path, monkeypatch: pytest.M
         extractor("alexnet")
     with pytest.raises(RequestError, match="no component 'formation_energy'"):
         extractor("autoperi", model=small)
-    with pytest.raises(WeightsError, match="no component 'cgcnn'"):
+    with pytest.raises(WeightsError, match="has no cgcnn"):
         extractor("cgcnn", model=tiny_dir)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="pip install"):

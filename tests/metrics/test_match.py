@@ -109,8 +109,6 @@ def test_bad_arguments() -> None:
         metre([], [], stol=-1)
     with pytest.raises(RequestError, match="oxidation_states"):
         metre([], [], oxidation_states="mine")
-    with pytest.raises(RequestError, match="1 verdicts for 0"):
-        metre([], [], generated_valid=[True])
     with pytest.raises(StructureError, match="crystal 1"):
         metre([rock_salt(), 3], [])
 
@@ -211,10 +209,6 @@ def test_metre_valid_counts_valid_crystals_only() -> None:
     assert both["all"]["metre"]["value"] == 1
     assert both["valid"]["metre"] == {"value": 0.5, "count": 1, "of": 2, "missing": 0, "reason": None}
     assert both["valid"]["crmse"]["value"] == 0.25
-    given = metre(
-        [rock_salt(), odd], [rock_salt(), odd], generated_valid=[None, True], reference_valid=[True, True], processes=1
-    )
-    assert given["rms_valid"] == [None, pytest.approx(0, abs=1e-6)]
 
 
 def test_metre_rejects_flat_cells() -> None:

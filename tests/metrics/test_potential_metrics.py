@@ -13,7 +13,6 @@ from autoperi.metrics.potential import (
     force_errors,
     potential_errors,
     stress_errors,
-    voigt,
 )
 
 CU, NI, AL = 29, 28, 13
@@ -97,7 +96,6 @@ def test_stress_by_hand():
     assert found["mae"]["value"] == pytest.approx((1 + 2 + 3 + 6) / 6)
     assert found["pressure_mae"]["value"] == pytest.approx(2)
     assert (found["frames"], found["missing_frames"]) == (1, 1)
-    assert voigt(np.arange(9.0).reshape(1, 3, 3)).tolist() == [[0, 4, 8, 6, 4, 2]]
 
 
 def test_all_together_and_by_group():

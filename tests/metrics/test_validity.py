@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from autoperi.chemistry.smact import Validity
 from autoperi.errors import RequestError, StructureError
 from autoperi.metrics.consistency import cif_validity, recorded_group, symmetry_of
 from autoperi.metrics.validity import VERDICTS, radii_validity, structural_validity, validity, validity_report
@@ -26,7 +27,7 @@ def pair(distance: float, a: float = 4.0) -> Structure:
 
 
 def test_distance() -> None:
-    assert structural_validity(pair(0.501)) == (True, None)
+    assert structural_validity(pair(0.501)) == Validity(True, None)
     near = structural_validity(pair(0.499))
     assert not near.valid
     assert "0.499 Å between sites 0 and 1" in str(near.reason)
@@ -35,7 +36,7 @@ def test_distance() -> None:
 
 def test_own_images_do_not_count() -> None:
     small = Structure(Lattice.cubic(0.48), ["Fe"], [[0, 0, 0]])
-    assert structural_validity(small) == (True, None)
+    assert structural_validity(small) == Validity(True, None)
     # the same crystal described by two cells has different sites at 0.48 Å: the definition is one of cells, not of
     # crystals
     assert not structural_validity(small * (2, 1, 1)).valid

@@ -23,6 +23,7 @@ from autoperi.laws import check_batch_independent, check_invariant, check_lattic
 
 NETWORKS = [kind.name for kind in registry.KINDS if not kind.built_from_component] + ["toy"]
 TRAINED = [kind.name for kind in registry.KINDS if kind.task or kind.trainer] + ["toy"]
+torch.set_num_threads(1)  # sums over several threads may differ in the last bit between two trainings
 PRECISIONS = [torch.float32, torch.float64]
 
 

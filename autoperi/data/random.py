@@ -9,11 +9,10 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from autoperi.data.checks import whole_number
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 MAX_SEED = 2**63 - 1
@@ -38,11 +37,14 @@ def check_seed(seed: int | None) -> int:
 
 def numpy_generator(seed: int, *index: int) -> np.random.Generator:
     """A NumPy generator that depends on ``seed`` and the sample's ``index`` alone."""
+    import numpy as np
+
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=tuple(index)))
 
 
 def torch_generator(seed: int, *index: int) -> torch.Generator:
     """A CPU torch generator that depends on ``seed`` and the sample's ``index`` alone."""
+    import numpy as np
     import torch
 
     state = np.random.SeedSequence(entropy=seed, spawn_key=tuple(index)).generate_state(1, np.uint64)[0]

@@ -21,7 +21,7 @@ from autoperi.geometry.lattice import from_log_metric
 from autoperi.prior.fingerprint import tie_permutations
 from autoperi.symmetry.analysis import orbit, site_symmetry_projector, symmetrize_lattice
 from autoperi.symmetry.spacegroup import primitive_transform, space_group
-from autoperi.symmetry.wyckoff import LETTERS, locate
+from autoperi.symmetry.wyckoff import WyckoffPosition, locate
 
 SITE_TOLERANCE = 2e-4
 """Fractional distance within which a stored coordinate lies on a special position: twice its rounding."""
@@ -128,18 +128,13 @@ class PrototypeLibrary:
         return lattice, coords % 1.0, np.array(slots), np.array(orbits)
 
     @lru_cache(maxsize=4096)  # noqa: B019  a library lives as long as its model
-    def letters(self, v: int) -> tuple[tuple[int, int], ...]:
-        """Slot and Wyckoff letter (as an index) of each orbit of prototype ``v``."""
+    def sites(self, v: int) -> tuple[tuple[int, WyckoffPosition, np.ndarray], ...]:
+        """Slot, Wyckoff position and parameters s ``[3]`` of each orbit of the skeleton of prototype ``v``."""
         number = int(self["space_group"][v])
-        transform = primitive_transform(space_group(number))
-        a, b = self["orbit_start"][v : v + 2]
-        found = []
-        for k in range(a, b):
-            position, _ = locate(
-                self["orbit_coord"][k].astype(np.float64) @ transform, number, tolerance=SITE_TOLERANCE
-            )
-            found.append((int(self["orbit_slot"][k]), LETTERS.index(position.letter)))
-        return tuple(found)
+        _, coords, slots, orbits = self.skeleton(v)
+        first = np.unique(orbits, return_index=True)[1]
+        points = coords[first] @ primitive_transform(space_group(number))
+        return tuple((int(slots[k]), *locate(x, number)) for k, x in zip(first, points, strict=True))
 
     def additive_volume(self, elements: Sequence[int], counts: Sequence[int]) -> float:
         """Sum of the elements' additive volumes in Å³."""

@@ -12,8 +12,8 @@ which move nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -66,28 +66,20 @@ class Freedom:
         # atoms lie orbit by orbit, orbits crystal by crystal: first ranges of orbits, then the atoms in them, and all
         # indices counted anew
         orbits, n_orbits = self.orbits_of(rows)
-        sizes = torch.bincount(self.orbit, minlength=len(self.free))[orbits]
-        atom_starts = torch.cumsum(torch.bincount(self.orbit, minlength=len(self.free)), 0)[orbits] - sizes
-        atoms = _ranges(atom_starts, sizes)
-        return Freedom(
-            atomic_numbers=self.atomic_numbers[atoms],
-            n_atoms=self.n_atoms[rows],
+        atoms, sizes = _members(self.orbit, len(self.free), orbits)
+        chosen = dict.fromkeys(("atomic_numbers", "maps", "offsets"), atoms)
+        chosen |= dict.fromkeys(("free", "place"), orbits)
+        chosen |= dict.fromkeys(("n_atoms", "reference", "strains", "polar"), rows)
+        return replace(
+            self,
             orbit=torch.repeat_interleave(torch.arange(len(orbits), device=rows.device), sizes),
-            maps=self.maps[atoms],
-            offsets=self.offsets[atoms],
-            free=self.free[orbits],
             crystal=torch.repeat_interleave(torch.arange(len(rows), device=rows.device), n_orbits),
-            place=self.place[orbits],
-            reference=self.reference[rows],
-            strains=self.strains[rows],
-            polar=self.polar[rows],
+            **{name: getattr(self, name)[index] for name, index in chosen.items()},
         )
 
     def orbits_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Orbits of the crystals of ``rows``, one crystal after the other, ``[o]``, and how many each has, ``[b]``."""
-        counts = torch.bincount(self.crystal, minlength=len(self))
-        starts = torch.cumsum(counts, 0) - counts
-        return _ranges(starts[rows], counts[rows]), counts[rows]
+        return _members(self.crystal, len(self), rows)
 
     @cached_property
     def width(self) -> int:
@@ -158,12 +150,11 @@ class Freedom:
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Freedom:
         """The same with real numbers of ``dtype``, on ``device``."""
-        changed = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in self._given()}
-        return Freedom(**changed)
-
-    def _given(self) -> Iterator[tuple[str, Tensor]]:
-        """The fields, without the cached properties, which belong to this object alone."""
-        return ((f.name, getattr(self, f.name)) for f in fields(self))
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(
+            self,
+            **{k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in given.items()},
+        )
 
     @cached_property
     def _columns(self) -> Tensor:
@@ -179,10 +170,14 @@ class Freedom:
         return torch.linalg.inv(total + torch.diag_embed((~self.free).to(total)))
 
 
-def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
-    """starts[0], starts[0] + 1, … for each start, ``[Σ lengths]``."""
+def _members(owner: Tensor, n: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Members of the ``chosen`` ones of ``n`` owners, one owner after the other, and how many each has; ``owner``
+    ascends.
+    """
+    counts = torch.bincount(owner, minlength=n)
+    starts, lengths = (torch.cumsum(counts, 0) - counts)[chosen], counts[chosen]
     first = torch.repeat_interleave(starts - (torch.cumsum(lengths, 0) - lengths), lengths)
-    return first + torch.arange(len(first), device=starts.device)
+    return first + torch.arange(len(first), device=first.device), lengths
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from autoperi.errors import RequestError
 from autoperi.geometry.distances import minimum_distance_ratios
 from autoperi.prior.wyckoff_sampler import Covers, SampledCrystal, sample_crystal
 from autoperi.symmetry import analysis as sym
+from autoperi.symmetry import spacegroup as spg
 from autoperi.symmetry.wyckoff import WyckoffPosition, can_fit, wyckoff_position, wyckoff_positions
 
 LAWS = settings(max_examples=40, deadline=None)
@@ -27,7 +28,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 
 def obeys(crystal: SampledCrystal, content: dict[int, int], number: int, volume: float, ratio: float) -> None:
     """Everything that was asked for."""
-    group = sym.space_group(number).primitive
+    group = spg.space_group(number).primitive
     assert Counter(crystal.numbers.tolist()) == content
     assert (np.diff(crystal.numbers) >= 0).all()
     assert ((crystal.frac_coords >= 0) & (crystal.frac_coords < 1)).all()
@@ -50,7 +51,7 @@ def obeys(crystal: SampledCrystal, content: dict[int, int], number: int, volume:
 
 @pytest.mark.parametrize("number", [*range(1, 231, 7), 225, 227, 230])
 def test_every_kind_of_group_gives_crystals(number: int) -> None:
-    n = len(sym.space_group(number).primitive)
+    n = len(spg.space_group(number).primitive)
     content, volume = {8: n, 14: n}, 30.0 * n
     crystal = sample_crystal(content, number, volume, np.random.default_rng(number))
     assert crystal is not None

@@ -15,6 +15,7 @@ from torch import Tensor
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 from autoperi.geometry.reduction import reduce_basis
+from autoperi.geometry.segments import ranges
 
 LARGE_CELL = 150
 """Atoms from which a crystal goes through vesin's cell list (linear) instead of the batched all-images search."""
@@ -84,14 +85,12 @@ def radius_graph(batch: CrystalBatch, cutoff: float) -> Multigraph:
     if not any(large):
         index, shift, _ = _search(batch, cutoff)
         return _sorted(index, shift, int(batch.frac_coords.shape[0]))
-    parts, offsets = [], batch.offsets.tolist()
-    for b in range(len(batch)):
-        one = batch[b]
-        index, shift = _search_large(one, cutoff) if large[b] else _search(one, cutoff)[:2]
-        parts.append((index + offsets[b], shift))
-    return _sorted(
-        torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts]), int(batch.frac_coords.shape[0])
-    )
+    indices, shifts = [], []
+    for b, (offset, is_large) in enumerate(zip(batch.offsets.tolist(), large, strict=True)):
+        index, shift = _search_large(batch[b], cutoff) if is_large else _search(batch[b], cutoff)[:2]
+        indices.append(index + offset)
+        shifts.append(shift)
+    return _sorted(torch.cat(indices, 1), torch.cat(shifts), int(batch.frac_coords.shape[0]))
 
 
 def nearest_images_graph(batch: CrystalBatch, k: int, *, tolerance: float = 1e-3) -> Multigraph:
@@ -127,12 +126,8 @@ def triplets(graph: Multigraph) -> Tensor:
     start = torch.cumsum(degrees, 0) - degrees
     centre = graph.edge_index[0]
     # each edge is paired with all edges of its centre, and the pair of an edge with itself is left out at the end
-    repeats = degrees[centre]
-    first = torch.repeat_interleave(torch.arange(graph.n_edges, device=centre.device), repeats)
-    within = torch.arange(len(first), device=centre.device) - torch.repeat_interleave(
-        torch.cumsum(repeats, 0) - repeats, repeats
-    )
-    second = start[centre[first]] + within
+    first = torch.repeat_interleave(torch.arange(graph.n_edges, device=centre.device), degrees[centre])
+    second = ranges(start[centre], degrees[centre])
     keep = first != second
     return torch.stack([first[keep], second[keep]])
 
@@ -189,7 +184,7 @@ def _search_chunk(
     # all ordered pairs (i, j) of each crystal: ``place`` counts from 0 to n² - 1, and is read as a number of two digits
     n_pairs = counts**2
     crystal = torch.repeat_interleave(torch.arange(stop - start, device=device), n_pairs)
-    place = torch.arange(int(n_pairs.sum()), device=device) - (torch.cumsum(n_pairs, 0) - n_pairs)[crystal]
+    place = ranges(torch.zeros_like(n_pairs), n_pairs)
     i = offsets[crystal] + torch.div(place, counts[crystal], rounding_mode="floor")
     j = offsets[crystal] + place % counts[crystal]
     # the nearest image of j is the one that τ = 0 means; what was taken off is put back into the shifts at the end
@@ -200,7 +195,7 @@ def _search_chunk(
     spans = 2 * reach[start:stop] + 1
     n_images = spans.prod(-1)
     owner = torch.repeat_interleave(torch.arange(stop - start, device=device), n_images)
-    flat = torch.arange(int(n_images.sum()), device=device) - (torch.cumsum(n_images, 0) - n_images)[owner]
+    flat = ranges(torch.zeros_like(n_images), n_images)
     span = spans[owner]
     tau = torch.stack([flat // (span[:, 1] * span[:, 2]), (flat // span[:, 2]) % span[:, 1], flat % span[:, 2]], -1)
     tau = (tau - reach[start:stop][owner]).to(torch.float64)
@@ -209,11 +204,7 @@ def _search_chunk(
     # pairs × images, each pair with those of its own crystal
     per_pair = n_images[crystal]
     pair = torch.repeat_interleave(torch.arange(len(crystal), device=device), per_pair)
-    first_image = (torch.cumsum(n_images, 0) - n_images)[crystal]
-    step = torch.arange(int(per_pair.sum()), device=device) - torch.repeat_interleave(
-        torch.cumsum(per_pair, 0) - per_pair, per_pair
-    )
-    image = first_image[pair] + step
+    image = ranges((torch.cumsum(n_images, 0) - n_images)[crystal], per_pair)
     square = ((vectors[pair] + shift_vectors[image]) ** 2).sum(-1)
     # an atom is no neighbour of itself, but of its own images
     itself = (i[pair] == j[pair]) & ((tau[image] - wrap[pair]).abs().sum(-1) == 0)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.lattice import log_metric_basis, symmetric_exp, symmetric_log
+from autoperi.geometry.segments import ranges, segment_sum
 from autoperi.geometry.torus import Space, wrap
 from autoperi.symmetry.analysis import strain_projector, symmetrize_lattice
 from autoperi.symmetry.spacegroup import FloatArray, space_group
@@ -128,11 +129,11 @@ class Freedom:
         """
         # a polar group leaves translations along an axis free; they move nothing, and are taken out
         b = self.crystal.index_select(0, self.orbit)
-        mean = displacements.new_zeros(len(self), 3).index_add(0, b, displacements) / self.n_atoms.unsqueeze(1)
+        mean = segment_sum(displacements, b, len(self)) / self.n_atoms.unsqueeze(1)
         moves = displacements - torch.einsum("bij,bj->bi", self.polar, mean).index_select(0, b)
         # least squares over the atoms of an orbit, dx_n = A_n ds: ds = (Σ AᵀA)⁻¹ Σ Aᵀ dx
         pulled = torch.einsum("nij,ni->nj", self.maps, moves)
-        total = displacements.new_zeros(len(self.free), 3).index_add(0, self.orbit, pulled)
+        total = segment_sum(pulled, self.orbit, len(self.free))
         rate = torch.einsum("oij,oj->oi", self._inverse_gram, total) * self.free
         # an orbit's rates go to its own columns; orbits that a crystal does not have keep zeros
         out = strain_rate.new_zeros(len(self), self.width)
@@ -165,7 +166,7 @@ class Freedom:
     @cached_property
     def _inverse_gram(self) -> Tensor:
         gram = torch.einsum("nki,nkj->nij", self.maps, self.maps)
-        total = gram.new_zeros(len(self.free), 3, 3).index_add(0, self.orbit, gram)
+        total = segment_sum(gram, self.orbit, len(self.free))
         # ones where a component is not free: its row and column of the Gram matrix are zero
         return torch.linalg.inv(total + torch.diag_embed((~self.free).to(total)))
 
@@ -176,8 +177,7 @@ def _members(owner: Tensor, n: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = torch.bincount(owner, minlength=n)
     starts, lengths = (torch.cumsum(counts, 0) - counts)[chosen], counts[chosen]
-    first = torch.repeat_interleave(starts - (torch.cumsum(lengths, 0) - lengths), lengths)
-    return first + torch.arange(len(first), device=first.device), lengths
+    return ranges(starts, lengths), lengths
 
 
 @dataclass(frozen=True, eq=False)

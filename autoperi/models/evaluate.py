@@ -50,26 +50,10 @@ def evaluate(
         StructureError: an element that the potential was never trained on. RequestError: a bound that is not positive.
     """
     potential.check_elements(batch.atomic_numbers)
-    chunks = edge_batches(batch, potential.cutoff, max_edges=max_edges)
-    found = []
-    for part in chunks:
-        with torch.no_grad():
-            found.append(_detached(potential(batch[part], derivatives=derivatives)))
-    if not found:
-        none = batch.lattice.new_zeros
-        return Evaluation(none(0), none(0), none(0, 3) if derivatives else None, none(0, 3, 3) if derivatives else None)
-    return Evaluation(
-        torch.cat([f.energy for f in found]),
-        torch.cat([f.energies for f in found]),
-        torch.cat([f.forces for f in found if f.forces is not None]) if derivatives else None,
-        torch.cat([f.stress for f in found if f.stress is not None]) if derivatives else None,
-    )
-
-
-def _detached(found: Evaluation) -> Evaluation:
-    return Evaluation(
-        found.energy.detach(),
-        found.energies.detach(),
-        None if found.forces is None else found.forces.detach(),
-        None if found.stress is None else found.stress.detach(),
-    )
+    parts = edge_batches(batch, potential.cutoff, max_edges=max_edges) or [slice(0, 0)]
+    with torch.no_grad():
+        found = [
+            [None if x is None else x.detach() for x in potential(batch[part], derivatives=derivatives)]
+            for part in parts
+        ]
+    return Evaluation._make(None if own[0] is None else torch.cat(own) for own in zip(*found, strict=True))

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from autoperi.errors import WeightsError
 from autoperi.geometry.lattice import from_log_metric
-from autoperi.prior.fingerprint import tie_permutations
 from autoperi.symmetry.analysis import orbit, site_symmetry_projector, symmetrize_lattice
 from autoperi.symmetry.spacegroup import primitive_transform, space_group
 from autoperi.symmetry.wyckoff import WyckoffPosition, locate
@@ -122,8 +121,7 @@ class PrototypeLibrary:
             slots += [int(self["orbit_slot"][k])] * len(images)
             orbits += [k - a] * len(images)
         coords = np.concatenate(points)
-        k6 = torch.cat([torch.zeros(1, dtype=torch.float64), torch.as_tensor(self["shape"][v]).to(torch.float64)])
-        lattice = symmetrize_lattice(from_log_metric(k6[None])[0].numpy(), group.rotations)
+        lattice = symmetrize_lattice(unit_cell(self["shape"][v]), group.rotations)
         lattice = lattice * (len(coords) / abs(np.linalg.det(lattice))) ** (1 / 3)
         return lattice, coords % 1.0, np.array(slots), np.array(orbits)
 
@@ -140,6 +138,8 @@ class PrototypeLibrary:
         """Sum of the elements' additive volumes in Å³."""
         return float(sum(c * self["element_volume"][z] for z, c in zip(elements, counts, strict=True)))
 
-    def assignments(self, counts: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The ways to give elements (sorted by count) to slots: element of slot s is ``elements[p[s]]``."""
-        return tie_permutations(counts)
+
+def unit_cell(shape: np.ndarray) -> np.ndarray:
+    """The cell ``[3, 3]`` of unit volume with the log-metric shape coordinates ``[5]``."""
+    k = torch.as_tensor(np.concatenate([[0.0], shape.astype(np.float64)]))
+    return from_log_metric(k[None])[0].numpy()

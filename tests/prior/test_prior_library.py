@@ -78,8 +78,8 @@ def learned() -> tuple[PrototypeLibrary, np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def proposer(learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray]) -> Proposer:
-    library, owner, _ = learned
-    return Proposer(library, train_ranker(library, owner, descriptors=element_descriptors(), epochs=2))
+    library, _, _ = learned
+    return Proposer(library, train_ranker(library, descriptors=element_descriptors(), epochs=2))
 
 
 def test_descriptors_are_finite_and_tell_elements_apart() -> None:

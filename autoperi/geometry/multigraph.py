@@ -15,7 +15,7 @@ from torch import Tensor
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 from autoperi.geometry.reduction import reduce_basis
-from autoperi.geometry.segments import ranges
+from autoperi.geometry.segments import chunks, ranges
 
 LARGE_CELL = 150
 """Atoms from which a crystal goes through vesin's cell list (linear) instead of the batched all-images search."""
@@ -141,7 +141,6 @@ def _sorted(index: Tensor, shift: Tensor, n: int) -> Multigraph:
 
 def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
     """Edges by trying every image within reach, in float64 and in a reduced basis; crystals in chunks."""
-    device = batch.lattice.device
     lattice = batch.lattice.detach().to(torch.float64)
     transform = reduce_basis(lattice)
     inverse = torch.linalg.inv(transform).round()
@@ -153,18 +152,7 @@ def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]
     work = (batch.n_atoms**2 * images).tolist()
     frac = torch.einsum("ni,nij->nj", batch.frac_coords.detach().to(torch.float64), inverse[batch.batch])
     # crystals are taken together as long as all their pairs and images fit into memory; one alone may be larger
-    found = []
-    start = 0
-    while start < len(batch):
-        stop, total = start + 1, work[start]
-        while stop < len(batch) and total + work[stop] <= _CHUNK:
-            total += work[stop]
-            stop += 1
-        found.append(_search_chunk(batch, frac, reduced, reach, cutoff, start, stop))
-        start = stop
-    if not found:
-        empty = torch.zeros(0, dtype=torch.long, device=device)
-        return empty.expand(2, 0), torch.zeros(0, 3, dtype=torch.long, device=device), empty.to(torch.float64)
+    found = [_search_chunk(batch, frac, reduced, reach, cutoff, part) for part in chunks(work, _CHUNK) or [slice(0, 0)]]
     index, shift, distance = (torch.cat(parts, -1 if k == 0 else 0) for k, parts in enumerate(zip(*found, strict=True)))
     # a shift τ' of the reduced basis is τ = τ'·T in the crystal's own
     shift = torch.einsum("ei,eij->ej", shift, transform[batch.batch[index[0]]]).round().to(torch.long)
@@ -172,18 +160,18 @@ def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _search_chunk(
-    batch: CrystalBatch, frac: Tensor, reduced: Tensor, reach: Tensor, cutoff: float, start: int, stop: int
+    batch: CrystalBatch, frac: Tensor, reduced: Tensor, reach: Tensor, cutoff: float, part: slice
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Edges, shifts in the reduced basis and distances of the crystals ``start`` to ``stop``.
+    """Edges, shifts in the reduced basis and distances of the crystals of ``part``.
 
     Crystals have different numbers of pairs and of images, so nothing is padded: a flat list of pairs and one of images
     are made first, then each pair is joined with all images of its own crystal.
     """
     device = frac.device
-    counts, offsets = batch.n_atoms[start:stop], batch.offsets[start:stop]
+    counts, offsets, reach, reduced = batch.n_atoms[part], batch.offsets[part], reach[part], reduced[part]
     # all ordered pairs (i, j) of each crystal: ``place`` counts from 0 to n² - 1, and is read as a number of two digits
     n_pairs = counts**2
-    crystal = torch.repeat_interleave(torch.arange(stop - start, device=device), n_pairs)
+    crystal = torch.repeat_interleave(torch.arange(len(counts), device=device), n_pairs)
     place = ranges(torch.zeros_like(n_pairs), n_pairs)
     i = offsets[crystal] + torch.div(place, counts[crystal], rounding_mode="floor")
     j = offsets[crystal] + place % counts[crystal]
@@ -192,15 +180,15 @@ def _search_chunk(
     wrap = torch.round(difference)
     difference = difference - wrap
     # all images of each crystal: ``flat`` is read as a number of three digits, from -reach to +reach along each axis
-    spans = 2 * reach[start:stop] + 1
+    spans = 2 * reach + 1
     n_images = spans.prod(-1)
-    owner = torch.repeat_interleave(torch.arange(stop - start, device=device), n_images)
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=device), n_images)
     flat = ranges(torch.zeros_like(n_images), n_images)
     span = spans[owner]
     tau = torch.stack([flat // (span[:, 1] * span[:, 2]), (flat // span[:, 2]) % span[:, 1], flat % span[:, 2]], -1)
-    tau = (tau - reach[start:stop][owner]).to(torch.float64)
-    shift_vectors = torch.einsum("ti,tij->tj", tau, reduced[start:stop][owner])
-    vectors = torch.einsum("pi,pij->pj", difference, reduced[start:stop][crystal])
+    tau = (tau - reach[owner]).to(torch.float64)
+    shift_vectors = torch.einsum("ti,tij->tj", tau, reduced[owner])
+    vectors = torch.einsum("pi,pij->pj", difference, reduced[crystal])
     # pairs × images, each pair with those of its own crystal
     per_pair = n_images[crystal]
     pair = torch.repeat_interleave(torch.arange(len(crystal), device=device), per_pair)

@@ -8,6 +8,7 @@ import torch
 
 from autoperi.data.checks import whole_number
 from autoperi.data.crystal import CrystalBatch
+from autoperi.geometry.segments import chunks
 from autoperi.models.potential import Evaluation, Potential
 
 MAX_EDGES = 100_000
@@ -25,13 +26,7 @@ def edge_batches(batch: CrystalBatch, cutoff: float, *, max_edges: int = MAX_EDG
     whole_number(max_edges, "max_edges", refusal=refusal)
     volume = 4 / 3 * math.pi * cutoff**3
     edges = (batch.n_atoms * (1 + volume * batch.n_atoms / batch.volume.detach())).tolist()
-    found, start, total = [], 0, 0.0
-    for k, count in enumerate(edges):
-        if k > start and total + count > max_edges:
-            found.append(slice(start, k))
-            start, total = k, 0.0
-        total += count
-    return [*found, slice(start, len(batch))] if len(batch) else []
+    return chunks(edges, max_edges)
 
 
 def evaluate(

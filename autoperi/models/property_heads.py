@@ -163,16 +163,8 @@ class PropertyHead(nn.Module):
         self.atom = mlp(features + descriptors + embedding, width, width)
         self.attention = nn.Linear(width, attention)
         pooled = (4 + attention) * width + 4 * descriptors + 2 * embedding + 2
-        self.crystal = nn.Sequential(
-            nn.LayerNorm(pooled),
-            nn.Dropout(dropout),
-            nn.Linear(pooled, hidden),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, outputs),
-        )
+        first = [nn.LayerNorm(pooled), nn.Dropout(dropout), nn.Linear(pooled, hidden), nn.SiLU(), nn.Dropout(dropout)]
+        self.crystal = nn.Sequential(*first, *mlp(hidden, hidden, outputs))
 
     def forward(self, crystals: CrystalFeatures, nodes: Tensor, descriptors: Tensor) -> Tensor:
         """Outputs ``[B, outputs]``.

@@ -180,7 +180,6 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.cutoff, self.l_max = channels, cutoff, l_max
-        self.irreps_out = o3.Irreps([(channels, (ell, (-1) ** ell)) for ell in range(l_max + 1)])
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.basis = BesselBasis(n_radial, cutoff)
         self.interactions = nn.ModuleList(Interaction(channels, n_radial, l_max, neighbours) for _ in range(layers))

@@ -22,13 +22,7 @@ import torch
 
 from autoperi.errors import StructureError
 from autoperi.geometry.lattice import to_log_metric
-from autoperi.prior.fingerprint import (
-    all_distances,
-    fingerprints,
-    renumbered_distances,
-    slot_order,
-    tie_permutations,
-)
+from autoperi.prior.fingerprint import all_distances, fingerprints, renumbered_distances, slot_order, tie_permutations
 from autoperi.prior.library import PrototypeLibrary, unit_cell
 from autoperi.symmetry.analysis import SYMPREC_LADDER, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
 from autoperi.symmetry.spacegroup import space_group

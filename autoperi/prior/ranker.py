@@ -79,16 +79,9 @@ def make_bucket(library: PrototypeLibrary, counts: tuple[int, ...]) -> Bucket | 
     n_orbits = np.diff(library["orbit_start"])[prototypes]
     groups = library["space_group"][prototypes].astype(int)
     weight = np.bincount(library["space_group"], weights=np.diff(starts), minlength=231)
-    static = np.stack(
-        [
-            np.log(weight[groups] / weight.sum()),
-            n_orbits / sum(counts),
-            (n_orbits == len(counts)).astype(float),
-            np.full(len(groups), np.log(sum(counts))),
-            np.full(len(groups), float(len(counts))),
-        ],
-        -1,
-    )
+    rarity, share = np.log(weight[groups] / weight.sum()), n_orbits / sum(counts)
+    columns = (rarity, share, n_orbits == len(counts), np.log(sum(counts)), len(counts))
+    static = np.stack(np.broadcast_arrays(*columns), -1)
     links = []
     for k, v in enumerate(prototypes):
         for other, q in library.matches.get(int(v), []):
@@ -184,15 +177,8 @@ class Ranker(nn.Module):
         soft = torch.exp(-mean.detach() / 0.3) + 1e-6
         volume = total(soft * bucket.member_volume.to(table.dtype)) / total(soft).clamp(min=1e-12)
         share = count / count.sum(-1, keepdim=True).clamp(min=1)
-        columns += [
-            -nearest,
-            -nearest_worst,
-            torch.log(count.clamp(min=0.5)),
-            torch.log(share.clamp(min=1e-4)),
-            torch.log1p(exact),
-            (known > 0).to(table.dtype).expand_as(exact),
-            volume,
-        ]
+        columns += [-nearest, -nearest_worst, torch.log(count.clamp(min=0.5)), torch.log(share.clamp(min=1e-4))]
+        columns += [torch.log1p(exact), (known > 0).to(table.dtype).expand_as(exact), volume]
         columns += [bucket.static[:, k].to(table.dtype).expand(q, p, v) for k in range(bucket.static.shape[1])]
         stacked = torch.stack(columns, -1)  # [Q, P, V, F]
 

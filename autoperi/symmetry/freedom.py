@@ -152,9 +152,8 @@ class Freedom:
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Freedom:
         """The same with real numbers of ``dtype``, on ``device``."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(
-            self,
-            **{k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in given.items()},
+        return Freedom(
+            **{k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in given.items()}
         )
 
     @cached_property
@@ -200,35 +199,25 @@ def freedom_of(
         orbits: of each crystal.
         references: L₀ of each crystal, rows in Å, ``[3, 3]``, obeying its group.
     """
-    maps, offsets, numbers, owner, crystal, place, s = [], [], [], [], [], [], []
-    free: list[list[bool]] = []
-    for b, members in enumerate(orbits):
-        for k, o in enumerate(members):
-            a, t = o.position.primitive_maps
-            maps.append(a)
-            offsets.append(t)
-            numbers += [o.element] * len(a)
-            owner += [len(free)] * len(a)
-            free.append([axis in o.position.free_axes for axis in range(3)])
-            crystal.append(b)
-            place.append(k)
-            s.append(o.parameters)
+    crystal, place, every = zip(*((b, k, o) for b, own in enumerate(orbits) for k, o in enumerate(own)), strict=True)
+    maps, offsets = zip(*(o.position.primitive_maps for o in every), strict=True)
+    sizes = [len(a) for a in maps]
     strains = [_strains(number, reference) for number, reference in zip(groups, references, strict=True)]
     counts = [sum(o.position.primitive_multiplicity for o in members) for members in orbits]
     freedom = Freedom(
-        atomic_numbers=torch.tensor(numbers),
+        atomic_numbers=torch.as_tensor(np.repeat([o.element for o in every], sizes)),
         n_atoms=torch.tensor(counts),
-        orbit=torch.tensor(owner),
+        orbit=torch.as_tensor(np.repeat(np.arange(len(every)), sizes)),
         maps=torch.as_tensor(np.concatenate(maps), dtype=torch.float64),
         offsets=torch.as_tensor(np.concatenate(offsets), dtype=torch.float64),
-        free=torch.tensor(free),
+        free=torch.tensor([[axis in o.position.free_axes for axis in range(3)] for o in every]),
         crystal=torch.tensor(crystal),
         place=torch.tensor(place),
         reference=torch.as_tensor(np.stack(references), dtype=torch.float64),
         strains=torch.as_tensor(np.stack(strains), dtype=torch.float64),
         polar=torch.as_tensor(np.stack([_polar(number) for number in groups]), dtype=torch.float64),
     )
-    return freedom, torch.as_tensor(np.stack(s), dtype=torch.float64)
+    return freedom, torch.as_tensor(np.stack([o.parameters for o in every]), dtype=torch.float64)
 
 
 def freedom_at_volume(

@@ -113,9 +113,7 @@ def nearest_images_graph(batch: CrystalBatch, k: int, *, tolerance: float = 1e-3
     order = torch.argsort(distance, stable=True)
     order = order[torch.argsort(index[0][order], stable=True)]
     index, shift, distance = index[:, order], shift[order], distance[order]
-    degrees = torch.bincount(index[0], minlength=n)
-    start = torch.cumsum(degrees, 0) - degrees
-    limit = distance[start + k - 1] + tolerance
+    limit = distance[places(index[0], n)[0] == k - 1] + tolerance
     keep = distance <= limit[index[0]]
     return _sorted(index[:, keep], shift[keep], n)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
-from autoperi.data.elements import covalent_radii
+from autoperi.data.elements import covalent_radii, symbol_of
 from autoperi.errors import StructureError
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
 from autoperi.geometry.segments import segment_sum
@@ -102,9 +102,7 @@ class Potential(nn.Module):
         numbers = torch.as_tensor(atomic_numbers).unique().to(self.seen.device)
         unknown = numbers[~self.seen[numbers]].tolist()
         if unknown:
-            from ase.data import chemical_symbols
-
-            names = ", ".join(chemical_symbols[z] for z in unknown)
+            names = ", ".join(map(symbol_of, unknown))
             raise StructureError(
                 f"the potential was never trained on {names}; leave these elements out, or use another potential"
             )

@@ -102,10 +102,8 @@ def cluster(
             medoid = best[np.argmin([(apart[b] * (near[b] & free)).sum() for b in best])]
             chosen = near[medoid] & free
             chosen[medoid] = True
-            members = [
-                (index[j], permutations[which[j, medoid]] if j != medoid else permutations[0])
-                for j in np.nonzero(chosen)[0]
-            ]
+            which[medoid, medoid] = 0  # itself as it is
+            members = [(index[j], permutations[which[j, medoid]]) for j in np.nonzero(chosen)[0]]
             clusters.append(Cluster(number, counts, index[medoid], members))
             free &= ~chosen
     return clusters
@@ -245,9 +243,8 @@ def learn_library(
         clusters = cluster(standards, prints)
         geometry = [mean_geometry(c, standards) for c in track(clusters, "aligning")]
         pairs, permutations = match_table(clusters, geometry, standards, prints, track)
-    counts = np.stack(
-        [np.bincount(s.info.primitive_numbers, minlength=MAX_ATOMIC_NUMBER + 1) for s in standards]
-    ).astype(float)
+    contents = [np.bincount(s.info.primitive_numbers, minlength=MAX_ATOMIC_NUMBER + 1) for s in standards]
+    counts = np.stack(contents).astype(float)
     volumes = np.array([abs(np.linalg.det(s.info.primitive_lattice)) for s in standards])
     element_volume = additive_volumes(counts, volumes)
     log_ratio = np.log(volumes / (counts @ element_volume))

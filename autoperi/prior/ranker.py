@@ -208,9 +208,8 @@ def training_queries(library: PrototypeLibrary) -> list[tuple[Bucket, Tensor, Te
             continue
         place = {tuple(p): k for k, p in enumerate(bucket.assignments.tolist())}
         queries, rows, targets = [], [], []
-        for m, (row, owner) in enumerate(
-            zip(bucket.member_elements.tolist(), bucket.member_owner.tolist(), strict=True)
-        ):
+        members = zip(bucket.member_elements.tolist(), bucket.member_owner.tolist(), strict=True)
+        for m, (row, owner) in enumerate(members):
             ordered, assignment = sort_elements(row, counts)
             if assignment in place:
                 queries.append(ordered)

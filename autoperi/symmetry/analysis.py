@@ -125,8 +125,8 @@ def atom_permutations(
         if distance[worst].min() > tolerance or len(set(table[g].tolist())) != len(x):
             raise StructureError(
                 f"atom {worst} breaks operation {g} of space group {group.symbol} ({group.number}) by "
-                f"{distance[worst].min():.3g} of a "
-                "cell; give coordinates in the group's own setting, or a larger tolerance"
+                f"{distance[worst].min():.3g} of a cell; give coordinates in the group's own setting, or a larger "
+                "tolerance"
             )
     return table
 
@@ -273,8 +273,7 @@ def analyse(
     if on_failure != "p1":
         raise StructureError(
             f"no space group found for {len(z)} atoms in a cell of {abs(float(np.linalg.det(rows))):.3g} Å³ at "
-            f"symprec={symprec} Å; "
-            f"{reason}"
+            f"symprec={symprec} Å; {reason}"
         )
     every, letters, identity = np.arange(len(z)), ("a",) * len(z), space_group(1)
     return SymmetryInfo(

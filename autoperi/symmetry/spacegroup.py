@@ -199,10 +199,8 @@ def parse_space_group(value: int | str) -> int:
     number = _symbols().get(_plain(text))
     if number is None:
         close = difflib.get_close_matches(_plain(text), list(_symbols()), n=3, cutoff=0.5)
-        names = (
-            ", ".join(dict.fromkeys(f"{space_group(_symbols()[c]).symbol} ({_symbols()[c]})" for c in close))
-            or "Fm-3m (225)"
-        )
+        numbers = dict.fromkeys(_symbols()[c] for c in close)
+        names = ", ".join(f"{space_group(n).symbol} ({n})" for n in numbers) or "Fm-3m (225)"
         raise RequestError(
             f"space group {value!r} is not known; give a number from 1 to 230 or a symbol, for example {names}"
         )

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
+from operator import mul, sub
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,10 +166,7 @@ def locate(point: ArrayLike, number: int, *, tolerance: float = 1e-4) -> tuple[W
         back = images @ position.rotation.T + position.translation - images
         hits = np.nonzero((np.abs(back - np.rint(back)) < 1e-5).all(-1))[0]
         if len(hits):
-            free = np.zeros(3)
-            axes = list(position.free_axes)
-            free[axes] = images[hits[0]][axes]
-            return position, free
+            return position, np.where(position.rotation.any(0), images[hits[0]], 0.0)
     raise StructureError(
         f"point {x.tolist()} fits no Wyckoff position of space group {number}; use a tolerance below {tolerance}"
     )
@@ -194,7 +192,12 @@ def can_fit(composition_counts: Sequence[int], group_number: int) -> bool:
     Raises:
         RequestError: a count that is not a positive integer, or a group outside 1..230.
     """
-    counts = _check_counts(composition_counts)
+    counts = [int(c) for c in composition_counts]
+    if not counts or min(counts) < 1 or counts != list(composition_counts):
+        raise RequestError(
+            f"counts {list(composition_counts)!r} are not positive integers; give the atoms of each element in one "
+            "primitive cell"
+        )
     fixed, movable = _sizes(check_number(group_number))
     reachable = np.zeros(max(counts) + 1, dtype=bool)
     reachable[0] = True
@@ -207,22 +210,12 @@ def can_fit(composition_counts: Sequence[int], group_number: int) -> bool:
     for count in sorted(counts, reverse=True):
         following = set()
         for state in states:
-            for used in product(
-                *(range(min(left, count // size) + 1) for left, size in zip(state, sizes, strict=True))
-            ):
-                rest = count - sum(u * size for u, size in zip(used, sizes, strict=True))
+            most = (min(left, count // size) for left, size in zip(state, sizes, strict=True))
+            for used in product(*(range(n + 1) for n in most)):
+                rest = count - sum(map(mul, used, sizes))
                 if rest >= 0 and reachable[rest]:
-                    following.add(tuple(left - u for left, u in zip(state, used, strict=True)))
+                    following.add(tuple(map(sub, state, used)))
         states = following
         if not states:
             return False
     return True
-
-
-def _check_counts(counts: Sequence[int]) -> list[int]:
-    checked = [int(c) for c in counts]
-    if not checked or any(c < 1 or c != given for c, given in zip(checked, counts, strict=True)):
-        raise RequestError(
-            f"counts {list(counts)!r} are not positive integers; give the atoms of each element in one primitive cell"
-        )
-    return checked

@@ -94,8 +94,8 @@ def tiny_model(*, name: str = "tiny", seed: int = 0) -> Bundle:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         empnn, energy = Empnn(channels=8, layers=1), FormationEnergy(channels=8, layers=1)
-    library, owner, _ = learn_library([to_arrays(crystal) for crystal in tiny_crystals()])
-    ranker = train_ranker(library, owner, descriptors=element_descriptors(), epochs=1, seed=seed)
+    library, _, _ = learn_library([to_arrays(crystal) for crystal in tiny_crystals()])
+    ranker = train_ranker(library, descriptors=element_descriptors(), epochs=1, seed=seed)
     return Bundle(
         name=name,
         components={

@@ -164,7 +164,7 @@ def evaluate_reconstruct(
 
 def radii_volume(atomic_numbers: NDArray[Any]) -> float:
     """Å³ of a cell with these atoms: the volume of their covalent spheres over :data:`PACKING`."""
-    from autoperi.geometry.distances import covalent_radii
+    from autoperi.data.elements import covalent_radii
 
     return float((4 / 3 * np.pi * covalent_radii()[np.asarray(atomic_numbers, dtype=int)] ** 3).sum() / PACKING)
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
-from autoperi.data.elements import DEFAULT_RADIUS, covalent_radii
+from autoperi.data.elements import covalent_radii
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
 from autoperi.geometry.reduction import reduce_basis
-
-__all__ = ["DEFAULT_RADIUS", "MIN_DISTANCE_RATIO", "covalent_radii", "minimum_distance_ratios", "minimum_distances"]
+from autoperi.geometry.segments import segment_max
 
 MIN_DISTANCE_RATIO = 0.55
 """Smallest admissible distance over the sum of covalent radii; 99.9 % of training crystals lie above
@@ -48,9 +47,7 @@ def minimum_distance_ratios(batch: CrystalBatch) -> Tensor:
     """
     batch.validate()
     radii = torch.tensor(covalent_radii(), dtype=torch.float64, device=batch.lattice.device)[batch.atomic_numbers]
-    largest = torch.zeros(len(batch), dtype=torch.float64, device=radii.device).scatter_reduce(
-        0, batch.batch, radii, "amax"
-    )
+    largest = segment_max(radii, batch.batch, len(batch))
     with torch.no_grad():
         nearest = _nearest_bound(batch)
         distance, owner, (i, j) = _pairs(batch, nearest)
@@ -74,12 +71,8 @@ def _pairs(batch: CrystalBatch, reach: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ``[2, E]``.
     """
     # Crystals are scaled to a common reach of 1, so that a sparse one does not widen the search in a dense one.
-    unit = CrystalBatch(
-        batch.lattice.detach().to(torch.float64) / reach[:, None, None],
-        batch.frac_coords.detach().to(torch.float64),
-        batch.atomic_numbers,
-        batch.n_atoms,
-    )
+    lattice, frac = (x.detach().to(torch.float64) for x in (batch.lattice, batch.frac_coords))
+    unit = CrystalBatch(lattice / reach[:, None, None], frac, batch.atomic_numbers, batch.n_atoms)
     graph = radius_graph(unit, 1.0)
     distance = torch.linalg.vector_norm(edge_vectors(batch, graph), dim=-1)
     return distance, batch.batch[graph.edge_index[0]], graph.edge_index

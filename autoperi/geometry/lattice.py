@@ -185,11 +185,7 @@ def to_log_metric(lattice: Tensor) -> Tensor:
     Invariant under rotations and reflections of the crystal. k[0] = log(volume)/√3 with the volume in Å³; k[1:6] is the
     shape, zero for a cubic cell.
     """
-    wide = _wide(lattice)
-    log = 0.5 * symmetric_log(metric(wide))
-    return torch.einsum("...ij,kij->...k", log, log_metric_basis(dtype=wide.dtype, device=wide.device)).to(
-        lattice.dtype
-    )
+    return to_symmetric_coords(0.5 * symmetric_log(metric(_wide(lattice)))).to(lattice.dtype)
 
 
 def from_log_metric(k: Tensor) -> Tensor:
@@ -207,15 +203,6 @@ def to_symmetric_coords(matrix: Tensor) -> Tensor:
 def from_symmetric_coords(k: Tensor) -> Tensor:
     """Symmetric matrices ``[B, 3, 3]`` with coordinates ``[B, 6]`` in :func:`log_metric_basis`."""
     return torch.einsum("...k,kij->...ij", k, log_metric_basis(dtype=k.dtype, device=k.device))
-
-
-def polar(lattice: Tensor) -> tuple[Tensor, Tensor]:
-    """(P, Q), both ``[B, 3, 3]``, with L = P Q: P = (L Lᵀ)^½ symmetric positive in Å, Q orthogonal (det −1 for
-    left-handed cells).
-    """
-    stretch = symmetric_exp(0.5 * symmetric_log(metric(_wide(lattice))))
-    rotation = torch.linalg.solve(stretch, _wide(lattice))
-    return stretch.to(lattice.dtype), rotation.to(lattice.dtype)
 
 
 def exponent_to(lattice: Tensor, target: Tensor) -> Tensor:
@@ -319,12 +306,5 @@ def supercell(batch: CrystalBatch, multiples: Sequence[int] | Tensor) -> Crystal
         scale = torch.tensor(times, dtype=lattice.dtype, device=lattice.device)
         images = torch.cartesian_prod(*(torch.arange(t) for t in times)).to(frac)
         coords = ((frac[None] + images[:, None]) / scale).reshape(-1, 3)
-        crystals.append(
-            CrystalBatch(
-                lattice[None] * scale[:, None],
-                coords,
-                numbers.repeat(len(images)),
-                batch.n_atoms.new_tensor([len(coords)]),
-            )
-        )
-    return CrystalBatch.cat(crystals) if crystals else batch
+        crystals.append((lattice * scale[:, None], coords, numbers.repeat(len(images))))
+    return CrystalBatch.from_list(crystals, dtype=batch.lattice.dtype, device=batch.lattice.device)

@@ -15,6 +15,7 @@ from torch import Tensor
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 from autoperi.geometry.reduction import reduce_basis
+from autoperi.geometry.segments import chunks, ranges
 
 LARGE_CELL = 150
 """Atoms from which a crystal goes through vesin's cell list (linear) instead of the batched all-images search."""
@@ -84,14 +85,12 @@ def radius_graph(batch: CrystalBatch, cutoff: float) -> Multigraph:
     if not any(large):
         index, shift, _ = _search(batch, cutoff)
         return _sorted(index, shift, int(batch.frac_coords.shape[0]))
-    parts, offsets = [], batch.offsets.tolist()
-    for b in range(len(batch)):
-        one = batch[b]
-        index, shift = _search_large(one, cutoff) if large[b] else _search(one, cutoff)[:2]
-        parts.append((index + offsets[b], shift))
-    return _sorted(
-        torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts]), int(batch.frac_coords.shape[0])
-    )
+    indices, shifts = [], []
+    for b, (offset, is_large) in enumerate(zip(batch.offsets.tolist(), large, strict=True)):
+        index, shift = _search_large(batch[b], cutoff) if is_large else _search(batch[b], cutoff)[:2]
+        indices.append(index + offset)
+        shifts.append(shift)
+    return _sorted(torch.cat(indices, 1), torch.cat(shifts), int(batch.frac_coords.shape[0]))
 
 
 def nearest_images_graph(batch: CrystalBatch, k: int, *, tolerance: float = 1e-3) -> Multigraph:
@@ -114,9 +113,7 @@ def nearest_images_graph(batch: CrystalBatch, k: int, *, tolerance: float = 1e-3
     order = torch.argsort(distance, stable=True)
     order = order[torch.argsort(index[0][order], stable=True)]
     index, shift, distance = index[:, order], shift[order], distance[order]
-    degrees = torch.bincount(index[0], minlength=n)
-    start = torch.cumsum(degrees, 0) - degrees
-    limit = distance[start + k - 1] + tolerance
+    limit = distance[places(index[0], n)[0] == k - 1] + tolerance
     keep = distance <= limit[index[0]]
     return _sorted(index[:, keep], shift[keep], n)
 
@@ -127,12 +124,8 @@ def triplets(graph: Multigraph) -> Tensor:
     start = torch.cumsum(degrees, 0) - degrees
     centre = graph.edge_index[0]
     # each edge is paired with all edges of its centre, and the pair of an edge with itself is left out at the end
-    repeats = degrees[centre]
-    first = torch.repeat_interleave(torch.arange(graph.n_edges, device=centre.device), repeats)
-    within = torch.arange(len(first), device=centre.device) - torch.repeat_interleave(
-        torch.cumsum(repeats, 0) - repeats, repeats
-    )
-    second = start[centre[first]] + within
+    first = torch.repeat_interleave(torch.arange(graph.n_edges, device=centre.device), degrees[centre])
+    second = ranges(start[centre], degrees[centre])
     keep = first != second
     return torch.stack([first[keep], second[keep]])
 
@@ -146,7 +139,6 @@ def _sorted(index: Tensor, shift: Tensor, n: int) -> Multigraph:
 
 def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
     """Edges by trying every image within reach, in float64 and in a reduced basis; crystals in chunks."""
-    device = batch.lattice.device
     lattice = batch.lattice.detach().to(torch.float64)
     transform = reduce_basis(lattice)
     inverse = torch.linalg.inv(transform).round()
@@ -158,18 +150,7 @@ def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]
     work = (batch.n_atoms**2 * images).tolist()
     frac = torch.einsum("ni,nij->nj", batch.frac_coords.detach().to(torch.float64), inverse[batch.batch])
     # crystals are taken together as long as all their pairs and images fit into memory; one alone may be larger
-    found = []
-    start = 0
-    while start < len(batch):
-        stop, total = start + 1, work[start]
-        while stop < len(batch) and total + work[stop] <= _CHUNK:
-            total += work[stop]
-            stop += 1
-        found.append(_search_chunk(batch, frac, reduced, reach, cutoff, start, stop))
-        start = stop
-    if not found:
-        empty = torch.zeros(0, dtype=torch.long, device=device)
-        return empty.expand(2, 0), torch.zeros(0, 3, dtype=torch.long, device=device), empty.to(torch.float64)
+    found = [_search_chunk(batch, frac, reduced, reach, cutoff, part) for part in chunks(work, _CHUNK) or [slice(0, 0)]]
     index, shift, distance = (torch.cat(parts, -1 if k == 0 else 0) for k, parts in enumerate(zip(*found, strict=True)))
     # a shift τ' of the reduced basis is τ = τ'·T in the crystal's own
     shift = torch.einsum("ei,eij->ej", shift, transform[batch.batch[index[0]]]).round().to(torch.long)
@@ -177,19 +158,19 @@ def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _search_chunk(
-    batch: CrystalBatch, frac: Tensor, reduced: Tensor, reach: Tensor, cutoff: float, start: int, stop: int
+    batch: CrystalBatch, frac: Tensor, reduced: Tensor, reach: Tensor, cutoff: float, part: slice
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Edges, shifts in the reduced basis and distances of the crystals ``start`` to ``stop``.
+    """Edges, shifts in the reduced basis and distances of the crystals of ``part``.
 
     Crystals have different numbers of pairs and of images, so nothing is padded: a flat list of pairs and one of images
     are made first, then each pair is joined with all images of its own crystal.
     """
     device = frac.device
-    counts, offsets = batch.n_atoms[start:stop], batch.offsets[start:stop]
+    counts, offsets, reach, reduced = batch.n_atoms[part], batch.offsets[part], reach[part], reduced[part]
     # all ordered pairs (i, j) of each crystal: ``place`` counts from 0 to n² - 1, and is read as a number of two digits
     n_pairs = counts**2
-    crystal = torch.repeat_interleave(torch.arange(stop - start, device=device), n_pairs)
-    place = torch.arange(int(n_pairs.sum()), device=device) - (torch.cumsum(n_pairs, 0) - n_pairs)[crystal]
+    crystal = torch.repeat_interleave(torch.arange(len(counts), device=device), n_pairs)
+    place = ranges(torch.zeros_like(n_pairs), n_pairs)
     i = offsets[crystal] + torch.div(place, counts[crystal], rounding_mode="floor")
     j = offsets[crystal] + place % counts[crystal]
     # the nearest image of j is the one that τ = 0 means; what was taken off is put back into the shifts at the end
@@ -197,23 +178,19 @@ def _search_chunk(
     wrap = torch.round(difference)
     difference = difference - wrap
     # all images of each crystal: ``flat`` is read as a number of three digits, from -reach to +reach along each axis
-    spans = 2 * reach[start:stop] + 1
+    spans = 2 * reach + 1
     n_images = spans.prod(-1)
-    owner = torch.repeat_interleave(torch.arange(stop - start, device=device), n_images)
-    flat = torch.arange(int(n_images.sum()), device=device) - (torch.cumsum(n_images, 0) - n_images)[owner]
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=device), n_images)
+    flat = ranges(torch.zeros_like(n_images), n_images)
     span = spans[owner]
     tau = torch.stack([flat // (span[:, 1] * span[:, 2]), (flat // span[:, 2]) % span[:, 1], flat % span[:, 2]], -1)
-    tau = (tau - reach[start:stop][owner]).to(torch.float64)
-    shift_vectors = torch.einsum("ti,tij->tj", tau, reduced[start:stop][owner])
-    vectors = torch.einsum("pi,pij->pj", difference, reduced[start:stop][crystal])
+    tau = (tau - reach[owner]).to(torch.float64)
+    shift_vectors = torch.einsum("ti,tij->tj", tau, reduced[owner])
+    vectors = torch.einsum("pi,pij->pj", difference, reduced[crystal])
     # pairs × images, each pair with those of its own crystal
     per_pair = n_images[crystal]
     pair = torch.repeat_interleave(torch.arange(len(crystal), device=device), per_pair)
-    first_image = (torch.cumsum(n_images, 0) - n_images)[crystal]
-    step = torch.arange(int(per_pair.sum()), device=device) - torch.repeat_interleave(
-        torch.cumsum(per_pair, 0) - per_pair, per_pair
-    )
-    image = first_image[pair] + step
+    image = ranges((torch.cumsum(n_images, 0) - n_images)[crystal], per_pair)
     square = ((vectors[pair] + shift_vectors[image]) ** 2).sum(-1)
     # an atom is no neighbour of itself, but of its own images
     itself = (i[pair] == j[pair]) & ((tau[image] - wrap[pair]).abs().sum(-1) == 0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
+from autoperi.geometry.segments import segment_max, segment_sum
 
 
 class NeighbourLists:
@@ -86,12 +87,9 @@ class NeighbourLists:
             return every
         # u = x - x₀F, which is the change of fractional coordinates in the cell as it is now
         moved = torch.einsum("ni,nij->nj", batch.frac_coords - self._frac, batch.lattice[batch.batch])
-        mean = torch.zeros(len(batch), 3, dtype=moved.dtype, device=moved.device).index_add(0, batch.batch, moved)
-        mean = mean / batch.n_atoms.unsqueeze(-1)
+        mean = segment_sum(moved, batch.batch, len(batch)) / batch.n_atoms.unsqueeze(-1)
         distance = torch.linalg.vector_norm(moved - mean[batch.batch], dim=-1)
-        largest = torch.zeros(len(batch), dtype=moved.dtype, device=moved.device).scatter_reduce(
-            0, batch.batch, distance, "amax"
-        )
+        largest = segment_max(distance, batch.batch, len(batch))
         if torch.equal(batch.lattice, self._lattice):
             return ~(2 * largest < self.skin)  # NaN is stale
         back = torch.linalg.matrix_norm(torch.linalg.solve(batch.lattice, self._lattice), ord=2)

@@ -28,19 +28,9 @@ def wrap_centered(d: Tensor) -> Tensor:
     return torch.where(y >= 0.5, y - 1, y)
 
 
-def log_map(x: Tensor, y: Tensor) -> Tensor:
-    """log_x(y): the shortest fractional displacement, component by component, from x to y, ``[N, 3]``."""
-    return wrap_centered(y - x)
-
-
-def exp_map(x: Tensor, v: Tensor) -> Tensor:
-    """exp_x(v) = (x + v) mod 1: where the displacement v takes x, ``[N, 3]``."""
-    return wrap(x + v)
-
-
 def geodesic(x: Tensor, y: Tensor, t: Tensor | float) -> Tensor:
     """exp_x(t log_x(y)): x at t = 0, y at t = 1; ``t`` is a number or broadcasts against ``[N, 3]``."""
-    return exp_map(x, t * log_map(x, y))
+    return wrap(x + t * wrap_centered(y - x))
 
 
 @dataclass(frozen=True, eq=False)

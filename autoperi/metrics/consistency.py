@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from autoperi.chemistry.smact import Validity
 from autoperi.data.convert import arrays_to_structures, kind_of, to_arrays
 from autoperi.errors import StructureError
-from autoperi.symmetry.analysis import SymmetryInfo, analyse, primitive_transform, torus_difference
+from autoperi.symmetry.analysis import SymmetryInfo, analyse, torus_difference
+from autoperi.symmetry.spacegroup import primitive_transform
 from autoperi.symmetry.wyckoff import wyckoff_position
 
 CIF_CELL = 1e-4

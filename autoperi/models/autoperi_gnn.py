@@ -25,9 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
+from autoperi.geometry.segments import segment_sum
 from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
 from autoperi.nn.config import config_of
 from autoperi.nn.heads import sum_per_crystal
+from autoperi.nn.mlp import mlp
 from autoperi.nn.node_field import NodeField
 from autoperi.processes.flow import UNIFORM_SCALE, Base
 from autoperi.symmetry.freedom import STRAINS, Freedom
@@ -87,20 +89,17 @@ class AutoPeriGnn(nn.Module):
         self.latent = latent
         shared: dict[str, Any] = {"channels": channels, "cutoff": cutoff, "n_radial": n_radial, "l_max": l_max}
         self.encoder = Backbone(layers=encoder_layers, **shared)
-        self.posterior = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * latent)
-        )
+        self.posterior = mlp(channels, hidden, 2 * latent, norm=True)
         self.backbone = Backbone(layers=layers, **shared)
         self.register_buffer("frequencies", torch.arange(1, 9) * torch.pi, persistent=False)
         # time, kind of start, whether z is given, z
-        self.condition = nn.Sequential(nn.Linear(16 + 2 + latent, hidden), nn.SiLU(), nn.Linear(hidden, channels))
+        self.condition = mlp(16 + 2 + latent, hidden, channels)
         self.field_head = NodeField(channels, hidden=hidden)
         self.register_buffer("element_volume", torch.full((MAX_ATOMIC_NUMBER + 1,), MEAN_VOLUME_PER_ATOM))
 
     def additive_volume(self, atomic_numbers: Tensor, crystal: Tensor, n: int) -> Tensor:
         """Σ of the elements' volumes in Å³, ``[n]``; what :data:`NOISE` starts at."""
-        volume = self.element_volume.to(torch.float64)[atomic_numbers]
-        return volume.new_zeros(n).index_add(0, crystal, volume)
+        return segment_sum(self.element_volume.to(torch.float64)[atomic_numbers], crystal, n)
 
     def encode(self, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z | crystal), each ``[B, latent]``."""
@@ -190,11 +189,12 @@ class AutoPeriGnn(nn.Module):
         """Length in Å that the networks read as one, ``[B, 1, 1]``: the cube root of the additive volume over
         :data:`~autoperi.nn.backbone.MEAN_VOLUME_PER_ATOM` an atom.
         """
-        volume = self.additive_volume(batch.atomic_numbers, batch.batch, len(batch)).to(batch.lattice.dtype)
-        return (volume / (MEAN_VOLUME_PER_ATOM * batch.n_atoms)).pow(1 / 3)[:, None, None]
+        return self._unit(batch.atomic_numbers, batch.batch, batch.n_atoms, batch.lattice.dtype)[:, None, None]
 
     def _reference_unit(self, freedom: Freedom) -> Tensor:
-        volume = self.additive_volume(
-            freedom.atomic_numbers, freedom.crystal.index_select(0, freedom.orbit), len(freedom)
-        )
-        return (volume.to(freedom.reference.dtype) / (MEAN_VOLUME_PER_ATOM * freedom.n_atoms)).pow(1 / 3)
+        crystal = freedom.crystal.index_select(0, freedom.orbit)
+        return self._unit(freedom.atomic_numbers, crystal, freedom.n_atoms, freedom.reference.dtype)
+
+    def _unit(self, numbers: Tensor, crystal: Tensor, n_atoms: Tensor, dtype: torch.dtype) -> Tensor:
+        volume = self.additive_volume(numbers, crystal, len(n_atoms)).to(dtype)
+        return (volume / (MEAN_VOLUME_PER_ATOM * n_atoms)).pow(1 / 3)

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
+from autoperi.geometry.segments import segment_sum
 from autoperi.nn.config import config_of
 from autoperi.nn.heads import sum_per_crystal
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -111,10 +112,7 @@ def _occupations(centre: Tensor, distance: Tensor, n: int, k: int, cutoff: float
     high = torch.full_like(low, cutoff + _HALF_WIDTH)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        filled = torch.zeros_like(low).index_add(
-            0, centre, fade * _smoothstep((middle[centre] - distance) / (2 * _HALF_WIDTH))
-        )
-        enough = filled >= k
+        enough = segment_sum(fade * _smoothstep((middle[centre] - distance) / (2 * _HALF_WIDTH)), centre, n) >= k
         high = torch.where(enough, middle, high)
         low = torch.where(enough, low, middle)
     return fade * _smoothstep((high[centre] - distance) / (2 * _HALF_WIDTH))
@@ -155,8 +153,7 @@ class GatedConvolution(nn.Module):
         z = self.centre(atoms)[edges.centre] + self.neighbour(atoms)[edges.neighbour] + self.edge(basis)
         gate, core = self.norm_edges(z).chunk(2, -1)
         message = torch.sigmoid(gate) * functional.softplus(core) * edges.occupation.unsqueeze(-1)
-        summed = torch.zeros_like(atoms).index_add(0, edges.centre, message)
-        return functional.softplus(atoms + self.norm_atoms(summed))
+        return functional.softplus(atoms + self.norm_atoms(segment_sum(message, edges.centre, len(atoms))))
 
 
 class Cgcnn(nn.Module):
@@ -231,6 +228,5 @@ def load_cgcnn(
     """
     from autoperi.hub.networks import load_pretrained_network
 
-    network = load_pretrained_network(COMPONENT, name_or_path)
-    assert isinstance(network, Cgcnn)
+    network: Cgcnn = load_pretrained_network(COMPONENT, name_or_path)
     return network.to(device=device, dtype=dtype)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.nn.heads import sum_per_crystal
+from autoperi.nn.mlp import mlp
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 
@@ -20,15 +21,7 @@ class CompositionNetwork(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.pair = nn.Linear(channels, channels, bias=False)
-        self.net = nn.Sequential(
-            nn.Linear(3 * channels, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, 1),
-        )
+        self.net = mlp(3 * channels, hidden, hidden, hidden, 1)
 
     def forward(self, batch: CrystalBatch) -> Tensor:
         """One value per crystal, ``[B]``."""

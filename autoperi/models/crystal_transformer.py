@@ -30,9 +30,11 @@ from torch.nn import functional
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import places
+from autoperi.geometry.segments import segment_sum
 from autoperi.models.cgcnn import Neighbours, nearest_neighbours
 from autoperi.nn.config import config_of
 from autoperi.nn.heads import sum_per_crystal
+from autoperi.nn.mlp import mlp
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 BUNDLED = "crystal-transformer-formation-energy"
@@ -79,10 +81,8 @@ def edge_tables(edges: Neighbours, n_atoms: int, l_max: int) -> list[EdgeTable]:
         chosen = here[edges.centre].nonzero().squeeze(-1)
         least, k = most, int(degree[here].max()) if len(chosen) else 0
         if k:
-            row = torch.cumsum(here, 0) - 1
-            made = EdgeTable(
-                chosen, row[edges.centre[chosen]] * k + place[chosen], (int(here.sum()), k), log_weight, harmonics
-            )
+            slot = (torch.cumsum(here, 0) - 1)[edges.centre[chosen]] * k + place[chosen]
+            made = EdgeTable(chosen, slot, (int(here.sum()), k), log_weight, harmonics)
             # a place without an edge is filled with 0, and has the weight of an absent edge once _ABSENT is added again
             weight = made.spread(log_weight[chosen] - _ABSENT).squeeze(-1) + _ABSENT
             found.append(made._replace(log_weight=weight, harmonics=made.spread(harmonics[chosen])))
@@ -129,7 +129,7 @@ class NeighbourAttention(nn.Module):
         tokens = tokens + self.mix(self.attend(self.norm_edges(tokens), tables))
         gate, core = self.message(functional.silu(tokens)).chunk(2, -1)
         message = torch.sigmoid(gate) * functional.silu(core) * (edges.occupation / self.neighbours).unsqueeze(-1)
-        return torch.zeros_like(atoms).index_add(0, edges.centre, message)
+        return segment_sum(message, edges.centre, len(atoms))
 
     def attend(self, tokens: Tensor, tables: list[EdgeTable]) -> Tensor:
         """What an edge learns from the edges of the same atom, ``[E, edge_channels + heads·l_max]``: values, then
@@ -147,12 +147,10 @@ class NeighbourAttention(nn.Module):
         own = table.harmonics.unsqueeze(1)
         others = own.expand(-1, self.heads, -1, -1)
         # β_l P_l(cos θ) is a product of what the query and the key each know
-        query = torch.cat(
-            [query * query.shape[-1] ** -0.5, (self._by_head(table.spread(beta), table.shape) @ of_degree.T) * own], -1
-        )
-        weight = torch.softmax(
-            query @ torch.cat([key, others], -1).transpose(-1, -2) + table.log_weight[:, None, None], -1
-        )
+        angular = (self._by_head(table.spread(beta), table.shape) @ of_degree.T) * own
+        query = torch.cat([query * query.shape[-1] ** -0.5, angular], -1)
+        scores = query @ torch.cat([key, others], -1).transpose(-1, -2)
+        weight = torch.softmax(scores + table.log_weight[:, None, None], -1)
         values, angles = (weight @ torch.cat([value, others], -1)).split([value.shape[-1], own.shape[-1]], -1)
         found = [x.transpose(1, 2).flatten(2).flatten(0, 1)[table.slot] for x in (values, (angles * own) @ of_degree)]
         return torch.cat(found, -1)
@@ -170,9 +168,7 @@ class AtomAttention(nn.Module):
         self.norm, self.norm_forward = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.mix = nn.Linear(channels, channels, bias=False)
-        self.forward_net = nn.Sequential(
-            nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels)
-        )
+        self.forward_net = mlp(channels, 2 * channels, channels)
 
     def forward(self, atoms: Tensor, batch: CrystalBatch) -> Tensor:
         """Atom vectors ``[N, C]`` to new ones."""
@@ -270,6 +266,5 @@ def load_crystal_transformer(
     """
     from autoperi.hub.networks import load_pretrained_network
 
-    network = load_pretrained_network(COMPONENT, name_or_path)
-    assert isinstance(network, CrystalTransformer)
+    network: CrystalTransformer = load_pretrained_network(COMPONENT, name_or_path)
     return network.to(device=device, dtype=dtype)

@@ -8,6 +8,7 @@ import torch
 
 from autoperi.data.checks import whole_number
 from autoperi.data.crystal import CrystalBatch
+from autoperi.geometry.segments import chunks
 from autoperi.models.potential import Evaluation, Potential
 
 MAX_EDGES = 100_000
@@ -25,13 +26,7 @@ def edge_batches(batch: CrystalBatch, cutoff: float, *, max_edges: int = MAX_EDG
     whole_number(max_edges, "max_edges", refusal=refusal)
     volume = 4 / 3 * math.pi * cutoff**3
     edges = (batch.n_atoms * (1 + volume * batch.n_atoms / batch.volume.detach())).tolist()
-    found, start, total = [], 0, 0.0
-    for k, count in enumerate(edges):
-        if k > start and total + count > max_edges:
-            found.append(slice(start, k))
-            start, total = k, 0.0
-        total += count
-    return [*found, slice(start, len(batch))] if len(batch) else []
+    return chunks(edges, max_edges)
 
 
 def evaluate(
@@ -50,26 +45,10 @@ def evaluate(
         StructureError: an element that the potential was never trained on. RequestError: a bound that is not positive.
     """
     potential.check_elements(batch.atomic_numbers)
-    chunks = edge_batches(batch, potential.cutoff, max_edges=max_edges)
-    found = []
-    for part in chunks:
-        with torch.no_grad():
-            found.append(_detached(potential(batch[part], derivatives=derivatives)))
-    if not found:
-        none = batch.lattice.new_zeros
-        return Evaluation(none(0), none(0), none(0, 3) if derivatives else None, none(0, 3, 3) if derivatives else None)
-    return Evaluation(
-        torch.cat([f.energy for f in found]),
-        torch.cat([f.energies for f in found]),
-        torch.cat([f.forces for f in found if f.forces is not None]) if derivatives else None,
-        torch.cat([f.stress for f in found if f.stress is not None]) if derivatives else None,
-    )
-
-
-def _detached(found: Evaluation) -> Evaluation:
-    return Evaluation(
-        found.energy.detach(),
-        found.energies.detach(),
-        None if found.forces is None else found.forces.detach(),
-        None if found.stress is None else found.stress.detach(),
-    )
+    parts = edge_batches(batch, potential.cutoff, max_edges=max_edges) or [slice(0, 0)]
+    with torch.no_grad():
+        found = [
+            [None if x is None else x.detach() for x in potential(batch[part], derivatives=derivatives)]
+            for part in parts
+        ]
+    return Evaluation._make(None if own[0] is None else torch.cat(own) for own in zip(*found, strict=True))

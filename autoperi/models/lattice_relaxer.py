@@ -33,6 +33,7 @@ from autoperi.models.empnn import Empnn
 from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
 from autoperi.nn.config import config_of
 from autoperi.nn.heads import sum_per_crystal
+from autoperi.nn.mlp import mlp
 from autoperi.nn.node_field import traceless_basis
 from autoperi.processes.lattice import LatticeStep, length_error
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -82,9 +83,7 @@ class LatticeRelaxer(nn.Module):
         # relative to the covalent spheres, so that an element never seen keeps a sensible volume
         self.log_volume = nn.Parameter(torch.zeros(MAX_ATOMIC_NUMBER + 1))
         self.register_buffer("radii_log_volume", _radii_log_volumes(), persistent=False)
-        self.atom = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, hidden + channels + 1)
-        )
+        self.atom = mlp(channels, hidden, hidden + channels + 1, norm=True)
         self.hidden = hidden
         last = nn.Linear(hidden, 4)
         with torch.no_grad():  # a fresh model hardly doubts its fields, and expects errors of a few per cent

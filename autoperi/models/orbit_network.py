@@ -110,11 +110,8 @@ class OrbitNetwork(nn.Module):
         for table in (self.element, self.count, self.total, self.left, self.group, self.site):
             nn.init.normal_(table.weight, std=0.05)
         options: dict[str, Any] = {"dropout": dropout, "batch_first": True, "norm_first": True, "activation": "gelu"}
-        self.encoder = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(channels, heads, 2 * channels, **options),
-            encoder_layers,
-            enable_nested_tensor=False,
-        )
+        layer = nn.TransformerEncoderLayer(channels, heads, 2 * channels, **options)
+        self.encoder = nn.TransformerEncoder(layer, encoder_layers, enable_nested_tensor=False)
         self.decoder = nn.TransformerDecoder(
             nn.TransformerDecoderLayer(channels, heads, 2 * channels, **options), layers
         )
@@ -181,8 +178,7 @@ class OrbitNetwork(nn.Module):
         memory, padding = self.encode(batch.elements, batch.counts)
         groups = self.group_log_p(memory, padding, batch.groups).gather(1, batch.group.unsqueeze(1)).squeeze(1)
         words = self.word_log_p(memory, padding, batch.group, batch.element, batch.left, batch.letter, batch.allowed)
-        said = words.gather(2, batch.letter.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        return groups, torch.where(batch.letter >= 0, said, torch.zeros_like(said)).sum(1)
+        return groups, _said(words, batch.letter)
 
     def log_probabilities(
         self, elements: Sequence[int], counts: Sequence[int], answers: Sequence[tuple[int, Sentence]]
@@ -200,24 +196,20 @@ class OrbitNetwork(nn.Module):
         counts = tuple(int(c) for c in counts)
         if not answers:
             return torch.zeros(0), torch.zeros(0)
-        words = [grammar(g, counts).words(sentence) for g, sentence in answers]
-        k, t = len(answers), max(map(len, words))
-        element, left = (torch.zeros(k, t, dtype=torch.long) for _ in range(2))
-        letter = torch.full((k, t), -1)
-        allowed = torch.zeros(k, t, N_LETTERS, dtype=torch.bool)
-        for row, ((g, _), said) in enumerate(zip(answers, words, strict=True)):
-            for j, (state, word) in enumerate(said):
-                element[row, j], left[row, j], letter[row, j] = state.element, state.left, word
-                allowed[row, j, grammar(g, counts).allowed(state)] = True
+        grammars = [grammar(g, counts) for g, _ in answers]
+        sentences = [
+            [(state, word, g.allowed(state)) for state, word in g.words(sentence)]
+            for g, (_, sentence) in zip(grammars, answers, strict=True)
+        ]
         group = torch.tensor([g for g, _ in answers])
         groups = fitting_groups(tuple(sorted(counts))).unsqueeze(0)
         with torch.no_grad():
             memory, padding = self.encode(torch.tensor([list(elements)]), torch.tensor([counts]))
             of_group = self.group_log_p(memory, padding, groups)[0, group]
-            every = memory.expand(k, -1, -1), padding.expand(k, -1)
+            element, left, letter, allowed = _padded(sentences)
+            every = memory.expand(len(answers), -1, -1), padding.expand(len(answers), -1)
             log_p = self.word_log_p(*every, group, element, left, letter, allowed)
-        said_p = log_p.gather(2, letter.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        return of_group, torch.where(letter >= 0, said_p, torch.zeros_like(said_p)).sum(1)
+        return of_group, _said(log_p, letter)
 
     def likeliest(
         self,
@@ -262,24 +254,41 @@ class OrbitNetwork(nn.Module):
     def _longer(
         self, partial: list[_Partial], memory: Tensor, padding: Tensor, counts: tuple[int, ...]
     ) -> list[_Partial]:
-        n, t = len(partial), len(partial[0].words)
         group = torch.tensor([p.group for p in partial])
-        element, left, letter = (torch.zeros(n, t + 1, dtype=torch.long) for _ in range(3))
-        allowed = torch.zeros(n, t + 1, N_LETTERS, dtype=torch.bool)
         options = [grammar(p.group, counts).allowed(p.state) for p in partial]
-        for k, p in enumerate(partial):
-            for j, (state, word) in enumerate([*p.words, (p.state, 0)]):
-                element[k, j], left[k, j], letter[k, j] = state.element, state.left, word
-            allowed[k, t, options[k]] = True
-        every = memory.expand(n, -1, -1), padding.expand(n, -1)
-        log_p = self.word_log_p(*every, group, element, left, letter, allowed)[:, -1]
+        # the next word is asked for alone, so it does not matter what could have stood in the place of earlier ones
+        words = [
+            [*((*word, ()) for word in p.words), (p.state, 0, mine)] for p, mine in zip(partial, options, strict=True)
+        ]
+        every = memory.expand(len(partial), -1, -1), padding.expand(len(partial), -1)
+        log_p = self.word_log_p(*every, group, *_padded(words))[:, -1]
         found = []
-        for k, p in enumerate(partial):
+        for p, mine, row in zip(partial, options, log_p.tolist(), strict=True):
             g = grammar(p.group, counts)
-            for word in options[k]:
-                value = round(p.log_p + float(log_p[k, word]), 9)
+            for word in mine:
+                value = round(p.log_p + row[word], 9)
                 found.append(_Partial(value, p.group, (*p.words, (p.state, word)), g.after(p.state, word)))
         return found
+
+
+def _padded(sentences: Sequence[Sequence[tuple[SentenceState, int, Sequence[int]]]]) -> tuple[Tensor, ...]:
+    """``element``, ``left``, ``letter`` and ``allowed`` of a :class:`SentenceBatch` from each sentence's words: the
+    state before it, the word, and which could stand there.
+    """
+    k, t = len(sentences), max(map(len, sentences))
+    element, left = (torch.zeros(k, t, dtype=torch.long) for _ in range(2))
+    letter, allowed = torch.full((k, t), -1), torch.zeros(k, t, N_LETTERS, dtype=torch.bool)
+    for row, words in enumerate(sentences):
+        for j, (state, word, options) in enumerate(words):
+            element[row, j], left[row, j], letter[row, j] = state.element, state.left, word
+            allowed[row, j, list(options)] = True
+    return element, left, letter, allowed
+
+
+def _said(log_p: Tensor, letter: Tensor) -> Tensor:
+    """Sum of the words' log-probabilities, ``[B]``; nothing is said beyond the end."""
+    said = log_p.gather(2, letter.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return torch.where(letter >= 0, said, torch.zeros_like(said)).sum(1)
 
 
 class _Partial(NamedTuple):
@@ -306,7 +315,7 @@ def fitting_groups(counts: tuple[int, ...]) -> Tensor:
 def tables() -> dict[str, Tensor]:
     """The buffers of :class:`OrbitNetwork`: descriptors of elements, groups and Wyckoff positions."""
     from autoperi.chemistry.descriptors import element_descriptors
-    from autoperi.symmetry.spacegroup import space_group
+    from autoperi.symmetry.spacegroup import CRYSTAL_SYSTEMS, space_group
 
     group_table, site_table = torch.zeros(N_GROUPS, GROUP_FEATURES), torch.zeros(N_SITES, SITE_FEATURES)
     site_row = torch.zeros(N_GROUPS, N_LETTERS, dtype=torch.long)
@@ -314,12 +323,10 @@ def tables() -> dict[str, Tensor]:
     for number in range(1, N_GROUPS):
         group = space_group(number)
         size = len(group.primitive.rotations)
-        system = next(k for k, last in enumerate((2, 15, 74, 142, 167, 194, 230)) if number <= last)
         inversion = any((r == -torch.eye(3).numpy()).all() for r in group.primitive.rotations)
-        group_table[number, system] = 1.0
-        group_table[number, 7:] = torch.tensor(
-            [torch.log(torch.tensor(float(size))) / 4, group.n_centring / 4, float(inversion)]
-        )
+        group_table[number, CRYSTAL_SYSTEMS.index(group.crystal_system)] = 1.0
+        log_size = torch.log(torch.tensor(float(size))) / 4
+        group_table[number, 7:] = torch.tensor([log_size, group.n_centring / 4, float(inversion)])
         for k, p in enumerate(wyckoff_positions(number)):
             site_row[number, k] = row
             site_table[row, p.dof] = 1.0

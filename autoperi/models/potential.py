@@ -9,16 +9,16 @@ covalent radii: it keeps atoms apart where no training frame was.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
-from autoperi.data.elements import covalent_radii
+from autoperi.data.elements import covalent_radii, symbol_of
 from autoperi.errors import StructureError
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
+from autoperi.geometry.segments import segment_sum
 from autoperi.nn.backbone import Backbone
 from autoperi.nn.config import config_of
 from autoperi.nn.heads import ScalarHead, sum_per_crystal
@@ -32,8 +32,7 @@ _ZBL_WEIGHTS = (0.18175, 0.50986, 0.28022, 0.02817)
 _ZBL_DECAYS = (3.1998, 0.94229, 0.4029, 0.20162)
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(NamedTuple):
     """What a potential says of a batch.
 
     Attributes:
@@ -75,7 +74,9 @@ class Potential(nn.Module):
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         self.head = ScalarHead(channels, hidden=hidden)
         self.reference = nn.Parameter(torch.zeros(MAX_ATOMIC_NUMBER + 1))
-        self.register_buffer("radii", _covalent_radii())
+        radii = torch.tensor(covalent_radii(), dtype=torch.float32)
+        radii[0] = 0.0  # no element
+        self.register_buffer("radii", radii)
         self.register_buffer("seen", torch.ones(MAX_ATOMIC_NUMBER + 1, dtype=torch.bool))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
@@ -101,9 +102,7 @@ class Potential(nn.Module):
         numbers = torch.as_tensor(atomic_numbers).unique().to(self.seen.device)
         unknown = numbers[~self.seen[numbers]].tolist()
         if unknown:
-            from ase.data import chemical_symbols
-
-            names = ", ".join(chemical_symbols[z] for z in unknown)
+            names = ", ".join(map(symbol_of, unknown))
             raise StructureError(
                 f"the potential was never trained on {names}; leave these elements out, or use another potential"
             )
@@ -155,11 +154,9 @@ class Potential(nn.Module):
             (slopes,) = torch.autograd.grad(energies.sum(), leaf, create_graph=create_graph, materialize_grads=True)
             slopes, energies = slopes.to(kind), energies.to(kind)
             i, j = graph.edge_index
-            none = torch.zeros(graph.n_nodes, 3, dtype=kind, device=vectors.device)
-            forces = none.index_add(0, i, slopes).index_add(0, j, -slopes)
-            pressure = torch.einsum("ea,eb->eab", vectors, slopes).flatten(1)
-            virial = torch.zeros(graph.n_nodes, 9, dtype=kind, device=vectors.device).index_add(0, i, pressure)
-            virial = sum_per_crystal(virial, batch).view(-1, 3, 3)
+            forces = segment_sum(slopes, i, graph.n_nodes).index_add(0, j, -slopes)
+            pressure = segment_sum(torch.einsum("ea,eb->eab", vectors, slopes), i, graph.n_nodes)
+            virial = sum_per_crystal(pressure, batch)
             stress = 0.5 * (virial + virial.transpose(1, 2)) / batch.volume.detach().view(-1, 1, 1)
         return Evaluation(sum_per_crystal(energies, batch), energies, forces, stress)
 
@@ -178,13 +175,4 @@ class Potential(nn.Module):
         for weight, decay in zip(_ZBL_WEIGHTS, _ZBL_DECAYS, strict=True):
             screening = screening + weight * torch.exp(-decay * x)
         pair = COULOMB_EV_A * zi * zj / r * screening * polynomial_envelope(r / reach)
-        return torch.zeros(len(numbers), dtype=r.dtype, device=r.device).index_add(0, i, 0.5 * pair)
-
-
-def _covalent_radii() -> Tensor:
-    """Covalent radii in Å by atomic number (:func:`autoperi.data.elements.covalent_radii`); 0 for the unused entry
-    0.
-    """
-    radii = torch.tensor(covalent_radii(), dtype=torch.float32)
-    radii[0] = 0.0
-    return radii
+        return segment_sum(0.5 * pair, i, len(numbers))

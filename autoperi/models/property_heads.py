@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,9 +27,11 @@ from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import WeightsError
+from autoperi.geometry.segments import ranges, segment_sum
 from autoperi.models.formation_energy import FormationEnergy
-from autoperi.nn.backbone import Backbone
-from autoperi.nn.heads import sum_per_crystal
+from autoperi.nn.backbone import Backbone, BackboneOutput
+from autoperi.nn.config import config_of
+from autoperi.nn.mlp import mlp
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -69,9 +72,7 @@ class CrystalFeatures:
     def take(self, rows: Tensor) -> CrystalFeatures:
         """The crystals ``rows``, in that order."""
         counts = self.n_atoms[rows]
-        offsets = torch.cumsum(self.n_atoms, 0) - self.n_atoms
-        start = torch.repeat_interleave(offsets[rows] - (torch.cumsum(counts, 0) - counts), counts)
-        atoms = start + torch.arange(len(start), device=start.device)
+        atoms = ranges((torch.cumsum(self.n_atoms, 0) - self.n_atoms)[rows], counts)
         return CrystalFeatures(
             self.nodes[atoms], self.atomic_numbers[atoms], counts, self.volume[rows], self.energy[rows]
         )
@@ -97,6 +98,11 @@ def node_features(backbone: Backbone, batch: CrystalBatch) -> tuple[Tensor, Tens
     These are the scalars after each layer, and of the last layer's features of l > 0 the logarithm of one plus their
     norm.
     """
+    output, nodes = _all_features(backbone, batch)
+    return output.scalars, nodes
+
+
+def _all_features(backbone: Backbone, batch: CrystalBatch) -> tuple[BackboneOutput, Tensor]:
     geometry = backbone.geometry(batch)
     scalars = backbone.embedding(batch.atomic_numbers)
     found: list[Tensor] = []
@@ -105,15 +111,13 @@ def node_features(backbone: Backbone, batch: CrystalBatch) -> tuple[Tensor, Tens
         scalars, equivariant = layer(scalars, geometry)
         found.append(scalars)
     found += [torch.log1p(torch.linalg.vector_norm(block, dim=1)) for block in equivariant[1:]]
-    return scalars, torch.cat(found, -1)
+    return BackboneOutput(scalars, equivariant, geometry), torch.cat(found, -1)
 
 
 def encode(model: FormationEnergy, batch: CrystalBatch) -> CrystalFeatures:
     """One pass of the encoder over ``batch``; the formation energy is that of ``model`` itself."""
-    scalars, nodes = node_features(model.backbone, batch)
-    atomic = model.head.net(scalars).squeeze(-1) + model.reference[batch.atomic_numbers]
-    energy = sum_per_crystal(atomic, batch) / batch.n_atoms.to(atomic.dtype)
-    return CrystalFeatures(nodes, batch.atomic_numbers, batch.n_atoms, batch.volume, energy)
+    output, nodes = _all_features(model.backbone, batch)
+    return CrystalFeatures(nodes, batch.atomic_numbers, batch.n_atoms, batch.volume, model.read(output, batch))
 
 
 def encoder_fingerprint(backbone: Backbone) -> str:
@@ -156,21 +160,11 @@ class PropertyHead(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, embedding)
-        self.atom = nn.Sequential(
-            nn.Linear(features + descriptors + embedding, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.atom = mlp(features + descriptors + embedding, width, width)
         self.attention = nn.Linear(width, attention)
         pooled = (4 + attention) * width + 4 * descriptors + 2 * embedding + 2
-        self.crystal = nn.Sequential(
-            nn.LayerNorm(pooled),
-            nn.Dropout(dropout),
-            nn.Linear(pooled, hidden),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, outputs),
-        )
+        first = [nn.LayerNorm(pooled), nn.Dropout(dropout), nn.Linear(pooled, hidden), nn.SiLU(), nn.Dropout(dropout)]
+        self.crystal = nn.Sequential(*first, *mlp(hidden, hidden, outputs))
 
     def forward(self, crystals: CrystalFeatures, nodes: Tensor, descriptors: Tensor) -> Tensor:
         """Outputs ``[B, outputs]``.
@@ -184,8 +178,8 @@ class PropertyHead(nn.Module):
         atoms = self.atom(torch.cat([nodes, descriptors, element], -1))
         segment = torch.repeat_interleave(torch.arange(len(crystals), device=nodes.device), crystals.n_atoms)
         weight = torch.exp(_ATTENTION * torch.tanh(self.attention(atoms) / _ATTENTION))
-        total = _sum(weight, segment, len(crystals))
-        weighted = _sum((weight.unsqueeze(-1) * atoms.unsqueeze(1)).flatten(1), segment, len(crystals))
+        total = segment_sum(weight, segment, len(crystals))
+        weighted = segment_sum((weight.unsqueeze(-1) * atoms.unsqueeze(1)).flatten(1), segment, len(crystals))
         parts = [
             *_moments(atoms, segment, crystals.n_atoms),
             *_extremes(atoms, segment, len(crystals)),
@@ -226,13 +220,7 @@ class PropertyHeads(nn.Module):
     ) -> None:
         super().__init__()
         noise = {"width": 8, "hidden": 16, "embedding": 4} if noise is None else noise
-        self.config: dict[str, Any] = {
-            "features": features,
-            "descriptors": descriptors,
-            "heads": {name: dict(options) for name, options in heads.items()},
-            "noise": dict(noise),
-            "encoder": encoder,
-        }
+        self.config = deepcopy(config_of(locals()))
         unknown = set(heads) - set(GROUPS)
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))} are no groups of properties")
@@ -348,15 +336,11 @@ def properties_of(predictions: dict[str, PropertyPrediction]) -> dict[str, Tenso
     return columns
 
 
-def _sum(values: Tensor, segment: Tensor, size: int) -> Tensor:
-    return torch.zeros(size, values.shape[1], dtype=values.dtype, device=values.device).index_add(0, segment, values)
-
-
 def _moments(values: Tensor, segment: Tensor, n_atoms: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation over each crystal's atoms."""
     n = n_atoms.unsqueeze(-1).to(values.dtype)
-    mean = _sum(values, segment, len(n_atoms)) / n
-    variance = _sum((values - mean[segment]) ** 2, segment, len(n_atoms)) / n
+    mean = segment_sum(values, segment, len(n_atoms)) / n
+    variance = segment_sum((values - mean[segment]) ** 2, segment, len(n_atoms)) / n
     return mean, torch.sqrt(variance + _VARIANCE)
 
 

@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
+from autoperi.nn.mlp import mlp
 from autoperi.nn.radial import BesselBasis
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -111,11 +112,8 @@ class _Sums(torch.autograd.Function):
 
     @staticmethod
     def parts(n: int, weight: Tensor) -> list[slice]:
-        size = (
-            max(1, _Sums.CHUNK_BYTES // (weight.numel() * weight.element_size()))
-            if weight.device.type == "cpu"
-            else max(1, n)
-        )
+        on_cpu = weight.device.type == "cpu"
+        size = max(1, _Sums.CHUNK_BYTES // (weight.numel() * weight.element_size()) if on_cpu else n)
         return [slice(start, start + size) for start in range(0, n, size)]
 
 
@@ -130,12 +128,7 @@ class Interaction(nn.Module):
         self.radial = nn.Parameter(torch.randn(l_max + 1, n_radial, channels) * n_radial**-0.5)
         self.left = nn.ModuleList(nn.Linear(channels, channels, bias=False) for _ in range(l_max + 1))
         self.right = nn.ModuleList(nn.Linear(channels, channels, bias=False) for _ in range(l_max + 1))
-        self.update = nn.Sequential(
-            nn.LayerNorm((l_max + 2) * channels),
-            nn.Linear((l_max + 2) * channels, 2 * channels),
-            nn.SiLU(),
-            nn.Linear(2 * channels, channels),
-        )
+        self.update = mlp((l_max + 2) * channels, 2 * channels, channels, norm=True)
 
     def forward(self, scalars: Tensor, geometry: EdgeGeometry, *, once: bool = False) -> tuple[Tensor, list[Tensor]]:
         """Scalars ``[N, C]`` to updated scalars and the equivariant features per l, each ``[N, 2l+1, C]``.
@@ -146,12 +139,8 @@ class Interaction(nn.Module):
         n, c = scalars.shape
         widths = [2 * ell + 1 for ell in range(self.l_max + 1)]
         # one R for each l serves all its 2l + 1 components, which keeps the layer equivariant; [(l_max+1)², R, C]
-        radial = (
-            torch.cat(
-                [weight.expand(width, -1, -1) for weight, width in zip(self.radial.split(1), widths, strict=True)]
-            )
-            * self.scale
-        )
+        expanded = [weight.expand(width, -1, -1) for weight, width in zip(self.radial.split(1), widths, strict=True)]
+        radial = torch.cat(expanded) * self.scale
         source = self.source(scalars)
         if once or not torch.is_grad_enabled():
             sums = _Sums.apply(geometry.operator, source, geometry.neighbours, radial)
@@ -162,10 +151,8 @@ class Interaction(nn.Module):
         features = [f.contiguous() for f in sums.split(widths, 1)]
         # a feature of l = 0 is invariant as it is; of l > 0 only inner products over m are
         invariants = [scalars, self.left[0](features[0])[:, 0]]
-        invariants += [
-            (left(f) * right(f)).sum(1)
-            for left, right, f in list(zip(self.left, self.right, features, strict=True))[1:]
-        ]
+        for left, right, f in list(zip(self.left, self.right, features, strict=True))[1:]:
+            invariants.append((left(f) * right(f)).sum(1))
         return scalars + self.update(torch.cat(invariants, -1)), features
 
 
@@ -193,7 +180,6 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.cutoff, self.l_max = channels, cutoff, l_max
-        self.irreps_out = o3.Irreps([(channels, (ell, (-1) ** ell)) for ell in range(l_max + 1)])
         self.embedding = nn.Embedding(MAX_ATOMIC_NUMBER + 1, channels)
         self.basis = BesselBasis(n_radial, cutoff)
         self.interactions = nn.ModuleList(Interaction(channels, n_radial, l_max, neighbours) for _ in range(layers))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
+from autoperi.geometry.segments import segment_sum
 from autoperi.nn.backbone import BackboneOutput
+from autoperi.nn.mlp import mlp
 
 
 def sum_per_crystal(values: Tensor, batch: CrystalBatch) -> Tensor:
     """Sum node values ``[N, ...]`` over each crystal, ``[B, ...]``."""
-    out = torch.zeros(len(batch), *values.shape[1:], dtype=values.dtype, device=values.device)
-    return out.index_add(0, batch.batch, values)
+    return segment_sum(values, batch.batch, len(batch))
 
 
 class ScalarHead(nn.Module):
@@ -20,9 +20,7 @@ class ScalarHead(nn.Module):
 
     def __init__(self, channels: int, outputs: int = 1, hidden: int = 64) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, outputs)
-        )
+        self.net = mlp(channels, hidden, outputs, norm=True)
 
     def forward(self, output: BackboneOutput) -> Tensor:
         """Backbone features to ``[N, outputs]``."""

@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import RequestError
 from autoperi.geometry.lattice import VOIGT, symmetric_matrix
+from autoperi.geometry.segments import segment_sum
 from autoperi.nn.backbone import BackboneOutput
 from autoperi.nn.two_graph import EdgePairNetwork, TwoGraph
 
@@ -52,52 +53,19 @@ Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
 SYMMETRIC = "_symmetric"
 
 
-def _triplet_edge(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
-    none = torch.zeros_like(cos)
-    return torch.ones_like(cos), none, none, none
-
-
-def _triplet(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
-    none = torch.zeros_like(cos)
-    return none, none, torch.ones_like(cos), none
-
-
-def _triplet_symmetric(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
-    none, one = torch.zeros_like(cos), torch.ones_like(cos)
-    return none, none, one, one
-
-
-def _triplet_distance(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
-    none = torch.zeros_like(cos)
-    return r, none, none, none
-
-
-def _angle(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:  # noqa: ARG001
+EDGE_FIELDS = ("edge", "distance")
+_PAIRS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor | float, ...]]] = {
+    # a, b, c, d from r, s = r' and the cosine of the angle
+    "triplet_edge": lambda r, s, cos: (1.0, 0.0, 0.0, 0.0),  # noqa: ARG005
+    "triplet": lambda r, s, cos: (0.0, 0.0, 1.0, 0.0),  # noqa: ARG005
+    "triplet_symmetric": lambda r, s, cos: (0.0, 0.0, 1.0, 1.0),  # noqa: ARG005
+    "triplet_distance": lambda r, s, cos: (r, 0.0, 0.0, 0.0),  # noqa: ARG005
     # sin θ ω×u' = (u×u')×u' = cos θ u' - u, and sin θ ω×u = u' - cos θ u
-    minus = -torch.ones_like(cos)
-    return cos, cos, minus, minus
-
-
-def _angle_as_printed(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:
-    return r * cos, s * cos, -s, -r
-
-
-def _area(r: Tensor, s: Tensor, cos: Tensor) -> Coefficients:
+    "angle": lambda r, s, cos: (cos, cos, -1.0, -1.0),  # noqa: ARG005
+    "angle_as_printed": lambda r, s, cos: (r * cos, s * cos, -s, -r),
     # ∂𝒜/∂ρ = 𝒜 times the projector on the plane of the triangle, which is (|u⟩⟨u| + |u'⟩⟨u'| - cos θ (|u⟩⟨u'| +
     # |u'⟩⟨u|)) / sin² θ
-    half = 0.5 * r * s
-    return half, half, -half * cos, -half * cos
-
-
-EDGE_FIELDS = ("edge", "distance")
-_PAIRS: dict[str, Callable[[Tensor, Tensor, Tensor], Coefficients]] = {
-    "triplet_edge": _triplet_edge,
-    "triplet": _triplet,
-    "triplet_symmetric": _triplet_symmetric,
-    "triplet_distance": _triplet_distance,
-    "angle": _angle,
-    "angle_as_printed": _angle_as_printed,
-    "area": _area,
+    "area": lambda r, s, cos: (0.5 * r * s, 0.5 * r * s, -0.5 * r * s * cos, -0.5 * r * s * cos),
 }
 PAIR_FIELDS = tuple(_PAIRS)
 FIELDS = (*EDGE_FIELDS, *PAIR_FIELDS)
@@ -146,26 +114,9 @@ def is_symmetric(field: str) -> bool:
 
 def pair_coefficients(field: str, r: Tensor, s: Tensor, cosines: Tensor) -> Coefficients:
     """a, b, c, d of a field on Γ₂ (see the module's docstring), each ``[T]``, from r = r_γ, s = r_γ' in Å and cos θ."""
-    if field in _PAIRS:
-        return _PAIRS[field](r, s, cosines)
-    a, b, c, d = _PAIRS[field.removesuffix(SYMMETRIC)](r, s, cosines)
-    return a, b, 0.5 * (c + d), 0.5 * (c + d)
-
-
-def field_matrices(field: str, v: Tensor, w: Tensor | None = None) -> Tensor:
-    """λ of edges v ``[T, 3]`` in Å, or of pairs of edges (v, w), ``[T, 3, 3]``: the definitions, for study and
-    tests.
-    """
-    r = torch.linalg.vector_norm(v, dim=-1)
-    u = v / r.unsqueeze(-1)
-    own = u.unsqueeze(-1) * u.unsqueeze(-2)
-    if w is None:
-        return own * (r if field.removesuffix(SYMMETRIC) == "distance" else torch.ones_like(r))[:, None, None]
-    s = torch.linalg.vector_norm(w, dim=-1)
-    t = w / s.unsqueeze(-1)
-    mixed = u.unsqueeze(-1) * t.unsqueeze(-2)
-    a, b, c, d = (k[:, None, None] for k in pair_coefficients(field, r, s, (u * t).sum(-1)))
-    return a * own + b * (t.unsqueeze(-1) * t.unsqueeze(-2)) + c * mixed + d * mixed.mT
+    formula = _PAIRS[field if field in _PAIRS else field.removesuffix(SYMMETRIC)]
+    a, b, c, d = (torch.as_tensor(x).to(cosines).expand_as(cosines) for x in formula(r, s, cosines))
+    return (a, b, c, d) if field in _PAIRS else (a, b, 0.5 * (c + d), 0.5 * (c + d))
 
 
 class LatticeField(nn.Module):
@@ -258,9 +209,8 @@ class LatticeField(nn.Module):
         # the six independent entries of |u⟩⟨u| instead of nine keep the sum cheap and the result exactly symmetric
         rows, cols = (list(axis) for axis in VOIGT)
         entries = sum(scaled[1:], scaled[0]).unsqueeze(-1) * unit[:, rows] * unit[:, cols]
-        total = torch.zeros(n, 6, dtype=entries.dtype, device=entries.device).index_add(0, crystal, entries)
-        count = torch.zeros(n, dtype=entries.dtype, device=entries.device).index_add(0, crystal, envelope)
-        return symmetric_matrix(total / count.clamp(min=1e-6).unsqueeze(-1))
+        count = segment_sum(envelope, crystal, n).clamp(min=1e-6)
+        return symmetric_matrix(segment_sum(entries, crystal, n) / count.unsqueeze(-1))
 
     def _pair_sum(self, graph: TwoGraph, hidden: Tensor, batch: CrystalBatch) -> Tensor:
         """Eq. 10b: coefficients of all fields, then sums over γ' for each γ, then one outer product an edge."""
@@ -282,8 +232,5 @@ class LatticeField(nn.Module):
         column, row = units.unsqueeze(-1), units.unsqueeze(-2)
         matrices = own[:, None, None] * (column * row) + (column * right.unsqueeze(-2) + left.unsqueeze(-1) * row)
         crystal = batch.batch[graph.nodes[0]]
-        total = torch.zeros(len(batch), 3, 3, dtype=units.dtype, device=units.device).index_add(0, crystal, matrices)
-        count = torch.zeros(len(batch), dtype=units.dtype, device=units.device).index_add(
-            0, crystal[first], graph.envelope
-        )
-        return total / count.clamp(min=1e-6)[:, None, None]
+        count = segment_sum(graph.envelope, crystal[first], len(batch)).clamp(min=1e-6)
+        return segment_sum(matrices, crystal, len(batch)) / count[:, None, None]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from autoperi.data.crystal import CrystalBatch
 from autoperi.nn.backbone import BackboneOutput
 from autoperi.nn.heads import sum_per_crystal
+from autoperi.nn.mlp import mlp
 
 
 class NodeField(nn.Module):
@@ -26,9 +27,7 @@ class NodeField(nn.Module):
     def __init__(self, channels: int, *, hidden: int = 64) -> None:
         super().__init__()
         self.channels = channels
-        self.net = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 2 * channels + 1)
-        )
+        self.net = mlp(channels, hidden, 2 * channels + 1, norm=True)
 
     def forward(self, output: BackboneOutput, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
         """Cartesian displacements ``[N, 3]`` and symmetric strain rates ``[B, 3, 3]``, per unit of time."""

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import Multigraph, triplets
+from autoperi.geometry.segments import segment_sum
 from autoperi.nn.backbone import EdgeGeometry
+from autoperi.nn.mlp import mlp
 from autoperi.nn.radial import polynomial_envelope
 
 N_ANGULAR = 5
@@ -79,19 +81,9 @@ def two_graph(batch: CrystalBatch, geometry: EdgeGeometry, *, reach: float, cuto
     pairs = triplets(Multigraph(nodes, geometry.graph.edge_shift[edges], geometry.graph.n_nodes))
     first, second = pairs
     cosines = (units.index_select(0, first) * units.index_select(0, second)).sum(-1)
-    envelope = edge_envelope[first] * edge_envelope[second]
-    return TwoGraph(
-        edges,
-        nodes,
-        units,
-        lengths,
-        geometry.radial[edges],
-        edge_envelope,
-        pairs,
-        cosines,
-        legendre(cosines, N_ANGULAR),
-        envelope,
-    )
+    envelope, radial = edge_envelope[first] * edge_envelope[second], geometry.radial[edges]
+    angular = legendre(cosines, N_ANGULAR)
+    return TwoGraph(edges, nodes, units, lengths, radial, edge_envelope, pairs, cosines, angular, envelope)
 
 
 def legendre(x: Tensor, n: int) -> Tensor:
@@ -146,34 +138,24 @@ class TwoGraphInteraction(nn.Module):
 
     def __init__(self, channels: int, n_radial: int, width: int, neighbours: float) -> None:
         super().__init__()
-        self.width, self.scale = width, neighbours**-0.5
+        self.scale = neighbours**-0.5
         self.centre = nn.Linear(channels, width)
         self.neighbour = nn.Linear(channels, width, bias=False)
         self.radial = nn.Linear(n_radial, width, bias=False)
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.pair = EdgePairNetwork(width, width, width)
-        self.update = nn.Sequential(
-            nn.LayerNorm(channels + 2 * width),
-            nn.Linear(channels + 2 * width, 2 * channels),
-            nn.SiLU(),
-            nn.Linear(2 * channels, channels),
-        )
+        self.update = mlp(channels + 2 * width, 2 * channels, channels, norm=True)
 
     def forward(self, scalars: Tensor, graph: TwoGraph) -> tuple[Tensor, Tensor]:
         """Scalars ``[N, C]`` to updated scalars and the messages of the short edges, ``[S, width]``, zero at their
         cutoff.
         """
         i, j = graph.nodes
-        hidden = (
-            self.centre(scalars).index_select(0, i)
-            + self.neighbour(scalars).index_select(0, j)
-            + self.radial(graph.radial)
-        )
+        of_atoms = self.centre(scalars).index_select(0, i) + self.neighbour(scalars).index_select(0, j)
+        hidden = of_atoms + self.radial(graph.radial)
         messages = self.message(hidden) * graph.edge_envelope.unsqueeze(-1)
         # a message, and a pair of them, fades to zero before its edge leaves the graph
         cells = self.pair(messages, graph) * graph.envelope.unsqueeze(-1)
-        none = messages.new_zeros(len(scalars), self.width)
-        from_cells = torch.zeros_like(messages).index_add(0, graph.pairs[0], cells) * self.scale
-        by_edges = none.index_add(0, i, messages) * self.scale
-        by_cells = none.index_add(0, i, from_cells) * self.scale
+        from_cells = segment_sum(cells, graph.pairs[0], len(messages)) * self.scale
+        by_edges, by_cells = (segment_sum(m, i, len(scalars)) * self.scale for m in (messages, from_cells))
         return scalars + self.update(torch.cat([scalars, by_edges, by_cells], -1)), messages + from_cells

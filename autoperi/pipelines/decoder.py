@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from autoperi.data.random import torch_generator
-from autoperi.errors import StructureError
 from autoperi.geometry.distances import MIN_DISTANCE_RATIO, minimum_distance_ratios
 from autoperi.models.autoperi_gnn import AutoPeriGnn
 from autoperi.models.evaluate import evaluate
@@ -25,12 +24,8 @@ from autoperi.pipelines import flow
 from autoperi.pipelines.prototype_stream import OrbitCandidate
 from autoperi.processes.flow import crystal_noise
 from autoperi.processes.min_distance import FLOW_MIN_DISTANCE_RATIO
-from autoperi.symmetry.freedom import Freedom, Orbit, freedom_at_volume
-from autoperi.symmetry.spacegroup import primitive_transform, space_group
-from autoperi.symmetry.wyckoff import locate
+from autoperi.symmetry.freedom import Freedom, freedom_at_volume
 
-TOLERANCE = 1e-3
-"""How far, in fractions, an atom of a candidate may lie from its Wyckoff position."""
 DIGITS = 9
 """Decimals kept of coordinates: above float64 noise, so that no batch can change a result."""
 BATCH = 64
@@ -62,24 +57,23 @@ class Decoder:
         alone.
         """
         done = list(proposals)
-        near = [k for k, p in enumerate(done) if not p.new and not p.fallback and self.near_steps]
-        read = {k: _sites(done[k]) for k in near}
-        near = [k for k in near if read[k] is not None]
+        near = [k for k, p in enumerate(done) if p.sites and not p.new and self.near_steps]
         new = [k for k, p in enumerate(done) if p.new]
         with torch.no_grad():
             for rows in _batches(near):
-                moved = self._near([done[k] for k in rows], [read[k] or () for k in rows])
+                moved = self._near([done[k] for k in rows])
                 for k, proposal in zip(rows, moved, strict=True):
                     done[k] = proposal
             for k, proposal in zip(new, self._from_noise([done[k] for k in new], seed), strict=True):
                 done[k] = proposal
         return done
 
-    def _freedom(self, numbers: Sequence[int], sites: Sequence[Sequence[Orbit]]) -> tuple[Freedom, Tensor]:
-        return freedom_at_volume(numbers, sites, self.network.element_volume.double().cpu().numpy())
+    def _freedom(self, proposals: list[OrbitCandidate]) -> tuple[Freedom, Tensor]:
+        volumes = self.network.element_volume.double().cpu().numpy()
+        return freedom_at_volume([p.group.number for p in proposals], [p.sites or () for p in proposals], volumes)
 
-    def _near(self, proposals: list[OrbitCandidate], sites: list[Sequence[Orbit]]) -> list[OrbitCandidate]:
-        freedom, s = self._freedom([p.group.number for p in proposals], sites)
+    def _near(self, proposals: list[OrbitCandidate]) -> list[OrbitCandidate]:
+        freedom, s = self._freedom(proposals)
         start = freedom.coordinates(torch.as_tensor(np.stack([p.lattice for p in proposals])), s)
         freedom, start = freedom.to(device=self._device), start.to(self._device)
         still = torch.zeros_like(start)
@@ -98,7 +92,7 @@ class Decoder:
         found = []
         for rows in _batches(list(range(len(proposals))), max(1, BATCH // self.draws)):
             part = [proposals[k] for k in rows for _ in range(self.draws)]
-            freedom, _ = self._freedom([p.group.number for p in part], [p.sites or () for p in part])
+            freedom, _ = self._freedom(part)
             generators = [torch_generator(seed, p.index, k % self.draws) for k, p in enumerate(part)]
             noise = crystal_noise(freedom, generators).to(self._device)
             freedom = freedom.to(device=self._device)
@@ -124,25 +118,6 @@ class Decoder:
 
 def _batches(rows: list[int], size: int = BATCH) -> list[list[int]]:
     return [rows[k : k + size] for k in range(0, len(rows), size)]
-
-
-def _sites(proposal: OrbitCandidate) -> list[Orbit] | None:
-    """The orbits of a candidate, with the parameters it has; None where an atom lies on no Wyckoff position of its
-    group.
-    """
-    number = proposal.group.number
-    transform = primitive_transform(space_group(number))
-    found = []
-    for k in range(int(proposal.orbits.max()) + 1):
-        atoms = np.nonzero(proposal.orbits == k)[0]
-        try:
-            position, s = locate(proposal.frac_coords[atoms[0]] @ transform, number, tolerance=TOLERANCE)
-        except StructureError:
-            return None
-        if position.primitive_multiplicity != len(atoms):
-            return None
-        found.append(Orbit(int(proposal.numbers[atoms[0]]), position, s))
-    return found
 
 
 def _placed(proposals: Sequence[OrbitCandidate], freedom: Freedom, y: Tensor) -> list[OrbitCandidate]:

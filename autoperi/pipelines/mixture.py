@@ -20,6 +20,7 @@ from typing import NamedTuple
 from autoperi.models.orbit_network import OrbitNetwork
 from autoperi.prior.propose import Decoration, Proposer
 from autoperi.symmetry.orbit_grammar import Sentence, canonical, element_order
+from autoperi.symmetry.wyckoff import LETTERS
 
 MAX_ANSWERS_WEIGHED = 32
 """Answers of the prior that the network is asked about."""
@@ -132,8 +133,8 @@ class Mixture:
         library = self.proposer.library
         number = int(library["space_group"][candidate.prototype])
         letters: dict[int, list[int]] = {}
-        for slot, letter in library.letters(candidate.prototype):
-            letters.setdefault(candidate.elements[slot], []).append(letter)
+        for slot, position, _ in library.sites(candidate.prototype):
+            letters.setdefault(candidate.elements[slot], []).append(LETTERS.index(position.letter))
         return number, canonical(number, letters)[1]
 
 

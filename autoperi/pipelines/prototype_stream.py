@@ -75,8 +75,18 @@ def _from_decoration(
 ) -> OrbitCandidate:
     lattice, coords, numbers, orbits = proposer.crystal(decoration)
     group = group_of(int(proposer.library["space_group"][decoration.prototype])).primitive
+    sites = tuple(Orbit(decoration.elements[k], p, s) for k, p, s in proposer.library.sites(decoration.prototype))
     return OrbitCandidate(
-        index, lattice, coords, numbers, log_p, origin, group=group, orbits=orbits, prototype=decoration.prototype
+        index,
+        lattice,
+        coords,
+        numbers,
+        log_p,
+        origin,
+        group=group,
+        orbits=orbits,
+        prototype=decoration.prototype,
+        sites=sites,
     )
 
 
@@ -112,7 +122,9 @@ def _alike(request: Request, template: Template, mixture: Mixture) -> Iterator[O
     for index, (orbits, log_p) in enumerate(fillings(template, content, mixture.network)):
         coords, numbers, places = cell_of(orbits)
         lattice = template.lattice * ratio ** (1 / 3)
-        yield OrbitCandidate(index, lattice, coords, numbers, log_p, "like", group=group, orbits=places)
+        yield OrbitCandidate(
+            index, lattice, coords, numbers, log_p, "like", group=group, orbits=places, sites=tuple(orbits)
+        )
 
 
 def _for_composition(request: Request, mixture: Mixture) -> Iterator[OrbitCandidate | None]:

@@ -23,10 +23,10 @@ from autoperi.models.property_heads import encode, properties_of
 from autoperi.pipelines.cell_sizes import MAX_ATOMS, cell_size_log_probabilities
 from autoperi.pipelines.request import make_request
 from autoperi.pipelines.settings import Settings
-from autoperi.prior.locate import SYMPREC, log_probability_of
+from autoperi.prior.locate import log_probability_of
 from autoperi.prior.propose import Proposer
 from autoperi.progress import progress_bar
-from autoperi.symmetry.analysis import STRICT_SYMPREC, analyse
+from autoperi.symmetry.analysis import STRICT_SYMPREC, SYMPREC, analyse
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from autoperi.hub.bundle import Component, load_state, state_of
 from autoperi.hub.networks import fitting_config
 from autoperi.prior.library import FIELDS, OPTIONAL_FIELDS, PrototypeLibrary
@@ -17,17 +19,16 @@ def proposer_of(component: Component, **settings: float) -> Proposer:
     """
     with fitting_config("prior"):
         ranker = Ranker(**component.config)
-    tensors = component.tensors
-    own = {k.removeprefix("ranker."): v for k, v in tensors.items() if k.startswith("ranker.")}
+    own = {k.removeprefix("ranker."): v for k, v in component.tensors.items() if k.startswith("ranker.")}
     load_state(ranker, own, source="component 'prior'")
-    return Proposer(
-        PrototypeLibrary({k: tensors[k] for k in (*FIELDS, *OPTIONAL_FIELDS) if k in tensors}), ranker, **settings
-    )
+    return Proposer(PrototypeLibrary(_of_library(component.tensors)), ranker, **settings)
 
 
 def prior_component(library: PrototypeLibrary, ranker: Ranker) -> Component:
     """A learned prior as a component."""
-    tensors = {k: library.tensors[k] for k in (*FIELDS, *OPTIONAL_FIELDS) if k in library.tensors}
-    return Component(
-        config=dict(ranker.config), tensors=tensors | {f"ranker.{k}": v for k, v in state_of(ranker).items()}
-    )
+    own = {f"ranker.{k}": v for k, v in state_of(ranker).items()}
+    return Component(config=dict(ranker.config), tensors=_of_library(library.tensors) | own)
+
+
+def _of_library(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: tensors[k] for k in (*FIELDS, *OPTIONAL_FIELDS) if k in tensors}

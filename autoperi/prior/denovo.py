@@ -21,6 +21,7 @@ import torch
 
 from autoperi.chemistry.smact import smact_validity
 from autoperi.data.random import numpy_generator
+from autoperi.prior.fingerprint import tie_permutations
 from autoperi.prior.propose import KERNEL_WIDTH, Decoration, Proposer
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -71,14 +72,10 @@ class DeNovo:
         self.proposer, self.library, self.constraints, self.seed = proposer, proposer.library, constraints, seed
         library = self.library
         self.owner = np.repeat(np.arange(len(library)), np.diff(library["member_start"]))
-        familiar = (
-            np.bincount(library["member_elements"].ravel(), minlength=MAX_ATOMIC_NUMBER + 1) >= MIN_MEMBERS_PER_ELEMENT
-        )
-        familiar[0] = False
-        allowed: Collection[int] = (
-            constraints.elements if constraints.elements is not None else np.nonzero(familiar)[0].tolist()
-        )
-        self.allowed = np.array(sorted(set(allowed) - constraints.excluded), int)
+        members = np.bincount(library["member_elements"].ravel(), minlength=MAX_ATOMIC_NUMBER + 1)
+        familiar = set(np.nonzero(members >= MIN_MEMBERS_PER_ELEMENT)[0].tolist()) - {0}
+        allowed = familiar if constraints.elements is None else constraints.elements
+        self.allowed = np.array(sorted(allowed - constraints.excluded), int)
         self.rows = np.nonzero(self._fitting()[self.owner])[0]
         self.weights = self._weights()
         self._steps = np.cumsum(self.weights)
@@ -98,13 +95,8 @@ class DeNovo:
         c, library = self.constraints, self.library
         n_atoms = np.array([sum(counts) for counts in library.counts])
         n_slots = np.array([len(counts) for counts in library.counts])
-        fits = (
-            (n_atoms >= c.min_atoms)
-            & (n_atoms <= c.max_atoms)
-            & (n_slots >= c.min_elements)
-            & (n_slots <= c.max_elements)
-        )
-        fits &= n_slots <= len(self.allowed)
+        fits = (n_atoms >= c.min_atoms) & (n_atoms <= c.max_atoms)
+        fits &= (n_slots >= c.min_elements) & (n_slots <= min(c.max_elements, len(self.allowed)))
         if c.space_group is not None:
             fits &= library["space_group"] == c.space_group
         if c.elements is not None:
@@ -132,10 +124,9 @@ class DeNovo:
     def _frequencies(self) -> np.ndarray:
         """How common each element is among the slots of the reference, ``[119]``; those of no member are 0."""
         elements, weight = self.library["member_elements"], self.library["member_weight"].astype(float)
-        count = np.bincount(elements.ravel(), minlength=MAX_ATOMIC_NUMBER + 1).astype(float)
-        count = count * 1e-3 + np.bincount(
-            elements.ravel(), np.repeat(weight, elements.shape[1]), MAX_ATOMIC_NUMBER + 1
-        )
+        flat, size = elements.ravel(), MAX_ATOMIC_NUMBER + 1
+        count = np.bincount(flat, minlength=size).astype(float)
+        count = count * 1e-3 + np.bincount(flat, np.repeat(weight, elements.shape[1]), size)
         count[0] = 0.0
         if self.constraints.elements is not None:
             # asked for by name, an element that no member has is drawn like a rare one
@@ -202,7 +193,7 @@ class DeNovo:
 
     def same(self, v: int, elements: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
         """All (prototype, elements) that match this one by the library's table, itself first."""
-        choices = self.library.assignments(self.library.counts[v])
+        choices = tie_permutations(self.library.counts[v])
         others = [(b, tuple(elements[s] for s in choices[q])) for b, q in self.library.matches.get(v, [])]
         return [(v, elements), *others]
 

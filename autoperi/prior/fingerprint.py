@@ -15,6 +15,7 @@ import torch
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
+from autoperi.geometry.segments import segment_sum
 
 CUTOFF = 2.0
 """Reach in units of (V/N)^(1/3): two to three coordination shells."""
@@ -65,13 +66,17 @@ def fingerprints(
         most = max(n_slots[start : start + len(chunk)])
         # crystal, slot of the centre and slot of the neighbour as one number, so that one index_add fills all tables
         key = (crystal * most + slots[graph.edge_index[0]]) * most + slots[graph.edge_index[1]]
-        table = torch.zeros(len(chunk) * most * most, len(CENTRES), dtype=values.dtype).index_add(0, key, values)
-        counts = torch.zeros(len(chunk) * most, dtype=values.dtype).index_add(
-            0, batch.batch * most + slots, torch.ones(len(slots), dtype=values.dtype)
-        )
+        table = segment_sum(values, key, len(chunk) * most * most)
+        counts = torch.bincount(batch.batch * most + slots, minlength=len(chunk) * most).to(values.dtype)
         table = table.view(len(chunk), most, most, -1) / counts.view(len(chunk), most, 1, 1).clamp(min=1)
         out += [table[k, :s, :s].numpy().astype(np.float32) for k, s in enumerate(n_slots[start : start + len(chunk)])]
     return out
+
+
+def renumbered_distances(one: np.ndarray, many: np.ndarray, counts: Sequence[int], p: Sequence[int]) -> np.ndarray:
+    """Root mean square differences ``[M]`` of ``one``, its slots renumbered by p, to ``many``."""
+    weight = (np.asarray(counts, float) / sum(counts))[:, None, None] / len(CENTRES)
+    return np.sqrt((weight * (many - one[np.ix_(p, p)]) ** 2).sum((1, 2, 3)))
 
 
 def distances(one: np.ndarray, many: np.ndarray, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,11 +91,9 @@ def distances(one: np.ndarray, many: np.ndarray, counts: Sequence[int]) -> tuple
         Root mean square differences ``[M]`` and, for each, the index into :func:`tie_permutations` of the renumbering
         of ``one`` that reaches it: slot s of ``many`` is slot p[s] of ``one``.
     """
-    weight = np.asarray(counts, float) / sum(counts)
-    weight = (weight[:, None] * np.ones(len(counts)))[..., None] / len(CENTRES)
     best, which = np.full(len(many), np.inf), np.zeros(len(many), int)
     for k, p in enumerate(tie_permutations(counts)):
-        d = np.sqrt((weight * (many - one[np.ix_(p, p)]) ** 2).sum((1, 2, 3)))
+        d = renumbered_distances(one, many, counts, p)
         which[d < best], best = k, np.minimum(d, best)
     return best, which
 

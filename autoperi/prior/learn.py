@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from autoperi.errors import StructureError
-from autoperi.geometry.lattice import from_log_metric, to_log_metric
-from autoperi.prior.fingerprint import all_distances, fingerprints, slot_order, tie_permutations
-from autoperi.prior.library import PrototypeLibrary
+from autoperi.geometry.lattice import to_log_metric
+from autoperi.prior.fingerprint import all_distances, fingerprints, renumbered_distances, slot_order, tie_permutations
+from autoperi.prior.library import PrototypeLibrary, unit_cell
 from autoperi.symmetry.analysis import SYMPREC_LADDER, SymmetryInfo, analyse, project_coordinates, symmetrize_lattice
 from autoperi.symmetry.spacegroup import space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -102,10 +102,8 @@ def cluster(
             medoid = best[np.argmin([(apart[b] * (near[b] & free)).sum() for b in best])]
             chosen = near[medoid] & free
             chosen[medoid] = True
-            members = [
-                (index[j], permutations[which[j, medoid]] if j != medoid else permutations[0])
-                for j in np.nonzero(chosen)[0]
-            ]
+            which[medoid, medoid] = 0  # itself as it is
+            members = [(index[j], permutations[which[j, medoid]]) for j in np.nonzero(chosen)[0]]
             clusters.append(Cluster(number, counts, index[medoid], members))
             free &= ~chosen
     return clusters
@@ -131,11 +129,9 @@ def mean_geometry(c: Cluster, standards: Sequence[Standard]) -> tuple[np.ndarray
             moves.append(move)
             shapes.append(shape)
     group = space_group(c.number).primitive
-    coords = (
-        project_coordinates(base + np.mean(moves, 0), medoid.slots, group, tolerance=0.15) if len(moves) > 1 else base
-    )
-    k6 = torch.as_tensor(np.concatenate([[0.0], np.mean(shapes, 0)[1:]]))
-    lattice = symmetrize_lattice(from_log_metric(k6[None])[0].numpy(), group.rotations)
+    mean = base + np.mean(moves, 0)
+    coords = project_coordinates(mean, medoid.slots, group, tolerance=0.15) if len(moves) > 1 else base
+    lattice = symmetrize_lattice(unit_cell(np.mean(shapes, 0)[1:]), group.rotations)
     return coords, to_log_metric(torch.as_tensor(lattice)[None])[0, 1:].numpy()
 
 
@@ -165,12 +161,10 @@ def _align(base: np.ndarray, base_slots: np.ndarray, coords: np.ndarray, slots: 
     return best
 
 
-def _unit(lattice: np.ndarray, n: int) -> np.ndarray:
-    return lattice * (n / abs(np.linalg.det(lattice))) ** (1 / 3)
-
-
 def _log_metric(lattice: np.ndarray, n: int) -> np.ndarray:
-    return to_log_metric(torch.as_tensor(_unit(lattice, n))[None])[0].numpy()
+    """Log-metric coordinates ``[6]`` of a cell of n atoms at unit volume per atom."""
+    unit = lattice * (n / abs(np.linalg.det(lattice))) ** (1 / 3)
+    return to_log_metric(torch.as_tensor(unit)[None])[0].numpy()
 
 
 def match_table(
@@ -181,18 +175,13 @@ def match_table(
     track: Track = _silent,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (a, b) and permutations p such that slot s of b is slot p[s] of a and their crystals match."""
-    from pymatgen.core import Lattice, Structure
+    from pymatgen.core import Structure
 
     from autoperi.metrics.match import matcher
 
     def crystal(k: int, p: Sequence[int]) -> Structure:
         coords, shape = geometry[k]
-        k6 = torch.as_tensor(np.concatenate([[0.0], shape]))
-        return Structure(
-            Lattice(from_log_metric(k6[None])[0].numpy()),
-            np.argsort(p)[standards[clusters[k].medoid].slots] + 1,
-            coords,
-        )
+        return Structure(unit_cell(shape), np.argsort(p)[standards[clusters[k].medoid].slots] + 1, coords)
 
     buckets = defaultdict(list)
     for k, c in enumerate(clusters):
@@ -203,26 +192,19 @@ def match_table(
         if len(permutations) * len(index) == 1:
             continue
         table = np.stack([prints[clusters[k].medoid] for k in index])
-        weight = (np.asarray(counts, float) / sum(counts))[:, None, None] / table.shape[-1]
         for i, a in enumerate(index):
             for q, p in enumerate(permutations[:24]):
-                d = np.sqrt((weight * (table[i:] - table[i][np.ix_(p, p)]) ** 2).sum((1, 2, 3)))
+                d = renumbered_distances(table[i], table[i:], counts, p)
                 near += [(a, index[i + j], q, p) for j in np.nonzero(d < MAX_MATCH_DISTANCE)[0] if j or q]
     judge = matcher()
-    pairs: list[tuple[int, int]] = []
-    indices: list[int] = []
+    found: list[tuple[int, int, int]] = []
     for a, b, q, p in track(near, "matching"):
-        if sum(clusters[a].counts) > MAX_MATCH_ATOMS:
-            continue
         permutations = tie_permutations(clusters[a].counts)
-        if judge.fit(crystal(a, p), crystal(b, permutations[0])):
-            pairs.append((a, b))
-            indices.append(q)
+        if sum(clusters[a].counts) <= MAX_MATCH_ATOMS and judge.fit(crystal(a, p), crystal(b, permutations[0])):
             inverse = permutations.index(tuple(int(v) for v in np.argsort(p)))
-            if a != b or inverse != q:
-                pairs.append((b, a))
-                indices.append(inverse)
-    return np.array(pairs, np.int32).reshape(-1, 2), np.array(indices, np.int16)
+            found += [(a, b, q)] if a == b and inverse == q else [(a, b, q), (b, a, inverse)]
+    table = np.array(found, np.int32).reshape(-1, 3)
+    return table[:, :2], table[:, 2].astype(np.int16)
 
 
 def additive_volumes(compositions: np.ndarray, volumes: np.ndarray) -> np.ndarray:
@@ -261,45 +243,40 @@ def learn_library(
         clusters = cluster(standards, prints)
         geometry = [mean_geometry(c, standards) for c in track(clusters, "aligning")]
         pairs, permutations = match_table(clusters, geometry, standards, prints, track)
-    counts = np.stack(
-        [np.bincount(s.info.primitive_numbers, minlength=MAX_ATOMIC_NUMBER + 1) for s in standards]
-    ).astype(float)
+    contents = [np.bincount(s.info.primitive_numbers, minlength=MAX_ATOMIC_NUMBER + 1) for s in standards]
+    counts = np.stack(contents).astype(float)
     volumes = np.array([abs(np.linalg.det(s.info.primitive_lattice)) for s in standards])
     element_volume = additive_volumes(counts, volumes)
     log_ratio = np.log(volumes / (counts @ element_volume))
 
-    slots_most = max(len(c.counts) for c in clusters)
-    orbit_slot, orbit_coord, orbit_start, members, owner, origin, offsets = [], [], [0], [], [], [], []
-    for v, (c, (coords, _)) in enumerate(zip(clusters, geometry, strict=True)):
+    orbit_slots, orbit_coords = [], []
+    for c, (coords, _) in zip(clusters, geometry, strict=True):
         medoid = standards[c.medoid]
         first = np.unique(medoid.info.primitive_equivalent_atoms)
-        orbit_slot += medoid.slots[first].tolist()
-        orbit_coord += np.round(coords[first] % 1.0, 4).tolist()
-        orbit_start.append(len(orbit_slot))
-        for k, p in c.members:
-            row = np.zeros(slots_most, np.uint8)
-            row[: len(p)] = standards[k].elements[list(p)]
-            members.append(row)
-            owner.append(v)
-            origin.append(source[k])
-            offsets.append(log_ratio[k])
-    flat_counts = [n for c in clusters for n in c.counts]
+        orbit_slots.append(medoid.slots[first])
+        orbit_coords.append(np.round(coords[first] % 1.0, 4))
+    rows = [member for c in clusters for member in c.members]
+    elements = np.zeros((len(rows), max(len(c.counts) for c in clusters)), np.uint8)
+    for row, (k, p) in zip(elements, rows, strict=True):
+        row[: len(p)] = standards[k].elements[list(p)]
+    crystal = [k for k, _ in rows]
+    sizes = [len(c.members) for c in clusters]
     tensors = {
         "space_group": torch.tensor([c.number for c in clusters], dtype=torch.uint8),
         "slot_start": _starts([len(c.counts) for c in clusters]),
-        "slot_count": torch.tensor(flat_counts, dtype=torch.uint8),
-        "orbit_start": torch.tensor(orbit_start, dtype=torch.int32),
-        "orbit_slot": torch.tensor(orbit_slot, dtype=torch.uint8),
-        "orbit_coord": torch.tensor(orbit_coord, dtype=torch.float32),
+        "slot_count": torch.tensor([n for c in clusters for n in c.counts], dtype=torch.uint8),
+        "orbit_start": _starts([len(slots) for slots in orbit_slots]),
+        "orbit_slot": torch.tensor(np.concatenate(orbit_slots), dtype=torch.uint8),
+        "orbit_coord": torch.tensor(np.concatenate(orbit_coords), dtype=torch.float32),
         "shape": torch.tensor(np.stack([g[1] for g in geometry]), dtype=torch.float32),
-        "member_start": _starts([len(c.members) for c in clusters]),
-        "member_elements": torch.tensor(np.stack(members)),
-        "member_volume": torch.tensor(np.round(offsets, 4), dtype=torch.float32),
+        "member_start": _starts(sizes),
+        "member_elements": torch.tensor(elements),
+        "member_volume": torch.tensor(np.round(log_ratio[crystal], 4), dtype=torch.float32),
         "match_pair": torch.tensor(pairs),
         "match_permutation": torch.tensor(permutations),
         "element_volume": torch.tensor(element_volume, dtype=torch.float32),
     }
-    return PrototypeLibrary(tensors), np.array(owner), np.array(origin)
+    return PrototypeLibrary(tensors), np.repeat(np.arange(len(clusters)), sizes), np.array(source)[crystal]
 
 
 def _starts(lengths: Sequence[int]) -> torch.Tensor:

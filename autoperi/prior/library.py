@@ -18,10 +18,9 @@ from torch import Tensor
 
 from autoperi.errors import WeightsError
 from autoperi.geometry.lattice import from_log_metric
-from autoperi.prior.fingerprint import tie_permutations
 from autoperi.symmetry.analysis import orbit, site_symmetry_projector, symmetrize_lattice
 from autoperi.symmetry.spacegroup import primitive_transform, space_group
-from autoperi.symmetry.wyckoff import LETTERS, locate
+from autoperi.symmetry.wyckoff import WyckoffPosition, locate
 
 SITE_TOLERANCE = 2e-4
 """Fractional distance within which a stored coordinate lies on a special position: twice its rounding."""
@@ -122,29 +121,25 @@ class PrototypeLibrary:
             slots += [int(self["orbit_slot"][k])] * len(images)
             orbits += [k - a] * len(images)
         coords = np.concatenate(points)
-        k6 = torch.cat([torch.zeros(1, dtype=torch.float64), torch.as_tensor(self["shape"][v]).to(torch.float64)])
-        lattice = symmetrize_lattice(from_log_metric(k6[None])[0].numpy(), group.rotations)
+        lattice = symmetrize_lattice(unit_cell(self["shape"][v]), group.rotations)
         lattice = lattice * (len(coords) / abs(np.linalg.det(lattice))) ** (1 / 3)
         return lattice, coords % 1.0, np.array(slots), np.array(orbits)
 
     @lru_cache(maxsize=4096)  # noqa: B019  a library lives as long as its model
-    def letters(self, v: int) -> tuple[tuple[int, int], ...]:
-        """Slot and Wyckoff letter (as an index) of each orbit of prototype ``v``."""
+    def sites(self, v: int) -> tuple[tuple[int, WyckoffPosition, np.ndarray], ...]:
+        """Slot, Wyckoff position and parameters s ``[3]`` of each orbit of the skeleton of prototype ``v``."""
         number = int(self["space_group"][v])
-        transform = primitive_transform(space_group(number))
-        a, b = self["orbit_start"][v : v + 2]
-        found = []
-        for k in range(a, b):
-            position, _ = locate(
-                self["orbit_coord"][k].astype(np.float64) @ transform, number, tolerance=SITE_TOLERANCE
-            )
-            found.append((int(self["orbit_slot"][k]), LETTERS.index(position.letter)))
-        return tuple(found)
+        _, coords, slots, orbits = self.skeleton(v)
+        first = np.unique(orbits, return_index=True)[1]
+        points = coords[first] @ primitive_transform(space_group(number))
+        return tuple((int(slots[k]), *locate(x, number)) for k, x in zip(first, points, strict=True))
 
     def additive_volume(self, elements: Sequence[int], counts: Sequence[int]) -> float:
         """Sum of the elements' additive volumes in Å³."""
         return float(sum(c * self["element_volume"][z] for z, c in zip(elements, counts, strict=True)))
 
-    def assignments(self, counts: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """The ways to give elements (sorted by count) to slots: element of slot s is ``elements[p[s]]``."""
-        return tie_permutations(counts)
+
+def unit_cell(shape: np.ndarray) -> np.ndarray:
+    """The cell ``[3, 3]`` of unit volume with the log-metric shape coordinates ``[5]``."""
+    k = torch.as_tensor(np.concatenate([[0.0], shape.astype(np.float64)]))
+    return from_log_metric(k[None])[0].numpy()

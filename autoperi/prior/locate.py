@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from autoperi.errors import StructureError
 from autoperi.prior.fingerprint import distances, fingerprints, slot_order, tie_permutations
 from autoperi.prior.propose import Proposer, answers
-from autoperi.symmetry.analysis import SYMPREC, SymmetryInfo, analyse
+from autoperi.symmetry.analysis import SymmetryInfo
 
 MAX_FINGERPRINT_DISTANCE = 0.35
 """Fingerprint distance beyond which a crystal is of no known prototype: most pairs within it match."""
 
 
-def log_probability(proposer: Proposer, lattice: ArrayLike, frac_coords: ArrayLike, numbers: ArrayLike) -> float | None:
+def log_probability_of(proposer: Proposer, info: SymmetryInfo) -> float | None:
     """ln p(prototype, assignment | composition, cell size) of a crystal, with all that match it; None where it is of no
     known prototype.
-    """
-    try:
-        return log_probability_of(proposer, analyse(lattice, frac_coords, numbers, symprec=SYMPREC))
-    except StructureError:
-        return None
 
-
-def log_probability_of(proposer: Proposer, info: SymmetryInfo) -> float | None:
-    """:func:`log_probability` of a crystal whose symmetry has been analysed already, at
-    :data:`~autoperi.symmetry.analysis.SYMPREC`.
+    Args:
+        proposer: the prior.
+        info: the crystal, analysed at :data:`~autoperi.symmetry.analysis.SYMPREC`.
     """
     elements, slots, counts = slot_order(info.primitive_numbers)
     bucket = proposer.bucket(counts)

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 
+from autoperi.geometry.segments import segment_sum
 from autoperi.prior.fingerprint import fingerprints, slot_order
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.prior.ranker import Bucket, Ranker, make_bucket
@@ -53,6 +54,10 @@ class Proposer:
         denovo_temperature: T of draws without a composition, in units of the element distance
             (:mod:`autoperi.prior.denovo`).
         denovo_known: share of those draws that may be known crystals.
+
+    Attributes:
+        bucket: from counts to their prototypes (:func:`~autoperi.prior.ranker.make_bucket`), cached.
+        prints: from counts to fingerprints of their prototypes, ``[V, S, S, bins]``, cached.
     """
 
     def __init__(
@@ -68,22 +73,14 @@ class Proposer:
         self.denovo_temperature, self.denovo_known = denovo_temperature, denovo_known
         # float64, and probabilities rounded below: the order of near ties must not depend on threads
         self.library, self.ranker = library, ranker.double().eval()
-        self._bucket = lru_cache(maxsize=256)(lambda counts: make_bucket(library, counts))
-        self._prints = lru_cache(maxsize=256)(self._fingerprints)
+        self.bucket = lru_cache(maxsize=256)(partial(make_bucket, library))
+        self.prints = lru_cache(maxsize=256)(self._fingerprints)
 
     def with_settings(self, **settings: float) -> Proposer:
         """Another with the same library, ranker and caches, and other settings of the constructor."""
         other = copy(self)
         vars(other).update(settings)
         return other
-
-    def bucket(self, counts: tuple[int, ...]) -> Bucket | None:
-        """Prototypes of these counts, cached."""
-        return self._bucket(counts)
-
-    def prints(self, counts: tuple[int, ...]) -> np.ndarray:
-        """Fingerprints of the prototypes of these counts, ``[V, S, S, bins]``, cached."""
-        return self._prints(counts)
 
     def _fingerprints(self, counts: tuple[int, ...]) -> np.ndarray:
         cells = [self.library.skeleton(int(v)) for v in self.library.by_counts[counts]]
@@ -179,10 +176,7 @@ def _known(bucket: Bucket, ordered: Sequence[int]) -> torch.Tensor:
     """Members of each decoration that are exactly the query, ``[V·P]``."""
     placed = torch.tensor(ordered)[torch.as_tensor(bucket.assignments)]  # [P, S]
     same = (placed[:, None] == bucket.member_elements[None]).all(-1).double()  # [P, M]
-    count = torch.zeros(len(placed), len(bucket.prototypes), dtype=torch.float64).index_add(
-        1, bucket.member_owner, same
-    )
-    return count.T.reshape(-1)
+    return segment_sum(same.T, bucket.member_owner, len(bucket.prototypes)).reshape(-1)
 
 
 def answers(p: torch.Tensor, bucket: Bucket, limit: int) -> list[tuple[int, float, list[int]]]:

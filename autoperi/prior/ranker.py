@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoperi.nn.mlp import mlp
+from autoperi.prior.fingerprint import tie_permutations
 from autoperi.prior.library import PrototypeLibrary
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -69,7 +70,8 @@ def make_bucket(library: PrototypeLibrary, counts: tuple[int, ...]) -> Bucket | 
     prototypes = library.by_counts.get(counts)
     if prototypes is None:
         return None
-    assignments = library.assignments(counts)[:MAX_ASSIGNMENTS]
+    permutations = tie_permutations(counts)
+    assignments = permutations[:MAX_ASSIGNMENTS]
     place = {p: k for k, p in enumerate(assignments)}
     row = {int(v): k for k, v in enumerate(prototypes)}
     rows = [library.members(int(v)) for v in prototypes]
@@ -77,20 +79,13 @@ def make_bucket(library: PrototypeLibrary, counts: tuple[int, ...]) -> Bucket | 
     n_orbits = np.diff(library["orbit_start"])[prototypes]
     groups = library["space_group"][prototypes].astype(int)
     weight = np.bincount(library["space_group"], weights=np.diff(starts), minlength=231)
-    static = np.stack(
-        [
-            np.log(weight[groups] / weight.sum()),
-            n_orbits / sum(counts),
-            (n_orbits == len(counts)).astype(float),
-            np.full(len(groups), np.log(sum(counts))),
-            np.full(len(groups), float(len(counts))),
-        ],
-        -1,
-    )
+    rarity, share = np.log(weight[groups] / weight.sum()), n_orbits / sum(counts)
+    columns = (rarity, share, n_orbits == len(counts), np.log(sum(counts)), len(counts))
+    static = np.stack(np.broadcast_arrays(*columns), -1)
     links = []
     for k, v in enumerate(prototypes):
         for other, q in library.matches.get(int(v), []):
-            p = library.assignments(counts)[q]  # slot s of `other` is slot p[s] of v
+            p = permutations[q]  # slot s of `other` is slot p[s] of v
             for i, sigma in enumerate(assignments):
                 j = place.get(tuple(sigma[s] for s in p))
                 if j is not None:
@@ -128,14 +123,7 @@ class Ranker(nn.Module):
             start[:, : descriptors.shape[1]] = torch.as_tensor(descriptors, dtype=torch.float32) * 0.25
         self.elements = nn.Parameter(start)
         self.widths = nn.Parameter(torch.log(torch.tensor(KERNEL_WIDTHS)))
-        self.score = nn.Sequential(
-            nn.BatchNorm1d(N_FEATURES, affine=False),
-            nn.Linear(N_FEATURES, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, 1),
-        )
+        self.score = nn.Sequential(nn.BatchNorm1d(N_FEATURES, affine=False), *mlp(N_FEATURES, hidden, hidden, 1))
 
     def element_distance(self) -> Tensor:
         """Distances between elements, ``[119, 119]``."""
@@ -180,12 +168,7 @@ class Ranker(nn.Module):
         count = total(torch.ones_like(mean))
         exists = count > 0
         widths = self.widths.exp()
-        columns, kernels = [], []
-        for source in (mean, mixed):
-            for w in widths:
-                kernel = total(torch.exp(-source / w))
-                kernels.append(kernel)
-                columns.append(torch.log(kernel + _FLOOR))
+        columns = [torch.log(total(torch.exp(-source / w)) + _FLOOR) for source in (mean, mixed) for w in widths]
         nearest, nearest_worst = least(mean), least(worst)
         # members of exactly these elements here, and in all other decorations of the query
         exact = total((mean.detach() < 1e-3).to(table.dtype))
@@ -194,15 +177,8 @@ class Ranker(nn.Module):
         soft = torch.exp(-mean.detach() / 0.3) + 1e-6
         volume = total(soft * bucket.member_volume.to(table.dtype)) / total(soft).clamp(min=1e-12)
         share = count / count.sum(-1, keepdim=True).clamp(min=1)
-        columns += [
-            -nearest,
-            -nearest_worst,
-            torch.log(count.clamp(min=0.5)),
-            torch.log(share.clamp(min=1e-4)),
-            torch.log1p(exact),
-            (known > 0).to(table.dtype).expand_as(exact),
-            volume,
-        ]
+        columns += [-nearest, -nearest_worst, torch.log(count.clamp(min=0.5)), torch.log(share.clamp(min=1e-4))]
+        columns += [torch.log1p(exact), (known > 0).to(table.dtype).expand_as(exact), volume]
         columns += [bucket.static[:, k].to(table.dtype).expand(q, p, v) for k in range(bucket.static.shape[1])]
         stacked = torch.stack(columns, -1)  # [Q, P, V, F]
 
@@ -221,36 +197,26 @@ class Ranker(nn.Module):
         return torch.log_softmax(values.view(q, c), -1), volume
 
 
-@dataclass
-class RankerData:
-    """Queries for training: every member row of a library, by bucket."""
-
-    library: PrototypeLibrary
-    owner: np.ndarray
-
-    @cached_property
-    def buckets(self) -> list[tuple[Bucket, Tensor, Tensor, Tensor]]:
-        """(bucket, query elements ``[Q, S]``, own member row ``[Q]``, target decoration ``[Q]``) with more than one
-        member.
-        """
-        out = []
-        for counts in self.library.by_counts:
-            bucket = make_bucket(self.library, counts)
-            if bucket is None or len(bucket.member_owner) < 2:
-                continue
-            place = {tuple(p): k for k, p in enumerate(bucket.assignments.tolist())}
-            queries, rows, targets = [], [], []
-            for m, (row, owner) in enumerate(
-                zip(bucket.member_elements.tolist(), bucket.member_owner.tolist(), strict=True)
-            ):
-                ordered, assignment = sort_elements(row, counts)
-                k = place.get(assignment)
-                if k is not None:
-                    queries.append(ordered)
-                    rows.append(m)
-                    targets.append(owner * len(bucket.assignments) + k)
-            out.append((bucket, torch.tensor(queries), torch.tensor(rows), torch.tensor(targets)))
-        return out
+def training_queries(library: PrototypeLibrary) -> list[tuple[Bucket, Tensor, Tensor, Tensor]]:
+    """Queries for training, every member row of a library: (bucket, query elements ``[Q, S]``, own member row ``[Q]``,
+    target decoration ``[Q]``) of each bucket with more than one member.
+    """
+    out = []
+    for counts in library.by_counts:
+        bucket = make_bucket(library, counts)
+        if bucket is None or len(bucket.member_owner) < 2:
+            continue
+        place = {tuple(p): k for k, p in enumerate(bucket.assignments.tolist())}
+        queries, rows, targets = [], [], []
+        members = zip(bucket.member_elements.tolist(), bucket.member_owner.tolist(), strict=True)
+        for m, (row, owner) in enumerate(members):
+            ordered, assignment = sort_elements(row, counts)
+            if assignment in place:
+                queries.append(ordered)
+                rows.append(m)
+                targets.append(owner * len(place) + place[assignment])
+        out.append((bucket, torch.tensor(queries), torch.tensor(rows), torch.tensor(targets)))
+    return out
 
 
 def sort_elements(by_slot: Sequence[int], counts: Sequence[int]) -> tuple[list[int], tuple[int, ...]]:
@@ -272,7 +238,6 @@ def ranking_loss(log_p: Tensor, bucket: Bucket, targets: Tensor) -> tuple[Tensor
 
 def train_ranker(
     library: PrototypeLibrary,
-    owner: np.ndarray,
     *,
     descriptors: np.ndarray,
     epochs: int = 12,
@@ -285,20 +250,18 @@ def train_ranker(
 
     Args:
         library: the prototypes.
-        owner: prototype of each member row (see ``learn_library``).
         descriptors: start of the element embedding.
         epochs, seed, chunk: of the optimisation; ``chunk`` bounds the queries of one step.
         report: called with a dictionary after each epoch.
         config: of :class:`Ranker`.
     """
-    data = RankerData(library, owner).buckets
+    data = training_queries(library)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         ranker = Ranker(descriptors=descriptors, **config)
         nn.init.zeros_(cast("nn.Linear", ranker.score[-1]).weight)
-        ranker.elements.data[:, descriptors.shape[1] :] = 0.02 * torch.randn_like(
-            ranker.elements.data[:, descriptors.shape[1] :]
-        )
+        rest = ranker.elements.data[:, descriptors.shape[1] :]
+        rest.copy_(0.02 * torch.randn_like(rest))
     steps = [
         (b, part)
         for b, (_, queries, _, _) in enumerate(data)
@@ -332,8 +295,7 @@ def train_ranker(
                 (loss.sum() / 100).backward()
                 answered += len(loss)
                 losses += float(loss.sum().detach())
-                mass = bucket.linked(log_p.detach().exp())
-                top = mass.argmax(-1)
+                top = bucket.linked(log_p.detach().exp()).argmax(-1)
                 hit = torch.zeros_like(log_p).scatter_(1, top[:, None], 1.0)
                 hits += float((bucket.linked(hit)[torch.arange(len(part)), targets[part]] > 0)[reachable].sum())
                 n += len(loss)

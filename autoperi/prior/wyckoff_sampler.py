@@ -63,9 +63,6 @@ class SampledCrystal:
         numbers: atomic numbers, ``[n]``, ascending.
         orbits: index of each atom's orbit, ``[n]``, 0 to ``len(letters) - 1``.
         letters: Wyckoff letter of each orbit.
-        log_p_orbits: natural log of the probability with which the choice of orbits was *proposed*: its weight,
-            exp(:data:`FREEDOM_GAIN` × free coordinates - :data:`ORBIT_COST` × orbits), over the sum of weights of all
-            exact covers. Covers that seldom survive the later checks come back less often than this.
     """
 
     lattice: FloatArray
@@ -73,7 +70,6 @@ class SampledCrystal:
     numbers: IntArray
     orbits: IntArray
     letters: tuple[str, ...]
-    log_p_orbits: float
 
 
 def sample_crystal(
@@ -107,7 +103,7 @@ def sample_crystal(
     """
     counts = _check(numbers_and_counts, volume)
     covers = _covers(check_number(group_number), tuple(counts.values()))
-    if not covers.exists:
+    if covers.log_total == -np.inf:
         return None
     elements, radii = list(counts), covalent_radii()
     for _ in range(attempts):
@@ -122,9 +118,7 @@ def sample_crystal(
         numbers = np.repeat(np.array([z for z, _ in orbits], dtype=np.int64), sizes)
         if _is_exactly(lattice, coords, numbers, group_number):
             letters = tuple(position.letter for _, position in orbits)
-            return SampledCrystal(
-                lattice, coords, numbers, np.repeat(np.arange(len(orbits)), sizes), letters, covers.log_p(chosen)
-            )
+            return SampledCrystal(lattice, coords, numbers, np.repeat(np.arange(len(orbits)), sizes), letters)
     return None
 
 
@@ -176,23 +170,17 @@ class Covers:
         self._memo: dict[tuple[int, tuple[int, ...]], float] = {}
         self.log_total = self._value(0, self._left)
 
-    @property
-    def exists(self) -> bool:
-        """Whether there is any cover."""
-        return self.log_total > -np.inf
-
     def _options(self, e: int, left: tuple[int, ...]) -> list[tuple[tuple[int, ...], float]]:
         """How many fixed positions of each size element e takes, and the log weight of all covers of e, e+1, … that
         follow.
         """
         count, options = self.counts[e], []
-        for used in product(
-            *(range(min(many, count // size) + 1) for many, size in zip(left, self._fixed, strict=True))
-        ):
+        most = (min(many, count // size) for many, size in zip(left, self._fixed, strict=True))
+        for used in product(*(range(n + 1) for n in most)):
             rest = count - sum(u * size for u, size in zip(used, self._fixed, strict=True))
             if rest < 0 or self._multisets[0, rest] == -np.inf:
                 continue
-            ways = math.prod(math.comb(many, u) for many, u in zip(left, used, strict=True))
+            ways = math.prod(map(math.comb, left, used))
             after = self._value(e + 1, tuple(many - u for many, u in zip(left, used, strict=True)))
             if after > -np.inf:
                 options.append((used, math.log(ways) - self.cost * sum(used) + float(self._multisets[0, rest]) + after))
@@ -201,11 +189,9 @@ class Covers:
     def _value(self, e: int, left: tuple[int, ...]) -> float:
         if e == len(self.counts):
             return 0.0
-        key = (e, left)
-        if key not in self._memo:
-            options = self._options(e, left)
-            self._memo[key] = float(np.logaddexp.reduce([w for _, w in options])) if options else -math.inf
-        return self._memo[key]
+        if (e, left) not in self._memo:
+            self._memo[e, left] = float(np.logaddexp.reduce([-np.inf, *(w for _, w in self._options(e, left))]))
+        return self._memo[e, left]
 
     def draw(self, generator: np.random.Generator) -> list[list[WyckoffPosition]]:
         """One cover with probability proportional to its weight: the positions of each element, in order of letters."""
@@ -213,13 +199,13 @@ class Covers:
         left, cover = self._left, []
         for e, count in enumerate(self.counts):
             options = self._options(e, left)
-            used = options[_choose([w for _, w in options], generator)][0]
+            logs = np.array([w for _, w in options])
+            weights = np.exp(logs - logs.max())
+            used = options[generator.choice(len(weights), p=weights / weights.sum())][0]
             chosen: list[WyckoffPosition] = []
             for size, u in zip(self._fixed, used, strict=True):
-                taken = (
-                    sorted(generator.choice(len(free[size]), size=u, replace=False).tolist(), reverse=True) if u else []
-                )
-                chosen += [free[size].pop(k) for k in taken]
+                taken = generator.choice(len(free[size]), size=u, replace=False).tolist() if u else []
+                chosen += [free[size].pop(k) for k in sorted(taken, reverse=True)]
             rest = count - sum(p.primitive_multiplicity for p in chosen)
             chosen += self._draw_movable(rest, generator)
             cover.append(sorted(chosen, key=lambda p: LETTERS.index(p.letter)))
@@ -238,20 +224,10 @@ class Covers:
                 rest -= position.primitive_multiplicity
         return chosen
 
-    def log_p(self, cover: list[list[WyckoffPosition]]) -> float:
-        """Natural log of the probability with which :meth:`draw` returns ``cover``."""
-        return sum(self.gain * p.dof - self.cost for group in cover for p in group) - self.log_total
-
 
 @lru_cache(maxsize=512)
 def _covers(number: int, counts: tuple[int, ...]) -> Covers:
     return Covers(number, counts)
-
-
-def _choose(log_weights: list[float], generator: np.random.Generator) -> int:
-    weights = np.exp(np.array(log_weights) - max(log_weights))
-    cumulative = np.cumsum(weights)
-    return min(int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right")), len(weights) - 1)
 
 
 # --- cell
@@ -297,12 +273,16 @@ def _place(
 
     Free coordinates are uniform given the orbits placed before: those without freedom first, then the largest.
     """
-    search = _Neighbours(lattice, 2 * max(radii[z] for z, _ in orbits))
+    from pymatgen.core import Lattice
+
+    cell, largest = Lattice(lattice), max(radii[z] for z, _ in orbits)
+    images = cell.get_points_in_sphere([[0, 0, 0]], [0, 0, 0], 2 * largest)
+    nearest_image = min((distance for _, distance, *_ in images if distance > 0), default=np.inf)
     order = sorted(
         range(len(orbits)),
         key=lambda k: (orbits[k][1].dof > 0, -orbits[k][1].primitive_multiplicity * radii[orbits[k][0]] ** 3),
     )
-    placed: list[FloatArray | None] = [None] * len(orbits)
+    placed: list[FloatArray] = [np.zeros((0, 3))] * len(orbits)
     around, reach = np.zeros((0, 3)), np.zeros(0)
     for k in order:
         z, position = orbits[k]
@@ -310,46 +290,15 @@ def _place(
             points = position.points(generator.random(3) if position.dof else np.zeros(3), primitive=True)
             # the group takes any atom of an orbit to the first and leaves the orbits placed before in place: the first
             # stands for all
-            own = np.full(len(points), 2 * radii[z])
-            if search.apart(points, own, itself=True) and search.apart(around, reach + radii[z], centre=points[0]):
-                placed[k] = points
-                around, reach = (
-                    np.concatenate([around, points]),
-                    np.concatenate([reach, np.full(len(points), radii[z])]),
-                )
+            others, limits = np.concatenate([points, around]), np.append(np.full(len(points), radii[z]), reach)
+            apart = cell.get_all_distances(points[:1], others)[0]
+            apart[0] = nearest_image
+            if (apart >= limits + radii[z]).all():
+                placed[k], around, reach = points, others, limits
                 break
         else:
             return None
-    return [points for points in placed if points is not None]
-
-
-class _Neighbours:
-    """Distances from one atom to all images of others, up to a cutoff in Å, in a fixed lattice."""
-
-    def __init__(self, lattice: FloatArray, cutoff: float) -> None:
-        self.lattice = lattice
-        heights = 1 / np.linalg.norm(np.linalg.inv(lattice), axis=0)
-        # differences are wrapped to [-1/2, 1/2]
-        spans = [np.arange(-n, n + 1) for n in np.floor(cutoff / heights + 0.5).astype(int)]
-        shifts = np.stack(np.meshgrid(*spans, indexing="ij"), axis=-1).reshape(-1, 3)
-        self.home = len(shifts) // 2
-        self.shifts = shifts @ lattice
-        self.square = (self.shifts**2).sum(-1)
-
-    def apart(
-        self, points: FloatArray, limits: FloatArray, *, centre: FloatArray | None = None, itself: bool = False
-    ) -> bool:
-        """Whether every image of ``points`` is at least ``limits`` (Å, one a point) from ``centre``, by default the
-        first of them.
-
-        ``itself`` says that the centre is the first point, whose own place then does not count.
-        """
-        difference = points - (points[0] if centre is None else centre)
-        vectors = (difference - np.rint(difference)) @ self.lattice
-        square = (vectors**2).sum(-1)[:, None] + 2 * vectors @ self.shifts.T + self.square
-        if itself:
-            square[0, self.home] = np.inf
-        return bool((square >= limits[:, None] ** 2).all())
+    return placed
 
 
 def _is_exactly(lattice: FloatArray, coords: FloatArray, numbers: IntArray, group_number: int) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.lattice import symmetric_exp
+from autoperi.geometry.segments import segment_max, segment_sum
 
 DT_START, DT_MAX = 0.1, 1.0
 """Time steps in √(u Å²/eV) of unit masses; the values of ASE's FIRE."""
@@ -55,13 +56,8 @@ class FireState:
 def fire_start(batch: CrystalBatch) -> FireState:
     """Crystals at rest."""
     one = torch.ones(len(batch), dtype=batch.lattice.dtype, device=batch.lattice.device)
-    return FireState(
-        torch.zeros_like(batch.frac_coords),
-        torch.zeros_like(batch.lattice),
-        DT_START * one,
-        ALPHA_START * one,
-        torch.zeros_like(batch.n_atoms),
-    )
+    velocity, cell_velocity = torch.zeros_like(batch.frac_coords), torch.zeros_like(batch.lattice)
+    return FireState(velocity, cell_velocity, DT_START * one, ALPHA_START * one, torch.zeros_like(batch.n_atoms))
 
 
 def cell_force(batch: CrystalBatch, stress: Tensor) -> Tensor:
@@ -73,10 +69,7 @@ def largest_force(batch: CrystalBatch, forces: Tensor, on_cell: Tensor | None) -
     """Largest force on an atom, or norm of the generalised force on the cell, ``[B]``; what ``fmax`` is compared
     with.
     """
-    norms = torch.linalg.vector_norm(forces, dim=-1)
-    largest = torch.zeros(len(batch), dtype=norms.dtype, device=norms.device).scatter_reduce(
-        0, batch.batch, norms, "amax"
-    )
+    largest = segment_max(torch.linalg.vector_norm(forces, dim=-1), batch.batch, len(batch))
     return largest if on_cell is None else torch.maximum(largest, torch.linalg.matrix_norm(on_cell))
 
 
@@ -94,7 +87,7 @@ def fire_step(
     owner = batch.batch
 
     def dot(a: Tensor, b: Tensor, x: Tensor | None, y: Tensor | None) -> Tensor:
-        out = torch.zeros(len(batch), dtype=a.dtype, device=a.device).index_add(0, owner, (a * b).sum(-1))
+        out = segment_sum((a * b).sum(-1), owner, len(batch))
         return out if x is None or y is None else out + (x * y).sum((-1, -2))
 
     velocity, cell_velocity = state.velocity, (None if on_cell is None else state.cell_velocity)
@@ -114,9 +107,7 @@ def fire_step(
     # F3 and F4: faster after N_min steps downhill, slower and at rest after one uphill
     faster = ~uphill & (state.downhill > N_MIN)
     dt = torch.where(uphill, state.dt * F_DEC, torch.where(faster, (state.dt * F_INC).clamp(max=DT_MAX), state.dt))
-    alpha = torch.where(
-        uphill, torch.full_like(dt, ALPHA_START), torch.where(faster, state.alpha * F_ALPHA, state.alpha)
-    )
+    alpha = torch.where(uphill, ALPHA_START, torch.where(faster, state.alpha * F_ALPHA, state.alpha))
     downhill = torch.where(uphill, torch.zeros_like(state.downhill), state.downhill + 1)
     crystals = torch.arange(len(batch), device=owner.device)
     velocity = mixed(velocity, forces, owner, (-1, 1))
@@ -128,12 +119,10 @@ def fire_step(
         strain = (dt / batch.n_atoms).view(-1, 1, 1) * cell_velocity
         excess = torch.maximum(excess, torch.linalg.matrix_norm(strain) / MAX_STEP_STRAIN)
     scale = 1 / excess.clamp(min=1.0)
-    frac = batch.frac_coords + torch.einsum(
-        "ni,nij->nj", move * scale[owner].unsqueeze(-1), torch.linalg.inv(lattice)[owner]
-    )
+    move = move * scale[owner].unsqueeze(-1)
+    frac = batch.frac_coords + torch.einsum("ni,nij->nj", move, torch.linalg.inv(lattice)[owner])
     if strain is not None:
         lattice = lattice @ symmetric_exp(strain * scale.view(-1, 1, 1))
     moved = CrystalBatch(lattice, frac, batch.atomic_numbers, batch.n_atoms)
-    return moved, FireState(
-        velocity, state.cell_velocity if cell_velocity is None else cell_velocity, dt, alpha, downhill
-    )
+    cell_velocity = state.cell_velocity if cell_velocity is None else cell_velocity
+    return moved, FireState(velocity, cell_velocity, dt, alpha, downhill)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,16 +155,8 @@ def integrate(
     if not anneal >= 0 or (anneal and backwards):
         raise ValueError(f"anneal={anneal!r} must be at least 0, and 0 where time runs backwards")
     with torch.no_grad():
-        return _solve(
-            lambda at, t: (field(at, t), None),
-            y,
-            space,
-            steps=steps,
-            method=method,
-            backwards=backwards,
-            after=after,
-            anneal=anneal,
-        )[0]
+        options: dict[str, Any] = {"steps": steps, "method": method, "backwards": backwards}
+        return _solve(lambda at, t: (field(at, t), None), y, space, **options, after=after, anneal=anneal)[0]
 
 
 def log_likelihood(

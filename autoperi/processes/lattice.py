@@ -83,6 +83,12 @@ class CalibratedNetwork(Protocol):
         """Mean relative error of a cell's lengths, ``[B]``, from the ``spread`` ``[B, 2]`` of a step."""
 
 
+Network = Callable[[CrystalBatch], Tensor] | CalibratedNetwork
+"""Crystals to exponents A ``[B, 3, 3]``, or a network that also says how large an error it leaves."""
+Told = Callable[[int], object]
+"""Told how many crystals have come to rest."""
+
+
 @dataclass(frozen=True, eq=False)
 class LatticeRelaxation:
     """What became of B crystals.
@@ -107,11 +113,9 @@ class LatticeRelaxation:
         """Probability that lengths are right within :data:`CONFIDENT_LENGTH_ERROR`, ``[B]``, if errors fall off
         exponentially; NaN and None as ``expected_error``.
         """
-        return (
-            None
-            if self.expected_error is None
-            else 1 - torch.exp(-CONFIDENT_LENGTH_ERROR / self.expected_error.clamp(min=1e-6))
-        )
+        if self.expected_error is None:
+            return None
+        return 1 - torch.exp(-CONFIDENT_LENGTH_ERROR / self.expected_error.clamp(min=1e-6))
 
 
 def lattice_step(batch: CrystalBatch, strain: Tensor) -> CrystalBatch:
@@ -125,12 +129,12 @@ def lattice_step(batch: CrystalBatch, strain: Tensor) -> CrystalBatch:
 
 
 def relax_cells(
-    network: Callable[[CrystalBatch], Tensor] | CalibratedNetwork,
+    network: Network,
     batch: CrystalBatch,
     *,
     passes: int,
     batch_size: int = MAX_BATCH_CRYSTALS,
-    on_rest: Callable[[int], object] | None = None,
+    on_rest: Told | None = None,
 ) -> LatticeRelaxation:
     """At most ``passes`` passes over each crystal; no crystal's result depends on the others.
 
@@ -175,32 +179,28 @@ def relax_cells(
 
 
 def _without_flat_cells(
-    network: Callable[[CrystalBatch], Tensor] | CalibratedNetwork,
-    batch: CrystalBatch,
-    solid: Tensor,
-    passes: int,
-    batch_size: int,
-    told: Callable[[int], object],
+    network: Network, batch: CrystalBatch, solid: Tensor, passes: int, batch_size: int, told: Told
 ) -> LatticeRelaxation:
     """:func:`relax_cells` where some cells have no volume: these stay as they are, with the status ``nan``."""
     rows = solid.nonzero().squeeze(-1)
     told(len(batch) - len(rows))
-    found = relax_cells(network, batch[rows], passes=passes, batch_size=batch_size, on_rest=told) if len(rows) else None
-    lattice, strain, status = batch.lattice.clone(), torch.full_like(batch.lattice, torch.nan), ["nan"] * len(batch)
-    done = torch.zeros(len(batch), dtype=torch.long, device=lattice.device)
-    expected = None
-    if found is not None:
-        lattice[rows], strain[rows], done[rows] = found.crystals.lattice, found.strain, found.passes
-        for row, word in zip(rows.tolist(), found.status, strict=True):
-            status[row] = word
-        if found.expected_error is not None:
-            expected = torch.full_like(lattice[:, 0, 0], torch.nan)
-            expected[rows] = found.expected_error
-    return LatticeRelaxation(batch.replace(lattice=lattice), strain, done, status, expected)
+    none = torch.full_like(batch.lattice, torch.nan)
+    done = torch.zeros(len(batch), dtype=torch.long, device=none.device)
+    if not len(rows):
+        return LatticeRelaxation(batch, none, done, ["nan"] * len(batch), None)
+    found = relax_cells(network, batch[rows], passes=passes, batch_size=batch_size, on_rest=told)
+    words = dict(zip(rows.tolist(), found.status, strict=True))
+    error = found.expected_error
+    return LatticeRelaxation(
+        batch.replace(lattice=batch.lattice.index_copy(0, rows, found.crystals.lattice)),
+        none.index_copy(0, rows, found.strain),
+        done.index_copy(0, rows, found.passes),
+        [words.get(row, "nan") for row in range(len(batch))],
+        None if error is None else none[:, 0, 0].index_copy(0, rows, error),
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class _Path:
+class _Path(NamedTuple):
     """Where B crystals ended: lattices, the last A, the spread after it, how many passes, and whether there was no
     edge.
     """
@@ -213,12 +213,7 @@ class _Path:
 
 
 def _passes(
-    network: CalibratedNetwork,
-    start: CrystalBatch,
-    natural: Tensor,
-    passes: int,
-    batch_size: int,
-    told: Callable[[int], object],
+    network: CalibratedNetwork, start: CrystalBatch, natural: Tensor, passes: int, batch_size: int, told: Told
 ) -> _Path:
     lattice, strain = start.lattice.clone(), torch.zeros_like(start.lattice)
     spread = lattice.new_zeros(len(start), 2)
@@ -282,11 +277,9 @@ def _try_other_shapes(
     shorter = (reduced**2).sum((-1, -2)) < (1 - 1e-6) * (part.lattice**2).sum((-1, -2))
     transform = torch.where(shorter[:, None, None], transform.to(reduced), torch.eye(3).to(reduced))
     reduced = transform @ part.lattice
-    ends = [_Path(*(getattr(found, name)[uncertain] for name in _FIELDS))]
+    ends = [_Path(*(x[uncertain] for x in found))]
     for shape in unit_cells(part.lattice):
-        first = part.replace(
-            lattice=part.lattice @ symmetric_exp(exponent_to(reduced, part.volume.pow(1 / 3)[:, None, None] * shape))
-        )
+        first = lattice_step(part, exponent_to(reduced, part.volume.pow(1 / 3)[:, None, None] * shape))
         ends.append(_passes(network, first, natural[uncertain], passes, batch_size, lambda _: None))
     error = torch.stack([length_error(end.spread) for end in ends])  # [shapes + 1, B], the first without a shape
     error = torch.where(torch.stack([torch.isfinite(end.lattice).flatten(1).all(1) for end in ends]), error, torch.inf)
@@ -299,19 +292,12 @@ def _try_other_shapes(
     short = torch.where(size <= size.amin(0) * (1 + 1e-3), error, torch.inf)
     chosen = (short <= short.amin(0) * (1 + ERROR_ROUNDING)).long().argmax(0)
     every = torch.arange(len(uncertain), device=chosen.device)
-    for name in _FIELDS:
-        getattr(found, name)[uncertain] = torch.stack([getattr(end, name) for end in ends])[chosen, every]
-
-
-_FIELDS = ("lattice", "strain", "spread", "passes", "isolated")
+    for own, *others in zip(found, *ends, strict=True):
+        own[uncertain] = torch.stack(others)[chosen, every]
 
 
 def _plain(
-    network: Callable[[CrystalBatch], Tensor],
-    batch: CrystalBatch,
-    passes: int,
-    batch_size: int,
-    told: Callable[[int], object],
+    network: Callable[[CrystalBatch], Tensor], batch: CrystalBatch, passes: int, batch_size: int, told: Told
 ) -> LatticeRelaxation:
     """:func:`relax_cells` with a network that only gives A: ``passes`` passes for every crystal."""
     lattice, strain = batch.lattice.clone(), torch.zeros_like(batch.lattice)
@@ -352,11 +338,7 @@ def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> T
         caution: 0 goes all the way.
     """
     strain = exponent_to(start, end)
-    trace = (
-        strain.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
-        / 3
-        * torch.eye(3, dtype=strain.dtype, device=strain.device)
-    )
+    trace = strain.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] / 3 * torch.eye(3).to(strain)
     shape = strain - trace
     t2, d2 = (trace**2).sum((-1, -2)), (shape**2).sum((-1, -2))
     limit = (caution * spread.clamp(min=1e-9)) ** 2

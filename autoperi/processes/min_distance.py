@@ -15,6 +15,7 @@ from torch import Tensor
 
 from autoperi.data.elements import covalent_radii
 from autoperi.geometry.multigraph import edge_vectors, radius_graph
+from autoperi.geometry.segments import segment_sum
 from autoperi.symmetry.freedom import Freedom
 
 FLOW_MIN_DISTANCE_RATIO = 0.6
@@ -81,16 +82,12 @@ def _push(freedom: Freedom, y: Tensor, radii: Tensor, ratio: float) -> tuple[Ten
     lacking = torch.where(short, lacking * OVERSHOOT + 1e-3, torch.zeros_like(lacking))
     # each of the two atoms of a pair goes half the way; an edge stands once for each of its directions
     unit = vectors / distance.unsqueeze(-1)
-    moves = torch.zeros_like(crystals.frac_coords).index_add(0, i, -0.5 * lacking.unsqueeze(-1) * unit)
+    moves = segment_sum(-0.5 * lacking.unsqueeze(-1) * unit, i, len(limit))
     owner = crystals.batch[i]
     # the cell gives way as far as the nearest pair of each crystal asks, in the directions of the pairs
     pull = torch.einsum("e,ei,ej->eij", lacking / distance.clamp(min=0.3), unit, unit)
-    count = (
-        torch.zeros(len(freedom), dtype=y.dtype, device=y.device).index_add(0, owner, short.to(y.dtype)).clamp(min=1.0)
-    )
-    strain = (
-        torch.zeros(len(freedom), 3, 3, dtype=y.dtype, device=y.device).index_add(0, owner, pull) / count[:, None, None]
-    )
+    count = segment_sum(short.to(y.dtype), owner, len(freedom)).clamp(min=1.0)
+    strain = segment_sum(pull, owner, len(freedom)) / count[:, None, None]
     inverse = torch.linalg.inv(crystals.lattice)[crystals.batch]
     step = freedom.velocity(0.3 * strain, torch.einsum("ni,nij->nj", moves, inverse))
     return y + step, near

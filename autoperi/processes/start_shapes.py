@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autoperi.geometry.lattice import from_lengths_angles
 
-
-def _around(first: float, second: float) -> list[tuple[float, ...]]:
-    """Cells whose three angles all lie ``first`` from 90°, signs as in the four bases of one rhombohedral lattice, and
-    so for ``second``.
-    """
-    signs = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
-    return [(1, 1, 1, *(90 - x * s for s in sign)) for sign in signs for x in (first, second)]
-
-
-def _on_axis(k: int) -> list[tuple[float, ...]]:
-    """Hexagonal, flat, long, and body-centred cells whose axis is the k-th."""
-
-    def cell(length: float, own: float, others: tuple[float, float]) -> tuple[float, ...]:
-        lengths, angles = [1.0] * 3, [0.0] * 3
-        lengths[k], angles[k] = length, own
-        angles[(k + 1) % 3], angles[(k + 2) % 3] = others
-        return (*lengths, *angles)
-
-    centred = [cell(1.25, 90, (90 + 24 * s, 90 + 24 * t)) for s in (-1, 1) for t in (-1, 1)]
-    return [
-        cell(1, 60, (90, 90)),
-        cell(1, 120, (90, 90)),
-        cell(0.5, 90, (90, 90)),
-        cell(2, 90, (90, 90)),
-        *centred,
-        cell(1, 50, (145, 145)),
-    ]
-
-
-SHAPES = [*_around(30, -19.5), *_on_axis(0), *_on_axis(1), *_on_axis(2)]
+# length of an axis, where the others are 1, and the angles opposite to it and to the axes that follow
+_OF_AN_AXIS = [
+    *[(1, (60, 90, 90)), (1, (120, 90, 90)), (0.5, (90, 90, 90)), (2, (90, 90, 90))],  # hexagonal, flat, long
+    *((1.25, (90, 90 + 24 * s, 90 + 24 * t)) for s in (-1, 1) for t in (-1, 1)),  # body-centred
+    (1, (50, 145, 145)),
+]
+# all three angles lie 30° from 90°, or -19.5°, signs as in the four bases of one rhombohedral lattice
+_RHOMBOHEDRAL = [
+    tuple(90 - x * s for s in signs)
+    for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+    for x in (30, -19.5)
+]
+SHAPES = [
+    *((1, 1, 1, *angles) for angles in _RHOMBOHEDRAL),
+    *((*np.roll((a, 1, 1), k), *np.roll(angles, k)) for k in range(3) for a, angles in _OF_AN_AXIS),
+]
 """(a, b, c, α, β, γ) of the cells from which an uncertain reconstruction is tried again: the primitive cells of the
 centred lattices, and long, flat and hexagonal ones, in each of their orientations to the axes.
 """

@@ -7,7 +7,7 @@ An operation (R, t) takes the fractional coordinate x to R x + t, with x a colum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +17,6 @@ from autoperi.symmetry.spacegroup import (
     FloatArray,
     IntArray,
     SpaceGroup,
-    check_number,
-    crystal_system,
-    parse_space_group,
     primitive_transform,
     space_group,
     space_group_from_hall,
@@ -27,36 +24,6 @@ from autoperi.symmetry.spacegroup import (
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-
-__all__ = [
-    "STRICT_SYMPREC",
-    "SYMPREC",
-    "SYMPREC_LADDER",
-    "FloatArray",
-    "IntArray",
-    "SpaceGroup",
-    "SymmetryInfo",
-    "analyse",
-    "apply_operations",
-    "atom_permutations",
-    "check_number",
-    "crystal_system",
-    "orbit",
-    "parse_space_group",
-    "primitive_transform",
-    "project_coordinates",
-    "site_symmetry_projector",
-    "space_group",
-    "space_group_from_hall",
-    "stabiliser",
-    "strain_projector",
-    "symmetrize_coords",
-    "symmetrize_lattice",
-    "symmetrize_metric",
-    "symmetrize_vectors",
-    "torus_difference",
-    "wrap_and_snap",
-]
 
 SYMPREC = 0.1
 """Å, at which the prior is learned and crystals are looked up in it, and at which metrics name the space group of a
@@ -128,19 +95,12 @@ def site_symmetry_projector(
     coordinates. ``tolerance`` (fractional) decides which operations count; where the operations within it do not close
     into a group, the nearest ones that do are taken.
     """
-    x = np.asarray(point, dtype=np.float64).reshape(3)
-    width = tolerance
-    for _ in range(12):
-        projector, offset = _reynolds(x, group, width)
+    for width in (*(tolerance / 4**k for k in range(12)), 1e-9):
+        index, shift = stabiliser(point, group, tolerance=width)
+        projector, offset = group.rotations[index].mean(0), (group.translations[index] - shift).mean(0)
         if np.allclose(projector @ projector, projector, atol=1e-9) and np.allclose(projector @ offset, 0, atol=1e-9):
-            return projector, offset
-        width /= 4
-    return _reynolds(x, group, 1e-9)
-
-
-def _reynolds(x: FloatArray, group: SpaceGroup, tolerance: float) -> tuple[FloatArray, FloatArray]:
-    index, shift = stabiliser(x, group, tolerance=tolerance)
-    return group.rotations[index].mean(0), (group.translations[index] - shift).mean(0)
+            break
+    return projector, offset
 
 
 # --- symmetric coordinates
@@ -165,8 +125,8 @@ def atom_permutations(
         if distance[worst].min() > tolerance or len(set(table[g].tolist())) != len(x):
             raise StructureError(
                 f"atom {worst} breaks operation {g} of space group {group.symbol} ({group.number}) by "
-                f"{distance[worst].min():.3g} of a "
-                "cell; give coordinates in the group's own setting, or a larger tolerance"
+                f"{distance[worst].min():.3g} of a cell; give coordinates in the group's own setting, or a larger "
+                "tolerance"
             )
     return table
 
@@ -209,33 +169,21 @@ def project_coordinates(
 # --- symmetric lattices
 
 
-def symmetrize_metric(metric: ArrayLike, rotations: ArrayLike) -> FloatArray:
-    """Metric ``[3, 3]`` averaged over the group, mean_g Rᵀ G R; with rows a, b, c an operation of the lattice obeys Rᵀ
-    G R = G.
-    """
-    r = np.asarray(rotations, dtype=np.float64)
-    return np.einsum("gki,kl,glj->ij", r, np.asarray(metric, dtype=np.float64), r) / len(r)
-
-
 def symmetrize_lattice(lattice: ArrayLike, rotations: ArrayLike) -> FloatArray:
     """The lattice ``[3, 3]``, rows in Å, with its metric averaged over the group, its volume kept and as little
     rotation as can be.
 
     A lattice that obeys the group comes back unchanged.
     """
-    rows = np.asarray(lattice, dtype=np.float64)
+    rows, r = np.asarray(lattice, dtype=np.float64), np.asarray(rotations, dtype=np.float64)
+    # with rows a, b, c an operation of the lattice obeys Rᵀ G R = G, hence the mean metric G' = mean_g Rᵀ G R
+    metric = np.einsum("gki,kl,glj->ij", r, rows @ rows.T, r) / len(r)
     # In Cartesian axes the mean metric is a stretch of the crystal: L' = L (L⁻¹ G' L⁻ᵀ)^½, a pure strain without
     # rotation.
     inverse = np.linalg.inv(rows)
-    values, vectors = np.linalg.eigh(inverse @ symmetrize_metric(rows @ rows.T, rotations) @ inverse.T)
+    values, vectors = np.linalg.eigh(inverse @ metric @ inverse.T)
     stretch = (vectors * np.sqrt(values / np.prod(values) ** (1 / 3))) @ vectors.T
     return rows @ stretch
-
-
-def _symmetric_basis() -> FloatArray:
-    from autoperi.geometry.lattice import log_metric_basis
-
-    return log_metric_basis().numpy()
 
 
 def strain_projector(lattice: ArrayLike, rotations: ArrayLike) -> FloatArray:
@@ -244,9 +192,11 @@ def strain_projector(lattice: ArrayLike, rotations: ArrayLike) -> FloatArray:
 
     ``lattice`` ``[3, 3]`` must obey the group already; the projector is then orthogonal.
     """
+    from autoperi.geometry.lattice import log_metric_basis
+
     rows = np.asarray(lattice, dtype=np.float64)
     cartesian = rows.T @ np.asarray(rotations, dtype=np.float64) @ np.linalg.inv(rows.T)
-    basis = _symmetric_basis()
+    basis = log_metric_basis().numpy()
     images = np.einsum("gai,lij,gbj->lab", cartesian, basis, cartesian) / len(cartesian)
     return np.einsum("kij,lij->kl", basis, images)
 
@@ -287,9 +237,7 @@ class SymmetryInfo:
     @property
     def input_group(self) -> SpaceGroup:
         """The operations in the cell that was given, as a group."""
-        return SpaceGroup(
-            self.number, self.hall_number, self.rotations, self.translations, self.symbol, crystal_system(self.number)
-        )
+        return replace(self.group, rotations=self.rotations, translations=self.translations)
 
 
 def analyse(
@@ -325,8 +273,7 @@ def analyse(
     if on_failure != "p1":
         raise StructureError(
             f"no space group found for {len(z)} atoms in a cell of {abs(float(np.linalg.det(rows))):.3g} Å³ at "
-            f"symprec={symprec} Å; "
-            f"{reason}"
+            f"symprec={symprec} Å; {reason}"
         )
     every, letters, identity = np.arange(len(z)), ("a",) * len(z), space_group(1)
     return SymmetryInfo(

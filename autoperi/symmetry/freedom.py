@@ -12,8 +12,8 @@ which move nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.geometry.lattice import log_metric_basis, symmetric_exp, symmetric_log
+from autoperi.geometry.segments import ranges, segment_sum
 from autoperi.geometry.torus import Space, wrap
 from autoperi.symmetry.analysis import strain_projector, symmetrize_lattice
 from autoperi.symmetry.spacegroup import FloatArray, space_group
@@ -66,28 +67,20 @@ class Freedom:
         # atoms lie orbit by orbit, orbits crystal by crystal: first ranges of orbits, then the atoms in them, and all
         # indices counted anew
         orbits, n_orbits = self.orbits_of(rows)
-        sizes = torch.bincount(self.orbit, minlength=len(self.free))[orbits]
-        atom_starts = torch.cumsum(torch.bincount(self.orbit, minlength=len(self.free)), 0)[orbits] - sizes
-        atoms = _ranges(atom_starts, sizes)
-        return Freedom(
-            atomic_numbers=self.atomic_numbers[atoms],
-            n_atoms=self.n_atoms[rows],
+        atoms, sizes = _members(self.orbit, len(self.free), orbits)
+        chosen = dict.fromkeys(("atomic_numbers", "maps", "offsets"), atoms)
+        chosen |= dict.fromkeys(("free", "place"), orbits)
+        chosen |= dict.fromkeys(("n_atoms", "reference", "strains", "polar"), rows)
+        return replace(
+            self,
             orbit=torch.repeat_interleave(torch.arange(len(orbits), device=rows.device), sizes),
-            maps=self.maps[atoms],
-            offsets=self.offsets[atoms],
-            free=self.free[orbits],
             crystal=torch.repeat_interleave(torch.arange(len(rows), device=rows.device), n_orbits),
-            place=self.place[orbits],
-            reference=self.reference[rows],
-            strains=self.strains[rows],
-            polar=self.polar[rows],
+            **{name: getattr(self, name)[index] for name, index in chosen.items()},
         )
 
     def orbits_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Orbits of the crystals of ``rows``, one crystal after the other, ``[o]``, and how many each has, ``[b]``."""
-        counts = torch.bincount(self.crystal, minlength=len(self))
-        starts = torch.cumsum(counts, 0) - counts
-        return _ranges(starts[rows], counts[rows]), counts[rows]
+        return _members(self.crystal, len(self), rows)
 
     @cached_property
     def width(self) -> int:
@@ -136,11 +129,11 @@ class Freedom:
         """
         # a polar group leaves translations along an axis free; they move nothing, and are taken out
         b = self.crystal.index_select(0, self.orbit)
-        mean = displacements.new_zeros(len(self), 3).index_add(0, b, displacements) / self.n_atoms.unsqueeze(1)
+        mean = segment_sum(displacements, b, len(self)) / self.n_atoms.unsqueeze(1)
         moves = displacements - torch.einsum("bij,bj->bi", self.polar, mean).index_select(0, b)
         # least squares over the atoms of an orbit, dx_n = A_n ds: ds = (Σ AᵀA)⁻¹ Σ Aᵀ dx
         pulled = torch.einsum("nij,ni->nj", self.maps, moves)
-        total = displacements.new_zeros(len(self.free), 3).index_add(0, self.orbit, pulled)
+        total = segment_sum(pulled, self.orbit, len(self.free))
         rate = torch.einsum("oij,oj->oi", self._inverse_gram, total) * self.free
         # an orbit's rates go to its own columns; orbits that a crystal does not have keep zeros
         out = strain_rate.new_zeros(len(self), self.width)
@@ -158,12 +151,10 @@ class Freedom:
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Freedom:
         """The same with real numbers of ``dtype``, on ``device``."""
-        changed = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in self._given()}
-        return Freedom(**changed)
-
-    def _given(self) -> Iterator[tuple[str, Tensor]]:
-        """The fields, without the cached properties, which belong to this object alone."""
-        return ((f.name, getattr(self, f.name)) for f in fields(self))
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Freedom(
+            **{k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in given.items()}
+        )
 
     @cached_property
     def _columns(self) -> Tensor:
@@ -174,15 +165,18 @@ class Freedom:
     @cached_property
     def _inverse_gram(self) -> Tensor:
         gram = torch.einsum("nki,nkj->nij", self.maps, self.maps)
-        total = gram.new_zeros(len(self.free), 3, 3).index_add(0, self.orbit, gram)
+        total = segment_sum(gram, self.orbit, len(self.free))
         # ones where a component is not free: its row and column of the Gram matrix are zero
         return torch.linalg.inv(total + torch.diag_embed((~self.free).to(total)))
 
 
-def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
-    """starts[0], starts[0] + 1, … for each start, ``[Σ lengths]``."""
-    first = torch.repeat_interleave(starts - (torch.cumsum(lengths, 0) - lengths), lengths)
-    return first + torch.arange(len(first), device=starts.device)
+def _members(owner: Tensor, n: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Members of the ``chosen`` ones of ``n`` owners, one owner after the other, and how many each has; ``owner``
+    ascends.
+    """
+    counts = torch.bincount(owner, minlength=n)
+    starts, lengths = (torch.cumsum(counts, 0) - counts)[chosen], counts[chosen]
+    return ranges(starts, lengths), lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,35 +199,25 @@ def freedom_of(
         orbits: of each crystal.
         references: L₀ of each crystal, rows in Å, ``[3, 3]``, obeying its group.
     """
-    maps, offsets, numbers, owner, crystal, place, s = [], [], [], [], [], [], []
-    free: list[list[bool]] = []
-    for b, members in enumerate(orbits):
-        for k, o in enumerate(members):
-            a, t = o.position.primitive_maps
-            maps.append(a)
-            offsets.append(t)
-            numbers += [o.element] * len(a)
-            owner += [len(free)] * len(a)
-            free.append([axis in o.position.free_axes for axis in range(3)])
-            crystal.append(b)
-            place.append(k)
-            s.append(o.parameters)
+    crystal, place, every = zip(*((b, k, o) for b, own in enumerate(orbits) for k, o in enumerate(own)), strict=True)
+    maps, offsets = zip(*(o.position.primitive_maps for o in every), strict=True)
+    sizes = [len(a) for a in maps]
     strains = [_strains(number, reference) for number, reference in zip(groups, references, strict=True)]
     counts = [sum(o.position.primitive_multiplicity for o in members) for members in orbits]
     freedom = Freedom(
-        atomic_numbers=torch.tensor(numbers),
+        atomic_numbers=torch.as_tensor(np.repeat([o.element for o in every], sizes)),
         n_atoms=torch.tensor(counts),
-        orbit=torch.tensor(owner),
+        orbit=torch.as_tensor(np.repeat(np.arange(len(every)), sizes)),
         maps=torch.as_tensor(np.concatenate(maps), dtype=torch.float64),
         offsets=torch.as_tensor(np.concatenate(offsets), dtype=torch.float64),
-        free=torch.tensor(free),
+        free=torch.tensor([[axis in o.position.free_axes for axis in range(3)] for o in every]),
         crystal=torch.tensor(crystal),
         place=torch.tensor(place),
         reference=torch.as_tensor(np.stack(references), dtype=torch.float64),
         strains=torch.as_tensor(np.stack(strains), dtype=torch.float64),
         polar=torch.as_tensor(np.stack([_polar(number) for number in groups]), dtype=torch.float64),
     )
-    return freedom, torch.as_tensor(np.stack(s), dtype=torch.float64)
+    return freedom, torch.as_tensor(np.stack([o.parameters for o in every]), dtype=torch.float64)
 
 
 def freedom_at_volume(

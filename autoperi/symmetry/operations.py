@@ -47,27 +47,20 @@ def operations_of(freedom: Freedom, groups: Tensor) -> Operations:
         freedom: B crystals.
         groups: space-group numbers, ``[B]``.
     """
-    points = (
-        torch.einsum("nij,j->ni", freedom.maps.double(), torch.as_tensor(GENERIC, device=freedom.maps.device))
-        + freedom.offsets.double()
-    )
+    generic = torch.as_tensor(GENERIC, device=freedom.maps.device)
+    points = torch.einsum("nij,j->ni", freedom.maps.double(), generic) + freedom.offsets.double()
     counts = freedom.n_atoms.tolist()
-    rotations, translations, crystal, operation, atom, image = [], [], [], [], [], []
+    parts = []
     first, done = 0, 0
     for b, (number, x, orbit) in enumerate(
         zip(groups.tolist(), points.cpu().split(counts), freedom.orbit.cpu().split(counts), strict=True)
     ):
         group = space_group(number).primitive
-        table = atom_permutations(x.numpy(), orbit.numpy(), group)
-        rotations.append(group.rotations)
-        translations.append(group.translations)
-        crystal.append(np.full(len(group), b))
-        operation.append(np.repeat(np.arange(len(group)) + done, len(x)))
-        atom.append(np.tile(np.arange(len(x)) + first, len(group)))
-        image.append(table.reshape(-1) + first)
+        every = np.arange(len(group))
+        images = atom_permutations(x.numpy(), orbit.numpy(), group).reshape(-1) + first
+        operation, atom = np.repeat(every + done, len(x)), np.tile(np.arange(len(x)) + first, len(group))
+        parts.append((group.rotations, group.translations, np.full(len(group), b), operation, atom, images))
         first, done = first + len(x), done + len(group)
-    return Operations(
-        torch.as_tensor(np.concatenate(rotations)).to(freedom.maps),
-        torch.as_tensor(np.concatenate(translations)).to(freedom.maps),
-        *(torch.as_tensor(np.concatenate(part)).to(freedom.maps.device) for part in (crystal, operation, atom, image)),
-    )
+    rotations, translations, *indices = (torch.as_tensor(np.concatenate(own)) for own in zip(*parts, strict=True))
+    device = freedom.maps.device
+    return Operations(rotations.to(freedom.maps), translations.to(freedom.maps), *(i.to(device) for i in indices))

@@ -9,7 +9,6 @@ lead to a whole crystal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,17 +36,6 @@ class SentenceState(NamedTuple):
     used: int
 
 
-@dataclass(frozen=True)
-class _Position:
-    size: int
-    fixed: bool
-
-
-@lru_cache(maxsize=230)
-def _positions(number: int) -> tuple[_Position, ...]:
-    return tuple(_Position(p.primitive_multiplicity, p.dof == 0) for p in wyckoff_positions(number))
-
-
 class Grammar:
     """The sentences of one space group and one composition.
 
@@ -61,16 +49,16 @@ class Grammar:
 
     def __init__(self, number: int, counts: Sequence[int]) -> None:
         self.number, self.counts = number, tuple(int(c) for c in counts)
-        self._positions = _positions(number)
+        # atoms of each position, and whether it is without free coordinates
+        self._positions = [(p.primitive_multiplicity, p.dof == 0) for p in wyckoff_positions(number)]
         self._known: dict[SentenceState, bool] = {}
         # whether movable positions from the i-th on, which hold any number of orbits, can take r atoms
         most = max(self.counts, default=0)
         self._movable = [[r == 0 for r in range(most + 1)] for _ in range(len(self._positions) + 1)]
-        for i in reversed(range(len(self._positions))):
+        for i, (size, fixed) in reversed(list(enumerate(self._positions))):
             row = list(self._movable[i + 1])
-            if not self._positions[i].fixed:
-                for r in range(self._positions[i].size, most + 1):
-                    row[r] = row[r] or row[r - self._positions[i].size]
+            for r in range(size, most + 1):
+                row[r] = row[r] or (not fixed and row[r - size])
             self._movable[i] = row
         # the elements from the e-th on, with movable positions alone
         self._easy = [all(self._movable[0][c] for c in self.counts[e:]) for e in range(len(self.counts) + 1)]
@@ -88,10 +76,10 @@ class Grammar:
 
     def after(self, state: SentenceState, letter: int) -> SentenceState:
         """The state after one more orbit; ``letter`` is one that fits."""
-        p = self._positions[letter]
-        used = state.used | (1 << letter) if p.fixed else state.used
-        if state.left > p.size:
-            return SentenceState(state.element, state.left - p.size, letter + p.fixed, used)
+        size, fixed = self._positions[letter]
+        used = state.used | (1 << letter) if fixed else state.used
+        if state.left > size:
+            return SentenceState(state.element, state.left - size, letter + fixed, used)
         element = state.element + 1
         return SentenceState(element, self.counts[element] if element < len(self.counts) else 0, 0, used)
 
@@ -100,12 +88,11 @@ class Grammar:
         return [k for k in self._fitting(state) if self._possible(self.after(state, k))]
 
     def _fitting(self, state: SentenceState) -> list[int]:
-        found = []
-        for k in range(state.first, len(self._positions)):
-            p = self._positions[k]
-            if p.size <= state.left and not (p.fixed and state.used >> k & 1):
-                found.append(k)
-        return found
+        return [
+            k
+            for k, (size, fixed) in enumerate(self._positions)
+            if k >= state.first and size <= state.left and not (fixed and state.used >> k & 1)
+        ]
 
     def _possible(self, state: SentenceState) -> bool:
         if self.done(state) or (self._movable[state.first][state.left] and self._easy[state.element + 1]):
@@ -113,8 +100,8 @@ class Grammar:
         known = self._known.get(state)
         if known is None:
             # positions without freedom first: they are what movable ones lack, so that the search stays shallow
-            order = sorted(self._fitting(state), key=lambda k: not self._positions[k].fixed)
-            helpless = not self._movable[state.first][state.left] and not (order and self._positions[order[0]].fixed)
+            order = sorted(self._fitting(state), key=lambda k: not self._positions[k][1])
+            helpless = not self._movable[state.first][state.left] and not (order and self._positions[order[0]][1])
             known = not helpless and any(self._possible(self.after(state, k)) for k in order)
             self._known[state] = known
         return known

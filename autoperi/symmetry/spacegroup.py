@@ -9,8 +9,10 @@ float64.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -21,15 +23,8 @@ from autoperi.errors import RequestError
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_SYSTEM_ENDS = (
-    (2, "triclinic"),
-    (15, "monoclinic"),
-    (74, "orthorhombic"),
-    (142, "tetragonal"),
-    (167, "trigonal"),
-    (194, "hexagonal"),
-    (230, "cubic"),
-)
+CRYSTAL_SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
+_LAST_OF_SYSTEM = (2, 15, 74, 142, 167, 194, 230)
 # Rows of the primitive basis in the conventional one, as in spglib's standardised cells, times six to stay exact.
 _PRIMITIVE_ROWS_TIMES_6 = {
     "P": ((6, 0, 0), (0, 6, 0), (0, 0, 6)),
@@ -39,15 +34,6 @@ _PRIMITIVE_ROWS_TIMES_6 = {
     "I": ((-3, 3, 3), (3, -3, 3), (3, 3, -3)),
     "F": ((0, 3, 3), (3, 0, 3), (3, 3, 0)),
     "R": ((4, 2, 2), (-2, 2, 2), (-2, -4, 2)),
-}
-_CENTRING_TIMES_6 = {
-    "P": {(0, 0, 0)},
-    "A": {(0, 0, 0), (0, 3, 3)},
-    "B": {(0, 0, 0), (3, 0, 3)},
-    "C": {(0, 0, 0), (3, 3, 0)},
-    "I": {(0, 0, 0), (3, 3, 3)},
-    "F": {(0, 0, 0), (0, 3, 3), (3, 0, 3), (3, 3, 0)},
-    "R": {(0, 0, 0), (4, 2, 2), (2, 4, 4)},
 }
 
 
@@ -79,15 +65,14 @@ class SpaceGroup:
 
     @cached_property
     def centring(self) -> str:
-        """Letter of the Bravais centring, found from the pure translations: P, A, B, C, I, F or R (obverse)."""
-        pure = (self.rotations == np.eye(3, dtype=np.int64)).all((1, 2))
-        found = {tuple(int(v) for v in row) for row in np.rint(self.translations[pure] * 6)}
-        return next(letter for letter, known in _CENTRING_TIMES_6.items() if known == found)
+        """Letter of the Bravais centring, the first one of the Hall symbol: P, A, B, C, I, F or R (obverse)."""
+        # the primitive basis of a centred setting has no pure translations left
+        return "P" if self.n_centring == 1 else str(_hall_types()[self.hall_number - 1].hall_symbol).lstrip("-")[0]
 
     @cached_property
     def n_centring(self) -> int:
         """Primitive cells in the conventional cell: 1, 2, 3 or 4."""
-        return len(_CENTRING_TIMES_6[self.centring])
+        return int((self.rotations == np.eye(3, dtype=np.int64)).all((1, 2)).sum())
 
     @cached_property
     def primitive(self) -> SpaceGroup:
@@ -100,9 +85,7 @@ class SpaceGroup:
         translations = _snap(self.translations @ to_new.T)
         _, first = np.unique(rotations.reshape(-1, 9), axis=0, return_index=True)
         keep = np.sort(first)
-        return SpaceGroup(
-            self.number, self.hall_number, rotations[keep], translations[keep], self.symbol, self.crystal_system
-        )
+        return replace(self, rotations=rotations[keep], translations=translations[keep])
 
 
 def _snap(translations: FloatArray) -> FloatArray:
@@ -112,7 +95,7 @@ def _snap(translations: FloatArray) -> FloatArray:
 
 def crystal_system(number: int) -> str:
     """Crystal system of a space-group number 1..230."""
-    return next(name for end, name in _SYSTEM_ENDS if check_number(number) <= end)
+    return CRYSTAL_SYSTEMS[bisect_left(_LAST_OF_SYSTEM, check_number(number))]
 
 
 def check_number(number: int) -> int:
@@ -121,11 +104,15 @@ def check_number(number: int) -> int:
     Raises:
         RequestError: not an integer in 1..230.
     """
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 1 <= int(number) <= 230:
+    if not _counts(number, 230):
         raise RequestError(
             f"space group {number!r} does not exist; give an integer from 1 to 230, or a symbol such as 'Fm-3m'"
         )
     return int(number)
+
+
+def _counts(value: Any, most: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= most
 
 
 @lru_cache(maxsize=1)
@@ -138,10 +125,8 @@ def _hall_types() -> list[Any]:
 
 @lru_cache(maxsize=1)
 def _first_hall() -> dict[int, int]:
-    first: dict[int, int] = {}
-    for hall, kind in enumerate(_hall_types(), start=1):
-        first.setdefault(int(kind.number), hall)
-    return first
+    numbers = [int(kind.number) for kind in _hall_types()]
+    return {number: numbers.index(number) + 1 for number in range(1, 231)}
 
 
 @lru_cache(maxsize=600)
@@ -151,21 +136,16 @@ def space_group_from_hall(hall_number: int) -> SpaceGroup:
     Raises:
         RequestError: no such Hall number.
     """
-    if (
-        isinstance(hall_number, bool)
-        or not isinstance(hall_number, (int, np.integer))
-        or not 1 <= int(hall_number) <= 530
-    ):
+    if not _counts(hall_number, 530):
         raise RequestError(f"Hall number {hall_number!r} does not exist; give an integer from 1 to 530")
     import spglib
 
     data = spglib.get_symmetry_from_database(int(hall_number))
-    kind = _hall_types()[int(hall_number) - 1]
+    number = int(_hall_types()[int(hall_number) - 1].number)
     rotations = np.asarray(data["rotations"], dtype=np.int64)
     translations = _snap(np.asarray(data["translations"], dtype=np.float64))
     for array in (rotations, translations):
         array.setflags(write=False)
-    number = int(kind.number)
     symbol = str(_hall_types()[_first_hall()[number] - 1].international_short).replace("_", "")
     return SpaceGroup(number, int(hall_number), rotations, translations, symbol, crystal_system(number))
 
@@ -219,10 +199,8 @@ def parse_space_group(value: int | str) -> int:
     number = _symbols().get(_plain(text))
     if number is None:
         close = difflib.get_close_matches(_plain(text), list(_symbols()), n=3, cutoff=0.5)
-        names = (
-            ", ".join(dict.fromkeys(f"{space_group(_symbols()[c]).symbol} ({_symbols()[c]})" for c in close))
-            or "Fm-3m (225)"
-        )
+        numbers = dict.fromkeys(_symbols()[c] for c in close)
+        names = ", ".join(f"{space_group(n).symbol} ({n})" for n in numbers) or "Fm-3m (225)"
         raise RequestError(
             f"space group {value!r} is not known; give a number from 1 to 230 or a symbol, for example {names}"
         )

@@ -6,12 +6,13 @@ unless said otherwise.
 
 from __future__ import annotations
 
-import re
+import json
 from collections import Counter
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import product
+from operator import mul, sub
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,15 +20,21 @@ import numpy as np
 from autoperi.errors import RequestError, StructureError
 from autoperi.symmetry.analysis import orbit, site_symmetry_projector, wrap_and_snap
 from autoperi.symmetry.spacegroup import FloatArray, IntArray, check_number, primitive_transform, space_group
-from autoperi.symmetry.wyckoff_table import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
 
+TABLE = "wyckoff_positions.json"
+"""One representative of each of the 1731 Wyckoff positions of the 230 space groups, in the default settings: the
+positions a, b, c … of each group in the order of the letters of International Tables A.
+
+Each was found from the group's operations alone (as an intersection of fixed spaces) and given the letter that spglib
+gives its atoms; the tests repeat both. The representative may be another point of the orbit than the one printed first
+in International Tables.
+"""
 LETTERS = "abcdefghijklmnopqrstuvwxyzA"
-_TERM = re.compile(r"([+-]?)(\d+(?:/\d+)?)?([xyz])?")
 GENERIC = np.array([0.1362719, 0.2718431, 0.4159265])
 """Parameters s at which no orbit is special."""
 
@@ -90,31 +97,10 @@ class WyckoffPosition:
         return wrap_and_snap(a @ np.asarray(free, dtype=np.float64).reshape(3) + b)
 
 
-def _parse(text: str) -> tuple[IntArray, FloatArray]:
-    rotation, translation = np.zeros((3, 3), dtype=np.int64), np.zeros(3)
-    for row, expression in enumerate(text.split(",")):
-        for sign, value, variable in _TERM.findall(expression):
-            if not (value or variable):
-                continue
-            amount = Fraction(value or 1) * (-1 if sign == "-" else 1)
-            if variable:
-                rotation[row, "xyz".index(variable)] = int(amount)
-            else:
-                translation[row] = float(amount)
-    for array in (rotation, translation):
-        array.setflags(write=False)
-    return rotation, translation
-
-
-@lru_cache(maxsize=1)
-def _table() -> dict[int, list[str]]:
-    table: dict[int, list[str]] = {}
-    for token in TABLE.split():
-        if "," in token:
-            table[max(table)].append(token)
-        else:
-            table[int(token)] = []
-    return table
+@lru_cache(maxsize=2)
+def read_table(name: str) -> dict[str, list[str]]:
+    """A table beside this file: words of each space group, by its number."""
+    return json.loads(Path(__file__).with_name(name).read_text("utf-8"))
 
 
 @lru_cache(maxsize=230)
@@ -124,10 +110,16 @@ def wyckoff_positions(number: int) -> tuple[WyckoffPosition, ...]:
     Raises:
         RequestError: ``number`` is not in 1..230.
     """
+    from pymatgen.core.operations import SymmOp
+
     group = space_group(check_number(number))
     found = []
-    for letter, text in zip(LETTERS, _table()[group.number], strict=False):
-        rotation, translation = _parse(text)
+    for letter, text in zip(LETTERS, read_table(TABLE)[str(group.number)], strict=False):
+        representative = SymmOp.from_xyz_str(text)
+        rotation = np.rint(representative.rotation_matrix).astype(np.int64)
+        translation = representative.translation_vector
+        for array in (rotation, translation):
+            array.setflags(write=False)
         multiplicity = len(orbit(rotation @ GENERIC + translation, group)[0])
         dof = int(rotation.any(0).sum())
         found.append(
@@ -174,18 +166,10 @@ def locate(point: ArrayLike, number: int, *, tolerance: float = 1e-4) -> tuple[W
         back = images @ position.rotation.T + position.translation - images
         hits = np.nonzero((np.abs(back - np.rint(back)) < 1e-5).all(-1))[0]
         if len(hits):
-            free = np.zeros(3)
-            axes = list(position.free_axes)
-            free[axes] = images[hits[0]][axes]
-            return position, free
+            return position, np.where(position.rotation.any(0), images[hits[0]], 0.0)
     raise StructureError(
         f"point {x.tolist()} fits no Wyckoff position of space group {number}; use a tolerance below {tolerance}"
     )
-
-
-def wyckoff_letter(point: ArrayLike, number: int, *, tolerance: float = 1e-4) -> str:
-    """Wyckoff letter of a point of the conventional cell in the default setting; see :func:`locate`."""
-    return locate(point, number, tolerance=tolerance)[0].letter
 
 
 # --- which compositions fit
@@ -208,7 +192,12 @@ def can_fit(composition_counts: Sequence[int], group_number: int) -> bool:
     Raises:
         RequestError: a count that is not a positive integer, or a group outside 1..230.
     """
-    counts = _check_counts(composition_counts)
+    counts = [int(c) for c in composition_counts]
+    if not counts or min(counts) < 1 or counts != list(composition_counts):
+        raise RequestError(
+            f"counts {list(composition_counts)!r} are not positive integers; give the atoms of each element in one "
+            "primitive cell"
+        )
     fixed, movable = _sizes(check_number(group_number))
     reachable = np.zeros(max(counts) + 1, dtype=bool)
     reachable[0] = True
@@ -221,22 +210,12 @@ def can_fit(composition_counts: Sequence[int], group_number: int) -> bool:
     for count in sorted(counts, reverse=True):
         following = set()
         for state in states:
-            for used in product(
-                *(range(min(left, count // size) + 1) for left, size in zip(state, sizes, strict=True))
-            ):
-                rest = count - sum(u * size for u, size in zip(used, sizes, strict=True))
+            most = (min(left, count // size) for left, size in zip(state, sizes, strict=True))
+            for used in product(*(range(n + 1) for n in most)):
+                rest = count - sum(map(mul, used, sizes))
                 if rest >= 0 and reachable[rest]:
-                    following.add(tuple(left - u for left, u in zip(state, used, strict=True)))
+                    following.add(tuple(map(sub, state, used)))
         states = following
         if not states:
             return False
     return True
-
-
-def _check_counts(counts: Sequence[int]) -> list[int]:
-    checked = [int(c) for c in counts]
-    if not checked or any(c < 1 or c != given for c, given in zip(checked, counts, strict=True)):
-        raise RequestError(
-            f"counts {list(counts)!r} are not positive integers; give the atoms of each element in one primitive cell"
-        )
-    return checked

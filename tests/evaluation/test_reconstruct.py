@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from autoperi.data.elements import covalent_radii
 from autoperi.data.io import read_table, write_crystals
 from autoperi.errors import RequestError
 from autoperi.evaluation.reconstruct import (
@@ -17,7 +18,6 @@ from autoperi.evaluation.reconstruct import (
     radii_volume,
     start_structures,
 )
-from autoperi.geometry.distances import covalent_radii
 from autoperi.testing import tiny_crystals
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from autoperi.data.convert import to_batch
 from autoperi.data.crystal import CrystalBatch
+from autoperi.data.elements import DEFAULT_RADIUS, covalent_radii
 from autoperi.errors import StructureError
-from autoperi.geometry.distances import DEFAULT_RADIUS, covalent_radii, minimum_distance_ratios, minimum_distances
+from autoperi.geometry.distances import minimum_distance_ratios, minimum_distances
 
 LAWS = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**31 - 1)

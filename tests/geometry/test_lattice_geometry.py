@@ -112,7 +112,6 @@ def test_gradients_hold_at_equal_eigenvalues(index: int) -> None:
     k = lat.to_log_metric(cell).detach().requires_grad_()
     assert torch.autograd.gradcheck(lat.from_log_metric, (k,))
     assert torch.autograd.gradcheck(lat.lengths_angles, (cell,))
-    assert torch.autograd.gradcheck(lat.polar, (cell,))
 
 
 def test_both_backward_paths_agree() -> None:
@@ -121,14 +120,6 @@ def test_both_backward_paths_agree() -> None:
     (fast,) = torch.autograd.grad((lat.to_log_metric(cell) * weight).sum(), cell)
     (graph,) = torch.autograd.grad((lat.to_log_metric(cell) * weight).sum(), cell, create_graph=True)
     torch.testing.assert_close(fast, graph.detach(), rtol=1e-9, atol=1e-10)
-
-
-def test_polar_parts() -> None:
-    cell = cells(11)
-    stretch, rotation = lat.polar(cell)
-    torch.testing.assert_close(stretch @ rotation, cell)
-    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3, dtype=F64).expand_as(rotation))
-    torch.testing.assert_close(stretch, stretch.mT)
 
 
 def test_random_strain_is_symmetric_seeded_and_scaled() -> None:

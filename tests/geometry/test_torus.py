@@ -46,13 +46,13 @@ def test_gradient_of_wrapping_is_the_identity() -> None:
 @given(SEEDS)
 def test_geodesics(seed: int) -> None:
     x, y = torus.wrap(noise(seed, 20, 3)), torus.wrap(noise(seed + 1, 20, 3))
-    v = torus.log_map(x, y)
-    assert on_torus(torus.exp_map(x, v) - y) < 1e-12
-    torch.testing.assert_close(torus.log_map(x, torus.exp_map(x, v * 0.99)), v * 0.99)
+    v = torus.wrap_centered(y - x)
+    assert on_torus(torus.wrap(x + v) - y) < 1e-12
+    torch.testing.assert_close(torus.wrap_centered(torus.wrap(x + v * 0.99) - x), v * 0.99)
     assert on_torus(torus.geodesic(x, y, 0.0) - x) < 1e-12
     assert on_torus(torus.geodesic(x, y, 1.0) - y) < 1e-12
     middle = torus.geodesic(x, y, torch.full((20, 1), 0.3, dtype=F64))
-    torch.testing.assert_close(torus.log_map(x, middle), 0.3 * v)
+    torch.testing.assert_close(torus.wrap_centered(middle - x), 0.3 * v)
     # A translation of both ends moves the whole path.
     shift = noise(seed + 2, 3)
     assert (

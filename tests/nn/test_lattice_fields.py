@@ -14,11 +14,12 @@ from autoperi.nn.backbone import Backbone
 from autoperi.nn.lattice_fields import (
     FIELDS,
     PAIR_FIELDS,
+    SYMMETRIC,
     LatticeField,
     check_fields,
-    field_matrices,
     is_symmetric,
     on_pairs,
+    pair_coefficients,
 )
 from autoperi.nn.radial import polynomial_envelope
 from autoperi.nn.two_graph import EdgePairNetwork, TwoGraph, TwoGraphInteraction, legendre, two_graph
@@ -26,6 +27,20 @@ from autoperi.nn.two_graph import EdgePairNetwork, TwoGraph, TwoGraphInteraction
 F64 = torch.float64
 SEEDS = st.integers(0, 2**31 - 1)
 ALL = [*FIELDS, *(f"{f}_symmetric" for f in FIELDS if f not in ("triplet", "triplet_symmetric"))]
+
+
+def field_matrices(field: str, v: torch.Tensor, w: torch.Tensor | None = None) -> torch.Tensor:
+    """λ of edges v ``[T, 3]`` in Å, or of pairs of edges (v, w), ``[T, 3, 3]``: by their definitions."""
+    r = torch.linalg.vector_norm(v, dim=-1)
+    u = v / r.unsqueeze(-1)
+    own = u.unsqueeze(-1) * u.unsqueeze(-2)
+    if w is None:
+        return own * (r if field.removesuffix(SYMMETRIC) == "distance" else torch.ones_like(r))[:, None, None]
+    s = torch.linalg.vector_norm(w, dim=-1)
+    t = w / s.unsqueeze(-1)
+    mixed = u.unsqueeze(-1) * t.unsqueeze(-2)
+    a, b, c, d = (k[:, None, None] for k in pair_coefficients(field, r, s, (u * t).sum(-1)))
+    return a * own + b * (t.unsqueeze(-1) * t.unsqueeze(-2)) + c * mixed + d * mixed.mT
 
 
 def edges(seed: int, n: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Generator]:

@@ -22,10 +22,10 @@ from autoperi.prior.fingerprint import (
 )
 from autoperi.prior.learn import additive_volumes, learn_library
 from autoperi.prior.library import PrototypeLibrary
-from autoperi.prior.locate import log_probability
+from autoperi.prior.locate import log_probability_of
 from autoperi.prior.propose import Proposer
 from autoperi.prior.ranker import make_bucket, ranking_loss, sort_elements, train_ranker
-from autoperi.symmetry.analysis import analyse
+from autoperi.symmetry.analysis import SYMPREC, analyse
 
 
 def crystal(
@@ -78,8 +78,8 @@ def learned() -> tuple[PrototypeLibrary, np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def proposer(learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray]) -> Proposer:
-    library, owner, _ = learned
-    return Proposer(library, train_ranker(library, owner, descriptors=element_descriptors(), epochs=2))
+    library, _, _ = learned
+    return Proposer(library, train_ranker(library, descriptors=element_descriptors(), epochs=2))
 
 
 def test_descriptors_are_finite_and_tell_elements_apart() -> None:
@@ -233,13 +233,13 @@ def test_leave_one_out_hides_the_crystal_itself(
 
 
 def test_locate_gives_the_probability_of_a_known_type_and_none_of_an_unknown(proposer: Proposer) -> None:
-    known = log_probability(proposer, *rocksalt("Na", "Cl", 5.7))
-    rare = log_probability(proposer, *caesium_chloride("Na", "Cl", 3.4))
+    known = log_probability_of(proposer, analyse(*rocksalt("Na", "Cl", 5.7), symprec=SYMPREC))
+    rare = log_probability_of(proposer, analyse(*caesium_chloride("Na", "Cl", 3.4), symprec=SYMPREC))
     assert known is not None
     assert rare is not None
     assert math.exp(known) + math.exp(rare) == pytest.approx(1, abs=1e-4)
     lonely = (np.eye(3) * 6, np.array([[0, 0, 0], [0.2, 0.1, 0.3]]), np.array([11, 17]))
-    assert log_probability(proposer, *lonely) is None
+    assert log_probability_of(proposer, analyse(*lonely, symprec=SYMPREC)) is None
 
 
 def test_a_library_without_a_field_is_refused(learned: tuple[PrototypeLibrary, np.ndarray, np.ndarray]) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autoperi.errors import RequestError, StructureError
 from autoperi.symmetry import analysis as sym
+from autoperi.symmetry import spacegroup as spg
 from autoperi.symmetry import wyckoff as wyc
 
 GROUPS = st.integers(1, 230)
@@ -20,10 +21,10 @@ def key(rotation: np.ndarray, translation: np.ndarray) -> tuple[int, ...]:
     return (*rotation.astype(int).ravel().tolist(), *(np.rint(translation * 24).astype(int) % 24).tolist())
 
 
-def random_crystal(group: sym.SpaceGroup, seed: int, n_orbits: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_crystal(group: spg.SpaceGroup, seed: int, n_orbits: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Three general orbits of different species in the primitive cell: its group is exactly ``group``."""
     rng = np.random.default_rng(seed)
-    lattice = sym.primitive_transform(group) @ sym.symmetrize_lattice(
+    lattice = spg.primitive_transform(group) @ sym.symmetrize_lattice(
         6 * np.eye(3) + rng.normal(size=(3, 3)), group.rotations
     )
     orbits = [sym.orbit(rng.random(3), group.primitive)[0] for _ in range(n_orbits)]
@@ -35,7 +36,7 @@ def random_crystal(group: sym.SpaceGroup, seed: int, n_orbits: int = 3) -> tuple
 
 def test_every_setting_is_a_closed_group_and_has_a_primitive_cell() -> None:
     for hall in range(1, 531):
-        group = sym.space_group_from_hall(hall)
+        group = spg.space_group_from_hall(hall)
         assert (group.rotations[0] == np.eye(3)).all()
         assert len(group) == len(group.primitive) * group.n_centring
         for g in (group, group.primitive):
@@ -62,9 +63,9 @@ def test_numbers_systems_and_orders() -> None:
         230: (96, "cubic"),
     }
     for number, (order, system) in expected.items():
-        group = sym.space_group(number)
+        group = spg.space_group(number)
         assert (group.number, len(group), group.crystal_system) == (number, order, system)
-    assert [sym.space_group(n).centring for n in (1, 12, 38, 44, 69, 166, 225, 229)] == list("PCAIFRFI")
+    assert [spg.space_group(n).centring for n in (1, 12, 38, 44, 69, 166, 225, 229)] == list("PCAIFRFI")
 
 
 @pytest.mark.parametrize(
@@ -84,22 +85,22 @@ def test_numbers_systems_and_orders() -> None:
     ],
 )
 def test_parse_space_group(text: int | str, number: int) -> None:
-    assert sym.parse_space_group(text) == number
+    assert spg.parse_space_group(text) == number
 
 
 @pytest.mark.parametrize("bad", [0, 231, -1, "0", "-3", "231", "Fm4m", "", 2.5, True, None])
 def test_unknown_groups_are_refused_by_name(bad: object) -> None:
     with pytest.raises(RequestError, match="space group") as error:
-        sym.parse_space_group(bad)  # type: ignore[arg-type]
+        spg.parse_space_group(bad)  # type: ignore[arg-type]
     assert repr(bad).strip("'") in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_every_default_symbol_is_read_back() -> None:
     for number in range(1, 231):
-        assert sym.parse_space_group(sym.space_group(number).symbol) == number
+        assert spg.parse_space_group(spg.space_group(number).symbol) == number
     with pytest.raises(RequestError, match="Hall number 531"):
-        sym.space_group_from_hall(531)
+        spg.space_group_from_hall(531)
 
 
 # --- agreement with spglib, for every group
@@ -107,7 +108,7 @@ def test_every_default_symbol_is_read_back() -> None:
 
 def test_primitive_cells_and_settings_are_spglib_s() -> None:
     for number in range(1, 231):
-        group = sym.space_group(number)
+        group = spg.space_group(number)
         lattice, x, z = random_crystal(group, number)
         info = sym.analyse(lattice, x, z, symprec=1e-4)
         assert (info.number, info.hall_number) == (number, group.hall_number)
@@ -131,7 +132,7 @@ def test_wyckoff_table_is_complete_and_distinct() -> None:
     """1731 positions in all; each is found again from any point of its own orbit, so no two are the same."""
     rng, total = np.random.default_rng(0), 0
     for number in range(1, 231):
-        group, positions = sym.space_group(number), wyc.wyckoff_positions(number)
+        group, positions = spg.space_group(number), wyc.wyckoff_positions(number)
         total += len(positions)
         multiplicities = [p.multiplicity for p in positions]
         assert multiplicities == sorted(multiplicities)
@@ -154,14 +155,14 @@ def test_wyckoff_table_is_complete_and_distinct() -> None:
 @pytest.mark.parametrize("number", [2, 12, 36, 62, 88, 123, 139, 148, 166, 186, 194, 198, 216, 221, 225, 227])
 def test_letters_are_spglib_s(number: int) -> None:
     """spglib may choose another origin; its letter is then that of the point in its own axes."""
-    group, rng = sym.space_group(number), np.random.default_rng(number)
+    group, rng = spg.space_group(number), np.random.default_rng(number)
     for p in wyc.wyckoff_positions(number):
         lattice, x, z = random_crystal(group, number, n_orbits=2)
         extra = p.points(rng.random(3) * 0.2 + 0.05, primitive=True)
         data = spglib.get_symmetry_dataset((lattice, np.concatenate([x, extra]), [*z, *[9] * len(extra)]), symprec=1e-5)
         assert data.hall_number == group.hall_number
         y = data.transformation_matrix @ extra[0] + data.origin_shift
-        assert wyc.wyckoff_letter(y, number) == data.wyckoffs[-1]
+        assert wyc.locate(y, number)[0].letter == data.wyckoffs[-1]
 
 
 @pytest.mark.parametrize(
@@ -179,13 +180,13 @@ def test_well_known_multiplicities(number: int, labels: str) -> None:
 
 
 def test_olivine_and_wurtzite_letters() -> None:
-    assert wyc.wyckoff_letter([0, 0, 0], 62) == "a"
-    assert wyc.wyckoff_letter([0.28, 0.25, 0.97], 62) == "c"
-    assert wyc.wyckoff_letter([0.16, 0.05, 0.28], 62) == "d"
-    assert wyc.wyckoff_letter([1 / 3, 2 / 3, 0.25], 194) == "c"
-    assert wyc.wyckoff_letter([0.2, 0.4, 0.25], 194) == "h"
-    assert wyc.wyckoff_letter([0.5, 0.5, 0.5], 225) == "b"
-    assert wyc.wyckoff_letter([0.2500001, 0.25, 0.7499999], 225) == "c"
+    assert wyc.locate([0, 0, 0], 62)[0].letter == "a"
+    assert wyc.locate([0.28, 0.25, 0.97], 62)[0].letter == "c"
+    assert wyc.locate([0.16, 0.05, 0.28], 62)[0].letter == "d"
+    assert wyc.locate([1 / 3, 2 / 3, 0.25], 194)[0].letter == "c"
+    assert wyc.locate([0.2, 0.4, 0.25], 194)[0].letter == "h"
+    assert wyc.locate([0.5, 0.5, 0.5], 225)[0].letter == "b"
+    assert wyc.locate([0.2500001, 0.25, 0.7499999], 225)[0].letter == "c"
     assert len(wyc.wyckoff_positions(47)) == 27
     assert wyc.wyckoff_position(47, "A").dof == 3
 
@@ -199,7 +200,7 @@ def test_unknown_letters_are_refused() -> None:
 @settings(max_examples=40, deadline=None)
 @given(GROUPS, SEEDS)
 def test_orbits_are_closed_and_projectors_idempotent(number: int, seed: int) -> None:
-    group, rng = sym.space_group(number), np.random.default_rng(seed)
+    group, rng = spg.space_group(number), np.random.default_rng(seed)
     position = rng.choice(np.array(wyc.wyckoff_positions(number)))
     point = position.points(rng.random(3))[0]
     images, index = sym.orbit(point, group)
@@ -227,7 +228,7 @@ def test_orbits_are_closed_and_projectors_idempotent(number: int, seed: int) -> 
 @given(GROUPS, SEEDS)
 def test_coordinates_and_displacements_project(number: int, seed: int) -> None:
     rng, positions = np.random.default_rng(seed), wyc.wyckoff_positions(number)
-    group = sym.space_group(number).primitive
+    group = spg.space_group(number).primitive
     chosen = [positions[0], positions[int(rng.integers(len(positions)))]]
     orbits = [p.points(0.1 + 0.3 * rng.random(3), primitive=True) for p in chosen]
     x, z = np.concatenate(orbits), np.repeat([1, 2], [len(o) for o in orbits])
@@ -244,7 +245,7 @@ def test_coordinates_and_displacements_project(number: int, seed: int) -> None:
 
 
 def test_broken_symmetry_is_named() -> None:
-    group = sym.space_group(225).primitive
+    group = spg.space_group(225).primitive
     with pytest.raises(StructureError, match="Fm-3m"):
         sym.project_coordinates([[0.1, 0.2, 0.3], [0.5, 0.5, 0.5]], [11, 17], group)
     x = sym.project_coordinates([[0.001, 0, 0], [0.5, 0.499, 0.5]], [11, 17], group)
@@ -264,7 +265,7 @@ def test_lattices_of_every_group() -> None:
     }
     rng = np.random.default_rng(0)
     for number in range(1, 231):
-        for group in {id(g): g for g in (sym.space_group(number), sym.space_group(number).primitive)}.values():
+        for group in {id(g): g for g in (spg.space_group(number), spg.space_group(number).primitive)}.values():
             start = 5 * np.eye(3) + rng.normal(size=(3, 3))
             lattice = sym.symmetrize_lattice(start, group.rotations)
             metric = lattice @ lattice.T
@@ -284,7 +285,7 @@ def test_strain_projector_keeps_symmetry() -> None:
 
     rng = np.random.default_rng(1)
     for number in (5, 62, 141, 166, 194, 227):
-        group = sym.space_group(number).primitive
+        group = spg.space_group(number).primitive
         lattice = sym.symmetrize_lattice(5 * np.eye(3) + rng.normal(size=(3, 3)), group.rotations)
         k = sym.strain_projector(lattice, group.rotations) @ rng.normal(size=6) * 0.2
         strained = lattice @ symmetric_exp(from_symmetric_coords(torch.from_numpy(k)[None]))[0].numpy()
@@ -327,16 +328,16 @@ def test_analyse_says_what_failed_or_falls_back() -> None:
 @settings(max_examples=15, deadline=None)
 @given(GROUPS, SEEDS)
 def test_analysis_primitive_letters_match_the_input(number: int, seed: int) -> None:
-    group, rng, positions = sym.space_group(number), np.random.default_rng(seed), wyc.wyckoff_positions(number)
+    group, rng, positions = spg.space_group(number), np.random.default_rng(seed), wyc.wyckoff_positions(number)
     lattice, x, z = random_crystal(group, seed, n_orbits=2)
     extra = positions[int(rng.integers(len(positions)))].points(0.05 + 0.2 * rng.random(3), primitive=True)
     info = sym.analyse(lattice, np.concatenate([x, extra]), [*z, *[9] * len(extra)], symprec=1e-5)
     assert info.number == number
     # The cell given is primitive already, so the letters are the same up to the order of atoms.
     assert sorted(info.primitive_wyckoffs) == sorted(info.wyckoffs)
-    conventional = info.primitive_frac_coords @ sym.primitive_transform(info.group)
+    conventional = info.primitive_frac_coords @ spg.primitive_transform(info.group)
     for point, letter in zip(conventional, info.primitive_wyckoffs, strict=True):
-        assert wyc.wyckoff_letter(point, number) == letter
+        assert wyc.locate(point, number)[0].letter == letter
 
 
 # --- which compositions fit

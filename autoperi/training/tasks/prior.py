@@ -135,7 +135,7 @@ def train_prior(
         if report is not None:
             report(row)
 
-    ranker = train_ranker(library, owner, descriptors=element_descriptors(), epochs=epochs, seed=seed, report=each)
+    ranker = train_ranker(library, descriptors=element_descriptors(), epochs=epochs, seed=seed, report=each)
     summary = {
         "epochs": epochs,
         "crystals": len(crystals),

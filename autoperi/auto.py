@@ -62,6 +62,9 @@ class AutoPeri:
         self._model = LoadedBundle(bundle, device=self.device)
         self._model.build_all()
 
+    def __reduce__(self) -> Any:  # copies and pickles hold the model and build its networks anew
+        return _rebuilt, (type(self), self.bundle, self.device, self.dtype, self.settings)
+
     # --- models ---------------------------------------------------------------------------------------------------
 
     @classmethod
@@ -360,6 +363,12 @@ class AutoPeri:
         from autoperi.relax.calculator import AutoPeriCalculator
 
         return AutoPeriCalculator(self.bundle, **{"device": self.device, **options})
+
+
+def _rebuilt(
+    cls: type[AutoPeri], bundle: Bundle, device: torch.device, dtype: torch.dtype, settings: Settings
+) -> AutoPeri:
+    return cls(bundle, device=device, dtype=dtype, settings=settings)
 
 
 def indexed_like(structures: Any, table: pd.DataFrame) -> pd.DataFrame:

@@ -176,9 +176,11 @@ def kinds() -> Mapping[str, Kind]:
     """All kinds by name: those of :data:`KINDS`, then those of other packages, which cannot replace them.
 
     Raises:
-        WeightsError: an entry point that cannot be loaded or names something else than a kind.
+        WeightsError: an entry point that cannot be loaded, names something else than a kind, or a kind whose name is
+            taken or is none.
     """
     found = {kind.name: kind for kind in KINDS}
+    taken = {name for kind in KINDS for name in kind.names}
     for point in entry_points(group=GROUP):
         try:
             kind = point.load()
@@ -187,13 +189,24 @@ def kinds() -> Mapping[str, Kind]:
                 f"kind {point.name!r} of {point.value!r} cannot be loaded ({' '.join(str(error).split())}); mend or "
                 "uninstall the package that registers it"
             ) from error
-        if not isinstance(kind, Kind) or kind.name in found:
-            why = (
-                "is no autoperi.registry.Kind" if not isinstance(kind, Kind) else f"is called {kind.name!r}, as another"
-            )
+        why = _fault(kind, taken)
+        if why:
             raise WeightsError(f"kind {point.name!r} of {point.value!r} {why}; mend or uninstall the package")
         found[kind.name] = kind
+        taken.update(kind.names)
     return found
+
+
+def _fault(kind: Any, taken: set[str]) -> str:
+    """What is wrong with a kind of another package beside those whose names are taken."""
+    if not isinstance(kind, Kind):
+        return "is no autoperi.registry.Kind"
+    for name in kind.names:
+        if not name.isidentifier():
+            return f"is called {name!r}, which is no name; take letters, digits and underscores"
+        if name in taken:
+            return f"is called {name!r}, as another"
+    return ""
 
 
 def kind_named(name: str) -> Kind:
@@ -203,20 +216,23 @@ def kind_named(name: str) -> Kind:
         RequestError: there is none; the message names the nearest.
     """
     word = name.replace("-", "_")
+    called = _called(word)
+    if called:
+        return next((kind for kind in called if kind.name == word), called[0])
     known = kinds()
-    if word in known:
-        return known[word]
-    for kind in known.values():
-        if word in kind.components:
-            return kind
     near = difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise RequestError(f"{name!r} is no kind of network; {hint}choose from {', '.join(known)}")
 
 
+def _called(name: str) -> list[Kind]:
+    """The kinds of a name; other packages are asked only where no kind of AutoPeri itself has it."""
+    return [kind for kind in KINDS if name in kind.names] or [k for k in kinds().values() if name in k.names]
+
+
 def kind_of(component: str, config: Mapping[str, Any]) -> Kind | None:
     """The kind of a model's component, by its name and, where a name has stood for two kinds, its config."""
-    fitting = [kind for kind in kinds().values() if component in kind.names]
+    fitting = _called(component)
     said = str(config.get("kind", "empnn" if component == "empnn" else ""))
     return next((k for k in fitting if not k.config_kind or k.config_kind == said), fitting[0] if fitting else None)
 

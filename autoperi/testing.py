@@ -190,11 +190,14 @@ def check_generator(
 
 def _refused(peri: AutoPeri, composition: str | None, options: dict[str, Any]) -> None:
     """Refused before any work, which would take a candidate of the pipeline."""
+    from unittest.mock import patch
+
     from autoperi.errors import RequestError
 
-    message = None
+    message, work = None, AssertionError(f"{options} of {composition} is not refused before any work")
     try:
-        peri.generate(composition, seed=0, **options)
+        with patch.object(type(peri.pipeline), "candidates", side_effect=work):
+            peri.generate(composition, seed=0, **options)
     except RequestError as error:
         message = str(error)
     assert message is not None, f"{options} of {composition} is not supported and was not refused"

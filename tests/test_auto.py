@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import random
 from typing import Any
 
@@ -484,3 +486,12 @@ def test_numbers_of_numpy_are_numbers(tiny: AutoPeri) -> None:
 def test_odd_values_are_refused_before_any_work(tiny: AutoPeri, composition, options: dict, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         tiny.generate(composition, **options)
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda peri: pickle.loads(pickle.dumps(peri))])
+def test_copies_and_pickles_are_the_same_model(tiny_bundle: Bundle, again: Any):
+    peri = AutoPeri(tiny_bundle, device="cpu", dtype=torch.float32).with_settings(known_weight=0.5)
+    found = peri.generate("NaCl", n=2, seed=0, progress=False)
+    other = again(peri)
+    assert (other.settings, other.dtype, other.device) == (peri.settings, peri.dtype, peri.device)
+    assert signature(other.generate("NaCl", n=2, seed=0, progress=False)) == signature(found)

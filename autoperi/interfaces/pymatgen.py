@@ -149,8 +149,8 @@ class _GeneratingTransformation(_ModelTransformation):
             The structure at ``place``, with its provenance in ``.properties["autoperi"]``. Or a list of dicts, best
             first: ``structure``; ``transformation``, which gives this structure alone; ``energy`` in eV and
             ``energy_above_minimum`` in eV/atom within the list, by the potential if that ranked, else the predicted
-            formation energy, in either case before ``finish``; and what its provenance says of it, such as
-            ``log_likelihood``.
+            formation energy, in either case before ``finish``, both None by a model that predicts no energy; and what
+            its provenance says of it, such as ``log_likelihood``.
 
         Raises:
             RequestError: what is asked for cannot be had. WeightsError: the model cannot be loaded, or lacks what an
@@ -169,13 +169,14 @@ class _GeneratingTransformation(_ModelTransformation):
     def _ranked_list(self, made: Sequence[Structure], n: int) -> list[dict[str, Any]]:
         notes = [structure.properties["autoperi"] for structure in made]
         energies = [x.get("potential_energy_per_atom_eV", x["formation_energy_per_atom_eV"]) for x in notes]
+        least = min((energy for energy in energies if energy is not None), default=None)
         own = self.as_dict()
         return [
             {
                 "structure": structure,
                 "transformation": self.from_dict({**own, "n": n, "place": k}),
-                "energy": energy * len(structure),
-                "energy_above_minimum": round(energy - min(energies), 6),
+                "energy": None if energy is None else energy * len(structure),
+                "energy_above_minimum": None if energy is None or least is None else round(energy - least, 6),
                 **{name: value for name, value in note.items() if name not in _MODEL_KEYS},
             }
             for k, (structure, note, energy) in enumerate(zip(made, notes, energies, strict=True))

@@ -7,7 +7,7 @@ request, as found by symmetry analysis of the very crystal that would be returne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -94,8 +94,7 @@ class Tally:
         return (
             f"only {self.accepted} of {wanted} crystals of {asked} could be made ({self.tried} candidates tried, "
             f"{self.too_close} with atoms too close, {self.wrong_group} of another space group, {self.smaller_cell} "
-            "of a "
-            f"smaller cell, {other}{self.nothing} for which nothing could be built)"
+            f"of a smaller cell, {other}{self.nothing} for which nothing could be built)"
         )
 
 
@@ -121,15 +120,14 @@ class Judge:
 
     def accept(self, candidates: list[Candidate], request: Request, tally: Tally) -> Iterator[Accepted]:
         """Those of some candidates that pass, in order; ``tally`` counts the others."""
+        try:
+            batch = self._batch(candidates)
+        except StructureError:  # one is no crystal at all
+            given, candidates = len(candidates), [c for c in candidates if self._is_crystal(c)]
+            tally.nothing += given - len(candidates)
+            batch = self._batch(candidates)
         if not candidates:
             return
-        batch = batch_arrays(
-            [c.lattice for c in candidates],
-            [c.frac_coords for c in candidates],
-            [c.numbers for c in candidates],
-            dtype=torch.float64,
-            device=self.device,
-        )
         with torch.no_grad():
             ratios = minimum_distance_ratios(batch).cpu().numpy()
             close = ratios < MIN_DISTANCE_RATIO
@@ -152,6 +150,21 @@ class Judge:
                 None if e is None else round(float(e[place]), ENERGY_DIGITS) for e in (energies, ranking)
             )
             yield Accepted(candidate, energy, potential, round(float(ratios[k]), 4), number)
+
+    def _batch(self, candidates: Sequence[Candidate]) -> CrystalBatch:
+        return batch_arrays(
+            [c.lattice for c in candidates],
+            [c.frac_coords for c in candidates],
+            [c.numbers for c in candidates],
+            dtype=torch.float64,
+            device=self.device,
+        )
+
+    def _is_crystal(self, candidate: Candidate) -> bool:
+        try:
+            return len(self._batch([candidate])) == 1
+        except StructureError:
+            return False
 
     def _energies(self, batch: CrystalBatch, request: Request) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Formation energies and the potential's energies, eV/atom, each ``[B]`` or None."""
@@ -199,7 +212,7 @@ def run(
         if len(done) >= request.n and any(c is None or c.fallback for c in chunk):
             chunk = [c for c in chunk if c is not None and not c.fallback]
             stream = iter(())  # after the first fallback the others are fallbacks too
-        if not chunk and not done and not fallbacks_only and request.composition is not None:
+        if not chunk and not done and not fallbacks_only and pipeline.falls_back and request.composition is not None:
             # none of those that were tried suits the request: what is left to try are fallbacks
             fallbacks_only = True
             stream = islice((c for c in source if c is None or c.fallback), MAX_FALLBACKS)

@@ -62,12 +62,16 @@ class Pipeline(ABC):
         supports: options of a request that it honours, beside :data:`COMMON`; :data:`DE_NOVO` where it draws
             compositions too.
         parts: what ``generate(model=…)`` may name.
-        max_steps: most steps that a request may ask for.
+        min_steps, max_steps: fewest and most steps that a request may ask for; steps_name: what they are steps of.
+        falls_back: whether candidates that are tried only where no other passes end its stream.
     """
 
     supports: ClassVar[frozenset[str]]
     parts: ClassVar[tuple[str, ...]] = ()
+    min_steps: ClassVar[int] = 0
     max_steps: ClassVar[int] = 20
+    steps_name: ClassVar[str] = "relaxation passes"
+    falls_back: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -114,11 +118,10 @@ class Pipeline(ABC):
             if name not in self.supports | COMMON and not (name == "model" and self.parts):
                 raise RequestError(
                     f"model {model!r} does not honour {name}; it takes {', '.join(sorted(self.supports | COMMON))}: "
-                    "leave "
-                    f"{name} out, or use a model that takes it, such as 'autoperi-base'"
+                    f"leave {name} out, or use a model that takes it, such as 'autoperi-base'"
                 )
-        if request.steps is not None and request.steps > self.max_steps:
+        if request.steps is not None and not self.min_steps <= request.steps <= self.max_steps:
             raise RequestError(
-                f"steps={request.steps!r} is not a number of relaxation passes; give an integer from 0 to "
-                f"{self.max_steps}, or None"
+                f"steps={request.steps!r} is not a number of {self.steps_name}; give an integer from {self.min_steps} "
+                f"to {self.max_steps}, or None"
             )

@@ -54,6 +54,7 @@ class PrototypePipeline(Pipeline):
         }
     )
     parts: ClassVar[tuple[str, ...]] = ("autoperi-gnn", "prior")
+    falls_back: ClassVar[bool] = True
 
     mixture: Mixture
     decoder: Decoder | None
@@ -96,9 +97,8 @@ class PrototypePipeline(Pipeline):
             return replace(self, mixture=Mixture(proposer, None, share=0.0, novelty=0.0), decoder=None)
         if self.decoder is None or network is None:
             raise WeightsError(
-                "this model has no flow and no orbit network, which model='autoperi-gnn' needs; use a complete model "
-                "such as "
-                "'autoperi-base'"
+                "this model has no flow or no orbit network, both of which model='autoperi-gnn' needs; use a complete "
+                "model such as 'autoperi-base'"
             )
         return replace(self, mixture=NetworkAlone(proposer, network, share=1.0, novelty=1.0))
 

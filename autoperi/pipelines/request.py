@@ -265,11 +265,8 @@ class Request:
     def echo(self) -> dict[str, Any]:
         """The request in plain JSON that repeats it; ``model`` is called ``generator``, as on the command line."""
         found = {f.name: f.metadata["echo"](getattr(self, f.name)) for f in _options()}
-        return {
-            **found,
-            "composition": None if self.asked is None else str(self.asked),
-            "generator": found.pop("model"),
-        }
+        generator = found.pop("model")
+        return {**found, "composition": None if self.asked is None else str(self.asked), "generator": generator}
 
 
 @dataclass(frozen=True)

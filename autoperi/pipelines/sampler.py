@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from autoperi.data.random import torch_generator
-from autoperi.errors import WeightsError
+from autoperi.errors import StructureError, WeightsError
 from autoperi.hub.networks import LoadedBundle
 from autoperi.pipelines.base import Candidate, Pipeline
 from autoperi.pipelines.request import MAX_STEPS, Request
@@ -25,6 +25,8 @@ below.
 """
 MAX_CELL_SIZES = 4
 """Numbers of formula units that are taken in turn, the smallest first, where the request leaves several."""
+HONOURED = frozenset({"space_group", "chemical_system", "exclude_elements", "num_elements"})
+"""What a kind may say that it supports: a process is told the space group, and the rest a composition decides."""
 START_VOLUME = 20.0
 """Å³ an atom of the cell that a candidate has before it is sampled."""
 
@@ -48,7 +50,9 @@ class SamplerPipeline(Pipeline):
     device: torch.device
     origin: str
     supports: frozenset[str]  # type: ignore[misc]
+    min_steps: ClassVar[int] = 1
     max_steps: ClassVar[int] = MAX_STEPS
+    steps_name: ClassVar[str] = "steps of a process"
 
     @classmethod
     def from_bundle(cls, model: LoadedBundle, settings: Settings) -> SamplerPipeline:  # noqa: D102
@@ -60,6 +64,11 @@ class SamplerPipeline(Pipeline):
                 f"holds {held}"
             )
         (kind,) = kinds
+        if not set(kind.supports) <= HONOURED:
+            raise WeightsError(
+                f"kind {kind.name!r} says that it supports {', '.join(sorted(set(kind.supports) - HONOURED))}, which "
+                f"the pipeline 'sampler' cannot hand on; it can {', '.join(sorted(HONOURED))}"
+            )
         options = model.bundle.metadata.get("process") or {}
         try:
             process = load(kind.process)(**options)
@@ -81,12 +90,22 @@ class SamplerPipeline(Pipeline):
             yield Candidate(index, lattice, np.zeros((len(numbers), 3)), numbers, None, self.origin)
 
     def refine(self, request: Request, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The crystals at the end of the process."""
+        """The crystals at the end of the process; one that came apart on the way has no lattice."""
+        try:
+            return self._sampled(request, candidates)
+        except (StructureError, torch.linalg.LinAlgError):
+            if len(candidates) == 1:
+                return [replace(candidates[0], lattice=np.full((3, 3), np.nan))]
+            return [self.refine(request, [one])[0] for one in candidates]  # it takes no other with it
+
+    def _sampled(self, request: Request, candidates: Sequence[Candidate]) -> list[Candidate]:
         generators = [torch_generator(request.seed, c.index) for c in candidates]
         condition = Condition(
             torch.as_tensor(np.concatenate([c.numbers for c in candidates])).to(self.device),
             torch.tensor([len(c.numbers) for c in candidates], device=self.device),
-            None if request.space_group is None else torch.full((len(candidates),), request.space_group),
+            None
+            if request.space_group is None
+            else torch.full((len(candidates),), request.space_group, device=self.device),
         )
         times = self.process.times(self.steps if request.steps is None else request.steps)
         with torch.no_grad():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from small_kinds import small_model
 
-from autoperi import AutoPeri
+from autoperi import AutoPeri, registry
 from autoperi.errors import AutoPeriWarning, RequestError, WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.testing import check_generator
@@ -25,6 +29,11 @@ PIPELINES = {
 def test_generator(name: str) -> None:
     kinds, options = PIPELINES[name]
     check_generator(AutoPeri(small_model(*kinds), device="cpu"), **options)
+
+
+def test_every_generator_of_the_registry_is_here() -> None:
+    tried = {name for kinds, _ in PIPELINES.values() for name in kinds}
+    assert tried >= {kind.name for kind in registry.KINDS if kind.role == "generator"}
 
 
 def test_the_bundled_model() -> None:
@@ -69,3 +78,82 @@ def test_a_model_that_only_relaxes(tiny_bundle: Bundle) -> None:
     assert relaxer.relax_lattice(salt).properties["autoperi"]["relaxation"]["status"]
     with pytest.raises(WeightsError, match="no component 'prior', which the prototype pipeline needs"):
         relaxer.generate("NaCl")
+
+
+def toy_with(process: Any) -> AutoPeri:
+    """The toy's network with another process."""
+    peri = AutoPeri(small_model("toy"), device="cpu")
+    vars(peri)["pipeline"] = replace(peri.pipeline, process=process)
+    return peri
+
+
+def test_a_sampler_whose_crystals_all_fail_ends() -> None:
+    from toy_crystals.process import ToyProcess
+
+    with pytest.raises(RequestError, match=r"only 0 of 1 crystals of NaCl .* 210 with atoms too close"):
+        toy_with(ToyProcess(volume=0.5)).generate("NaCl", seed=0, steps=1, rank="none")
+
+
+@pytest.mark.parametrize("fault", ["NaN at the end", "NaN on the way", "no volume at the end"])
+def test_a_crystal_that_comes_apart_takes_no_other_with_it(fault: str) -> None:
+    from toy_crystals.process import CellAndTorus, ToyProcess
+
+    class Breaking(ToyProcess):
+        """Crystals of four atoms lose their lattice."""
+
+        def step(self, state: Any, prediction: Any, t: float, dt: float, generators: Any) -> Any:
+            batch = super().step(state, prediction, t, dt, generators).batch
+            if fault != "NaN on the way" and t + dt < 1:
+                return CellAndTorus(batch)
+            broken = (batch.n_atoms == 4)[:, None, None]
+            value = 0.0 if "volume" in fault else torch.nan
+            return CellAndTorus(batch.replace(lattice=torch.where(broken, value, batch.lattice)))
+
+    peri = toy_with(Breaking())
+    found = [
+        peri.generate("NaCl", n=4, seed=0, steps=2, rank="none", batch_size=size, progress=False) for size in (1, 3, 8)
+    ]
+    assert all(len(s) != 4 for s in found[0])
+    indices = [[s.properties["autoperi"]["index"] for s in made] for made in found]
+    assert indices[0] == indices[1] == indices[2]
+    assert [s.lattice.matrix.tolist() for s in found[0]] == [s.lattice.matrix.tolist() for s in found[2]]
+
+
+def test_a_sampler_takes_a_step_at_least() -> None:
+    toy = AutoPeri(small_model("toy"))
+    with pytest.raises(RequestError, match=r"steps=0 is not a number of steps of a process; give .* from 1 to 10000"):
+        toy.generate("NaCl", steps=0)
+
+
+@pytest.mark.parametrize("word", ["de novo", "like", "spacegroup"])
+def test_what_a_sampler_cannot_hand_on_no_kind_supports(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = small_model("toy")
+    kind = replace(registry.kind_named("toy"), supports=("space_group", word))
+    monkeypatch.setattr(registry, "kinds", lambda: {"toy": kind})
+    with pytest.raises(WeightsError, match=f"supports {word}, which the pipeline 'sampler' cannot hand on"):
+        AutoPeri(bundle).generate("NaCl")
+
+
+def test_a_process_is_told_the_space_group() -> None:
+    from toy_crystals.process import ToyProcess
+
+    told = []
+
+    class Listening(ToyProcess):
+        def start(self, condition: Any, generators: Any) -> Any:
+            told.append(condition.space_group)
+            return super().start(condition, generators)
+
+    peri = toy_with(Listening())
+    vars(peri)["pipeline"] = replace(peri.pipeline, supports=peri.pipeline.supports | {"space_group"})
+    found = peri.generate("NaCl", space_group=1, seed=0, steps=1, rank="none")
+    assert [s.properties["autoperi"]["space_group"] for s in found] == [1]
+    assert told[0].tolist() == [1]
+
+
+def test_work_before_a_refusal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autoperi.pipelines.sampler import SamplerPipeline
+
+    monkeypatch.setattr(SamplerPipeline, "check", lambda *_: None)
+    with pytest.raises(AssertionError, match=re.escape("is not refused before any work")):
+        check_generator(AutoPeri(small_model("toy")), ["NaCl"], steps=2, n=1)

@@ -64,6 +64,45 @@ def test_component_names_are_told_apart() -> None:
         registry.kind_named("empn")
 
 
+class Entry:
+    """An entry point."""
+
+    value = "odd_package:KIND"
+
+    def __init__(self, kind: object) -> None:
+        self.name, self.kind = "odd", kind
+
+    def load(self) -> object:
+        if isinstance(self.kind, Exception):
+            raise self.kind
+        return self.kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (ImportError("no torch_odd"), r"cannot be loaded \(no torch_odd\)"),
+        ("text", "is no autoperi.registry.Kind"),
+        (registry.Kind("potential", "potential", "another", "odd:Net"), "is called 'potential', as another"),
+        (registry.Kind("flow", "generator", "an older name", "odd:Net"), "is called 'flow', as another"),
+        (registry.Kind("odd", "generator", "", "odd:Net", components=("prior",)), "is called 'prior', as another"),
+        (registry.Kind("my-toy", "generator", "a hyphen", "odd:Net"), "is called 'my-toy', which is no name"),
+    ],
+)
+def test_an_entry_point_that_is_no_kind_is_refused(
+    kind: object, words: str, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle
+) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda **_: [Entry(kind)])
+    monkeypatch.setattr(registry, "kinds", registry.kinds.__wrapped__)
+    with pytest.raises(WeightsError, match=rf"kind 'odd' of 'odd_package:KIND' {words}.*uninstall the package"):
+        registry.kinds()
+    # what AutoPeri itself knows asks no other package
+    AutoPeri(tiny_bundle)
+    assert registry.kind_named("empnn").name == "empnn"
+    with pytest.raises(WeightsError, match="uninstall the package"):
+        registry.kind_of("crystal_ball", {})
+
+
 def test_a_component_of_an_unknown_kind_is_refused(tiny_bundle: Bundle) -> None:
     other = {**tiny_bundle.components, "crystal_ball": tiny_bundle.components["empnn"]}
     with pytest.raises(WeightsError, match=r"'crystal_ball'.*does not know; install the package"):

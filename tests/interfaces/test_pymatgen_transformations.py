@@ -388,3 +388,11 @@ def test_the_bundled_model() -> None:
     assert ranked[0]["energy"] == pytest.approx(note["potential_energy_per_atom_eV"] * len(ranked[0]["structure"]))
     with pytest.raises(RequestError, match="hold NaCl in a primitive cell of 2 to 2 atoms"):
         GenerateTransformation(space_group=227, num_atoms=2).apply_transformation(SALT)
+
+
+def test_a_ranked_list_of_a_model_without_energies(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = replace(tiny_bundle, name="prior", components={"prior": tiny_bundle.components["prior"]})
+    AutoPeri(bundle).save_pretrained(tmp_path / "prior")
+    transformation = GenerateTransformation(model=tmp_path / "prior", n=2, rank="probability", seed=0, device="cpu")
+    ranked = transformation.apply_transformation(SALT, return_ranked_list=True)
+    assert [(d["energy"], d["energy_above_minimum"]) for d in ranked] == [(None, None)] * 2

@@ -68,30 +68,22 @@ FACTS: dict[str, Any] = {
     ],
     "data": (
         "28,645 Materials Project crystals of up to 60 atoms (part of MP-20 training and validation, MPTS-52 "
-        "validation and test, "
-        "and smaller sets). The prior is learned from all of them, the formation energy from the 26,462 with at most "
-        "40 atoms, "
-        "the lattice relaxer from the 19,381 with at most 20, 4,000 perovskites of Perov-5 and 6,011 crystals of "
-        "Carbon-24. Formation energies joined from another Materials Project release "
+        "validation and test, and smaller sets). The prior is learned from all of them, the formation energy from the "
+        "26,462 with at most 40 atoms, the lattice relaxer from the 19,381 with at most 20, 4,000 perovskites of "
+        "Perov-5 and 6,011 crystals of Carbon-24. Formation energies joined from another Materials Project release "
         "(19 %) weigh 0.3. The prior holds no ids; of each crystal it keeps which elements filled the slots of its "
-        "prototype, the "
-        "logarithm of its volume over the additive one, and whether it is of MP-20 (8,747 are, which draws without a "
-        "composition follow); "
-        "a prototype with one member keeps the shape and free coordinates "
-        "of that structure type, rounded to 1e-4. Property heads: band gaps of the same crystals, moduli of 3,294 "
-        "crystals and phonon peaks of "
-        "1,004, by a split of ids. Orbit network: all 28,645. Flow: the 21,565 with at most 24 atoms in the primitive "
-        "cell. "
-        "The potential: 40,630 perturbed crystals (from the training crystals of up to 20 atoms, and from candidates "
-        "of "
-        "the prior) labelled by CHGNet 0.3.0, and 1,100 PBE frames (mlearn, SNAP training sets), their energies "
-        "shifted by one constant an element."
+        "prototype, the logarithm of its volume over the additive one, and whether it is of MP-20 (8,747 are, which "
+        "draws without a composition follow); a prototype with one member keeps the shape and free coordinates of "
+        "that structure type, rounded to 1e-4. Property heads: band gaps of the same crystals, moduli of 3,294 "
+        "crystals and phonon peaks of 1,004, by a split of ids. Orbit network: all 28,645. Flow: the 21,565 with at "
+        "most 24 atoms in the primitive cell. The potential: 40,630 perturbed crystals (from the training crystals of "
+        "up to 20 atoms, and from candidates of the prior) labelled by CHGNet 0.3.0, and 1,100 PBE frames (mlearn, "
+        "SNAP training sets), their energies shifted by one constant an element."
     ),
     "split": (
         "Choices on mp_val (1,000 crystals of the MP-20 validation split); figures on mp20_test (4,702 of the 9,046 "
-        "official MP-20 "
-        "test crystals, nearly all with at most three elements). No crystal that matches a test crystal is in the "
-        "training set."
+        "official MP-20 test crystals, nearly all with at most three elements). No crystal that matches a test "
+        "crystal is in the training set."
     ),
     "citation": [
         "Klipfel et al., Equivariant Message Passing Neural Network for Crystal Material Discovery, AAAI 2023 (the "
@@ -105,10 +97,8 @@ FACTS: dict[str, Any] = {
     ],
     "limits": [
         "Structure types: mostly those seen among the training crystals; orbits that none of them has (`origin: "
-        "orbits`) get three in five of "
-        "their geometries right. Where nothing fits the counts and space group, crystals with random orbits and "
-        "coordinates are given and "
-        "marked `random`; they are seldom good.",
+        "orbits`) get three in five of their geometries right. Where nothing fits the counts and space group, "
+        "crystals with random orbits and coordinates are given and marked `random`; they are seldom good.",
         "Free coordinates are those of a flow learned from relaxed crystals; forces are followed on request alone "
         "(`finish`).",
         "The lattice relaxer gives cells as PBE has them at 0 K, and carbon's as at 10 GPa; it leaves a cell where it "
@@ -116,18 +106,15 @@ FACTS: dict[str, Any] = {
         "Elements are poorly predicted (diamond silicon 0.17, copper 0.10 eV/atom instead of 0), and the composition "
         "alone explains most of the formation energy.",
         "Match at 1 was to be 76 % and is 75.6 % (standard error 0.6); match at 20 was to be 94 % and is 91.7 %, "
-        "where nearest-template lookup reaches "
-        "91.2 % (on 1,000 of the rows).",
+        "where nearest-template lookup reaches 91.2 % (on 1,000 of the rows).",
         "Formation energies are of PBE(+U) as Materials Project corrects it, trained on relaxed crystals; for "
         "strained or wrong crystals they are too low.",
         "The probabilities answer 'which crystal not yet known'; crystals known at exactly the composition are given "
         "a quarter of the probability (`known_weight`).",
         "Uncertainties are calibrated on validation crystals so that two standard deviations hold 95 %; tails are "
-        "heavy, and some wide-gap "
-        "oxides are called metals (rutile TiO2).",
+        "heavy, and some wide-gap oxides are called metals (rutile TiO2).",
         "The potential learned from CHGNet 0.3.0 and is 108 meV/A from its forces on held-out perturbed crystals "
-        "(aimed at: 80); "
-        "confirm what matters with DFT or a larger potential.",
+        "(aimed at: 80); confirm what matters with DFT or a larger potential.",
         "No magnetism, no disorder, no molecules, no surfaces in generation.",
     ],
 }

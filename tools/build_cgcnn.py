@@ -57,17 +57,14 @@ FACTS: dict[str, Any] = {
     ],
     "data": (
         "26,462 Materials Project crystals of up to 40 atoms: part of MP-20 training and validation, MPTS-52 "
-        "validation and test, and smaller "
-        "sets, the same that trained the formation energy of autoperi-base. Formation energies joined from another "
-        "Materials Project release (19 %) weigh 0.3."
+        "validation and test, and smaller sets, the same that trained the formation energy of autoperi-base. "
+        "Formation energies joined from another Materials Project release (19 %) weigh 0.3."
     ),
     "split": (
         "Validated on mp_val (1,000 crystals of the MP-20 validation split), which decided one thing, that batch "
-        "statistics are taken anew "
-        "after the last epoch; figures on "
-        "mp20_test (4,702 of the 9,046 official MP-20 test crystals, nearly all with at most three elements). No "
-        "crystal that matches "
-        "a test crystal is in the training set."
+        "statistics are taken anew after the last epoch; figures on mp20_test (4,702 of the 9,046 official MP-20 test "
+        "crystals, nearly all with at most three elements). No crystal that matches a test crystal is in the training "
+        "set."
     ),
     "citation": [
         "Xie & Grossman, Crystal Graph Convolutional Neural Networks, PRL 120, 145301 (2018).",
@@ -75,9 +72,8 @@ FACTS: dict[str, Any] = {
     ],
     "limits": [
         "Not the published weights, nor the published input: element vectors are learned, and ties among the twelve "
-        "nearest neighbours share the last "
-        "places (see autoperi/models/cgcnn.py). Errors and distances of other CGCNNs are not comparable digit by "
-        "digit.",
+        "nearest neighbours share the last places (see autoperi/models/cgcnn.py). Errors and distances of other "
+        "CGCNNs are not comparable digit by digit.",
         "One short run, nothing tuned; trained on relaxed crystals only, so energies of strained or wrong crystals "
         "are not to be trusted.",
         "Distances alone, no angles: crystals with equal sets of neighbour distances cannot be told apart.",

@@ -56,10 +56,9 @@ FACTS: dict[str, Any] = {
     ),
     "split": (
         "Validated on mp_val (1,000 crystals of the MP-20 validation split), which decided one thing, whether the "
-        "last weights or their running "
-        "average are kept; figures on mp20_test (4,702 of the 9,046 official MP-20 test crystals, nearly all with at "
-        "most three elements). "
-        "No crystal that matches a test crystal is in the training set."
+        "last weights or their running average are kept; figures on mp20_test (4,702 of the 9,046 official MP-20 test "
+        "crystals, nearly all with at most three elements). No crystal that matches a test crystal is in the training "
+        "set."
     ),
     "citation": [
         "Du et al., CTGNN: Crystal Transformer Graph Neural Network for Crystal Material Property Prediction, "
@@ -68,8 +67,7 @@ FACTS: dict[str, Any] = {
     ],
     "limits": [
         "Not CTGNN itself: its two transformers and its angles, with equations of our own (see "
-        "autoperi/models/crystal_transformer.py), and small. "
-        "Published errors of CTGNN are of other data.",
+        "autoperi/models/crystal_transformer.py), and small. Published errors of CTGNN are of other data.",
         "One short run, nothing tuned: fewer epochs than cgcnn-formation-energy had, so its error says what this "
         "network reaches in that time, not what it can.",
         "Trained on relaxed crystals only, so energies of strained or wrong crystals are not to be trusted.",

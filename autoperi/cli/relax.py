@@ -45,8 +45,7 @@ def add_parser(subparsers: Any) -> None:
         "relaxed crystals of a file",
         description=(
             "Relax lattices; fractional coordinates stay as they are. With --positions, positions and lattice then go "
-            "to zero force and "
-            "stress of the model's potential."
+            "to zero force and stress of the model's potential."
         ),
         example=EXAMPLE,
     )

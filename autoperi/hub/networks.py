@@ -40,8 +40,7 @@ class LoadedBundle:
             if kind is None:
                 raise WeightsError(
                     f"component {name!r} of model {bundle.name!r} is of a kind that this installation does not know; "
-                    "install "
-                    "the package that defines it, or update AutoPeri"
+                    "install the package that defines it, or update AutoPeri"
                 )
             self._kinds[kind.name], self.components[kind.name] = kind, component
 
@@ -93,8 +92,7 @@ class LoadedBundle:
             raise WeightsError(
                 f"model {bundle.name!r} is a baseline ({', '.join(bundle.components)}) that neither generates nor "
                 f"relaxes; load it with autoperi.models.{kind.name}.load_{kind.name}({where!r}), or give a complete "
-                "model "
-                "such as 'autoperi-base'"
+                "model such as 'autoperi-base'"
             )
         for kind in self.kinds():
             network = self.find(kind.name)

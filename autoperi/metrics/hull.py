@@ -208,8 +208,7 @@ def energy_above_hull(
     if scale == "total" and hull.references.kind == "formation":
         raise RequestError(
             "total energies have no common zero with references given as formation energies; recompute the references "
-            "with the "
-            "same calculator (they need structures), or turn the energies into formation energies with "
+            "with the same calculator (they need structures), or turn the energies into formation energies with "
             "formation_energies"
         )
     facts = hull_facts(hull.references, scale=scale, judge=judge)

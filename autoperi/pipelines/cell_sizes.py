@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from autoperi.data.elements import symbol_of
 from autoperi.errors import RequestError
-from autoperi.symmetry.spacegroup import space_group
-from autoperi.symmetry.wyckoff import can_fit
 
 if TYPE_CHECKING:
     from autoperi.pipelines.request import Request
@@ -58,14 +56,16 @@ def formula_units(request: Request, num_atoms: Any) -> tuple[int, ...]:
             f"{nearest} or another multiple of {size}"
         )
     if group is not None:
+        from autoperi.symmetry.spacegroup import space_group  # NumPy, which a wrong formula is refused without
+        from autoperi.symmetry.wyckoff import can_fit
+
         counts = [c for _, c in formula]
         fitting = tuple(k for k in units if can_fit([k * c for c in counts], group))
         if not fitting:
             name = f"{space_group(group).symbol} ({group})"
             raise RequestError(
                 f"space group {name} has no Wyckoff positions that hold {composition!s} in a primitive cell of {low} "
-                f"to {high} atoms; "
-                "choose another space group or a larger num_atoms"
+                f"to {high} atoms; choose another space group or a larger num_atoms"
             )
         units = fitting
     return units

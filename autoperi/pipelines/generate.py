@@ -121,8 +121,7 @@ class Generation:
         if request.rank == "energy" and self.judge.energy is None and not self.judge.ranks_by_potential(request):
             warnings.warn(
                 f"model {self.model.bundle.name!r} predicts no energy of these crystals, so they are ranked by "
-                "probability; "
-                "pass rank='probability' to say so",
+                "probability; pass rank='probability' to say so",
                 AutoPeriWarning,
                 stacklevel=4,
             )

@@ -19,7 +19,6 @@ from autoperi.errors import RequestError
 from autoperi.pipelines.cell_sizes import MAX_ATOMS, MAX_REQUESTED_ATOMS, formula_units
 from autoperi.pipelines.options import Flag, first_crystal, named_numbers, number_range, option, whole
 from autoperi.pipelines.target import check_target
-from autoperi.symmetry.spacegroup import parse_space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
@@ -44,6 +43,12 @@ def _check_model(model: Any) -> str | None:
     if model is not None and not isinstance(model, str):
         raise RequestError(f"model={model!r} is not the name of a part of the model; give one, or leave it out")
     return model
+
+
+def _check_space_group(given: Any) -> int | None:
+    from autoperi.symmetry.spacegroup import parse_space_group  # NumPy, which the command line starts without
+
+    return None if given is None else parse_space_group(given)
 
 
 def _symbols_of(numbers: Iterable[int] | None) -> list[str] | None:
@@ -98,7 +103,7 @@ class Request:
         None,
         annotation="int | str | None",
         says="number 1..230 or Hermann-Mauguin symbol; holds for every crystal at symprec 0.01 Å.",
-        check=lambda given: None if given is None else parse_space_group(given),
+        check=_check_space_group,
         flag=Flag("--space-group", "GROUP", "number 1 to 230 or symbol, e.g. 225 or Fm-3m; holds for every crystal"),
     )
     num_atoms: tuple[int, int] = option(
@@ -147,8 +152,7 @@ class Request:
         annotation="Structure | Atoms | None",
         says=(
             "a ``Structure`` or ``Atoms``: its space group and orbits, with the elements of ``composition`` on its "
-            "places "
-            "in every way that keeps numbers of atoms, likeliest first."
+            "places in every way that keeps numbers of atoms, likeliest first."
         ),
         echo=lambda like: None if like is None else {"space_group": like.number, "atoms": like.n_atoms},
         flag=Flag(
@@ -193,8 +197,7 @@ class Request:
         annotation="int | None",
         says=(
             "of the pipeline's process: lattice-relaxation passes of the prototype pipeline (0 leaves the cells that "
-            "the flow "
-            "gave), steps of a sampler's."
+            "the flow gave), steps of a sampler's."
         ),
         check=lambda given: check_steps(given, most=MAX_STEPS),
         flag=Flag(
@@ -209,12 +212,9 @@ class Request:
         annotation="int",
         says=(
             "steps of positions and cell with the potential, inside the space group, for the crystals that are "
-            "returned "
-            "(``relax_lattice(positions=True, fix_symmetry=True)``). Neither their choice nor their order changes, "
-            "and energies of "
-            "the provenance but those of its ``relaxation`` are those before. Where it would break what was asked "
-            "for, or fails, a "
-            "crystal stays as it was."
+            "returned (``relax_lattice(positions=True, fix_symmetry=True)``). Neither their choice nor their order "
+            "changes, and energies of the provenance but those of its ``relaxation`` are those before. Where it would "
+            "break what was asked for, or fails, a crystal stays as it was."
         ),
         check=lambda given: whole_number(given, "finish", least=0, most=MAX_FINISH_STEPS),
         flag=Flag("--finish", "N", "steps of positions and cell with the potential (default: 0)", type=whole),
@@ -232,8 +232,7 @@ class Request:
         annotation="str | None",
         says=(
             'one part of the model alone: ``"autoperi-gnn"``, orbits of the network with geometries from noise (up to '
-            "24 "
-            'atoms, needs a composition), or ``"prior"``, structure types as they are. None is all of it.'
+            '24 atoms, needs a composition), or ``"prior"``, structure types as they are. None is all of it.'
         ),
         check=_check_model,
         flag=Flag(
@@ -290,8 +289,7 @@ class RunOptions:
         annotation="Callable[[Structure], None] | None",
         says=(
             'called with each crystal as it passes the checks, before ranking and ``finish``; with ``rank="energy"`` '
-            "more "
-            "are finished than returned."
+            "more are finished than returned."
         ),
     )
     as_ase: bool = option(False, annotation="bool", says="return ASE ``Atoms``.")
@@ -321,13 +319,10 @@ def make_request(composition: Any = None, **options: Any) -> Request:
     unknown = set(given) - {f.name for f in _options()}
     if unknown:
         raise TypeError(f"a request has no option {sorted(unknown)[0]!r}")
-    order = sorted(
-        _options(), key=lambda f: f.name == "composition"
-    )  # a formula is read after what is quicker to refuse
+    # a formula is read after what is quicker to refuse
+    order = sorted(_options(), key=lambda f: f.name == "composition")
     values = {
-        f.name: f.metadata["check"](given.get(f.name, f.metadata["default"]))
-        for f in order
-        if f.metadata["check"] is not None
+        f.name: f.metadata["check"](given.get(f.name, f.metadata["default"])) for f in order if f.metadata["check"]
     }
     request = Request(**values, asked=composition)
     system, excluded = request.chemical_system, request.exclude_elements

@@ -81,8 +81,7 @@ def check_like(template: Template, formula: Sequence[tuple[int, int]], asked: An
         ratio = reduced(list(template.content.values()))
         raise RequestError(
             f"like has elements in the ratio {':'.join(map(str, ratio))}, which {asked!r} has not; give a composition "
-            "with these numbers of "
-            "atoms, or another crystal"
+            "with these numbers of atoms, or another crystal"
         )
     return template.n_atoms // per_unit
 

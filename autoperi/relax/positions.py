@@ -375,9 +375,8 @@ def refuse_constraints(crystals: Sequence[Any]) -> None:
         # a site without a mask, as a site that was added later, is free
         if getattr(crystal, "constraints", None) or not all(np.all(mask) for mask in mobile if mask is not None):
             raise RequestError(
-                f"crystal {k} holds atoms fixed, which a batched relaxation does not; remove the constraints, or "
-                "relax it with the "
-                "optimisers of ASE and the calculator"
+                f"crystal {k} holds atoms fixed, which a batched relaxation does not; remove the constraints, or relax "
+                "it with the optimisers of ASE and the calculator"
             )
 
 

@@ -157,13 +157,11 @@ def latent_table(found: dict[str, Any]) -> str:
             *lines,
             "",
             f"{found['crystals']:,} crystals. KL from the standard normal: {found['kl_nats']:.1f} nats over "
-            f"{found['dimensions']} dimensions, "
-            f"{min(found['kl_nats_by_dimension']):.2f} to {max(found['kl_nats_by_dimension']):.2f} each; "
-            f"{found['active_dimensions']} of them vary between "
+            f"{found['dimensions']} dimensions, {min(found['kl_nats_by_dimension']):.2f} to "
+            f"{max(found['kl_nats_by_dimension']):.2f} each; {found['active_dimensions']} of them vary between "
             "crystals (variance of the means above 0.01). The means lie near a space of "
-            f"{found['effective_dimensions']:.1f} dimensions "
-            f"(participation ratio); their principal components hold {share} … % of the variance, the map "
-            f"{100 * found['variance_in_map']:.0f} %.",
+            f"{found['effective_dimensions']:.1f} dimensions (participation ratio); their principal components hold "
+            f"{share} … % of the variance, the map {100 * found['variance_in_map']:.0f} %.",
         ]
     )
 

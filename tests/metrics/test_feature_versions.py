@@ -16,11 +16,9 @@ from autoperi.metrics import distribution, fingerprints, novelty, validity
 
 HOW = (
     "{name}, version {version}, gives another value than the one pinned here. If its definition changed on purpose, "
-    "raise `version` where it "
-    "is passed to featurise, else old results are read from the caches of users, and pin the new version and value "
-    "here. If another "
-    "version of a package changed it, that package must be among its `packages`, and the tolerance here wide enough "
-    "for both."
+    "raise `version` where it is passed to featurise, else old results are read from the caches of users, and pin the "
+    "new version and value here. If another version of a package changed it, that package must be among its "
+    "`packages`, and the tolerance here wide enough for both."
 )
 
 

@@ -188,7 +188,7 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Call the function of the task with its options, the model (or the calculator) and the table."""
     given = {name: getattr(args, name) for name in args.arguments if name != "table"}
-    given |= {name: convert(given[name]) for name, convert in CONVERTED.items() if name in given}
+    given |= {name: convert(given[name]) for name, convert in CONVERTED.items() if given.get(name) is not None}
     module = importlib.import_module(f"autoperi.evaluation.{args.task}")
     function = getattr(module, f"evaluate_{args.task}")
     if args.task == "potential":

@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from autoperi.chemistry.properties import PROPERTIES
 from autoperi.errors import RequestError
 
@@ -62,6 +60,8 @@ def nearest(
         log_p: log-probabilities; None counts as the least of them.
         n: how many.
     """
+    import numpy as np  # here, because the command line reads the names of targets without it
+
     known = [p for p in log_p if p is not None]
     cost = -np.array([min(known, default=0.0) if p is None else p for p in log_p])
     for name, wanted in target.items():
@@ -80,4 +80,4 @@ def _compared(table: pd.DataFrame, k: int, name: str, wanted: float) -> dict[str
 
 
 def _number(value: Any) -> float | None:
-    return None if value is None or not np.isfinite(value) else round(float(value), 6)
+    return None if value is None or not math.isfinite(value) else round(float(value), 6)

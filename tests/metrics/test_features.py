@@ -90,7 +90,7 @@ def test_unavailable_features(small: Path, tiny_dir: Path, monkeypatch: pytest.M
         extractor("alexnet")
     with pytest.raises(RequestError, match="no component 'formation_energy'"):
         extractor("autoperi", model=small)
-    with pytest.raises(WeightsError, match="has no cgcnn"):
+    with pytest.raises(WeightsError, match="no component 'cgcnn'"):
         extractor("cgcnn", model=tiny_dir)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(RequestError, match="pip install"):

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from autoperi.errors import RequestError, WeightsError
@@ -179,6 +178,8 @@ def kinds() -> Mapping[str, Kind]:
         WeightsError: an entry point that cannot be loaded, names something else than a kind, or a kind whose name is
             taken or is none.
     """
+    from importlib.metadata import entry_points  # slow to import, and most commands ask for no kinds
+
     found = {kind.name: kind for kind in KINDS}
     taken = {name for kind in KINDS for name in kind.names}
     for point in entry_points(group=GROUP):

@@ -11,10 +11,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from autoperi._version import __version__
-from autoperi.cli import evaluate, generate, models, relax, score, train
 from autoperi.errors import AutoPeriError, AutoPeriWarning
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 """Exit codes: what was asked cannot be done; Ctrl-C (128 + SIGINT); nobody reads the output (128 + SIGPIPE)."""
+
+COMMANDS = ("generate", "relax", "score", "models", "train", "evaluate")
+"""Modules of ``autoperi.cli``, each with the command of its name."""
 
 EXAMPLE = """examples:
   autoperi generate LiFePO4 -n 5 --seed 0 --out crystals/
@@ -54,8 +57,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def make_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of some of :data:`COMMANDS`, whose modules alone are imported."""
     parser = Parser(
         prog="autoperi",
         description="Generate, relax and score crystals.",
@@ -63,9 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"autoperi {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (generate, relax, score, models, train, evaluate):
-        module.add_parser(commands)
+    group = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in commands:
+        import_module(f"autoperi.cli.{name}").add_parser(group)
     return parser
 
 
@@ -92,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        args = make_parser().parse_args(arguments)
+        first = arguments[0] if arguments else ""
+        # a command needs no other's module, the version none; help and a wrong name need them all
+        needed = {"--version": ()}.get(first, (first,) if first in COMMANDS else COMMANDS)
+        args = make_parser(needed).parse_args(arguments)
         return int(args.func(args) or 0)
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else 0

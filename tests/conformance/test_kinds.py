@@ -92,7 +92,7 @@ class Entry:
 def test_an_entry_point_that_is_no_kind_is_refused(
     kind: object, words: str, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Bundle
 ) -> None:
-    monkeypatch.setattr(registry, "entry_points", lambda **_: [Entry(kind)])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [Entry(kind)])
     monkeypatch.setattr(registry, "kinds", registry.kinds.__wrapped__)
     with pytest.raises(WeightsError, match=rf"kind 'odd' of 'odd_package:KIND' {words}.*uninstall the package"):
         registry.kinds()

@@ -89,7 +89,7 @@ def to_arrays(crystal: Crystal, *, name: str = "the crystal") -> Arrays:
 
     Raises:
         StructureError: wrong type, no atoms, disordered, not periodic, an unknown element, NaN or infinity, a cell
-        without volume.
+            without volume.
     """
     kind = kind_of(crystal, name=name)
     if kind == "structure":

@@ -64,7 +64,7 @@ def read_crystals(path: str | os.PathLike[str], *, limit: int | None = None) -> 
 
     Raises:
         DataError: no such file, nothing in it, an unknown suffix, content that cannot be read, columns that are
-        missing.
+            missing.
     """
     path = Path(path)
     _check_limit(limit)

@@ -69,7 +69,7 @@ def evaluate_denoise(
 
     Raises:
         RequestError: no sigma, a negative one, a relaxer that returns another number of crystals, an unknown
-        calculator.
+            calculator.
         DataError: the table cannot be read.
     """
     parameters = options_of(locals())

@@ -47,7 +47,7 @@ def draw(entry: Mapping[str, Any], *, name: str = "series") -> Figure:
 
     Raises:
         RequestError: matplotlib is missing, or the entry is not as described: unknown kind or key, lengths that differ,
-        words for numbers.
+            words for numbers.
     """
     if not isinstance(entry, Mapping):
         raise RequestError(f"series {name!r} is {type(entry).__name__}; give a dict with kind and title")

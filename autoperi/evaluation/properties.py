@@ -89,7 +89,7 @@ def evaluate_properties(
 
     Raises:
         RequestError: a label that the model does not predict, or no such split. DataError: a table without it, or
-        without ids to split by.
+            without ids to split by.
     """
     parameters = options_of(locals()) | {"train": file_name(train)}
 

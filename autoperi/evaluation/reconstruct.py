@@ -95,7 +95,7 @@ def evaluate_reconstruct(
 
     Raises:
         RequestError: an unknown protocol, nothing to measure, a ``predict`` that moves or exchanges atoms or returns
-        too few crystals.
+            too few crystals.
         DataError: a table cannot be read.
     """
     parameters = options_of(locals())

@@ -70,7 +70,7 @@ def write_figures(result: Mapping[str, Any], directory: str | Path, formats: Seq
 
     Raises:
         RequestError: another format than png and svg, or as :func:`figures_of`; DataError: the folder cannot be
-        written.
+            written.
     """
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or isinstance(formats, str):

@@ -313,7 +313,7 @@ class RelaxLatticeTransformation(_ModelTransformation):
 
         Raises:
             StructureError: a crystal that cannot be read. RequestError, WeightsError: the model cannot be loaded, or
-            has no potential, which ``positions`` needs.
+                has no potential, which ``positions`` needs.
         """
         options: Any = {"steps": self.steps, "positions": self.positions, "fix_symmetry": self.fix_symmetry}
         return self._load().relax_lattice(structure, **options, progress=False)

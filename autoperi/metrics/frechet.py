@@ -114,7 +114,7 @@ def frechet_report(
 
     Raises:
         RequestError: a feature named twice, or ``given`` vectors that are not one a
-        crystal.
+            crystal.
     """
     arrays = dict(given or {})
     names = [*(source.name for source in features), *arrays]

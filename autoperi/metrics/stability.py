@@ -132,7 +132,7 @@ def stability(
 
     Raises:
         RequestError: thresholds that are no numbers or in the wrong order; not one verdict of each kind for each
-        crystal.
+            crystal.
     """
     if stable > metastable:
         raise RequestError(

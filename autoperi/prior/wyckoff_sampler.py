@@ -99,7 +99,7 @@ def sample_crystal(
 
     Raises:
         RequestError: a group, element, count or volume that does not exist. A request that merely cannot be met is
-        None.
+            None.
     """
     counts = _check(numbers_and_counts, volume)
     covers = _covers(check_number(group_number), tuple(counts.values()))

@@ -94,7 +94,7 @@ def relax(
 
     Raises:
         StructureError: a crystal that cannot be read. RequestError: a setting that makes no sense, or atoms that are
-        held fixed.
+            held fixed.
     """
     steps = check_fire_steps(steps)
     if not 0 < fmax < np.inf:
@@ -301,7 +301,7 @@ def relax_positions(
 
     Raises:
         RequestError: the model has no potential, ``steps`` is no number of steps, or atoms are held fixed; before any
-        work.
+            work.
         StructureError: a crystal that cannot be read.
         RelaxationInterrupted: Ctrl-C; it holds the crystals of the batches that were finished.
     """

@@ -113,7 +113,7 @@ def atom_permutations(
 
     Raises:
         StructureError: an operation that takes an atom to a place where no atom of its element is within ``tolerance``
-        (fractional).
+            (fractional).
     """
     x, z = np.asarray(frac_coords, dtype=np.float64).reshape(-1, 3), np.asarray(numbers).reshape(-1)
     table = np.empty((len(group), len(x)), dtype=np.int64)

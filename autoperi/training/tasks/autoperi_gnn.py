@@ -47,7 +47,7 @@ class AutoPeriGnnTask(CrystalTask):
         ends: of :data:`ENDS`; paths from near the crystal end where they began, unless ``random``.
         kl_weight: w_KL, per latent dimension.
         energy_weight, symmetry_weight, reconstruction_weight, adversarial_weight: w_E, w_S, w_R and w_A; 0 switches a
-        loss off.
+            loss off.
         symmetry_rattle: Å by which atoms are off their places where L_sym looks
             (:func:`~autoperi.training.physical.symmetry_loss`).
         potential: of L_energy: a bundled name, a directory or a hub repository of a model that has one, or the network

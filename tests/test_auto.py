@@ -495,3 +495,8 @@ def test_copies_and_pickles_are_the_same_model(tiny_bundle: Bundle, again: Any):
     other = again(peri)
     assert (other.settings, other.dtype, other.device) == (peri.settings, peri.dtype, peri.device)
     assert signature(other.generate("NaCl", n=2, seed=0, progress=False)) == signature(found)
+
+
+def test_passes_of_a_relaxation_are_no_steps_of_a_sampler(tiny: AutoPeri):
+    with pytest.raises(RequestError, match=r"^steps=21 is not a number of relaxation passes; give an integer from 0"):
+        tiny.relax_lattice([], steps=21)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 1_000_000
 MAX_FINISH_STEPS = 10_000
 MAX_STEPS = 10_000
+_NO_PASSES = "is not a number of relaxation passes; give an integer from 0 to 20, or None"
+_NO_STEPS = "is not a number of relaxation passes, 0 to 20, nor one of a sampler's steps; give one, or None"
 RANKINGS = ("energy", "probability", "none")
 
 
@@ -199,7 +201,7 @@ class Request:
             "of the pipeline's process: lattice-relaxation passes of the prototype pipeline (0 leaves the cells that "
             "the flow gave), steps of a sampler's."
         ),
-        check=lambda given: check_steps(given, most=MAX_STEPS),
+        check=lambda given: check_steps(given, most=MAX_STEPS, refusal=_NO_STEPS),
         flag=Flag(
             "--steps",
             "K",
@@ -314,6 +316,8 @@ def make_request(composition: Any = None, **options: Any) -> Request:
             raise RequestError(
                 f"{', '.join(options)} cannot be given beside a Request, which says it already; leave it out"
             )
+        if composition.composition is not None and not composition.units:
+            raise RequestError(f"{composition!r} has not been checked; make a request with make_request")
         return composition
     given = {"composition": composition, **options}
     unknown = set(given) - {f.name for f in _options()}
@@ -361,21 +365,15 @@ def _with_template(request: Request, like: Any) -> Request:
     return replace(request, like=template, units=(count,))
 
 
-def check_steps(steps: Any, *, most: int = 20) -> int | None:
-    """``steps`` if it is None or a number of passes or steps.
+def check_steps(steps: Any, *, most: int = 20, refusal: str = _NO_PASSES) -> int | None:
+    """``steps`` if it is None or a number of relaxation passes, or of what ``most`` and ``refusal`` say.
 
     Raises:
         RequestError: it is neither.
     """
     if steps is None:
         return None
-    return whole_number(
-        steps,
-        "steps",
-        least=0,
-        most=most,
-        refusal="is not a number of relaxation passes, 0 to 20, nor one of a sampler's steps; give one, or None",
-    )
+    return whole_number(steps, "steps", least=0, most=most, refusal=refusal)
 
 
 def _range(value: Any, name: str, most: int) -> tuple[int, int]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from autoperi.errors import RequestError
 from autoperi.pipelines.request import Request, make_request
 from autoperi.testing import tiny_crystals
 
@@ -22,3 +25,8 @@ def test_a_request_is_given_back_as_it_is():
     assert isinstance(request, Request)
     assert make_request(request) is request
     assert request.echo()["like"] == {"space_group": 225, "atoms": 2}
+
+
+def test_a_request_that_was_not_checked_is_refused():
+    with pytest.raises(RequestError, match="has not been checked; make a request with make_request"):
+        make_request(Request(composition=((11, 1), (17, 1))))

@@ -167,8 +167,8 @@ class AutoPeri:
         Raises:
             WeightsError: it has no networks that generate, or names a pipeline that does not exist.
         """
-        name = self.bundle.metadata.get("pipeline", "prototype")
-        if name not in PIPELINES:
+        name = self.bundle.metadata.get("pipeline") or "prototype"
+        if not isinstance(name, str) or name not in PIPELINES:
             raise WeightsError(
                 f"model {self.bundle.name!r} names the pipeline {name!r}; known are {', '.join(PIPELINES)}: update "
                 "AutoPeri"
@@ -179,7 +179,7 @@ class AutoPeri:
     @property
     def judge(self) -> Judge:
         """The checks of candidates, and the energies that rank them."""
-        return Judge(self._model.find("formation_energy"), self._model.find("potential"), self.device)
+        return Judge(self._model.find("formation_energy"), self._model.potential(), self.device)
 
     @takes(Request, RunOptions)
     def generate(self, composition: Any = None, **options: Any) -> list[Any]:

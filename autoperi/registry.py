@@ -32,7 +32,8 @@ class Kind:
 
     Attributes:
         name: of the component in a model, of its file, and on the command line (where ``-`` and ``_`` mean the same).
-        role: what a model uses it for.
+        role: what a model uses it for. A relaxer and a potential are used whatever their kind, and a model has one of
+            each at most; a generator by the pipeline that runs it; other networks by the name of their kind.
         summary: a few words for help texts and tables.
         model: ``module:Class`` of the network, built from its config; or ``module:function`` that builds it from a
             :class:`~autoperi.hub.bundle.Component`, where ``built_from_component``.

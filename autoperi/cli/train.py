@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     add("kind", "KIND", ", ".join(kind.word for kind in trainable()))
     add("--options", "", "list what --set may change, and train nothing")
     add("--data", "FILE", "what to train on: .parquet, .csv, .json, .extxyz or a folder")
-    add("--val", "FILE", "what to validate on (needed for all but prior and autoperi-gnn)")
+    add("--val", "FILE", "what to validate on; needed where a kind sets nothing aside")
     add("--out", "DIR", "DIR/checkpoints and DIR/model are written")
     for name, (kind, metavar, text) in SETTINGS.items():
         add(f"--{name.replace('_', '-')}", metavar, text, type=kind)
@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args, kind)
     check_writable(Path(args.out) / "model", folder=True)
     request = _request(args, kind)
-    from autoperi.training.export import export
+    from autoperi.hub.networks import loading
+    from autoperi.training.export import export, is_alone
 
     try:
         trained = load(kind.trainer or "autoperi.training.run:train_network")(request)
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     directory = request.out / "model"
     with common.uninterrupted():
         export(request.base, kind, trained.component, directory, facts)
-    base = None if kind.role == "baseline" else request.base.name
+    base = None if is_alone(kind) else request.base.name
     if args.json:
         facts = {"component": kind.name, "model": str(directory), "base": base, **facts}
         common.say_json({k: facts[k] for k in ("component", "model", "base", "settings", "summary")})
@@ -125,9 +126,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(value, dict):
             value = ", ".join(f"{k} {common.format_number(v)}" for k, v in value.items())
         common.say(f"{key:<16}  {value}")
-    how = f"from_pretrained('{directory}')"
-    if base is None:
-        how = f"autoperi.models.{kind.name}.load_{kind.name}('{directory}')"
+    how = f"from_pretrained('{directory}')" if kind.role != "baseline" else loading(kind, str(directory))
     what = f"this {kind.word}" if base is None else f"{base} with this {kind.word}"
     common.say(f"\n{what} is in {directory}; load it with {how}")
     return 0
@@ -137,6 +136,9 @@ def _say_options(kind: Kind) -> int:
     from autoperi.training.request import options_of
 
     network, task = options_of(kind)
+    if not network and not task:
+        common.say(f"{kind.word} has no options for --set")
+        return 0
     rows = [
         {"of": of, "option": k, "default": str(v)}
         for of, own in (("network", network), ("training", task))
@@ -237,10 +239,12 @@ def _writes(kind: Kind) -> bool:
 
 def _command(args: argparse.Namespace, kind: Kind, settings: dict[str, Any]) -> str:
     """The command that repeats the run, with file names and no folders: cards are published."""
+    from autoperi.training.export import is_alone
+
     words = ["autoperi", "train", kind.word, "--data", Path(args.data).name]
     words += ["--val", Path(args.val).name] if args.val else []
     base = args.base if args.base == common.DEFAULT_MODEL else Path(args.base).name
-    words += ["--out", Path(args.out).resolve().name, "--base", base]
+    words += ["--out", Path(args.out).resolve().name, *(() if is_alone(kind) else ("--base", base))]
     for key in SETTINGS:
         words += [f"--{key.replace('_', '-')}", str(settings[key])] if key in settings else []
     for key in ("max_atoms", "label", "reference", "devices"):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from autoperi.models.potential import Potential
 
 
+ALONE: tuple[Role, ...] = ("relaxer", "potential")
+"""Roles of which a model has one network at most, whichever its kind."""
+
+
 class LoadedBundle:
     """A model and its networks, each built when it is first asked for, in evaluation mode, and kept.
 
@@ -26,7 +30,7 @@ class LoadedBundle:
         device: of the networks.
 
     Raises:
-        WeightsError: a component of a kind that this installation does not know.
+        WeightsError: a component of a kind that this installation does not know, or two that would stand for one.
     """
 
     def __init__(self, bundle: Bundle, *, device: torch.device | str = "cpu") -> None:
@@ -41,6 +45,12 @@ class LoadedBundle:
                 raise WeightsError(
                     f"component {name!r} of model {bundle.name!r} is of a kind that this installation does not know; "
                     "install the package that defines it, or update AutoPeri"
+                )
+            other = next((k for k in self._kinds.values() if k.name == kind.name or k.role == kind.role in ALONE), None)
+            if other is not None:
+                raise WeightsError(
+                    f"model {bundle.name!r} has two components for one part, {other.name!r} and {name!r}; take one of "
+                    "them out of its config.json"
                 )
             self._kinds[kind.name], self.components[kind.name] = kind, component
 
@@ -91,8 +101,7 @@ class LoadedBundle:
             where = bundle.name if bundle.name == kind.pretrained else bundle.source
             raise WeightsError(
                 f"model {bundle.name!r} is a baseline ({', '.join(bundle.components)}) that neither generates nor "
-                f"relaxes; load it with autoperi.models.{kind.name}.load_{kind.name}({where!r}), or give a complete "
-                "model such as 'autoperi-base'"
+                f"relaxes; load it with {loading(kind, where)}, or give a complete model such as 'autoperi-base'"
             )
         for kind in self.kinds():
             network = self.find(kind.name)
@@ -100,8 +109,19 @@ class LoadedBundle:
                 network.check_beside(self)
 
     def relaxer(self, dtype: torch.dtype = torch.float64) -> Any:
-        """The network that relaxes lattices, None where the model has none."""
+        """The network that relaxes lattices, of whatever kind, None where the model has none."""
         return next((self.find(kind.name, dtype) for kind in self.kinds("relaxer")), None)
+
+    def potential(self, dtype: torch.dtype = torch.float64) -> Any:
+        """The network of energies and forces, of whatever kind, None where the model has none."""
+        return next((self.find(kind.name, dtype) for kind in self.kinds("potential")), None)
+
+
+def loading(kind: Kind, where: str) -> str:
+    """The expression that loads a network of a kind by itself from a model."""
+    if kind.pretrained:  # AutoPeri's own baselines have a function each
+        return f"autoperi.models.{kind.name}.load_{kind.name}({where!r})"
+    return f"autoperi.hub.networks.load_pretrained_network({kind.name!r}, {where!r})"
 
 
 def lacking(bundle: Bundle, kind: str, purpose: str = "") -> str:
@@ -109,8 +129,8 @@ def lacking(bundle: Bundle, kind: str, purpose: str = "") -> str:
     known = kind_named(kind)
     return (
         f"model {bundle.name!r} has no component {kind!r}{f', which {purpose} needs' if purpose else ''}; it holds "
-        f"{', '.join(bundle.components)}: give {known.pretrained or 'autoperi-base'!r}, or what `autoperi train "
-        f"{known.word}` wrote"
+        f"{', '.join(bundle.components) or 'nothing'}: give {known.pretrained or 'autoperi-base'!r}, or what "
+        f"`autoperi train {known.word}` wrote"
     )
 
 
@@ -173,8 +193,12 @@ def potential_of(bundle: Bundle) -> Potential:
     Raises:
         WeightsError: the model has none, or its config or tensors do not fit.
     """
-    potential: Potential = network_of("potential", component_of(bundle, "potential", "energies and forces"))
-    return potential
+    for name, component in bundle.components.items():
+        kind = kind_of(name, component.config)
+        if kind is not None and kind.role == "potential":
+            potential: Potential = network_of(kind, component)
+            return potential
+    raise WeightsError(lacking(bundle, "potential", "energies and forces"))
 
 
 def network_component(network: Any) -> Component:

@@ -18,6 +18,7 @@ The network gives velocities and densities at the start; :mod:`autoperi.pipeline
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,3 +199,13 @@ class AutoPeriGnn(nn.Module):
     def _unit(self, numbers: Tensor, crystal: Tensor, n_atoms: Tensor, dtype: torch.dtype) -> Tensor:
         volume = self.additive_volume(numbers, crystal, len(n_atoms)).to(dtype)
         return (volume / (MEAN_VOLUME_PER_ATOM * n_atoms)).pow(1 / 3)
+
+
+def __getattr__(name: str) -> Any:
+    """``crystal_noise`` was here before version 0.2."""
+    if name != "crystal_noise":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from autoperi.processes.flow import crystal_noise
+
+    warnings.warn("crystal_noise is in autoperi.processes.flow since AutoPeri 0.2", DeprecationWarning, stacklevel=2)
+    return crystal_noise

@@ -55,7 +55,7 @@ class Generation:
         """
         name = self.model.bundle.name
         self.pipeline.check(request, name)
-        if request.finish and "potential" not in self.model:
+        if request.finish and not self.model.kinds("potential"):
             raise WeightsError(
                 f"model {name!r} has no potential, which finish={request.finish} needs; leave it out, or use "
                 "'autoperi-base'"

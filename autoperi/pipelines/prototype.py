@@ -75,7 +75,7 @@ class PrototypePipeline(Pipeline):
         if flow is not None:
             decoder = Decoder(
                 flow,
-                model.find("potential"),
+                model.potential(),
                 near_steps=settings.near_steps,
                 noise_steps=settings.noise_steps,
                 draws=settings.noise_draws,

@@ -44,7 +44,7 @@ def _check_rank(rank: Any) -> str:
 def _check_model(model: Any) -> str | None:
     if model is not None and not isinstance(model, str):
         raise RequestError(f"model={model!r} is not the name of a part of the model; give one, or leave it out")
-    return model
+    return model and model.replace("_", "-")
 
 
 def _check_space_group(given: Any) -> int | None:

@@ -56,7 +56,9 @@ class SamplerPipeline(Pipeline):
 
     @classmethod
     def from_bundle(cls, model: LoadedBundle, settings: Settings) -> SamplerPipeline:  # noqa: D102
-        kinds = [kind for kind in model.kinds("generator") if kind.process]
+        kinds = [
+            kind for kind in model.kinds("generator") if ":" in kind.process
+        ]  # a class, not the steps of another pipeline
         if len(kinds) != 1:
             held = ", ".join(kind.name for kind in kinds) or "none"
             raise WeightsError(

@@ -73,7 +73,7 @@ class ModelRelaxer:
         Raises:
             RequestError: the model has no potential.
         """
-        potential = self.model.find("potential", self.dtype)
+        potential = self.model.potential(self.dtype)
         if potential is None:
             raise RequestError(
                 f"positions=True needs a potential, which model {self.model.bundle.name!r} lacks; use a model with the "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoperi.hub.bundle import Bundle, Component, save_bundle
-from autoperi.hub.networks import LoadedBundle, network_of
+from autoperi.hub.networks import ALONE, LoadedBundle, loading, network_of
 from autoperi.registry import Kind, kind_of
 
 _RUN = ("steps", "time", "hardware", "seed", "command")
@@ -22,7 +22,7 @@ def check_base(base: Bundle, kind: Kind) -> None:
     Raises:
         WeightsError: naming what does not fit.
     """
-    if not _alone(kind):  # a model by itself takes nothing from the base
+    if not is_alone(kind):
         LoadedBundle(base).build_all()
 
 
@@ -37,8 +37,8 @@ def export(
 
     Args:
         base: a model.
-        kind: of the component. One of the same kind gives way to it, a relaxer to any other relaxer, and what reads the
-            one that gives way is left out.
+        kind: of the component. One of the same kind gives way to it, a relaxer or potential to any other, and
+            what reads the one that gives way is left out.
         component: what was trained.
         directory: made if need be.
         facts: ``name`` of the new model, ``data`` and ``validation`` (one line each), ``command``, ``summary`` of the
@@ -51,7 +51,7 @@ def export(
         WeightsError: the model would not load, or the directory cannot be written.
     """
     name = model_name(str(facts.get("name") or Path(directory).resolve().name))
-    if _alone(kind):
+    if is_alone(kind):
         bundle = Bundle(name, {kind.name: component}, _metadata_alone(kind, name, facts))
         network_of(kind, component)  # a model that would not load is not written
     else:
@@ -62,7 +62,8 @@ def export(
     return bundle
 
 
-def _alone(kind: Kind) -> bool:
+def is_alone(kind: Kind) -> bool:
+    """Whether a kind is a model by itself, which takes nothing from a base."""
     return kind.role == "baseline" or bool(kind.pipeline)
 
 
@@ -70,14 +71,19 @@ def _gives_way(old: Kind | None, new: Kind) -> bool:
     """Whether a component of one kind cannot stay beside a new one of another."""
     if old is None:
         return False
-    return old.name == new.name or old.reads == new.name or old.role == new.role == "relaxer"
+    return old.name == new.name or old.reads == new.name or old.role == new.role in ALONE
 
 
 def _metadata_alone(kind: Kind, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    how = f'from autoperi.models.{kind.name} import load_{kind.name}\n\nmodel = load_{kind.name}("{name}")'
+    module, _, call = loading(kind, name).partition("(")
+    module, _, function = module.rpartition(".")
     return {
         "description": f"{kind.word}, trained on {facts.get('data', 'other data')}.",
-        **({"usage": how} if kind.role == "baseline" else {}),
+        **(
+            {"usage": f"from {module} import {function}\n\nmodel = {function}({call}"}
+            if kind.role == "baseline"
+            else {}
+        ),
         **({"pipeline": kind.pipeline} if kind.pipeline else {}),
         **_sections(facts),
         "metrics": _metrics(kind.name, facts),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0}
 """Settings of a training of a network of which nothing is said."""
+WIDTHS = ("channels", "hidden", "layers", "n_radial")
+"""Options of networks of which 0 would leave nothing to learn."""
 
 
 class Sources(NamedTuple):
@@ -122,8 +125,11 @@ def split_options(kind: Kind, options: Mapping[str, Any]) -> tuple[dict[str, Any
         wanted = (list, tuple) if isinstance(default, (list, tuple)) else type(default)
         if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
             raise RequestError(f"{name}={value!r} is not of the type of its default, {default!r}; give one that is")
-        if place == 0 and isinstance(value, int) and not isinstance(value, bool) and value < 0:
-            raise RequestError(f"{name}={value!r} is negative; give 0 or more")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RequestError(f"{name}={value!r} is not a finite number; give one such as {default!r}")
+        least = 1 if name in WIDTHS else 0
+        if place == 0 and isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise RequestError(f"{name}={value!r} is too small; give {least} or more")
         found[place][name] = value
     return found
 

@@ -215,6 +215,26 @@ def test_prior_with_a_reference(cli, data, tiny_dir, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("channels=0", "give 1 or more"),
+        ("layers=0", "give 1 or more"),
+        ("l_max=-1", "give 0 or more"),
+        ("cutoff=NaN", "not a finite number"),
+    ],
+)
+def test_options_that_make_no_network(cli, options, tmp_path, option, words, nothing_left):
+    cli("train", "formation-energy", *options, "--out", tmp_path / "run", "--set", option).refused(
+        option.split("=")[0], words
+    )
+    nothing_left()
+
+
+def test_a_kind_without_options_says_so(cli):
+    assert "prior has no options" in cli("train", "prior", "--options").out
+
+
 def test_interrupting(cli, options, tmp_path, monkeypatch):
     import signal
 
@@ -248,7 +268,7 @@ def test_without_lightning(cli, options, tmp_path, monkeypatch, nothing_left):
         ("empnn", ["--learning-rate", "0"], ["--learning-rate 0.0"]),
         ("empnn", ["--learning-rate", "nan"], ["--learning-rate nan"]),
         ("empnn", ["--seed", "-1"], ["--seed -1"]),
-        ("empnn", ["--set", "channels=-1"], ["channels=-1", "0 or more"]),
+        ("empnn", ["--set", "channels=-1"], ["channels=-1", "1 or more"]),
         ("empnn", ["--max-atoms", "0"], ["--max-atoms 0"]),
         ("empnn", ["--max-atoms", "1"], ["train.parquet", "1 atoms"]),
         ("empnn", ["--data", "missing.parquet"], ["missing.parquet", "does not exist"]),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from pymatgen.core import Lattice, Structure
 from small_kinds import small_model, small_network
 
 from autoperi import AutoPeri, registry
@@ -107,6 +108,41 @@ def test_a_component_of_an_unknown_kind_is_refused(tiny_bundle: Bundle) -> None:
     other = {**tiny_bundle.components, "crystal_ball": tiny_bundle.components["empnn"]}
     with pytest.raises(WeightsError, match=r"'crystal_ball'.*does not know; install the package"):
         AutoPeri(Bundle("odd", other))
+
+
+def test_two_components_for_one_part_are_refused(tiny_bundle: Bundle) -> None:
+    twice = {**tiny_bundle.components, "lattice_relaxer": tiny_bundle.components["empnn"]}
+    with pytest.raises(
+        WeightsError, match=r"two components for one part, .* and 'lattice_relaxer'; take one of them out"
+    ):
+        AutoPeri(Bundle("odd", twice))
+
+
+def test_a_potential_of_another_package_is_used_for_its_role(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = small_model()
+    theirs = registry.Kind("their_potential", "potential", "another", "autoperi.models.potential:Potential")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [Entry(theirs)])
+    monkeypatch.setattr(registry, "kinds", registry.kinds.__wrapped__)
+    components = {("their_potential" if name == "potential" else name): c for name, c in base.components.items()}
+    components.setdefault("their_potential", network_component(small_network("potential")))
+    peri = AutoPeri(Bundle("theirs", components))
+    assert peri.judge.potential is not None
+    assert peri.pipeline is not None
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    assert peri.relax_lattice(salt, steps=1, positions=True).properties["autoperi"]["relaxation"]["status"]
+    atoms = salt.to_ase_atoms()
+    atoms.calc = peri.calculator()
+    assert np.isfinite(atoms.get_potential_energy())
+
+
+@pytest.mark.parametrize("name", [None, "", "sampler", ["sampler"]])
+def test_what_a_config_may_say_of_its_pipeline(name: object, tiny_bundle: Bundle) -> None:
+    peri = AutoPeri(Bundle("odd", tiny_bundle.components, {"pipeline": name}))
+    if not name:
+        assert type(peri.pipeline).__name__ == "PrototypePipeline"
+        return
+    with pytest.raises(WeightsError, match="sampler"):
+        peri.pipeline  # noqa: B018
 
 
 def test_a_pipeline_of_an_unknown_name_is_refused(tiny_bundle: Bundle) -> None:

@@ -181,6 +181,11 @@ class AutoPeri:
         """The checks of candidates, and the energies that rank them."""
         return Judge(self._model.find("formation_energy"), self._model.potential(), self.device)
 
+    @property
+    def generation(self) -> Generation:
+        """What answers requests."""
+        return Generation(self._model, self.pipeline, self.judge, self.settings, self._relaxer)
+
     @takes(Request, RunOptions)
     def generate(self, composition: Any = None, **options: Any) -> list[Any]:
         """Generate ``n`` crystals, best first.
@@ -207,8 +212,7 @@ class AutoPeri:
         refuse_unknown("generate", options, Request, RunOptions)
         how = RunOptions(**{k: options.pop(k) for k in list(options) if k in RunOptions.__dataclass_fields__})
         request = make_request(composition, **options)
-        generation = Generation(self._model, self.pipeline, self.judge, self.settings, self._relaxer)
-        return generation.answer(request, how, batch_size=_batch_size(how.batch_size))
+        return self.generation.answer(request, how, batch_size=_batch_size(how.batch_size))
 
     # --- relax ----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ Names are strings until they are used, so that importing this module imports no 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -211,8 +211,12 @@ def _fault(kind: Any, taken: set[str]) -> str:
     return ""
 
 
-def kind_named(name: str) -> Kind:
+def kind_named(name: str, *, among: Sequence[Kind] | None = None) -> Kind:
     """The kind of a name, with ``-`` or ``_``, or of a name that models of earlier versions have for it.
+
+    Args:
+        name: what was asked for.
+        among: what the message offers, where that is not every kind.
 
     Raises:
         RequestError: there is none; the message names the nearest.
@@ -221,8 +225,8 @@ def kind_named(name: str) -> Kind:
     called = _called(word)
     if called:
         return next((kind for kind in called if kind.name == word), called[0])
-    known = kinds()
-    near = difflib.get_close_matches(word, known, n=1)
+    known = [kind.word for kind in among or kinds().values()]
+    near = difflib.get_close_matches(name.replace("_", "-"), known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise RequestError(f"{name!r} is no kind of network; {hint}choose from {', '.join(known)}")
 

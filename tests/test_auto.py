@@ -500,3 +500,18 @@ def test_copies_and_pickles_are_the_same_model(tiny_bundle: Bundle, again: Any):
 def test_passes_of_a_relaxation_are_no_steps_of_a_sampler(tiny: AutoPeri):
     with pytest.raises(RequestError, match=r"^steps=21 is not a number of relaxation passes; give an integer from 0"):
         tiny.relax_lattice([], steps=21)
+
+
+def test_settings_take_the_numbers_of_numpy_and_refuse_those_no_float_holds(tiny: AutoPeri) -> None:
+    changed = tiny.with_settings(relax_steps=np.int64(2), known_weight=np.float32(0.5)).settings
+    assert (type(changed.relax_steps), type(changed.known_weight)) == (int, float)
+    assert (changed.relax_steps, changed.known_weight) == (2, 0.5)
+    for name in ("noise_steps", "energy_temperature"):
+        with pytest.raises(RequestError, match=f"{name}=1000.* is not a setting"):
+            tiny.with_settings(**{name: 10**400})
+
+
+@pytest.mark.parametrize("options", [{"properties": 5}, {"properties": "formula"}, {"references": 5}])
+def test_options_of_score_that_are_no_lists_are_refused(tiny: AutoPeri, options: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match=next(iter(options))):
+        tiny.score(bulk("Cu"), **options)

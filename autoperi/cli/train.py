@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoperi.cli import common
 from autoperi.data.files import check_exists, check_writable
+from autoperi.data.random import MAX_SEED
 from autoperi.errors import AutoPeriError, RequestError
 from autoperi.registry import Kind, kind_named, kinds, load
 
@@ -81,12 +82,12 @@ def trainable() -> list[Kind]:
 
 def run(args: argparse.Namespace) -> int:
     """Train, export, print."""
-    kind = kind_named(args.kind)
+    kind = kind_named(args.kind, among=trainable())
     if kind not in trainable():
         words = ", ".join(k.word for k in trainable())
         raise RequestError(f"{kind.word} is trained by no command; choose from {words}")
     if args.options:
-        return _say_options(kind)
+        return _say_options(kind, json=args.json)
     _check(args, kind)
     check_writable(Path(args.out) / "model", folder=True)
     request = _request(args, kind)
@@ -132,10 +133,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say_options(kind: Kind) -> int:
+def _say_options(kind: Kind, *, json: bool) -> int:
     from autoperi.training.request import options_of
 
     network, task = options_of(kind)
+    if json:
+        common.say_json({"network": network, "training": task})
+        return 0
     if not network and not task:
         common.say(f"{kind.word} has no options for --set")
         return 0
@@ -165,8 +169,8 @@ def _check(args: argparse.Namespace, kind: Kind) -> None:
             raise RequestError(f"--{option.replace('_', '-')} {value} is not positive; give at least {least}")
     if args.learning_rate is not None and not (args.learning_rate > 0 and math.isfinite(args.learning_rate)):
         raise RequestError(f"--learning-rate {args.learning_rate} is not a positive number; give one such as 0.002")
-    if args.seed is not None and args.seed < 0:
-        raise RequestError(f"--seed {args.seed} is negative; give 0 or more")
+    if args.seed is not None and not 0 <= args.seed <= MAX_SEED:
+        raise RequestError(f"--seed {args.seed} is not an integer between 0 and 2**63 - 1; give one")
     split_options(kind, parse_options(args.set))
     if not kind.task:
         for option in ("val", "label", "devices"):

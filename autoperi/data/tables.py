@@ -210,6 +210,8 @@ def _flat_column(table: Any, name: str, path: Path) -> tuple[NDArray[Any], NDArr
 
     column = table.column(name)
     if not (pt.is_list(column.type) or pt.is_large_list(column.type) or pt.is_fixed_size_list(column.type)):
+        if not len(column):
+            raise DataError(f"{path} has no rows; give a table with at least one crystal")
         raise DataError(f"{path}: column {name} holds {column.type}; write a list of numbers in each row")
     if column.null_count:
         raise DataError(

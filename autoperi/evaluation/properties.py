@@ -223,7 +223,8 @@ def _is_metal(probability: np.ndarray, target: np.ndarray) -> dict[str, Any]:
 def _split_rows(table: Any, path: str | Path, split: str) -> list[int]:
     if table.ids == [str(k) for k in range(len(table))]:  # what a table without ids is read with
         raise DataError(
-            f"{path} has no column 'id' or 'material_id', by which rows are split; add one, or leave the split out"
+            f"{path} has no column 'id' or 'material_id' by which rows are split (row numbers name no "
+            "crystal); add one, or leave the split out"
         )
     return [row for row, name in enumerate(splits_of(table.ids)) if name == split]
 

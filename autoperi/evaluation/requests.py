@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autoperi.data.convert import to_arrays
 from autoperi.errors import AutoPeriError, RequestError
 from autoperi.metrics.parallel import INLINE, Failure, check_processes, parallel_map
+from autoperi.pipelines.request import RunOptions, make_request
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
@@ -88,9 +89,12 @@ def generate_all(
         progress: show a bar; None shows it on a terminal.
 
     Raises:
-        AutoPeriError: a request failed for another reason than that it cannot be honoured.
+        RequestError: the model honours an option for no composition. AutoPeriError: a request failed for another
+            reason than that it cannot be honoured.
     """
-    options = {"n": n, "seed": seed, "steps": steps, "finish": finish, "rank": rank}
+    options: dict[str, Any] = {"n": n, "seed": seed, "steps": steps, "finish": finish, "rank": rank}
+    # what the model refuses of every composition is no composition's failure
+    peri.generation.check(make_request("H", **options), RunOptions())
     workers = check_processes(processes) if len(asked) >= INLINE and peri.device.type == "cpu" else 1
     with ExitStack() as stack:
         model: Any = peri if workers == 1 else str(peri.bundle.source or "-")

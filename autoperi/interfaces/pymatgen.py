@@ -19,20 +19,18 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ase.data import chemical_symbols
-from pymatgen.core import Composition
+from pymatgen.core import Composition, Structure
 from pymatgen.transformations.transformation_abc import AbstractTransformation
 
 from autoperi.chemistry.formula import parse_formula
 from autoperi.data.checks import whole_number
 from autoperi.data.elements import element_number
 from autoperi.data.formats import plain
-from autoperi.errors import RequestError
+from autoperi.errors import RequestError, StructureError
 from autoperi.hub.store import DEFAULT_MODEL
 from autoperi.pipelines.request import check_steps, make_request
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
     from autoperi.auto import AutoPeri
 
 MAX_LOADED_MODELS = 4
@@ -156,6 +154,8 @@ class _GeneratingTransformation(_ModelTransformation):
             RequestError: what is asked for cannot be had. WeightsError: the model cannot be loaded, or lacks what an
             option needs. StructureError: a crystal that cannot be read.
         """
+        if not isinstance(structure, Structure):
+            raise StructureError(f"a {type(structure).__name__} is no pymatgen Structure; give one")
         as_list, n = bool(return_ranked_list), self.n
         if as_list and not isinstance(return_ranked_list, bool):
             n = whole_number(return_ranked_list, "return_ranked_list")

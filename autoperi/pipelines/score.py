@@ -66,6 +66,8 @@ def score_table(
     import pandas as pd
 
     offered = columns_of(model)
+    if isinstance(properties, str) or not isinstance(properties, Iterable | None):
+        raise RequestError(f"properties={properties!r} is no list of names; give one such as ['formula', 'density']")
     chosen = list(offered) if properties is None else list(properties)
     unknown = [p for p in chosen if p not in NAMES]
     if unknown:
@@ -75,6 +77,8 @@ def score_table(
         raise RequestError(
             f"this model predicts no {', '.join(lacks)}; choose from {', '.join(offered)}, or load a model that does"
         )
+    if not isinstance(references, Iterable | None):
+        raise RequestError(f"references={references!r} are no formation energies; give one for each formula")
     if references is not None and "formation_energy" not in chosen:
         raise RequestError(
             "references need the formation energy; add 'formation_energy' to properties, or drop references"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from numbers import Number
 from typing import Any
 
 from autoperi.errors import RequestError, WeightsError
@@ -51,7 +53,9 @@ class Settings:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, low, high, whole = getattr(self, f.name), f.metadata["low"], f.metadata["high"], _whole(f)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            number = (
+                isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+            )
             if not number or not low <= value <= high or (whole and not isinstance(value, int)):
                 kind = "a whole number" if whole else "a number"
                 upto = "" if high == math.inf else f" to {high:g}"
@@ -64,7 +68,9 @@ class Settings:
             RequestError: an unknown name, or a value outside its range.
         """
         _check_names(changes)
-        return replace(self, **changes)
+        # NumPy's numbers become Python's
+        plain = {k: v.item() if isinstance(v, Number) and hasattr(v, "item") else v for k, v in changes.items()}
+        return replace(self, **plain)
 
     @classmethod
     def of_model(cls, said: Mapping[str, Any], name: str) -> Settings:

@@ -268,6 +268,7 @@ def test_without_lightning(cli, options, tmp_path, monkeypatch, nothing_left):
         ("empnn", ["--learning-rate", "0"], ["--learning-rate 0.0"]),
         ("empnn", ["--learning-rate", "nan"], ["--learning-rate nan"]),
         ("empnn", ["--seed", "-1"], ["--seed -1"]),
+        ("empnn", ["--seed", str(2**63)], [f"--seed {2**63}", "2**63 - 1"]),
         ("empnn", ["--set", "channels=-1"], ["channels=-1", "1 or more"]),
         ("empnn", ["--max-atoms", "0"], ["--max-atoms 0"]),
         ("empnn", ["--max-atoms", "1"], ["train.parquet", "1 atoms"]),

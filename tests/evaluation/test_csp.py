@@ -247,3 +247,9 @@ def test_rows_that_ask_the_same_share_the_answer(tmp_path: Path, monkeypatch: py
     assert asked == [3]  # Na4Cl4 twice, NaCl, NaCl2
     assert result["candidates"] == 4
     assert result["match_at"]["1"] == 0.5
+
+
+def test_an_option_that_the_model_honours_for_no_composition_ends_the_run(tiny_dir: Path, tmp_path: Path) -> None:
+    write_crystals(tiny_crystals()[:2], tmp_path / "two.parquet")
+    with pytest.raises(RequestError, match="steps=99 is not a number of relaxation passes"):
+        evaluate_csp(AutoPeri.from_pretrained(tiny_dir), tmp_path / "two.parquet", k=2, steps=99, processes=1)

@@ -396,3 +396,8 @@ def test_a_ranked_list_of_a_model_without_energies(tiny_bundle: Bundle, tmp_path
     transformation = GenerateTransformation(model=tmp_path / "prior", n=2, rank="probability", seed=0, device="cpu")
     ranked = transformation.apply_transformation(SALT, return_ranked_list=True)
     assert [(d["energy"], d["energy_above_minimum"]) for d in ranked] == [(None, None)] * 2
+
+
+def test_what_is_no_structure_is_refused() -> None:
+    with pytest.raises(StructureError, match="a NoneType is no pymatgen Structure"):
+        GenerateTransformation().apply_transformation(None)  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ def test_help_names_every_command(cli):
         (["relax"], ["FILE", "--out"]),
         (["models"], ["VERB"]),
         (["models", "download", "x"], ["--to"]),
-        (["train", "everything", "--data", "x", "--out", "y"], ["everything", "formation_energy"]),
+        (["train", "everything", "--data", "x", "--out", "y"], ["everything", "formation-energy"]),
         (["train", "prior", "--data", "x", "--out", "y", "--learning-rate", "fast"], ["--learning-rate", "fast"]),
     ],
 )

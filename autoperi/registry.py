@@ -105,6 +105,16 @@ KINDS: tuple[Kind, ...] = (
         components=("flow",),
     ),
     Kind(
+        "gemsdiff",
+        "generator",
+        "GemsDiff: diffusion of cell and atoms (Klipfel et al. 2024)",
+        "autoperi.models.gemsdiff:GemsDiff",
+        process="autoperi.processes.diffusion:Diffusion",
+        pipeline="sampler",
+        supports=("chemical_system", "exclude_elements", "num_elements"),
+        task=f"{_TASKS}.gemsdiff:GemsDiffTask",
+    ),
+    Kind(
         "lattice_relaxer",
         "relaxer",
         "EMPNN passes that know how sure they are (relax_lattice, generate)",

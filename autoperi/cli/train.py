@@ -34,9 +34,10 @@ base model with the trained component in place of its own. --set changes an opti
 crystals by their ids. All but prior need `pip install "autoperi[train]"`. Baselines are models by themselves."""
 
 SETTINGS: dict[str, tuple[Any, str, str]] = {
-    "epochs": (common.whole, "N", "passes over the data (default: 20; prior: 12)"),
-    "batch_size": (common.whole, "N", "crystals per step (default: 64)"),
-    "learning_rate": (float, "X", "of the optimiser (default: 0.002)"),
+    "epochs": (common.whole, "N", "passes over the data (default: 20; prior: 12; gemsdiff: 512)"),
+    "batch_size": (common.whole, "N", "crystals per step (default: 64; gemsdiff: 128)"),
+    "learning_rate": (float, "X", "of the optimiser (default: 0.002; gemsdiff: 0.001)"),
+    "optimizer": (str, "NAME", "adamw or muon (default: adamw)"),
     "seed": (common.whole, "S", "of all randomness (default: 0)"),
 }
 """Settings that every network's training has: type, placeholder and help."""

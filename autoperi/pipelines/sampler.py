@@ -71,7 +71,9 @@ class SamplerPipeline(Pipeline):
                 f"kind {kind.name!r} says that it supports {', '.join(sorted(set(kind.supports) - HONOURED))}, which "
                 f"the pipeline 'sampler' cannot hand on; it can {', '.join(sorted(HONOURED))}"
             )
-        options = model.bundle.metadata.get("process") or {}
+        network = model.need(kind.name, "its pipeline")
+        # a network that was made for a process with certain options says so; what the config says stands above it
+        options = {**getattr(network, "process_options", {}), **(model.bundle.metadata.get("process") or {})}
         try:
             process = load(kind.process)(**options)
         except (TypeError, ValueError) as error:
@@ -79,7 +81,6 @@ class SamplerPipeline(Pipeline):
                 f"process of model {model.bundle.name!r} does not take {options!r} ({error}); mend its config.json"
             ) from None
         supports = frozenset({"composition", "num_atoms", "steps", *kind.supports})
-        network = model.need(kind.name, "its pipeline")
         return cls(network, process, settings.sampling_steps, model.device, kind.word, supports)
 
     def candidates(self, request: Request, indices: Iterable[int]) -> Iterator[Candidate | None]:

@@ -180,6 +180,49 @@ def nearest_ends(
     return _described(freedom, end, nearest)
 
 
+def nearest_ways(start: Tensor, end: Tensor, atomic_numbers: Tensor, n_atoms: Tensor) -> Tensor:
+    """The shortest ways from atoms at ``start`` to a crystal at ``end``, fractional, ``[N, 3]``, where equal atoms may
+    be exchanged and the origin may be shifted: the ways of a crystal have the mean zero.
+
+    Tried are the shift that the atoms as they are given suggest, and those that bring the first atom of the rarest
+    element onto each of its like; the shift is then that of the best exchange, and the exchange is found once more.
+
+    Args:
+        start, end: fractional coordinates, ``[N, 3]``.
+        atomic_numbers: ``[N]``; n_atoms: of each crystal, ``[B]``.
+    """
+    ends, starts, numbers = (x.detach().cpu().numpy() for x in (end.double(), start.double(), atomic_numbers))
+    ways = np.empty_like(starts)
+    first = 0
+    for n in n_atoms.tolist():
+        rows = slice(first, first + n)
+        x, y, kinds = starts[rows], ends[rows], numbers[rows]
+        given = _wrapped(y - x).mean(0)
+        found, counts = np.unique(kinds, return_counts=True)
+        rare = np.flatnonzero(kinds == found[counts.argmin()])
+        way = min((_exchanged(x, y, kinds, s) for s in [given, *(y[rare] - x[rare[0]])]), key=_spread)
+        way = _exchanged(x, y, kinds, way.mean(0))
+        ways[rows] = way - way.mean(0)
+        first += n
+    return torch.as_tensor(ways).to(start)
+
+
+def _exchanged(x: np.ndarray, y: np.ndarray, kinds: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The ways from x to y, ``[n, 3]``, in that exchange of equal atoms which is shortest beside a shift."""
+    cost = (_wrapped(y[None] - x[:, None] - shift) ** 2).sum(-1)
+    cost[kinds[:, None] != kinds[None]] = FORBIDDEN_COST
+    return _wrapped(y[linear_sum_assignment(cost)[1]] - x - shift) + shift
+
+
+def _spread(way: np.ndarray) -> float:
+    return float(way.var(0).sum())
+
+
+def _wrapped(d: np.ndarray) -> np.ndarray:
+    wrapped: np.ndarray = d - np.floor(d + 0.5)
+    return wrapped
+
+
 def random_ends(choices: Sequence[Choices], freedom: Freedom, end: Tensor, rng: np.random.Generator) -> Tensor:
     """``end`` ``[B, D]`` with each crystal's positions in a description drawn at random; the crystals stay the same.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autoperi.hub.bundle import Bundle, Component
     from autoperi.training.data import Rows
 
-DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "seed": 0}
+DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "optimizer": "adamw", "seed": 0}
 """Settings of a training of a network of which nothing is said."""
 WIDTHS = ("channels", "hidden", "layers", "n_radial")
 """Options of networks of which 0 would leave nothing to learn."""

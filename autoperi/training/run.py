@@ -249,7 +249,7 @@ def train_network(request: TrainingRequest) -> Trained:
     said: dict[str, Any] = {**request.settings, "model": kind.name}
     said["model_config"] = {**base, **network_options} if network_options else None
     said["task_config"] = task_options or None
-    defaults: dict[str, Any] = {**DEFAULTS, "model": kind.name, "model_config": base}
+    defaults: dict[str, Any] = {**DEFAULTS, **task_type.defaults, "model": kind.name, "model_config": base}
     defaults["task_config"] = options_of(kind)[1]
     if task_type.holds_out:
         defaults["held_out"], said["held_out"] = 0.0, 0.0 if request.val else HELD_OUT

@@ -12,6 +12,7 @@ from autoperi.testing import tiny_model
 SMALL = {
     "orbit_network": {"channels": 8, "layers": 1, "encoder_layers": 1, "heads": 2},
     "autoperi_gnn": {"channels": 8, "layers": 1, "encoder_layers": 1, "latent": 4, "hidden": 8},
+    "gemsdiff": {"channels": 8, "encoder_layers": 1, "layers": 1, "knn": 12, "hidden": 8},
     "lattice_relaxer": {"channels": 8, "layers": 1, "hidden": 8},
     "empnn": {"channels": 8, "layers": 1},
     "potential": {"channels": 8, "layers": 1, "hidden": 8},

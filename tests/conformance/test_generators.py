@@ -21,6 +21,7 @@ PIPELINES = {
     "prototypes and orbits, moved by the flow": (("autoperi_gnn", "orbit_network", "potential"), {}),
     "the orbit network alone": (("autoperi_gnn", "orbit_network"), {"model": "autoperi-gnn", "space_group": None}),
     "the prior alone": ((), {"model": "prior"}),
+    "gemsdiff": (("gemsdiff",), {"steps": 3}),
     "toy": (("toy",), {"steps": 3}),
 }
 

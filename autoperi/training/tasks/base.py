@@ -36,10 +36,13 @@ class CrystalTask(lightning.LightningModule):
 
     Attributes:
         labelled: whether it needs labels of formation energies.
+        defaults: settings of its own where nothing is said, beside or instead of
+            :data:`~autoperi.training.request.DEFAULTS`.
         holds_out: whether it sets a part of the data aside where no validation data are given.
     """
 
     labelled: ClassVar[bool] = False
+    defaults: ClassVar[dict[str, Any]] = {}
     holds_out: ClassVar[bool] = False
 
     @classmethod

@@ -113,7 +113,7 @@ class Diffusion:
                 raise RequestError(f"{name}={value!r} is not known; choose {' or '.join(known)}")
         self.lattice, self.positions, self.schedule_steps = lattice, positions, schedule_steps
         self._logs = [
-            np.concatenate([[0.0], np.cumsum(np.log1p(-np.linspace(*beta, schedule_steps)))])
+            np.concatenate([[0.0], np.cumsum(np.log1p(-np.linspace(beta[0], beta[1], schedule_steps)))])
             for beta in (lattice_beta, position_beta)
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
@@ -15,7 +15,7 @@ from autoperi.geometry.lie_algebra import from_algebra
 from autoperi.geometry.reduction import niggli_reduce
 from autoperi.models.gemsdiff import GemsDiff
 from autoperi.prior.learn import additive_volumes
-from autoperi.processes.diffusion import SHAPE_SPREAD, Diffusion, spread
+from autoperi.processes.diffusion import SHAPE_SPREAD, spread
 from autoperi.training.coupling import nearest_ways
 from autoperi.training.data import TensorCrystals
 from autoperi.training.request import Sources, TrainingRequest
@@ -74,9 +74,10 @@ class GemsDiffTask(CrystalTask):
         volumes = torch.as_tensor(additive_volumes(counts.double().numpy(), crystals.volume.double().numpy()))
         return Sources(in_niggli_cells(train), in_niggli_cells(val), {"element_volume": volumes.float()})
 
-    def losses(self, network: GemsDiff, crystals: CrystalBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def losses(self, network: nn.Module, crystals: CrystalBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """L^ρ and L^x."""
-        process: Diffusion = network.process
+        assert isinstance(network, GemsDiff)
+        process = network.process
         t = torch.randint(1, process.schedule_steps + 1, (len(crystals),), generator=generator) / process.schedule_steps
         t, unit = t.to(crystals.lattice), network.unit(crystals).to(crystals.lattice)
         state, way = process.noised(crystals, unit, t, generator)

@@ -115,6 +115,16 @@ KINDS: tuple[Kind, ...] = (
         task=f"{_TASKS}.gemsdiff:GemsDiffTask",
     ),
     Kind(
+        "score_langevin",
+        "generator",
+        "scores of sites and cells under a space group, by Langevin dynamics (Sultanov et al. 2023)",
+        "autoperi.models.score_langevin:ScoreLangevin",
+        process="autoperi.processes.langevin:Langevin",
+        pipeline="sampler",
+        supports=("space_group", "chemical_system", "exclude_elements", "num_elements"),
+        task=f"{_TASKS}.score_langevin:ScoreLangevinTask",
+    ),
+    Kind(
         "lattice_relaxer",
         "relaxer",
         "EMPNN passes that know how sure they are (relax_lattice, generate)",

@@ -69,12 +69,13 @@ def edge_vectors(batch: CrystalBatch, graph: Multigraph) -> Tensor:
     return torch.einsum("ei,eij->ej", fractional, batch.lattice[batch.batch[i]])
 
 
-def radius_graph(batch: CrystalBatch, cutoff: float) -> Multigraph:
+def radius_graph(batch: CrystalBatch, cutoff: float, *, centres: Tensor | None = None) -> Multigraph:
     """All pairs of atoms and images closer than ``cutoff`` (Å), for any skew, size or mixture of cells.
 
     Args:
         batch: B crystals; lattices may be of either handedness.
         cutoff: radius in Å, positive.
+        centres: whose neighbours are wanted, ``[N]`` bool; None is every atom's.
 
     Returns:
         The multigraph; self-images (i, i, τ ≠ 0) are edges, (i, i, 0) is not. No edges at all is a valid answer.
@@ -83,11 +84,17 @@ def radius_graph(batch: CrystalBatch, cutoff: float) -> Multigraph:
         raise StructureError(f"cutoff={cutoff!r} Å is not positive; give a radius such as 5.0")
     large = (batch.n_atoms >= LARGE_CELL).tolist()
     if not any(large):
-        index, shift, _ = _search(batch, cutoff)
+        index, shift, _ = _search(batch, cutoff, centres)
         return _sorted(index, shift, int(batch.frac_coords.shape[0]))
     indices, shifts = [], []
     for b, (offset, is_large) in enumerate(zip(batch.offsets.tolist(), large, strict=True)):
-        index, shift = _search_large(batch[b], cutoff) if is_large else _search(batch[b], cutoff)[:2]
+        own = None if centres is None else centres[batch.batch == b]
+        if is_large:
+            index, shift = _search_large(batch[b], cutoff)
+            if own is not None:
+                index, shift = index[:, own[index[0]]], shift[own[index[0]]]
+        else:
+            index, shift, _ = _search(batch[b], cutoff, own)
         indices.append(index + offset)
         shifts.append(shift)
     return _sorted(torch.cat(indices, 1), torch.cat(shifts), int(batch.frac_coords.shape[0]))
@@ -137,7 +144,7 @@ def _sorted(index: Tensor, shift: Tensor, n: int) -> Multigraph:
     return Multigraph(index[:, order], shift[order], n)
 
 
-def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+def _search(batch: CrystalBatch, cutoff: float, centres: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Edges by trying every image within reach, in float64 and in a reduced basis; crystals in chunks."""
     lattice = batch.lattice.detach().to(torch.float64)
     transform = reduce_basis(lattice)
@@ -150,7 +157,10 @@ def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]
     work = (batch.n_atoms**2 * images).tolist()
     frac = torch.einsum("ni,nij->nj", batch.frac_coords.detach().to(torch.float64), inverse[batch.batch])
     # crystals are taken together as long as all their pairs and images fit into memory; one alone may be larger
-    found = [_search_chunk(batch, frac, reduced, reach, cutoff, part) for part in chunks(work, _CHUNK) or [slice(0, 0)]]
+    found = [
+        _search_chunk(batch, frac, reduced, reach, cutoff, part, centres)
+        for part in chunks(work, _CHUNK) or [slice(0, 0)]
+    ]
     index, shift, distance = (torch.cat(parts, -1 if k == 0 else 0) for k, parts in enumerate(zip(*found, strict=True)))
     # a shift τ' of the reduced basis is τ = τ'·T in the crystal's own
     shift = torch.einsum("ei,eij->ej", shift, transform[batch.batch[index[0]]]).round().to(torch.long)
@@ -158,7 +168,13 @@ def _search(batch: CrystalBatch, cutoff: float) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _search_chunk(
-    batch: CrystalBatch, frac: Tensor, reduced: Tensor, reach: Tensor, cutoff: float, part: slice
+    batch: CrystalBatch,
+    frac: Tensor,
+    reduced: Tensor,
+    reach: Tensor,
+    cutoff: float,
+    part: slice,
+    centres: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Edges, shifts in the reduced basis and distances of the crystals of ``part``.
 
@@ -173,6 +189,9 @@ def _search_chunk(
     place = ranges(torch.zeros_like(n_pairs), n_pairs)
     i = offsets[crystal] + torch.div(place, counts[crystal], rounding_mode="floor")
     j = offsets[crystal] + place % counts[crystal]
+    if centres is not None:
+        wanted = centres[i]
+        i, j, crystal = i[wanted], j[wanted], crystal[wanted]
     # the nearest image of j is the one that τ = 0 means; what was taken off is put back into the shifts at the end
     difference = frac[j] - frac[i]
     wrap = torch.round(difference)

@@ -110,6 +110,9 @@ class SamplerPipeline(Pipeline):
             if request.space_group is None
             else torch.full((len(candidates),), request.space_group, device=self.device),
         )
+        # a network may know more of what crystals shall be, such as which Wyckoff positions hold a composition
+        if hasattr(self.network, "completed"):
+            condition = self.network.completed(condition, generators)
         times = self.process.times(self.steps if request.steps is None else request.steps)
         with torch.no_grad():
             state = self.process.start(condition, generators)

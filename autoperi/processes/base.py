@@ -32,11 +32,14 @@ class Condition:
         atomic_numbers: ``[N]``, crystal after crystal.
         n_atoms: ``[B]``.
         space_group: numbers 1..230, ``[B]``, or None where any will do.
+        sites: which sites of the group the atoms take, where a process moves sites
+            (:class:`~autoperi.symmetry.sites.Sites`); None until a network has said it.
     """
 
     atomic_numbers: Tensor
     n_atoms: Tensor
     space_group: Tensor | None = None
+    sites: Any = None
 
     def __len__(self) -> int:
         return len(self.n_atoms)

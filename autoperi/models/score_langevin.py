@@ -1,0 +1,178 @@
+"""The score of sites and cell parameters under a space group (Sultanov et al. 2023, section 4).
+
+The network reads the symmetric multigraph: nodes are sites, edges lead to the images of all sites under the group and
+the lattice. The shared backbone passes messages on it, angles between edges included; an output for every edge gives
+both scores,
+
+    s_X(i) σ = Σ_e w_e u_e                                                     (section 4.2)
+    s_L σ    = mean_e  w'_e G_e / ‖G_e‖²,   G_e = ∂d_e/∂(cell parameters)       (section 4.3)
+
+with u_e the unit vector and d_e the length of an edge. What is read is scaled to 20 Å³ an atom by the volumes of the
+elements.
+
+The network also knows how often groups and Wyckoff positions occur, and completes a request that names a composition by
+a group and sites which hold it exactly (:mod:`autoperi.symmetry.orbit_grammar`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoperi.geometry.segments import segment_sum
+from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
+from autoperi.nn.config import config_of
+from autoperi.nn.radial import polynomial_envelope
+from autoperi.processes.base import Condition
+from autoperi.processes.langevin import Langevin, Scores, SiteState
+from autoperi.symmetry.orbit_grammar import Sentence, element_order, grammar
+from autoperi.symmetry.sites import Sites, sites_of
+from autoperi.symmetry.spacegroup import space_group
+from autoperi.symmetry.wyckoff import LETTERS, can_fit, wyckoff_positions
+from autoperi.units import MAX_ATOMIC_NUMBER
+
+N_GROUPS, N_LETTERS = 231, len(LETTERS)
+EDGES = 30.0
+"""Mean number of edges of a node, a constant that keeps sums of order one."""
+
+
+class ScoreLangevin(nn.Module):
+    """See the module's docstring.
+
+    Args:
+        channels, layers, n_radial, l_max: of the backbone.
+        cutoff: Å of the scaled crystal.
+        hidden: width of the edges' outputs.
+        position_sigma, lattice_sigma, levels: of the process, a :class:`~autoperi.processes.langevin.Langevin`.
+    """
+
+    element_volume: Tensor
+    group_log_p: Tensor
+    site_log_p: Tensor
+
+    def __init__(
+        self,
+        *,
+        channels: int = 64,
+        layers: int = 4,
+        cutoff: float = 5.0,
+        n_radial: int = 8,
+        l_max: int = 2,
+        hidden: int = 64,
+        position_sigma: Sequence[float] = (2.5, 0.03),
+        lattice_sigma: Sequence[float] = (3.0, 0.03),
+        levels: int = 10,
+    ) -> None:
+        super().__init__()
+        self.config = config_of(locals())
+        self.process = Langevin(**self.process_options)
+        self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
+        self.level = nn.Embedding(levels, channels)
+        self.centre = nn.Linear(channels, hidden)
+        self.neighbour = nn.Linear(channels, hidden, bias=False)
+        self.radial = nn.Linear(n_radial, hidden, bias=False)
+        self.weights = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2))
+        self.register_buffer("element_volume", torch.full((MAX_ATOMIC_NUMBER + 1,), MEAN_VOLUME_PER_ATOM))
+        # how often groups and their positions occur, by logarithms; filled by the training
+        self.register_buffer("group_log_p", torch.zeros(N_GROUPS))
+        self.register_buffer("site_log_p", torch.zeros(N_GROUPS, N_LETTERS))
+
+    @property
+    def process_options(self) -> dict[str, Any]:
+        """Options of the process that this network was made for."""
+        return {name: self.config[name] for name in ("position_sigma", "lattice_sigma", "levels")}
+
+    # --- scores
+
+    def predict(self, state: SiteState, t: float, condition: Condition | None = None) -> Scores:  # noqa: ARG002
+        """Scores times σ at the level of a time."""
+        level = self.process.level(t).to(state.parameters.device).expand(len(state.sites))
+        return self.scores(state, level)
+
+    def scores(self, state: SiteState, level: Tensor) -> Scores:
+        """Scores times σ of crystals at the levels ``[B]``; they turn with the crystal."""
+        sites, real, dtype = state.sites, state.parameters.dtype, self.backbone.embedding.weight.dtype
+        lattice = sites.lattice(state.parameters)
+        batch, owner, first = sites.images(state.frac_coords, lattice)
+        volumes = self.element_volume.to(real)[batch.atomic_numbers]
+        natural = segment_sum(volumes, batch.batch, len(sites)) / batch.n_atoms
+        unit = (natural / MEAN_VOLUME_PER_ATOM).pow(1 / 3)
+        scaled = batch.replace(lattice=batch.lattice / unit[:, None, None])
+        graph, vectors, fractional = sites.graph(scaled, owner, first, self.backbone.cutoff)
+        geometry = self.backbone.geometry_of(graph, vectors.to(dtype))
+        output = self.backbone.features(sites.atomic_numbers, geometry, condition=self.level(level)[sites.crystal])
+        i, j = graph.edge_index
+        hidden = self.centre(output.scalars)[i] + self.neighbour(output.scalars)[j] + self.radial(geometry.radial)
+        envelope = polynomial_envelope(geometry.distances / self.backbone.cutoff).unsqueeze(-1)
+        weights = self.weights(hidden) * envelope
+        units = geometry.vectors / geometry.distances.clamp(min=1e-9).unsqueeze(-1)
+        positions = segment_sum(weights[:, :1] * units, i, len(sites.crystal)) / EDGES**0.5
+        # ∂d/∂p = u · (∂L/∂p acting on the edge's fractions), [E, 6]
+        crystal = sites.crystal[i]
+        slopes = sites.lattice_slopes(state.parameters).to(dtype)[crystal]
+        gradient = torch.einsum("ea,ekab,eb->ek", fractional.to(dtype), slopes, units)
+        square = (gradient**2).sum(-1, keepdim=True).clamp(min=1e-6)
+        total = segment_sum(weights[:, 1:] * gradient / square, crystal, len(sites))
+        mean = total / segment_sum(envelope, crystal, len(sites)).clamp(min=1e-6)
+        # along the orthonormal free directions, back to the six columns
+        cells = torch.einsum("bk,bkj->bj", mean.to(real), sites.ties)
+        return Scores(positions.to(real), cells)
+
+    # --- which sites hold a composition
+
+    def completed(self, condition: Condition, generators: Sequence[torch.Generator]) -> Condition:
+        """The condition with a space group, where it names none, and sites that hold each composition exactly, drawn as
+        often as they occur.
+        """
+        groups, members, volumes = [], [], []
+        wanted = None if condition.space_group is None else condition.space_group.tolist()
+        table = self.element_volume.double().cpu()
+        for b, numbers in enumerate(condition.atomic_numbers.cpu().split(condition.n_atoms.tolist())):
+            elements = element_order(numbers.tolist())
+            counts = tuple(int((numbers == z).sum()) for z in elements)
+            group = self._group(counts, generators[b]) if wanted is None else int(wanted[b])
+            sentence = self._sentence(group, counts, generators[b])
+            positions = wyckoff_positions(group)
+            groups.append(group)
+            members.append([(z, positions[k]) for z, own in zip(elements, sentence, strict=True) for k in own])
+            volumes.append(float(table[numbers].sum()) * space_group(group).n_centring)
+        sites = sites_of(groups, members, volumes).to(device=condition.n_atoms.device)
+        return replace(condition, space_group=sites.group, sites=sites)
+
+    def _group(self, counts: tuple[int, ...], generator: torch.Generator) -> int:
+        fitting = [g for g in range(1, N_GROUPS) if can_fit(counts, g)]
+        return fitting[_drawn(self.group_log_p[fitting], generator)]
+
+    def _sentence(self, group: int, counts: tuple[int, ...], generator: torch.Generator) -> Sentence:
+        words, state = grammar(group, counts), grammar(group, counts).start
+        found: list[list[int]] = [[] for _ in counts]
+        while not words.done(state):
+            allowed = words.allowed(state)
+            letter = allowed[_drawn(self.site_log_p[group, allowed], generator)]
+            found[state.element].append(letter)
+            state = words.after(state, letter)
+        return tuple(tuple(own) for own in found)
+
+
+def _drawn(log_p: Tensor, generator: torch.Generator) -> int:
+    """A place drawn with probabilities proportional to exp(log_p)."""
+    p = torch.softmax(log_p.detach().cpu().double(), 0)
+    return int(torch.multinomial(p, 1, generator=generator))
+
+
+def occurrences(sites: Sites, letters: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of how often groups ``[231]`` and, in each, Wyckoff letters ``[231, 27]`` occur, with half a case
+    added to each.
+
+    Args:
+        sites: of all crystals.
+        letters: index of the letter of each site, ``[S]``.
+    """
+    groups = torch.bincount(sites.group, minlength=N_GROUPS).double() + 0.5
+    flat = sites.group[sites.crystal] * N_LETTERS + letters
+    found = torch.bincount(flat, minlength=N_GROUPS * N_LETTERS).double().view(N_GROUPS, N_LETTERS) + 0.5
+    return torch.log(groups / groups.sum()).float(), torch.log(found / found.sum(1, keepdim=True)).float()

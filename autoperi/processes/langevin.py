@@ -110,9 +110,7 @@ class Langevin:
         first = self.sigma(torch.zeros(len(sites)))[1].to(sites.volume)
         counts = sites.counts.tolist()
         drawn = [torch.rand(n, 3, generator=g, dtype=torch.float64) for n, g in zip(counts, generators, strict=True)]
-        noise = torch.stack([torch.randn(PARAMETERS, generator=g, dtype=torch.float64) for g in generators])
-        noise = sites.free(noise.to(sites.volume))
-        frac = torch.cat(drawn).to(sites.volume)
+        frac, noise = torch.cat(drawn).to(sites.volume), sites.free(_drawn(sites, generators)[1])
         return SiteState(sites, sites.placed(frac), sites.natural() + first.unsqueeze(1) * noise)
 
     def noised(
@@ -152,15 +150,8 @@ class Langevin:
         """One step of Algorithm 1; the one that ends at 0 goes σ² s, to where the noise of the last level came from."""
         sites = state.sites
         sigma, sigma_cell = (float(s) for s in self.sigma(self.level(t)))
-        draws = [
-            (
-                torch.randn(n, 3, generator=g, dtype=torch.float64),
-                torch.randn(PARAMETERS, generator=g, dtype=torch.float64),
-            )
-            for n, g in zip(sites.counts.tolist(), generators, strict=True)
-        ]
-        z = torch.cat([d[0] for d in draws]).to(state.frac_coords)
-        z_cell = sites.free(torch.stack([d[1] for d in draws]).to(state.parameters))
+        z, z_cell = _drawn(sites, generators)
+        z_cell = sites.free(z_cell)
         last = t + dt < 1e-9
         rate, rate_cell = (2.0, 2.0) if last else (self.position_rate, self.lattice_rate)
         noise, noise_cell = (0.0, 0.0) if last else (rate**0.5, self.lattice_temperature * rate_cell**0.5)
@@ -169,6 +160,14 @@ class Langevin:
         frac = moved_by(sites, state.frac_coords, lattice, sigma * way)
         own = sites.free(0.5 * rate_cell * prediction.parameters + noise_cell * z_cell)
         return replace(state, frac_coords=frac, parameters=state.parameters + sigma_cell * own)
+
+
+def _drawn(sites: Sites, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    """Standard normal numbers for sites ``[S, 3]`` and cells ``[B, 6]``, each crystal's from its own generator."""
+    counts = sites.counts.tolist()
+    z = [torch.randn(2 + n, 3, generator=g, dtype=torch.float64) for n, g in zip(counts, generators, strict=True)]
+    cells = torch.stack([own[:2].flatten() for own in z])
+    return torch.cat([own[2:] for own in z]).to(sites.volume), cells.to(sites.volume)
 
 
 def moved_by(sites: Sites, frac_coords: Tensor, lattice: Tensor, way: Tensor) -> Tensor:

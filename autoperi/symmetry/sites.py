@@ -2,8 +2,8 @@
 (Sultanov et al. 2023, sections 2, 4.1 and 4.3).
 
 A *site* stands for an orbit: its images under the operations of the group are the atoms. Images that are nearer than
-:data:`MERGE_DISTANCE` are one atom, so a site may move freely and still end on a special position. A site may also be
-bound to a Wyckoff position, which fixes how many atoms it stands for.
+:data:`MERGE_DISTANCE` are one atom in their midst, so a site may move freely and still end on a special position. A
+site may also be bound to a Wyckoff position, which fixes how many atoms it stands for.
 
 Cells are those of the conventional setting: lengths of its edges at the angles of the crystal family, written as L₃ =
 φ⁻¹(a, b, c) with φ(x) = k log(exp(x/k) + 1), equal where the family says so; for monoclinic and triclinic groups, of
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
 from autoperi.geometry.lattice import from_lengths_angles, from_log_metric, lengths_angles, to_log_metric
-from autoperi.geometry.multigraph import Multigraph, edge_vectors, radius_graph
+from autoperi.geometry.multigraph import Multigraph, edge_vectors, places, radius_graph
 from autoperi.geometry.segments import ranges, segment_sum
 from autoperi.geometry.torus import wrap, wrap_centered
 from autoperi.symmetry.spacegroup import primitive_transform, space_group
@@ -39,6 +40,10 @@ METRIC_EDGE = 5.0
 """Å by which coordinates of the log-metric are multiplied, so that all cell parameters are lengths."""
 MERGE_DISTANCE = 0.3
 """Å below which two images of a site are one atom (section 4.2)."""
+MAX_EDGES, EDGE_TIE = 64, 1e-3
+"""Edges of a site that the multigraph keeps, the shortest ones, and Å within which edges are equally long: a site off
+its special position may have hundreds of images near it.
+"""
 _DIFFERENCE = 1e-3
 """Å of the differences that give the derivative of a cell with respect to its parameters (section 4.3)."""
 _LAST_TRICLINIC, _LAST_MONOCLINIC, _LAST_ORTHORHOMBIC, _LAST_TETRAGONAL, _LAST_HEXAGONAL = 2, 15, 74, 142, 194
@@ -156,43 +161,53 @@ class Sites:
         return torch.linalg.pinv(span, rtol=1e-6) @ span
 
     def images(self, frac_coords: Tensor, lattice: Tensor) -> tuple[CrystalBatch, Tensor, Tensor]:
-        """All atoms: the images of sites, of which those that coincide are one.
+        """All atoms: the images of sites, where images that coincide are one atom in their midst.
 
         Args:
             frac_coords: ``[S, 3]``; lattice: primitive cells, ``[B, 3, 3]``.
 
         Returns:
-            The crystals, whose atoms are images site by site; the site of each atom ``[N]``; and which atoms are the
-            sites themselves ``[N]``.
+            The crystals, whose atoms are images site by site; the site of each atom ``[N]``; and which atoms the sites
+            themselves belong to ``[N]``, the first of each.
         """
         counts = self.operations[self.crystal]
         site = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         operation = ranges((torch.cumsum(self.operations, 0) - self.operations)[self.crystal], counts)
         point = torch.einsum("mij,mj->mi", self.rotations[operation], frac_coords[site]) + self.translations[operation]
-        keep = ~self._repeated(point, lattice, counts)
+        head = self._atoms(point, lattice, counts)
+        # the midst of an atom's images, found from the first of them
+        apart = wrap_centered(point - point[head])
+        keep = head == torch.arange(len(point), device=head.device)
+        many = torch.bincount(head, minlength=len(point)).clamp(min=1).to(point.dtype)
+        midst = point + segment_sum(apart, head, len(point)) / many.unsqueeze(1)
         first = torch.zeros_like(keep)
         first[torch.cumsum(counts, 0) - counts] = True
         kept = site[keep]
         n_atoms = torch.bincount(self.crystal[kept], minlength=len(self))
-        batch = CrystalBatch(lattice, wrap(point[keep]), self.atomic_numbers[kept], n_atoms)
+        batch = CrystalBatch(lattice, wrap(midst[keep]), self.atomic_numbers[kept], n_atoms)
         return batch, kept, first[keep]
 
-    def _repeated(self, point: Tensor, lattice: Tensor, counts: Tensor) -> Tensor:
-        """Which images have an earlier one of the same site within :data:`MERGE_DISTANCE`, ``[M]``."""
+    def _atoms(self, point: Tensor, lattice: Tensor, counts: Tensor) -> Tensor:
+        """The first image of the atom that each image belongs to, ``[M]``: images of a site that are nearer than
+        :data:`MERGE_DISTANCE`, or joined by others that are, are one atom.
+        """
         start = torch.cumsum(counts, 0) - counts
         n_pairs = counts**2
         owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), n_pairs)
         place = ranges(torch.zeros_like(n_pairs), n_pairs)
-        one, other = torch.div(place, counts[owner], rounding_mode="floor"), place % counts[owner]
-        earlier = other < one
-        owner, one, other = owner[earlier], one[earlier] + start[owner[earlier]], other[earlier] + start[owner[earlier]]
+        one = torch.div(place, counts[owner], rounding_mode="floor") + start[owner]
+        other = place % counts[owner] + start[owner]
         # a vector this short is the wrapped difference itself, however skewed the cell may be
         apart = wrap_centered(point.detach()[one] - point.detach()[other])
         apart = torch.einsum("pi,pij->pj", apart, lattice.detach()[self.crystal[owner]])
         same = (apart**2).sum(-1) < MERGE_DISTANCE**2
-        repeated = torch.zeros(len(point), dtype=torch.bool, device=point.device)
-        repeated[one[same]] = True
-        return repeated
+        one, other = one[same], other[same]
+        head = torch.arange(len(point), device=point.device)
+        while True:
+            lower = head.scatter_reduce(0, one, head[other], "amin")
+            if torch.equal(lower, head):
+                return head
+            head = lower
 
     def crystals(self, frac_coords: Tensor, parameters: Tensor) -> CrystalBatch:
         """The crystals in their primitive cells."""
@@ -208,13 +223,29 @@ class Sites:
             cutoff: Å.
 
         Returns:
-            The multigraph of sites, edge vectors in Å ``[E, 3]``, and the same in fractions of the primitive cell.
+            The multigraph of sites, edge vectors in Å ``[E, 3]``, and the same in fractions of the primitive cell. Of a
+            site with more than :data:`MAX_EDGES`, the shortest; equally long ones are kept together.
         """
-        atoms = radius_graph(batch, cutoff, centres=first)
+        atoms = _shortest(radius_graph(batch, cutoff, centres=first), batch)
         vectors = edge_vectors(batch, atoms)
         i, j = atoms.edge_index
         fractional = batch.frac_coords[j] - batch.frac_coords[i] + atoms.edge_shift.to(batch.frac_coords.dtype)
         return Multigraph(site[atoms.edge_index], atoms.edge_shift, len(self.crystal)), vectors, fractional
+
+
+def _shortest(graph: Multigraph, batch: CrystalBatch) -> Multigraph:
+    """The :data:`MAX_EDGES` shortest edges of each atom, and those as long as the last of them."""
+    if not graph.n_edges or int(graph.degrees().max()) <= MAX_EDGES:
+        return graph
+    length = torch.linalg.vector_norm(edge_vectors(batch, graph).detach(), dim=-1)
+    order = torch.argsort(length, stable=True)
+    order = order[torch.argsort(graph.edge_index[0][order], stable=True)]  # by centre, then by length
+    place, _ = places(graph.edge_index[0][order], graph.n_nodes)
+    limit = torch.full((graph.n_nodes,), torch.inf, dtype=length.dtype, device=length.device)
+    last = order[place == MAX_EDGES - 1]
+    limit[graph.edge_index[0][last]] = length[last] + EDGE_TIE
+    keep = length <= limit[graph.edge_index[0]]
+    return Multigraph(graph.edge_index[:, keep], graph.edge_shift[keep], graph.n_nodes)
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -271,7 +302,7 @@ def sites_of(
 def _group_tensors(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Operations in the primitive cell, the primitive basis, directions of free cell parameters, and unit axes."""
     group = space_group(number)
-    wide = {"dtype": torch.float64}
+    wide: dict[str, Any] = {"dtype": torch.float64}
     rotations = torch.as_tensor(np.array(group.primitive.rotations), **wide)
     translations = torch.as_tensor(np.array(group.primitive.translations), **wide)
     ties = torch.zeros(PARAMETERS, PARAMETERS, **wide)
@@ -292,29 +323,11 @@ def _group_tensors(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @lru_cache(maxsize=4096)
-def _map_of(number: int, letter: str, rotation: bytes, translation: bytes) -> tuple[Tensor, Tensor]:
-    transform = primitive_transform(space_group(number))
-    to_primitive = np.linalg.inv(transform).T  # on columns
-    r = np.frombuffer(rotation).reshape(3, 3)
-    found = to_primitive @ r @ transform.T
-    return torch.as_tensor(found), torch.as_tensor(to_primitive @ np.frombuffer(translation))
-
-
 def _position_tensors(position: WyckoffPosition | None) -> tuple[Tensor, Tensor]:
     """M and o of a position in the primitive cell; the identity for None."""
     if position is None:
         return torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    rotation = np.asarray(position.rotation, dtype=np.float64)
-    translation = np.asarray(position.translation, dtype=np.float64)
-    return _map_of(position.number, position.letter, rotation.tobytes(), translation.tobytes())
-
-
-def site_volumes(sites: Sites, n_atoms: Tensor, volume_per_atom: Tensor) -> Tensor:
-    """Conventional volume ``[B]`` of crystals of ``n_atoms`` in the primitive cell at Å³ an atom ``[B]``."""
-    return n_atoms * volume_per_atom / torch.linalg.det(sites.transform).abs()
-
-
-def mean_over_sites(values: Tensor, sites: Sites) -> Tensor:
-    """Mean of site values ``[S, ...]`` over each crystal, ``[B, ...]``."""
-    total = segment_sum(values, sites.crystal, len(sites))
-    return total / sites.counts.to(values.dtype).view(-1, *[1] * (values.dim() - 1))
+    transform = primitive_transform(space_group(position.number))
+    to_primitive = np.linalg.inv(transform).T  # on columns
+    rotation = to_primitive @ position.rotation @ transform.T
+    return torch.as_tensor(rotation), torch.as_tensor(to_primitive @ position.translation)

@@ -76,7 +76,8 @@ class SiteCrystals(TensorFile):
 
     def sites(self, rows: Tensor) -> tuple[Sites, Tensor]:
         """Sites of the crystals of ``rows`` in float64, and their places in the data, ``[S]``."""
-        members, chosen, volumes = [], [], []
+        members, volumes = [], []
+        chosen: list[int] = []
         for b in rows.tolist():
             start, count, group = int(self._starts[b]), int(self.sites_of_crystal[b]), int(self.group[b])
             own = range(start, start + count)

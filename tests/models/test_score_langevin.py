@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from autoperi.data.convert import to_arrays
+from autoperi.data.random import torch_generator
+from autoperi.geometry.torus import wrap
+from autoperi.models.score_langevin import ScoreLangevin, occurrences
+from autoperi.processes.base import Condition
+from autoperi.processes.langevin import SiteState
+from autoperi.symmetry.sites import sites_of
+from autoperi.symmetry.wyckoff import wyckoff_positions
+from autoperi.testing import tiny_crystals
+from autoperi.training.site_data import site_crystals
+from autoperi.training.tasks.score_langevin import ScoreLangevinTask
+
+SMALL: dict[str, Any] = {"channels": 16, "layers": 2, "hidden": 16}
+
+
+def network(dtype: torch.dtype = torch.float64) -> ScoreLangevin:
+    torch.manual_seed(0)
+    return ScoreLangevin(**SMALL).to(dtype).eval()
+
+
+def state(dtype: torch.dtype = torch.float64, *, bound: bool = True) -> SiteState:
+    groups = [1, 14, 62, 129, 194, 216]
+    members = [
+        [(z, wyckoff_positions(g)[k] if bound else None) for z, k in ((11, -1), (17, 0), (8, -1))] for g in groups
+    ]
+    sites = sites_of(groups, members, [400.0] * 6).to(dtype=dtype)
+    generator = torch.Generator().manual_seed(0)
+    frac = torch.rand(18, 3, generator=generator, dtype=torch.float64).to(dtype)
+    noise = torch.randn(6, 6, generator=generator, dtype=torch.float64).to(dtype)
+    return SiteState(sites, sites.placed(frac), sites.natural() + 0.2 * sites.free(noise))
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_scores_turn_with_the_operations_of_the_group(bound: bool) -> None:
+    """Another image of a site has the score that the operation makes of it; that of cells does not change."""
+    model, at = network(), state(bound=False)
+    level = torch.arange(6)
+    expected = model.scores(at, level)
+    sites, lattice = at.sites, at.sites.lattice(at.parameters)
+    start = torch.cumsum(sites.operations, 0) - sites.operations
+    for turn in range(3):
+        # the same operation on every site of a crystal
+        chosen = (start + turn % sites.operations)[sites.crystal]
+        r, t = sites.rotations[chosen], sites.translations[chosen]
+        moved = wrap(torch.einsum("sij,sj->si", r, at.frac_coords) + t)
+        found = model.scores(SiteState(sites, moved, at.parameters), level)
+        torch.testing.assert_close(found.parameters, expected.parameters)
+        own = lattice[sites.crystal]
+        cartesian = torch.linalg.inv(own) @ r.mT @ own  # rows: v' = v · L⁻¹ Rᵀ L
+        torch.testing.assert_close(found.positions, torch.einsum("si,sij->sj", expected.positions, cartesian))
+    if bound:  # a site on its position is not pulled off it
+        tied = state()
+        pull = model.scores(tied, level).positions
+        tangent = tied.sites.tangent(tied.sites.lattice(tied.parameters))
+        torch.testing.assert_close(torch.einsum("sij,sj->si", tangent, pull), pull, rtol=1e-6, atol=1e-8)
+
+
+def test_crystals_do_not_see_each_other_and_cells_keep_their_family() -> None:
+    model, at = network(), state()
+    level = torch.arange(6)
+    found = model.scores(at, level)
+    torch.testing.assert_close(at.sites.free(found.parameters), found.parameters)
+    assert float(found.parameters.detach().abs().min(1).values.max()) >= 0
+    groups = [1, 14, 62, 129, 194, 216]
+    for b, g in enumerate(groups):
+        members = [[(z, wyckoff_positions(g)[k]) for z, k in ((11, -1), (17, 0), (8, -1))]]
+        alone = SiteState(sites_of([g], members, [400.0]), at.frac_coords[3 * b : 3 * b + 3], at.parameters[b : b + 1])
+        one = model.scores(alone, level[b : b + 1])
+        torch.testing.assert_close(one.positions, found.positions[3 * b : 3 * b + 3])
+        torch.testing.assert_close(one.parameters, found.parameters[b : b + 1])
+
+
+def test_scores_have_gradients_and_agree_in_both_precisions() -> None:
+    wide, narrow = network(), network(torch.float32)
+    level = torch.arange(6)
+    a, b = wide.scores(state(), level), narrow.scores(state(torch.float32), level)
+    torch.testing.assert_close(a.positions, b.positions.double(), rtol=2e-3, atol=1e-3)
+    torch.testing.assert_close(a.parameters, b.parameters.double(), rtol=2e-2, atol=2e-3)
+    (b.positions.square().sum() + b.parameters.square().sum()).backward()
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in narrow.parameters())
+    assert all(p.grad is not None and bool(p.grad.any()) for p in narrow.weights.parameters())
+
+
+def test_a_request_is_completed_by_sites_that_hold_it_exactly() -> None:
+    model = network()
+    numbers = torch.tensor([22, 22, 8, 8, 8, 8, 11, 17])
+    condition = Condition(numbers, torch.tensor([6, 2]), None)
+    for seed in range(20):
+        found = model.completed(condition, [torch_generator(seed, k) for k in range(2)])
+        assert found.space_group is not None
+        crystals = found.sites.crystals(
+            found.sites.placed(torch.rand(len(found.sites.crystal), 3).double()), found.sites.natural()
+        )
+        for (_, _, z), wanted in zip(crystals.unbatch(), numbers.split([6, 2]), strict=True):
+            assert torch.equal(z.sort().values, wanted.sort().values)
+    asked = Condition(numbers, torch.tensor([6, 2]), torch.tensor([136, 225]))
+    given = model.completed(asked, [torch_generator(0, k) for k in range(2)])
+    assert given.sites.group.tolist() == [136, 225]
+
+
+def test_frequent_groups_and_positions_are_drawn_more_often() -> None:
+    data = site_crystals([to_arrays(c) for c in tiny_crystals()])
+    sites, places = data.sites(torch.arange(len(data)))
+    groups, letters = occurrences(sites, data.letters[places])
+    assert int(groups.argmax()) == 225
+    assert float(groups.exp().sum()) == pytest.approx(1.0, rel=1e-5)
+    assert letters[225].argmax() in (0, 1, 2)
+    assert float(letters[225, 0]) > float(letters[225, 11])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_training_lowers_the_loss(share: float) -> None:
+    data = site_crystals([to_arrays(c) for c in tiny_crystals()])
+    batch, _ = data.take(torch.arange(len(data)))
+    model = network(torch.float32).train()
+    task = ScoreLangevinTask(model, total_steps=10, unbound_share=share)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def loss() -> torch.Tensor:
+        position, cell = task.losses(model, batch, torch.Generator().manual_seed(0))
+        return position + cell
+
+    before = float(loss().detach())
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    assert float(loss().detach()) < 0.9 * before

@@ -121,7 +121,7 @@ KINDS: tuple[Kind, ...] = (
         "autoperi.models.score_langevin:ScoreLangevin",
         process="autoperi.processes.langevin:Langevin",
         pipeline="sampler",
-        supports=("space_group", "chemical_system", "exclude_elements", "num_elements"),
+        supports=("space_group", "sites", "chemical_system", "exclude_elements", "num_elements"),
         task=f"{_TASKS}.score_langevin:ScoreLangevinTask",
     ),
     Kind(

@@ -18,9 +18,13 @@ Formula = tuple[tuple[int, int], ...]
 """Atomic number and atoms in one reduced formula unit, of each element, by number."""
 
 
-def parse_formula(composition: Any) -> Formula:
+def parse_formula(composition: Any, *, reduced: bool = True) -> Formula:
     """A formula, pymatgen ``Composition`` or mapping to (atomic number, atoms in the smallest whole formula unit), by
     number.
+
+    Args:
+        composition: any of these.
+        reduced: False keeps the amounts as they are written.
 
     Raises:
         RequestError: no formula, an unknown element, or amounts that are not a ratio of small whole numbers.
@@ -60,7 +64,7 @@ def parse_formula(composition: Any) -> Formula:
             )
     scale = reduce(math.lcm, (r.denominator for r in ratios.values()))
     whole = {z: int(r * scale) for z, r in ratios.items()}
-    divisor = reduce(math.gcd, whole.values())
+    divisor = reduce(math.gcd, whole.values()) if reduced else scale
     return tuple(sorted((z, c // divisor) for z, c in whole.items()))
 
 

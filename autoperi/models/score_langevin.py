@@ -32,7 +32,7 @@ from autoperi.processes.langevin import Langevin, Scores, SiteState
 from autoperi.symmetry.orbit_grammar import Sentence, element_order, grammar
 from autoperi.symmetry.sites import Sites, sites_of
 from autoperi.symmetry.spacegroup import space_group
-from autoperi.symmetry.wyckoff import LETTERS, can_fit, wyckoff_positions
+from autoperi.symmetry.wyckoff import LETTERS, WyckoffPosition, can_fit, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 N_GROUPS, N_LETTERS = 231, len(LETTERS)
@@ -64,7 +64,7 @@ class ScoreLangevin(nn.Module):
         l_max: int = 2,
         hidden: int = 64,
         position_sigma: Sequence[float] = (2.5, 0.03),
-        lattice_sigma: Sequence[float] = (3.0, 0.03),
+        lattice_sigma: Sequence[float] = (1.0, 0.03),
         levels: int = 10,
     ) -> None:
         super().__init__()
@@ -126,12 +126,19 @@ class ScoreLangevin(nn.Module):
 
     def completed(self, condition: Condition, generators: Sequence[torch.Generator]) -> Condition:
         """The condition with a space group, where it names none, and sites that hold each composition exactly, drawn as
-        often as they occur.
+        often as they occur; or, where the atoms named are sites, with these, free to go anywhere.
         """
-        groups, members, volumes = [], [], []
+        groups: list[int] = []
+        members: list[list[tuple[int, WyckoffPosition | None]]] = []
+        volumes: list[float] = []
         wanted = None if condition.space_group is None else condition.space_group.tolist()
         table = self.element_volume.double().cpu()
         for b, numbers in enumerate(condition.atomic_numbers.cpu().split(condition.n_atoms.tolist())):
+            if condition.are_sites and wanted is not None:
+                groups.append(int(wanted[b]))
+                members.append([(int(z), None) for z in numbers])
+                volumes.append(float(table[numbers].sum()) * self._mean_multiplicity(groups[-1]))
+                continue
             elements = element_order(numbers.tolist())
             counts = tuple(int((numbers == z).sum()) for z in elements)
             group = self._group(counts, generators[b]) if wanted is None else int(wanted[b])
@@ -142,6 +149,12 @@ class ScoreLangevin(nn.Module):
             volumes.append(float(table[numbers].sum()) * space_group(group).n_centring)
         sites = sites_of(groups, members, volumes).to(device=condition.n_atoms.device)
         return replace(condition, space_group=sites.group, sites=sites)
+
+    def _mean_multiplicity(self, group: int) -> float:
+        """Atoms of the conventional cell that a site of a group stands for on average."""
+        positions = wyckoff_positions(group)
+        share = torch.softmax(self.site_log_p[group, : len(positions)].double().cpu(), 0)
+        return float(share @ torch.tensor([p.multiplicity for p in positions], dtype=torch.float64))
 
     def _group(self, counts: tuple[int, ...], generator: torch.Generator) -> int:
         fitting = [g for g in range(1, N_GROUPS) if can_fit(counts, g)]

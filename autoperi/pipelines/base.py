@@ -112,7 +112,7 @@ class Pipeline(ABC):
         Raises:
             RequestError: naming the option.
         """
-        if request.composition is None and DE_NOVO not in self.supports:
+        if request.composition is None and request.sites is None and DE_NOVO not in self.supports:
             raise RequestError(f"model {model!r} draws no compositions; give one such as 'NaCl'")
         for name in request.wanted():
             if name not in self.supports | COMMON and not (name == "model" and self.parts):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 1_000_000
 MAX_FINISH_STEPS = 10_000
 MAX_STEPS = 10_000
+MAX_SITES = 60
 _NO_PASSES = "is not a number of relaxation passes; give an integer from 0 to 20, or None"
 _NO_STEPS = "is not a number of relaxation passes, 0 to 20, nor one of a sampler's steps; give one, or None"
 RANKINGS = ("energy", "probability", "none")
@@ -53,6 +54,21 @@ def _check_space_group(given: Any) -> int | None:
     return None if given is None else parse_space_group(given)
 
 
+def _check_sites(given: Any) -> Formula | None:
+    if given is None:
+        return None
+    try:
+        found = parse_formula(given, reduced=False)
+    except RequestError as error:
+        raise RequestError(str(error).replace("composition=", "sites=")) from None
+    if any(count < 1 for _, count in found) or sum(count for _, count in found) > MAX_SITES:
+        raise RequestError(
+            f"sites={given!r} is no list of sites; give whole numbers by element, at most {MAX_SITES} in all, such as "
+            "'NaCl2'"
+        )
+    return found
+
+
 def _symbols_of(numbers: Iterable[int] | None) -> list[str] | None:
     return None if numbers is None else [symbol_of(z) for z in sorted(numbers)]
 
@@ -68,6 +84,7 @@ class Request:
         composition: atoms of each element in one reduced formula unit, or None for crystals of any composition.
         n: crystals wanted.
         space_group: 1..230 or None.
+        sites: sites of each element, instead of a composition, or None.
         num_atoms: fewest and most atoms of the primitive cell.
         chemical_system: elements that must all be there and nothing else, or None.
         exclude_elements: elements that must not be there.
@@ -107,6 +124,17 @@ class Request:
         says="number 1..230 or Hermann-Mauguin symbol; holds for every crystal at symprec 0.01 Å.",
         check=_check_space_group,
         flag=Flag("--space-group", "GROUP", "number 1 to 230 or symbol, e.g. 225 or Fm-3m; holds for every crystal"),
+    )
+    sites: Formula | None = option(
+        None,
+        annotation="str | Mapping[str, int] | None",
+        says=(
+            'sites that are not equivalent, by element, such as ``"NaCl2"``, instead of a composition; how many atoms '
+            "each stands for is what comes out. Needs ``space_group``, and a generator of sites."
+        ),
+        check=_check_sites,
+        echo=lambda sites: None if sites is None else {symbol_of(z): count for z, count in sites},
+        flag=Flag("--sites", "SITES", "non-equivalent sites by element, e.g. NaCl2, instead of a composition"),
     )
     num_atoms: tuple[int, int] = option(
         (1, MAX_ATOMS),
@@ -335,6 +363,10 @@ def make_request(composition: Any = None, **options: Any) -> Request:
     if system and system & excluded:
         both = ", ".join(sorted(symbol_of(z) for z in system & excluded))
         raise RequestError(f"{both} is both in chemical_system and in exclude_elements; drop it from one of them")
+    if request.sites is not None and request.composition is not None:
+        raise RequestError(f"sites stand instead of composition={composition!s}; drop one of the two")
+    if request.sites is not None and request.space_group is None:
+        raise RequestError("sites need a space group, whose operations make the atoms; pass space_group, such as 225")
     if request.num_elements is not None:
         _check_elements(request, given["num_elements"])
     if request.composition is not None:

@@ -25,7 +25,7 @@ below.
 """
 MAX_CELL_SIZES = 4
 """Numbers of formula units that are taken in turn, the smallest first, where the request leaves several."""
-HONOURED = frozenset({"space_group", "chemical_system", "exclude_elements", "num_elements"})
+HONOURED = frozenset({"space_group", "sites", "chemical_system", "exclude_elements", "num_elements"})
 """What a kind may say that it supports: a process is told the space group, and the rest a composition decides."""
 START_VOLUME = 20.0
 """Å³ an atom of the cell that a candidate has before it is sampled."""
@@ -87,8 +87,9 @@ class SamplerPipeline(Pipeline):
         """The elements of each cell, sizes in turn; where their atoms are is for :meth:`refine` to draw."""
         sizes = request.units[:MAX_CELL_SIZES]
         for index in indices:
-            units = sizes[index % len(sizes)]
-            numbers = np.repeat(*np.array([(z, units * c) for z, c in request.composition or ()]).T)
+            units = sizes[index % len(sizes)] if sizes else 1
+            content = request.sites or request.composition or ()
+            numbers = np.repeat(*np.array([(z, units * c) for z, c in content]).T)
             lattice = np.eye(3) * (START_VOLUME * len(numbers)) ** (1 / 3)
             yield Candidate(index, lattice, np.zeros((len(numbers), 3)), numbers, None, self.origin)
 
@@ -109,6 +110,7 @@ class SamplerPipeline(Pipeline):
             None
             if request.space_group is None
             else torch.full((len(candidates),), request.space_group, device=self.device),
+            are_sites=request.sites is not None,
         )
         # a network may know more of what crystals shall be, such as which Wyckoff positions hold a composition
         if hasattr(self.network, "completed"):

@@ -34,12 +34,14 @@ class Condition:
         space_group: numbers 1..230, ``[B]``, or None where any will do.
         sites: which sites of the group the atoms take, where a process moves sites
             (:class:`~autoperi.symmetry.sites.Sites`); None until a network has said it.
+        are_sites: the atoms named are sites, each of which stands for as many atoms as the group makes of it.
     """
 
     atomic_numbers: Tensor
     n_atoms: Tensor
     space_group: Tensor | None = None
     sites: Any = None
+    are_sites: bool = False
 
     def __len__(self) -> int:
         return len(self.n_atoms)

@@ -71,7 +71,7 @@ class Langevin:
         self,
         *,
         position_sigma: Sequence[float] = (2.5, 0.03),
-        lattice_sigma: Sequence[float] = (3.0, 0.03),
+        lattice_sigma: Sequence[float] = (1.0, 0.03),
         levels: int = 10,
         position_rate: float = 0.3,
         lattice_rate: float = 0.3,
@@ -111,7 +111,7 @@ class Langevin:
         counts = sites.counts.tolist()
         drawn = [torch.rand(n, 3, generator=g, dtype=torch.float64) for n, g in zip(counts, generators, strict=True)]
         frac, noise = torch.cat(drawn).to(sites.volume), sites.free(_drawn(sites, generators)[1])
-        return SiteState(sites, sites.placed(frac), sites.natural() + first.unsqueeze(1) * noise)
+        return SiteState(sites, sites.placed(frac), sites.bounded(sites.natural() + first.unsqueeze(1) * noise))
 
     def noised(
         self,
@@ -138,7 +138,8 @@ class Langevin:
         lattice = sites.lattice(parameters)
         z = torch.einsum("sij,sj->si", sites.tangent(lattice), z)
         moved = moved_by(sites, frac_coords, lattice, sigma[sites.crystal].unsqueeze(1) * z)
-        return SiteState(sites, moved, parameters + sigma_cell.unsqueeze(1) * z_cell), Scores(-z, -z_cell)
+        perturbed = sites.bounded(parameters + sigma_cell.unsqueeze(1) * z_cell)
+        return SiteState(sites, moved, perturbed), Scores(-z, -z_cell)
 
     def times(self, steps: int) -> list[float]:
         """From 1 to 0."""
@@ -159,7 +160,7 @@ class Langevin:
         way = torch.einsum("sij,sj->si", sites.tangent(lattice), 0.5 * rate * prediction.positions + noise * z)
         frac = moved_by(sites, state.frac_coords, lattice, sigma * way)
         own = sites.free(0.5 * rate_cell * prediction.parameters + noise_cell * z_cell)
-        return replace(state, frac_coords=frac, parameters=state.parameters + sigma_cell * own)
+        return replace(state, frac_coords=frac, parameters=sites.bounded(state.parameters + sigma_cell * own))
 
 
 def _drawn(sites: Sites, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,8 @@ MAX_EDGES, EDGE_TIE = 64, 1e-3
 """Edges of a site that the multigraph keeps, the shortest ones, and Å within which edges are equally long: a site off
 its special position may have hundreds of images near it.
 """
+MAX_VOLUME_RATIO = 4.0
+"""How many times larger or smaller than natural the volume of a cell may be on its way."""
 _DIFFERENCE = 1e-3
 """Å of the differences that give the derivative of a cell with respect to its parameters (section 4.3)."""
 _LAST_TRICLINIC, _LAST_MONOCLINIC, _LAST_ORTHORHOMBIC, _LAST_TETRAGONAL, _LAST_HEXAGONAL = 2, 15, 74, 142, 194
@@ -138,6 +140,16 @@ class Sites:
         lengths = inverse_softplus(lengths_angles(conventional)[0])
         lengths = torch.cat([lengths, torch.zeros_like(lengths)], 1)
         return self.free(torch.where(self.metric[:, None], to_log_metric(conventional) * METRIC_EDGE, lengths))
+
+    def bounded(self, parameters: Tensor) -> Tensor:
+        """``parameters`` ``[B, 6]``, where cells of less or more than :data:`MAX_VOLUME_RATIO` times the natural volume
+        are brought to it: in a collapsed cell every atom has thousands of neighbours.
+        """
+        cells = self.conventional(parameters)
+        volume = torch.linalg.det(cells).abs().clamp(min=1e-12)
+        wanted = torch.minimum(torch.maximum(volume, self.volume / MAX_VOLUME_RATIO), self.volume * MAX_VOLUME_RATIO)
+        scaled = self.parameters(cells * (wanted / volume).pow(1 / 3)[:, None, None])
+        return torch.where((wanted != volume).unsqueeze(1), scaled, parameters)
 
     def natural(self) -> Tensor:
         """Parameters ``[B, 6]`` of cells of equal edges at the natural volume."""

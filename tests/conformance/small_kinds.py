@@ -13,6 +13,7 @@ SMALL = {
     "orbit_network": {"channels": 8, "layers": 1, "encoder_layers": 1, "heads": 2},
     "autoperi_gnn": {"channels": 8, "layers": 1, "encoder_layers": 1, "latent": 4, "hidden": 8},
     "gemsdiff": {"channels": 8, "encoder_layers": 1, "layers": 1, "knn": 12, "hidden": 8},
+    "score_langevin": {"channels": 8, "layers": 1, "hidden": 8, "levels": 3},
     "lattice_relaxer": {"channels": 8, "layers": 1, "hidden": 8},
     "empnn": {"channels": 8, "layers": 1},
     "potential": {"channels": 8, "layers": 1, "hidden": 8},

@@ -22,6 +22,7 @@ PIPELINES = {
     "the orbit network alone": (("autoperi_gnn", "orbit_network"), {"model": "autoperi-gnn", "space_group": None}),
     "the prior alone": ((), {"model": "prior"}),
     "gemsdiff": (("gemsdiff",), {"steps": 3}),
+    "score-langevin": (("score_langevin",), {"steps": 6}),
     "toy": (("toy",), {"steps": 3}),
 }
 

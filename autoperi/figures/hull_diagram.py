@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoperi.errors import RequestError
-from autoperi.evaluation import style
-from autoperi.evaluation.style import COLOURS, GREY, INK, NoDataError
+from autoperi.figures import style
+from autoperi.figures.style import COLOURS, GREY, INK, NoDataError
 
 if TYPE_CHECKING:
     import pandas as pd

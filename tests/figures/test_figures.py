@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from autoperi.errors import RequestError
-from autoperi.evaluation.figures import KINDS, describe, draw, encode, save
-from autoperi.evaluation.style import log_ticks
+from autoperi.figures.draw import KINDS, describe, draw, encode, save
+from autoperi.figures.style import log_ticks
 
 matplotlib = pytest.importorskip("matplotlib")
 

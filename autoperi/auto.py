@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from autoperi._version import __version__
-from autoperi.data.containers import is_series
+from autoperi.data.containers import indexed_like
 from autoperi.data.convert import as_list
 from autoperi.data.random import check_seed
 from autoperi.errors import AutoPeriError, WeightsError
@@ -217,14 +217,12 @@ class AutoPeri:
 
     @takes(ExploreRequest, ExploreOptions)
     def explore(self, system: Any, **options: Any) -> Exploration:
-        """Explore a chemical system: crystals at many ratios, relaxed by one potential, and their convex hull.
+        """Explore a chemical system: crystals at many ratios, relaxed by one potential, and their convex hull, as an
+        :class:`~autoperi.workflows.explore_files.Exploration`.
 
         Args:
             system: one to four elements, such as ``"Li-Fe-O"``.
             {options}
-
-        Returns:
-            An :class:`~autoperi.workflows.explore_files.Exploration`: crystals, table, phase diagram, judge.
 
         Raises:
             RequestError, DataError, WeightsError: before any work, or where every crystal of an element failed.
@@ -394,13 +392,6 @@ def _rebuilt(
     cls: type[AutoPeri], bundle: Bundle, device: torch.device, dtype: torch.dtype, settings: Settings
 ) -> AutoPeri:
     return cls(bundle, device=device, dtype=dtype, settings=settings)
-
-
-def indexed_like(structures: Any, table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with the index of a pandas Series of structures."""
-    if is_series(structures):
-        table.index = structures.index
-    return table
 
 
 __all__ = ["AutoPeri", "AutoPeriError"]

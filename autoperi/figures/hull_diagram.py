@@ -23,7 +23,7 @@ CORNERS = {
     3: np.array([[0, 0], [1, 0], [0.5, HEIGHT]]),
     4: np.array([[0, 0.12], [1, 0.2], [0.62, -0.22], [0.5, 0.86]]),
 }
-"""Where the pure elements lie: left, right and top of the Gibbs triangle; of the tetrahedron the front corner before the
+"""Where the pure elements lie: left, right and top of the Gibbs triangle; of the tetrahedron left, right, front and
 top.
 """
 HIDDEN_EDGE = (0, 1)

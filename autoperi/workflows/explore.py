@@ -129,15 +129,11 @@ def _judge(peri: AutoPeri, request: ExploreRequest, batch_size: int | None) -> E
     Raises:
         WeightsError: no such model. RequestError: it has no potential, or one that never saw an element.
     """
-    given = request.judge
-    if given is None:
-        model = (
-            peri if peri.judge.potential is not None else type(peri).from_pretrained(DEFAULT_JUDGE, device=peri.device)
-        )
-    elif hasattr(given, "provenance"):
-        model = given
-    else:
-        model = type(peri).from_pretrained(given, device=peri.device)
+    given, model = request.judge, peri
+    if given is None and peri.judge.potential is None:
+        given = DEFAULT_JUDGE
+    if given is not None:
+        model = given if hasattr(given, "provenance") else type(peri).from_pretrained(given, device=peri.device)
     potential = model.judge.potential
     if potential is None:
         raise RequestError(
@@ -308,7 +304,7 @@ class _Work:
 
 
 def part_names(formulas: Sequence[Formula]) -> list[str]:
-    """A file name for each: its formula, with a number where a file system without capitals would confuse two (Co, CO)."""
+    """File names: the formula, with a number where a file system without capitals would confuse two (Co and CO)."""
     seen, names = {KNOWN}, []
     for k, formula in enumerate(formulas):
         text = formula_text(formula)

@@ -115,7 +115,7 @@ class Exploration:
             "requested": sum(part.requested for part in parts),
             "generated": sum(part.generated for part in parts),
             "merged": sum(part.merged for part in parts),
-            "failed": sum(len(part.crystals) - len(part.usable) for part in parts),
+            "failed": sum(len(part.lost) for part in parts),
             "crystals": len(made),
             "known": len(given),
             "on_hull": len(stable),
@@ -262,7 +262,7 @@ def _told(part: Part, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "requested": part.requested,
         "generated": part.generated,
         "merged": part.merged,
-        "failed": len(part.crystals) - len(part.usable),
+        "failed": len(part.lost),
         "lowest_energy_above_hull_eV": min(above, default=None),
         "note": part.note,
     }

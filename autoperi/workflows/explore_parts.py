@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autoperi.data.convert import as_list, as_structure, to_arrays, to_batch
-from autoperi.data.files import plain
+from autoperi.data.convert import as_structure, to_arrays, to_batch
+from autoperi.data.files import check_exists, plain
 from autoperi.data.formats import read_json
 from autoperi.data.io import read_crystals
 from autoperi.errors import AutoPeriError, AutoPeriWarning, DataError, RequestError, StructureError, one_line
@@ -66,6 +66,11 @@ class Part:
     def usable(self) -> list[Structure]:
         """The crystals with an energy."""
         return [c for c in self.crystals if note_of(c)["energy_per_atom_eV"] is not None]
+
+    @property
+    def lost(self) -> list[Structure]:
+        """The crystals without one, which failed."""
+        return [c for c in self.crystals if note_of(c)["energy_per_atom_eV"] is None]
 
     def to_text(self) -> str:
         """As JSON, bit for bit."""
@@ -226,26 +231,27 @@ def known_crystals(source: Any, elements: Iterable[str], judge: str) -> list[Str
 
 
 def _read(source: Any, system: set[str], judge: str) -> list[tuple[Any, str]]:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, str):
+        path = Path(source)
+        check_exists(path)
         try:
-            references = reference_entries(source)
+            references = reference_entries(path)
         except AutoPeriError as no_entries:
             try:
-                return [(c, _name(c, k)) for k, c in enumerate(read_crystals(source))]
+                return _named(read_crystals(path))
             except DataError as no_crystals:
-                path = Path(source)
-                raise (
-                    no_crystals if not path.exists() or path.suffix not in (".json", ".gz") else no_entries
-                ) from None
+                raise (no_entries if path.suffix in (".json", ".gz") else no_crystals) from None
         return _of_entries(references, system, judge)
     if isinstance(source, References):
         return _of_entries(source, system, judge)
-    items = (
-        list(source.items()) if hasattr(source, "items") else as_list(source) if _is_crystal(source) else list(source)
-    )
+    items = [source] if _is_crystal(source) else list(source.items() if hasattr(source, "items") else source)
     if items and all(_is_crystal(item) for item in items):
-        return [(c, _name(c, k)) for k, c in enumerate(items)]
+        return _named(items)
     return _of_entries(reference_entries(items), system, judge)
+
+
+def _named(crystals: Sequence[Any]) -> list[tuple[Any, str]]:
+    return [(crystal, _name(crystal, k)) for k, crystal in enumerate(crystals)]
 
 
 def _is_crystal(item: Any) -> bool:

@@ -172,7 +172,7 @@ class ExploreRequest:
         flag=Flag(
             "--relax",
             "N",
-            f"most steps of positions and cell with the potential (default: {DEFAULT_STEPS})",
+            f"most steps with the judge's potential (default: {DEFAULT_STEPS})",
             type=whole,
         ),
     )

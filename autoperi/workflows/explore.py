@@ -180,6 +180,8 @@ class _Work:
             RequestError: naming the value and the remedy.
         """
         request = self.request
+        if request.model is not None:
+            self.peri.pipeline.part(request.model)  # refuses a part that the model has not
         self.requests: list[Request] = []
         for formula in request.compositions:
             one = make_request(

@@ -73,10 +73,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print(found, out)
     if interrupted is not None:
-        kept = (
-            f"go on with: autoperi explore {args.option_system or ''} --out {out} --resume" if out else "nothing kept"
-        )
-        common.note(f"{interrupted}; {kept}")
+        again = f"autoperi explore {args.option_system} --out {out} --resume"
+        again += f" --model {args.model}" if args.model != common.DEFAULT_MODEL else ""
+        common.note(f"{interrupted}; {f'go on with: {again}' if out else 'nothing is kept without --out'}")
     return 0 if interrupted is None else 130
 
 

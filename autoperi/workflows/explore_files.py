@@ -130,7 +130,7 @@ class Exploration:
             "complete": complete,
             "counts": counts,
             "stable": [{name: row[name] for name in ("crystal", "formula", "space_group_symbol")} for row in stable],
-            "compositions": [_told(part, rows) for part in parts],
+            "compositions": {part.formula: _told(part, rows) for part in parts},
         }
         if len(symbols) == 1:
             record["note"] = "one element has no hull diagram; the table has its crystals"
@@ -258,7 +258,6 @@ def _told(part: Part, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What the record says of one composition."""
     above = [row["energy_above_hull_eV"] for row in rows if row["formula"] == part.formula and row.get("crystal")]
     return {
-        "formula": part.formula,
         "requested": part.requested,
         "generated": part.generated,
         "merged": part.merged,

@@ -228,7 +228,7 @@ def test_nothing_made_is_reported(judging, monkeypatch, recwarn):
     assert not [w for w in recwarn if "could be made" in str(w.message)], (
         "warnings are in the record, not on the screen"
     )
-    notes = {c["formula"]: c["note"] for c in found.record["compositions"]}
+    notes = {formula: told["note"] for formula, told in found.record["compositions"].items()}
     assert notes["NaCl"] == "only 1 of 2 crystals of NaCl could be made"
     assert notes["Na2Cl"] is None
 

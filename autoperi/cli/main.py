@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 (one line on standard error names the value and the remedy), 130 (interrupted).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # where it finds no group, we say so ourselves
     try:
         with _quiet():
             code = _run(arguments)

@@ -273,20 +273,27 @@ def _judge_words(judge: Mapping[str, Any]) -> str:
 
 
 def _hull_entry(found: Exploration, symbols: Sequence[str]) -> dict[str, Any]:
-    """What the figure is drawn from: crystals on the hull and known ones by name, and all others."""
+    """What the figure is drawn from: crystals on the hull and known ones by name, and the others; where they have no
+    axis of energy to lie apart on, only the lowest of each composition.
+    """
     named: dict[str, list[Any]] = {"composition": [], "energy": [], "name": [], "e_above_hull": []}
     points: dict[str, list[Any]] = {"composition": [], "energy": [], "name": [], "e_above_hull": []}
+    seen: set[str] = set()
     for crystal in found.crystals:
-        note = note_of(crystal)
+        note, formula = note_of(crystal), crystal.composition.reduced_formula
         above = note["energy_above_hull_eV"]
-        known = crystal.properties["autoperi"].get("origin") == "known"
-        target = named if known or above < ON_HULL else points
+        named_too = above < ON_HULL or crystal.properties["autoperi"].get("origin") == "known"
+        if len(symbols) > 2 and not named_too and formula in seen:
+            continue
+        seen.add(formula)
+        target = named if named_too else points
         amounts = crystal.composition.get_el_amt_dict()
         target["composition"].append([amounts.get(symbol, 0.0) for symbol in symbols])
         target["energy"].append(note["formation_energy_per_atom_eV"])
-        target["name"].append(crystal.composition.reduced_formula)
+        target["name"].append(formula)
         target["e_above_hull"].append(above)
     counts = found.record["counts"]
+    lowest = " Of each composition the lowest crystal is drawn." if len(symbols) > 2 else ""
     return {
         "kind": "hull",
         "title": f"{found.record['system']}: {counts['crystals']:,} crystals of {counts['finished']:,} compositions",
@@ -294,7 +301,7 @@ def _hull_entry(found: Exploration, symbols: Sequence[str]) -> dict[str, Any]:
         "reference": named,
         "points": points,
         "labels": {"stable": "on the hull", "reference": "known, above the hull"},
-        "note": f"{_judge_words(found.judge).capitalize()}. Zero: the lowest crystal of each element.",
+        "note": f"{_judge_words(found.judge).capitalize()}. Zero: the lowest crystal of each element.{lowest}",
     }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from autoperi.metrics.references import References, reference_entries
 from autoperi.pipelines.request import Request
 from autoperi.relax.lattice import FAILED
 from autoperi.relax.positions import relax_positions
-from autoperi.symmetry.analysis import SYMPREC, analyse
+from autoperi.symmetry.analysis import STRICT_SYMPREC, SYMPREC, analyse
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -153,11 +154,12 @@ class EnergyJudge:
 
 
 def _space_group(crystal: Structure) -> int | None:
+    """At 0.1 Å, and where spglib fails, which it does on nearly symmetric crystals, at 0.01 Å; else None."""
     lattice, coords, numbers = to_arrays(crystal)
-    try:
-        return analyse(lattice, coords, numbers, symprec=SYMPREC).number
-    except StructureError:
-        return None
+    for symprec in (SYMPREC, STRICT_SYMPREC):
+        with suppress(StructureError):
+            return analyse(lattice, coords, numbers, symprec=symprec).number
+    return None
 
 
 def generate(peri: AutoPeri, request: Request, batch_size: int | str) -> tuple[list[Structure], str | None]:

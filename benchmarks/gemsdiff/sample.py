@@ -93,9 +93,11 @@ def main() -> None:
     if args.draws:
         from autoperi.data.io import write_crystals
 
-        first = [row[0] for row in draws]
-        for row, crystal in zip(rows, first, strict=True):
-            crystal.properties["row"] = int(row)
+        first = []
+        for row, (crystal, *_) in zip(rows, draws, strict=True):
+            if crystal is not None:
+                crystal.properties["row"] = int(row)
+                first.append(crystal)
         write_crystals(first, args.draws)
 
 

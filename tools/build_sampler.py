@@ -77,7 +77,8 @@ CARDS = {
                 "Crystals have no symmetry of their own accord: nothing is symmetrised, so coordinates are near "
                 "special positions, not on them.",
                 "Trained on at most 20 atoms in the primitive cell; larger cells are drawn and seldom right.",
-                "A space group, properties and examples cannot be asked for, and no composition is drawn: each is refused.",
+                "A space group, properties and examples cannot be asked for, and no composition is drawn: each is "
+                "refused.",
             ],
             "citation": [
                 "Klipfel, Fregier, Sayede, Bouraoui, Vector Field Oriented Diffusion Model for Crystal Material "

@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
-from autoperi.errors import RequestError
 from autoperi.geometry.lattice import symmetric_exp, symmetric_matrix
 from autoperi.training.data import Rows
 from autoperi.training.optimizer import muon

@@ -143,7 +143,7 @@ def table_of(folder: str, function: str, *files: str) -> str | None:
     found = [optional(file) for file in files]
     if None in found:
         return None
-    made: str = runpy.run_path(str(ROOT / "benchmarks" / folder / "tables.py"))[function](*found)
+    made: str | None = runpy.run_path(str(ROOT / "benchmarks" / folder / "tables.py"))[function](*found)
     return made
 
 

@@ -147,7 +147,15 @@ def summary_of(checkpoints: Path, said: str) -> dict[str, Any]:
         said: the line of the model's card on its training, which ends with the command.
     """
     settings = json.loads((checkpoints / "training.json").read_text())
-    last = json.loads((checkpoints / "history.jsonl").read_text().splitlines()[-1])
+    history = [json.loads(line) for line in (checkpoints / "history.jsonl").read_text().splitlines()]
+    last = history[-1]
+    # a run that was resumed begins to count anew
+    parts = [
+        row["seconds"] / 60
+        for row, after in zip(history, [*history[1:], None], strict=True)
+        if after is None or after["seconds"] < row["seconds"]
+    ]
+    resumed = f" ({' + '.join(f'{part:.0f}' for part in parts)})" if len(parts) > 1 else ""
     crystals, threads = (re.search(rf"(\d+) {word}", said) for word in ("crystals", "threads"))
     command = re.search(r"`(autoperi train .*)`", said)
     if crystals is None or threads is None or command is None:
@@ -158,7 +166,7 @@ def summary_of(checkpoints: Path, said: str) -> dict[str, Any]:
         "crystals": int(crystals[1]),
         "epochs": settings["epochs"],
         "steps": last["step"],
-        "time": f"{last['seconds'] / 60:.0f} min, threads: {threads[1]}",
+        "time": f"{sum(parts):.0f} min{resumed}, threads: {threads[1]}",
         "batch_size": settings["batch_size"],
         "seed": settings["seed"],
         "val_loss": round(last["val_loss"], 4),

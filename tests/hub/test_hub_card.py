@@ -136,6 +136,10 @@ def test_a_run_that_is_not_over_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text('{"epochs": 2, "batch_size": 8, "seed": 0}')
     found = build_sampler.summary_of(tmp_path, said)
     assert (found["crystals"], found["steps"], found["command"]) == (40, 9, "autoperi train gemsdiff")
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"epoch": 1, "step": 9, "seconds": 119, "val_loss": 0.5}\n')
+        file.write('{"epoch": 1, "step": 9, "seconds": 59, "val_loss": 0.5}\n')
+    assert build_sampler.summary_of(tmp_path, said)["time"] == "3 min (2 + 1), threads: 1"
     with pytest.raises(SystemExit, match="does not say"):
         build_sampler.summary_of(tmp_path, "3 epochs")
 

@@ -90,6 +90,7 @@ CARDS = {
             "task": "cells and ways of atoms home, in units of the noise (weighted), to the nearest description; cells "
             "do not diffuse",
             "max_atoms": "20",
+            "schedule": "the cosine was planned for 52 epochs, and for 44 from epoch 34 on",
             "optimizer": "Muon 3e-3 and AdamW for vectors and embeddings, weight decay 1e-3, cosine with warm-up, EMA "
             "0.995 (which is what ships)",
         },

@@ -69,7 +69,7 @@ def two_panels(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from autoperi.evaluation.style import COLOURS, log_axis, styled
+    from autoperi.figures.style import COLOURS, log_axis, styled
 
     style = {"color": COLOURS[0], "marker": "o", "markersize": 4.5, "linewidth": 1.5}
     with styled():

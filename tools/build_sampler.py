@@ -74,6 +74,8 @@ CARDS = {
                 "Not the published weights, nor the paper's data and budget: one short run on a CPU, with switches of "
                 "our own (docs/gemsdiff.md says which and what each is worth).",
                 "Cells do not diffuse: the network is asked for the cell anew at every step.",
+                "Where several cells fit a composition, the predicted one lies between them; draws of one composition "
+                "differ less than crystals do.",
                 "Crystals have no symmetry of their own accord: nothing is symmetrised, so coordinates are near "
                 "special positions, not on them.",
                 "Trained on at most 20 atoms in the primitive cell; larger cells are drawn and seldom right.",
@@ -98,7 +100,7 @@ CARDS = {
             "gemsdiff_mp20_test": "python benchmarks/gemsdiff/sample.py mp20_test.parquet --limit 2000 --frechet "
             "--steps 100 --threads 2",
             "gemsdiff_csp_mp20_test": "python benchmarks/gemsdiff/sample.py mp20_test.parquet --limit 1000 -k 20 "
-            "--steps 20 --threads 2",
+            "--steps 20 --threads 1",
         },
         shown={
             "gemsdiff_mp20_test": {

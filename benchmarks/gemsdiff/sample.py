@@ -4,7 +4,7 @@ validity, Wasserstein distances of density and energy, and Fréchet distances, a
 Composition and number of atoms are those of each row, as in the papers; no draw is refused, relaxed or symmetrised.
 
     python benchmarks/gemsdiff/sample.py mp_val.parquet --model RUN/model --limit 200
-    python benchmarks/gemsdiff/sample.py mp20_test.parquet --limit 2000 --frechet --out benchmarks/results/…
+    python benchmarks/gemsdiff/sample.py mp20_test.parquet --limit 2000 --frechet --draws FILE --out FILE
     python benchmarks/gemsdiff/sample.py mp_val.parquet --model RUN/model --positions jump bridge --steps 10 20 50 100
 """
 

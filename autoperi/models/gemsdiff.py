@@ -140,7 +140,7 @@ class GemsDiff(nn.Module):
         graph = nearest_images_graph(crystals, self.knn) if self.knn else radius_graph(crystals, self.decoder.cutoff)
         geometry = self.decoder.geometry(crystals, graph)
         phase = t[:, None] * self.process.schedule_steps / self.wavelengths.to(t)
-        moment = torch.stack([torch.sin(phase), torch.cos(phase)], -1).flatten(1)[:, : self.decoder.channels]
+        moment = torch.stack([torch.sin(phase), torch.cos(phase)], -1).flatten(1)
         encoded = self.encoder.features(crystals.atomic_numbers, geometry, condition=moment[crystals.batch])
         output = self.decoder.features(crystals.atomic_numbers, geometry, condition=encoded.scalars)
         return self.field_head(output, crystals)

@@ -99,10 +99,7 @@ class Exploration:
         _name_known(made, given)
         ordered, diagram = _ranked([*given, *made], symbols)
         rows = [_row(crystal, rank) for rank, crystal in enumerate(ordered, start=1)]
-        lost = [
-            c for part in (known, *parts) if part for c in part.crystals if note_of(c)["energy_per_atom_eV"] is None
-        ]
-        rows += [_row(crystal, None) for crystal in lost]
+        rows += [_row(crystal, None) for part in (known, *parts) if part for crystal in part.lost]
         nothing = [part for part in parts if not part.crystals]
         rows += [{"formula": part.formula, "status": NOTHING_MADE, "reason": part.note} for part in nothing]
         table = pd.DataFrame([{name: row.get(name) for name in COLUMNS} for row in rows], columns=list(COLUMNS))

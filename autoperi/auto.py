@@ -12,15 +12,14 @@ import numpy as np
 import torch
 
 from autoperi._version import __version__
-from autoperi.data.checks import whole_number
-from autoperi.data.containers import is_series
+from autoperi.data.containers import indexed_like
 from autoperi.data.convert import as_list
 from autoperi.data.random import check_seed
 from autoperi.errors import AutoPeriError, WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.networks import LoadedBundle
 from autoperi.nn.device import check_device, check_dtype
-from autoperi.pipelines.accept import DEFAULT_BATCH, Judge
+from autoperi.pipelines.accept import Judge, batch_size_of
 from autoperi.pipelines.base import Pipeline
 from autoperi.pipelines.generate import Generation
 from autoperi.pipelines.options import refuse_unknown, takes
@@ -29,11 +28,13 @@ from autoperi.pipelines.settings import Settings
 from autoperi.processes.lattice import MAX_BATCH_CRYSTALS
 from autoperi.registry import PIPELINES, load
 from autoperi.relax.model import ModelRelaxer
+from autoperi.workflows.explore_request import ExploreOptions, ExploreRequest
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from autoperi.relax.calculator import AutoPeriCalculator
+    from autoperi.workflows.explore_files import Exploration
 
 
 class AutoPeri:
@@ -212,7 +213,25 @@ class AutoPeri:
         refuse_unknown("generate", options, Request, RunOptions)
         how = RunOptions(**{k: options.pop(k) for k in list(options) if k in RunOptions.__dataclass_fields__})
         request = make_request(composition, **options)
-        return self.generation.answer(request, how, batch_size=_batch_size(how.batch_size))
+        return self.generation.answer(request, how, batch_size=batch_size_of(how.batch_size))
+
+    @takes(ExploreRequest, ExploreOptions)
+    def explore(self, system: Any, **options: Any) -> Exploration:
+        """Explore a chemical system: crystals at many ratios, relaxed by one potential, and their convex hull, as an
+        :class:`~autoperi.workflows.explore_files.Exploration`.
+
+        Args:
+            system: one to four elements, such as ``"Li-Fe-O"``.
+            {options}
+
+        Raises:
+            RequestError, DataError, WeightsError: before any work, or where every crystal of an element failed.
+            ExplorationInterrupted: Ctrl-C; ``.finished`` is the exploration of what was done.
+        """
+        from autoperi.workflows.explore import explore
+
+        refuse_unknown("explore", options, ExploreRequest, ExploreOptions)
+        return explore(self, system, **options)
 
     # --- relax ----------------------------------------------------------------------------------------------------
 
@@ -256,10 +275,10 @@ class AutoPeri:
         check_seed(seed)
         if positions:
             relax = self._relaxer.positions(
-                steps=steps, fix_symmetry=fix_symmetry, batch_size=_batch_size(batch_size), progress=progress
+                steps=steps, fix_symmetry=fix_symmetry, batch_size=batch_size_of(batch_size), progress=progress
             )
         else:
-            size = MAX_BATCH_CRYSTALS if batch_size == "auto" else _batch_size(batch_size)
+            size = MAX_BATCH_CRYSTALS if batch_size == "auto" else batch_size_of(batch_size)
             relax = self._relaxer.lattices(
                 passes=check_steps(steps), fix_symmetry=fix_symmetry, batch_size=size, progress=progress
             )
@@ -310,7 +329,7 @@ class AutoPeri:
             self.settings,
             properties=properties,
             references=references,
-            batch_size=_batch_size(batch_size),
+            batch_size=batch_size_of(batch_size),
             progress=progress,
         )
         return indexed_like(structures, table)
@@ -373,19 +392,6 @@ def _rebuilt(
     cls: type[AutoPeri], bundle: Bundle, device: torch.device, dtype: torch.dtype, settings: Settings
 ) -> AutoPeri:
     return cls(bundle, device=device, dtype=dtype, settings=settings)
-
-
-def indexed_like(structures: Any, table: pd.DataFrame) -> pd.DataFrame:
-    """``table`` with the index of a pandas Series of structures."""
-    if is_series(structures):
-        table.index = structures.index
-    return table
-
-
-def _batch_size(value: int | str) -> int:
-    if value == "auto":
-        return DEFAULT_BATCH
-    return whole_number(value, "batch_size", refusal="is not a positive number; give one, or 'auto'")
 
 
 __all__ = ["AutoPeri", "AutoPeriError"]

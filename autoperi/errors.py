@@ -65,6 +65,21 @@ class RelaxationInterrupted(KeyboardInterrupt):
         self.finished, self.wanted = finished, wanted
 
 
+class ExplorationInterrupted(KeyboardInterrupt):
+    """``explore`` was interrupted; nothing that was finished is lost.
+
+    Attributes:
+        finished: the :class:`~autoperi.workflows.explore_files.Exploration` of the compositions that were done; None
+            where not every element was among them, without which there is no hull.
+        done: compositions that were done.
+        wanted: how many there are.
+    """
+
+    def __init__(self, finished: Any, done: int, wanted: int) -> None:
+        super().__init__(f"interrupted after {done} of {wanted} compositions")
+        self.finished, self.done, self.wanted = finished, done, wanted
+
+
 def one_line(error: BaseException) -> str:
     """The message of ``error`` on one line of at most 200 characters, its class where it says nothing."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from card_facts import TRAINING, WEIGHTS, measured, told
 from safetensors.torch import load_file
 from update_pretrained import update_registry
 
@@ -32,9 +33,7 @@ from autoperi.prior.library import FIELDS, OPTIONAL_FIELDS, PrototypeLibrary
 from autoperi.prior.ranker import Ranker
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-TARGET = ROOT / "autoperi" / "weights" / "autoperi-base"
+TARGET = WEIGHTS / "autoperi-base"
 
 SETTINGS = {
     "generate_steps": 1,
@@ -172,7 +171,7 @@ def main() -> int:
         "prior",
         *(name for name in ("potential", "flow", "orbits") if getattr(args, name)),
     ]
-    runs = {name: json.loads((ROOT / "benchmarks" / "training" / f"{name}.json").read_text()) for name in names}
+    runs = {name: json.loads((TRAINING / f"{name}.json").read_text()) for name in names}
     components = {
         "empnn": _network(args.empnn, "empnn", Empnn),
         "formation_energy": _network(args.formation_energy, "formation_energy", FormationEnergy),
@@ -189,15 +188,15 @@ def main() -> int:
             components[name] = _network(getattr(args, name), name, kind)
     # Figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its
     # name.
-    training = {n: _told(run["summary"]) for n, run in runs.items()}
+    training = {n: told(run["summary"]) for n, run in runs.items()}
     if args.properties:
         training["properties"] = (
             "ensembles on the frozen encoder of formation_energy; `python benchmarks/train_property_heads.py DATA`, 9 "
             "min, one thread"
         )
-    told = FACTS | {"name": "autoperi-base", "training": training, "metrics": _metrics()}
+    facts = FACTS | {"name": "autoperi-base", "training": training, "metrics": measured(COMMANDS, SHOWN)}
     metadata = {"licence": FACTS["licence"], "description": FACTS["description"], "settings": SETTINGS}
-    save_bundle(Bundle(name="autoperi-base", components=components, metadata=metadata, card=model_card(told)), TARGET)
+    save_bundle(Bundle(name="autoperi-base", components=components, metadata=metadata, card=model_card(facts)), TARGET)
     update_registry()
     return 0
 
@@ -222,33 +221,6 @@ def _prior(paths: list[Path]) -> Component:
     return prior_component(
         PrototypeLibrary({k: tensors[k] for k in (*FIELDS, *OPTIONAL_FIELDS) if k in tensors}), ranker
     )
-
-
-def _told(summary: dict[str, Any]) -> str:
-    return "; ".join(f"`{v}`" if k == "command" else f"{k.replace('_', ' ')}: {v}" for k, v in summary.items())
-
-
-def _metrics() -> list[dict[str, Any]]:
-    rows = []
-    for name, command in COMMANDS.items():
-        file = RESULTS / f"{name}.json"
-        if file.exists():
-            result = json.loads(file.read_text())
-            result |= result.get("all", {})
-            rows += [
-                {
-                    "name": key,
-                    "value": _number(result[key]),
-                    "data": f"{result['data']}, n = {result['n']}",
-                    "command": command,
-                }
-                for key in SHOWN[name]
-            ]
-    return rows
-
-
-def _number(found: Any) -> Any:
-    return found["value"] if isinstance(found, dict) else found
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from card_facts import RESULTS, TRAINING, WEIGHTS, renew_record, told
 from update_pretrained import update_registry
 
 from autoperi.data.io import read_table
@@ -31,10 +32,8 @@ from autoperi.training.prepare import training_crystals
 from autoperi.training.tasks.cgcnn import fit_statistics
 
 MAX_ATOMS = 40
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-RECORD = ROOT / "benchmarks" / "training" / "cgcnn.json"
-TARGET = ROOT / "autoperi" / "weights" / BUNDLED
+RECORD = TRAINING / "cgcnn.json"
+TARGET = WEIGHTS / BUNDLED
 COMMAND = "python tools/build_cgcnn.py RUN mp_train.parquet mp_val.parquet mp20_test.parquet"
 USAGE = """from autoperi.models.cgcnn import load_cgcnn
 from autoperi.data.convert import to_batch
@@ -101,12 +100,7 @@ def main() -> int:
         epoch=settings["epochs"] - 1,
     )
     fit_statistics(network, batches)
-    record = json.loads(RECORD.read_text())
-    record["history"] = [json.loads(line) for line in (args.run / "history.jsonl").read_text().splitlines()]
-    RECORD.write_text(json.dumps(record, indent=1, ensure_ascii=True) + "\n")
-    told = "; ".join(
-        f"`{v}`" if k == "command" else f"{k.replace('_', ' ')}: {v}" for k, v in record["summary"].items()
-    )
+    training = told(renew_record(RECORD, args.run))
     bundle = Bundle(
         BUNDLED,
         {COMPONENT: network_component(network.eval())},
@@ -130,7 +124,7 @@ def main() -> int:
     ]
     # Figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its
     # name.
-    bundle.card = model_card(FACTS | {"name": BUNDLED, "training": told, "metrics": metrics})
+    bundle.card = model_card(FACTS | {"name": BUNDLED, "training": training, "metrics": metrics})
     save_bundle(bundle, TARGET)
     update_registry()
     return 0

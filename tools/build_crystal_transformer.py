@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from build_cgcnn import RESULTS, ROOT, measure
+from build_cgcnn import measure
+from card_facts import RESULTS, WEIGHTS, renew_record, told
 from update_pretrained import update_registry
 
 from autoperi.hub.bundle import Bundle, save_bundle
@@ -26,7 +27,7 @@ from autoperi.models.crystal_transformer import BUNDLED, COMPONENT, CrystalTrans
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.prepare import LABEL, training_crystals
 
-TARGET = ROOT / "autoperi" / "weights" / BUNDLED
+TARGET = WEIGHTS / BUNDLED
 COMMAND = (
     "python tools/build_crystal_transformer.py RUN benchmarks/training/crystal_transformer.json mp_val.parquet "
     "mp20_test.parquet"
@@ -91,15 +92,8 @@ def main() -> int:
         networks[name].load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         errors[name] = error_on(networks[name], args.val)
     kept = min(errors, key=lambda name: errors[name])
-    record = json.loads(args.record.read_text())
-    record["summary"]["weights"] = (
-        f"{kept} (mp_val: {', '.join(f'{name} {value:.4f}' for name, value in errors.items())} eV/atom)"
-    )
-    record["history"] = [json.loads(line) for line in (args.run / "history.jsonl").read_text().splitlines()]
-    args.record.write_text(json.dumps(record, indent=1, ensure_ascii=True) + "\n")
-    told = "; ".join(
-        f"`{v}`" if k == "command" else f"{k.replace('_', ' ')}: {v}" for k, v in record["summary"].items()
-    )
+    said = f"{kept} (mp_val: {', '.join(f'{name} {value:.4f}' for name, value in errors.items())} eV/atom)"
+    training = told(renew_record(args.record, args.run, weights=said))
     bundle = Bundle(
         BUNDLED,
         {COMPONENT: network_component(networks[kept])},
@@ -126,7 +120,7 @@ def main() -> int:
     ]
     # Figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its
     # name.
-    bundle.card = model_card(FACTS | {"name": BUNDLED, "training": told, "metrics": metrics})
+    bundle.card = model_card(FACTS | {"name": BUNDLED, "training": training, "metrics": metrics})
     save_bundle(bundle, TARGET)
     update_registry()
     return 0

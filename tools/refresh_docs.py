@@ -1,10 +1,10 @@
 """Numbers, tables and figures of the documentation from the JSON of benchmarks/results, after something was measured
 again.
 
-    python tools/refresh_docs.py            # rewrites the pages and the two figures
+    python tools/refresh_docs.py            # rewrites the pages and the figures
     python tools/refresh_docs.py --check    # changes nothing; exit code 1 where something is stale
 
-The pages are README.md and everything below docs/, the figures docs/images/solids.png and docs/images/steps_curve.png.
+The pages are README.md and everything below docs/, the figures those of :data:`FIGURES` in docs/images.
 Two kinds of places are kept: the first number in the second cell of a table row that names
 ``benchmarks/results/FILE.json`` and a key (with as many decimals as it has), and whole tables between ``<!-- table
 NAME: COMMAND -->`` and ``<!-- end of table -->``. Words about the numbers are for people to read again.
@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RESULTS = ROOT / "benchmarks" / "results"
-FIGURE, STEPS_FIGURE = (ROOT / "docs" / "images" / name for name in ("solids.png", "steps_curve.png"))
+IMAGES = ROOT / "docs" / "images"
 ROW = re.compile(r"`benchmarks/results/([\w.-]+\.json)`: `([\w. ]+)`")
 NUMBER = re.compile(r"([−-]?)(\d[\d,]*)(?:\.(\d+))?")
 TABLE = re.compile(r"(<!-- table (\w+): [^\n]* -->\n)(?:(?!<!--).)*(<!-- end of table -->)", re.DOTALL)
@@ -55,7 +55,7 @@ def _row(line: str) -> str:
     assert source is not None
     value: Any = results(source[1])
     for key in source[2].split("."):
-        value = value[key]
+        value = value[int(key) if isinstance(value, list) else key]
     head, cell, *rest = line.split("|")[1:]
     stated = NUMBER.search(cell)
     if stated is None:
@@ -135,12 +135,16 @@ def property_table(name: str) -> str:
 
 def flow_table(name: str, file: str) -> str | None:
     """AutoPeri-GNN's flow, and the parts of ``generate``; None where the measurement has not been made."""
-    found = optional(file)
-    return (
-        None
-        if found is None
-        else runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "tables.py"))[f"{name}_table"](found)
-    )
+    return table_of("autoperi_gnn", f"{name}_table", file)
+
+
+def table_of(folder: str, function: str, *files: str) -> str | None:
+    """A table of benchmarks/FOLDER/tables.py; None where a measurement has not been made."""
+    found = [optional(file) for file in files]
+    if None in found:
+        return None
+    made: str | None = runpy.run_path(str(ROOT / "benchmarks" / folder / "tables.py"))[function](*found)
+    return made
 
 
 def published(name: str) -> str:
@@ -194,6 +198,13 @@ def kinds_table() -> str:
     return "\n".join(lines)
 
 
+FIGURES = {
+    "solids.png": ("potential/solids.py", "draw", "solids.json"),
+    "steps_curve.png": ("autoperi_gnn/figures.py", "draw_steps_curve", "steps_curve_mp_val.json"),
+    "gemsdiff_steps.png": ("gemsdiff/curves.py", "draw_steps", "gemsdiff_steps_mp20_test.json"),
+    "gemsdiff_frechet.png": ("gemsdiff/curves.py", "draw_frechet", "gemsdiff_frechet.json"),
+}
+"""Figures of docs/images: the script below benchmarks that draws each, its function, and the results it takes."""
 TABLES: dict[str, Callable[[], str | None]] = {
     "options": options_table,
     "settings": settings_table,
@@ -219,6 +230,12 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "steps": lambda: flow_table("steps", "steps_curve_mp_val.json"),
     "published": lambda: published("published"),
     "perov_carbon": lambda: published("perov_carbon"),
+    "gemsdiff_ablation": lambda: table_of("gemsdiff", "ablation_table", "gemsdiff_ablation_mp_val.json"),
+    "gemsdiff_table_2": lambda: table_of("gemsdiff", "table_2", "gemsdiff_mp20_test.json", "gemsdiff_frechet.json"),
+    "gemsdiff_table_3": lambda: table_of("gemsdiff", "table_3", "gemsdiff_frechet.json"),
+    "gemsdiff_noise": lambda: table_of("gemsdiff", "noise_table", "gemsdiff_frechet.json"),
+    "gemsdiff_sizes": lambda: table_of("gemsdiff", "sizes_table", "gemsdiff_frechet.json"),
+    "gemsdiff_steps": lambda: table_of("gemsdiff", "steps_table", "gemsdiff_steps_mp20_test.json"),
     "label_origin": lambda: property_table("label_origin"),
 }
 
@@ -237,12 +254,10 @@ def main() -> None:
             if not args.check:
                 page.write_text(new, encoding="utf-8")
     if not args.check:
-        runpy.run_path(str(ROOT / "benchmarks" / "potential" / "solids.py"))["draw"](results("solids.json"), FIGURE)
-        curve = optional("steps_curve_mp_val.json")
-        if curve is not None:
-            runpy.run_path(str(ROOT / "benchmarks" / "autoperi_gnn" / "figures.py"))["draw_steps_curve"](
-                curve, STEPS_FIGURE
-            )
+        for image, (script, function, file) in FIGURES.items():
+            found = optional(file)
+            if found is not None:
+                runpy.run_path(str(ROOT / "benchmarks" / script))[function](found, IMAGES / image)
     print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
     raise SystemExit(1 if args.check and stale else 0)
 

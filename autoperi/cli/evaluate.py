@@ -243,8 +243,8 @@ def _check(args: argparse.Namespace) -> None:
                 f"--sigma {sigma} is not a standard deviation; give a strain such as 0.1, or 0 for crystals as they are"
             )
     if args.report or args.figures:
-        from autoperi.evaluation.figures import require_matplotlib
         from autoperi.evaluation.report import check_report
+        from autoperi.figures.draw import require_matplotlib
 
         require_matplotlib()
         if args.report and not check_report(args.report).parent.is_dir():

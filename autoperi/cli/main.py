@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 """Exit codes: what was asked cannot be done; Ctrl-C (128 + SIGINT); nobody reads the output (128 + SIGPIPE)."""
 
-COMMANDS = ("generate", "relax", "score", "models", "train", "evaluate")
+COMMANDS = ("generate", "relax", "score", "explore", "models", "train", "evaluate")
 """Modules of ``autoperi.cli``, each with the command of its name."""
 
 EXAMPLE = """examples:
   autoperi generate LiFePO4 -n 5 --seed 0 --out crystals/
   autoperi relax guess.cif --out relaxed.cif
   autoperi score crystals/ --out scores.csv
+  autoperi explore Li-O --seed 0 --out Li-O/
   autoperi models list
 
 `autoperi COMMAND --help` explains a command.
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 (one line on standard error names the value and the remedy), 130 (interrupted).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # where it finds no group, we say so ourselves
     try:
         with _quiet():
             code = _run(arguments)

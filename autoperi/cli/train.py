@@ -159,7 +159,7 @@ def _check(args: argparse.Namespace, kind: Kind) -> None:
     Raises:
         RequestError: naming the option. AutoPeriError: Lightning is missing.
     """
-    from autoperi.training.request import parse_options, split_options
+    from autoperi.training.request import check_optimizer, parse_options, split_options
 
     for option in ("data", "out"):
         if getattr(args, option) is None:
@@ -172,9 +172,11 @@ def _check(args: argparse.Namespace, kind: Kind) -> None:
         raise RequestError(f"--learning-rate {args.learning_rate} is not a positive number; give one such as 0.002")
     if args.seed is not None and not 0 <= args.seed <= MAX_SEED:
         raise RequestError(f"--seed {args.seed} is not an integer between 0 and 2**63 - 1; give one")
+    if args.optimizer is not None:
+        check_optimizer(args.optimizer)
     split_options(kind, parse_options(args.set))
     if not kind.task:
-        for option in ("val", "label", "devices"):
+        for option in ("val", "label", "devices", "optimizer"):
             if getattr(args, option) is not None:
                 raise RequestError(f"--{option} {getattr(args, option)} does not apply to {kind.word}; leave it out")
         return

@@ -14,6 +14,7 @@ import numpy as np
 from autoperi.data.convert import kind_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import ArrayLike
 
 
@@ -35,6 +36,13 @@ def like_container(given: Any, results: Sequence[Any]) -> Any:
     if is_series(given):
         return type(given)(list(results), index=given.index, name=given.name, dtype=object)
     return tuple(results) if isinstance(given, tuple) else list(results)
+
+
+def indexed_like(given: Any, table: pd.DataFrame) -> pd.DataFrame:
+    """``table``, with the index of ``given`` where that is a pandas Series."""
+    if is_series(given):
+        table.index = given.index
+    return table
 
 
 def with_geometry(

@@ -125,7 +125,7 @@ def versions_of(packages: Iterable[str]) -> dict[str, str | None]:
 
 
 def entry(kind: str, title: str, x_label: str = "", **arguments: Any) -> dict[str, Any]:
-    """An entry of ``series``, from which :func:`autoperi.evaluation.figures.draw` draws a figure."""
+    """An entry of ``series``, from which :func:`autoperi.figures.draw.draw` draws a figure."""
     return {"kind": kind, "title": title, **({"x_label": x_label} if x_label else {}), **arguments}
 
 

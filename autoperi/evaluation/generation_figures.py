@@ -1,4 +1,4 @@
-"""The figures of a generation report, as the data that :mod:`autoperi.evaluation.figures` draws."""
+"""The figures of a generation report, as the data that :mod:`autoperi.figures.draw` draws."""
 
 from __future__ import annotations
 

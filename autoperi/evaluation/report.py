@@ -2,7 +2,7 @@
 
 What is read of a result: ``task``, ``title``, ``command`` and ``n`` head the page; ``headline`` ({label: dotted path
 into the result}) chooses the summary, without it the quantities nearest to the top; ``series`` holds the entries of
-:mod:`autoperi.evaluation.figures`; ``parameters`` and ``versions`` have tables of their own, as has where
+:mod:`autoperi.figures.draw`; ``parameters`` and ``versions`` have tables of their own, as has where
 the data came from (``seed``, ``model``, ``data``, … and every key that ends in ``_sha256``). Everything else is shown
 in nested tables: a dict with "value" and "of" is a quantity, one row; another dict is a table. An entry of ``headline``
 that the result does not hold shows the reason that stands in its place (``<key>_reason`` or ``reason`` of the nearest
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from autoperi.data.files import write_atomically
 from autoperi.errors import RequestError
-from autoperi.evaluation.figures import FORMATS, describe, draw, encode, require_matplotlib, save
-from autoperi.evaluation.style import table
+from autoperi.figures.draw import FORMATS, describe, draw, encode, require_matplotlib, save
+from autoperi.figures.style import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def figures_of(result: Mapping[str, Any]) -> dict[str, Figure]:
     """One figure for each entry of ``result["series"]``, in its order; empty without that key.
 
     Raises:
-        RequestError: matplotlib is missing, or an entry is not as :mod:`autoperi.evaluation.figures` describes it.
+        RequestError: matplotlib is missing, or an entry is not as :mod:`autoperi.figures.draw` describes it.
     """
     return {str(name): draw(entry, name=str(name)) for name, entry in table(result.get("series"), "series").items()}
 

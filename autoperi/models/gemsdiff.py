@@ -41,7 +41,7 @@ class GemsDiff(nn.Module):
     """See the module's docstring.
 
     Args:
-        channels, n_radial, l_max: of both backbones.
+        channels, n_radial, l_max: of both backbones; an even number of channels, and l_max 2 or 3.
         encoder_layers, layers: interactions of encoder and decoder.
         knn: nearest images that an atom sees (Table 1); 0 sees all within the cutoff.
         cutoff: Å of the crystal scaled to 20 Å³ an atom, beyond which nothing is seen.
@@ -51,7 +51,7 @@ class GemsDiff(nn.Module):
             :class:`~autoperi.processes.diffusion.Diffusion`.
 
     Raises:
-        RequestError: a name that is not among those.
+        RequestError: a name that is not among those, or a number that makes no network.
     """
 
     element_volume: Tensor
@@ -78,6 +78,14 @@ class GemsDiff(nn.Module):
             raise RequestError(f"decode={decode!r} is not known; choose {' or '.join(DECODES)}")
         super().__init__()
         self.config = config_of(locals())
+        for name, value, good, wanted in (
+            ("channels", channels, channels % 2 == 0, "an even number, for pairs of sines and cosines"),
+            ("cutoff", cutoff, cutoff > 0, "a length in Å above 0"),
+            ("l_max", l_max, 2 <= l_max <= 3, "2 or 3; strains are of l = 2"),
+            ("layers", layers, layers > 0, "1 or more"),
+        ):
+            if not good:
+                raise RequestError(f"{name}={value!r} is not possible; give {wanted}")
         self.process = Diffusion(**self.process_options)
         self.knn, self.decode = knn, decode
         shared: dict[str, Any] = {"channels": channels, "cutoff": cutoff, "n_radial": n_radial, "l_max": l_max}
@@ -132,7 +140,7 @@ class GemsDiff(nn.Module):
         graph = nearest_images_graph(crystals, self.knn) if self.knn else radius_graph(crystals, self.decoder.cutoff)
         geometry = self.decoder.geometry(crystals, graph)
         phase = t[:, None] * self.process.schedule_steps / self.wavelengths.to(t)
-        moment = torch.stack([torch.sin(phase), torch.cos(phase)], -1).flatten(1)[:, : self.decoder.channels]
+        moment = torch.stack([torch.sin(phase), torch.cos(phase)], -1).flatten(1)
         encoded = self.encoder.features(crystals.atomic_numbers, geometry, condition=moment[crystals.batch])
         output = self.decoder.features(crystals.atomic_numbers, geometry, condition=encoded.scalars)
         return self.field_head(output, crystals)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autoperi.data.checks import whole_number
 from autoperi.data.convert import batch_arrays
 from autoperi.data.crystal import CrystalBatch
 from autoperi.errors import StructureError
@@ -235,6 +236,17 @@ def run(
             if on_accepted is not None:
                 on_accepted(accepted)
     return done
+
+
+def batch_size_of(value: int | str) -> int:
+    """Candidates worked on together; ``"auto"`` is :data:`DEFAULT_BATCH`.
+
+    Raises:
+        RequestError: it is no positive number.
+    """
+    if value == "auto":
+        return DEFAULT_BATCH
+    return whole_number(value, "batch_size", refusal="is not a positive number; give one, or 'auto'")
 
 
 def _has_composition(candidate: Candidate, request: Request) -> bool:

@@ -28,6 +28,7 @@ class Flag:
         parse: from the text to the option's value; the default keeps the text.
         repeated: may be given several times, and ``parse`` gets the list.
         negates: a switch that makes the option False.
+        switch: a switch that makes the option True.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Flag:
     parse: Callable[[Any], Any] = lambda text: text
     repeated: bool = False
     negates: bool = False
+    switch: bool = False
     type: Callable[[str], Any] | None = None
 
 
@@ -119,7 +121,7 @@ def add_flags(parser: argparse.ArgumentParser, *classes: type) -> None:
         if flag is None:
             continue
         how: dict[str, Any] = {"help": flag.help or f.metadata["says"]}
-        if flag.negates:
+        if flag.negates or flag.switch:
             how |= {"action": "store_true"}
         else:
             how |= {"metavar": flag.metavar} if flag.metavar else {}
@@ -139,7 +141,7 @@ def given_flags(args: argparse.Namespace, *classes: type) -> dict[str, Any]:
         value = None if flag is None else getattr(args, f"option_{f.name}")
         if flag is None or value is None or value == [] or value is False:
             continue
-        found[f.name] = False if flag.negates else flag.parse(value)
+        found[f.name] = flag.switch if flag.negates or flag.switch else flag.parse(value)
     return found
 
 

@@ -96,7 +96,7 @@ class Diffusion:
         schedule_steps: T, of which the β are.
 
     Raises:
-        RequestError: a name that is not among those.
+        RequestError: a name that is not among those, or β that are not two numbers between 0 and 1.
     """
 
     def __init__(
@@ -111,6 +111,12 @@ class Diffusion:
         for name, value, known in (("lattice", lattice, LATTICES), ("positions", positions, POSITIONS)):
             if value not in known:
                 raise RequestError(f"{name}={value!r} is not known; choose {' or '.join(known)}")
+        for name, betas in (("lattice_beta", lattice_beta), ("position_beta", position_beta)):
+            numbers = [beta for beta in betas if isinstance(beta, (int, float)) and 0 < beta < 1]
+            if len(numbers) != 2 or len(betas) != 2:
+                raise RequestError(
+                    f"{name}={list(betas)} is not two numbers between 0 and 1; give some such as [1e-05, 0.1]"
+                )
         self.lattice, self.positions, self.schedule_steps = lattice, positions, schedule_steps
         self._logs = [
             np.concatenate([[0.0], np.cumsum(np.log1p(-np.linspace(beta[0], beta[1], schedule_steps)))])

@@ -20,9 +20,11 @@ from autoperi.processes.start_shapes import unit_cells
 LATTICE_DIGITS = 9
 """Decimals kept of relaxed lattices (Å): far above float64 noise, so batches cannot change a result."""
 MAX_CONVERGED_STRAIN = 1e-2
-"""Largest entry of A (a strain) below which a crystal counts as converged."""
+"""Largest principal strain of A below which a crystal counts as converged."""
 MIN_STRAIN_TO_CONTINUE = 6e-3
-"""Largest entry of A below which a further pass would change nothing of interest: the crystal stays where it is."""
+"""Largest principal strain of A below which a further pass would change nothing of interest: the crystal stays where it
+is.
+"""
 MAX_LOG_VOLUME_CHANGE = 2.5
 """Change of the log volume beyond which a relaxation is called exploded or collapsed."""
 MAX_LOG_VOLUME_DEFICIT = math.log(4.0)
@@ -231,7 +233,7 @@ def _passes(
             lattice[chosen] = lattice_step(part, step.strain).lattice
             done[chosen] += 1
         usable = torch.isfinite(lattice[moving]).flatten(1).all(1)
-        still = moving[usable & (strain[moving].abs().amax((-1, -2)) >= MIN_STRAIN_TO_CONTINUE)]
+        still = moving[usable & (largest_strain(strain[moving]) >= MIN_STRAIN_TO_CONTINUE)]
         told(len(moving) - len(still))
         moving = still
     told(len(moving))
@@ -349,6 +351,13 @@ def cautious(start: Tensor, end: Tensor, spread: Tensor, *, caution: float) -> T
     return start @ symmetric_exp(volume_kept[:, None, None] * trace + shape_kept[:, None, None] * shape)
 
 
+def largest_strain(strain: Tensor) -> Tensor:
+    """Spectral norm of A ``[B, 3, 3]``, which no rotation changes, ``[B]``; infinite where A is not finite."""
+    finite = torch.isfinite(strain).flatten(1).all(1)
+    norm = torch.linalg.matrix_norm(torch.where(finite[:, None, None], strain, 0.0), ord=2)
+    return torch.where(finite, norm, torch.inf)
+
+
 def relaxation_status(start: Tensor, end: Tensor, last_strain: Tensor) -> list[str]:
     """``converged``, ``max_steps``, ``exploded``, ``collapsed`` or ``nan`` of each crystal.
 
@@ -356,6 +365,7 @@ def relaxation_status(start: Tensor, end: Tensor, last_strain: Tensor) -> list[s
         start, end: lattices before and after, ``[B, 3, 3]``.
         last_strain: A of the last pass, ``[B, 3, 3]``.
     """
+    strain = largest_strain(last_strain)
     growth = torch.log(torch.linalg.det(end).abs() / torch.linalg.det(start).abs())
     status = []
     for b in range(len(start)):
@@ -366,7 +376,7 @@ def relaxation_status(start: Tensor, end: Tensor, last_strain: Tensor) -> list[s
         elif float(growth[b]) < -MAX_LOG_VOLUME_CHANGE:
             status.append("collapsed")
         else:
-            status.append("converged" if float(last_strain[b].abs().max()) < MAX_CONVERGED_STRAIN else "max_steps")
+            status.append("converged" if float(strain[b]) < MAX_CONVERGED_STRAIN else "max_steps")
     return status
 
 

@@ -10,7 +10,7 @@ import torch
 from autoperi.data.containers import like_container, with_geometry
 from autoperi.data.convert import as_list, to_arrays, to_batch
 from autoperi.errors import StructureError
-from autoperi.processes.lattice import LATTICE_DIGITS, LatticeRelaxation, relax_cells
+from autoperi.processes.lattice import LATTICE_DIGITS, LatticeRelaxation, largest_strain, relax_cells
 from autoperi.progress import progress_bar
 from autoperi.symmetry.analysis import analyse, symmetrize_lattice
 
@@ -83,7 +83,7 @@ def _strained(crystal: Any, found: LatticeRelaxation, k: int, symprec: float | N
         "status": status,
         **reason,
         "passes": int(found.passes[k]),
-        "last_strain": round(float(found.strain[k].abs().max()), 6),
+        "last_strain": round(float(largest_strain(found.strain[k : k + 1])), 6),
         "volume_ratio": round(float(abs(np.linalg.det(new)) / abs(np.linalg.det(old))), 6),
     }
     if (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "optimizer": "adamw", "seed": 0}
 """Settings of a training of a network of which nothing is said."""
+OPTIMIZERS = ("adamw", "muon")
 WIDTHS = ("channels", "hidden", "layers", "n_radial")
 """Options of networks of which 0 would leave nothing to learn."""
 
@@ -86,6 +87,16 @@ class TrainingRequest:
     def checkpoints(self) -> Path:
         """Where the run keeps what a resume needs."""
         return self.out / "checkpoints"
+
+
+def check_optimizer(name: str) -> None:
+    """Refuse an optimiser that there is not.
+
+    Raises:
+        RequestError: naming those that there are.
+    """
+    if name not in OPTIMIZERS:
+        raise RequestError(f"optimizer={name!r} is not known; choose {' or '.join(OPTIMIZERS)}")
 
 
 def options_of(kind: Kind) -> tuple[dict[str, Any], dict[str, Any]]:

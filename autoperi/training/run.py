@@ -22,7 +22,7 @@ from autoperi.data.splits import HELD_OUT
 from autoperi.errors import RequestError
 from autoperi.hub.networks import find_component, network_component
 from autoperi.nn.backbone import Backbone
-from autoperi.registry import kind_named, load
+from autoperi.registry import Kind, kind_named, load
 from autoperi.training.checkpoint import SafetensorsCheckpointIO
 from autoperi.training.data import Batches, Rows, TensorCrystals, widths
 from autoperi.training.prepare import run_settings
@@ -234,6 +234,23 @@ def _classes(name: str) -> tuple[Any, Any]:
     return load(kind.model), load(kind.task)
 
 
+def _check_network(kind: Kind, config: Mapping[str, Any]) -> None:
+    """Refuse options of which no network can be made, before any crystal is read.
+
+    Raises:
+        RequestError: what the network says of them.
+    """
+    with torch.random.fork_rng():
+        try:
+            load(kind.model)(**config)
+        except RequestError:
+            raise
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            said = ", ".join(f"{name}={value!r}" for name, value in config.items())
+            why = " ".join(str(error).split())
+            raise RequestError(f"{said} make no network {kind.word} ({why}); give others") from None
+
+
 def train_network(request: TrainingRequest) -> Trained:
     """Train a kind of network on tables of crystals, as its task reads them.
 
@@ -254,6 +271,8 @@ def train_network(request: TrainingRequest) -> Trained:
     if task_type.holds_out:
         defaults["held_out"], said["held_out"] = 0.0, 0.0 if request.val else HELD_OUT
     settings = run_settings(said, defaults, directory=request.checkpoints, resume=request.resume)
+    if settings["model_config"]:
+        _check_network(kind, settings["model_config"])
     sources = task_type.sources(request)
     if settings.get("held_out") and first_process():
         aside, kept = len(sources.val), len(sources.train)

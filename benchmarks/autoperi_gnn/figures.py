@@ -42,7 +42,7 @@ def draw_steps_curve(result: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from autoperi.evaluation.style import COLOURS, LINES, MARKERS, log_axis, styled
+    from autoperi.figures.style import COLOURS, LINES, MARKERS, log_axis, styled
 
     with styled():
         figure = Figure(figsize=(8.4, 3.7), layout="constrained")

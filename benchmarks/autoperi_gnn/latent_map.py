@@ -227,7 +227,7 @@ def draw(points: np.ndarray, systems: np.ndarray, energy: np.ndarray, result: di
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
-    from autoperi.evaluation.style import COLOURS, INK, padded, robust_limits, styled
+    from autoperi.figures.style import COLOURS, INK, padded, robust_limits, styled
 
     colours = np.array([INK, *COLOURS[:1], *COLOURS[2:], COLOURS[1]])  # cubic, the most common, stands out
     order = np.random.default_rng(1).permutation(len(points))  # no class on top of the others

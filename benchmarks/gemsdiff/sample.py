@@ -4,7 +4,7 @@ validity, Wasserstein distances of density and energy, and Fréchet distances, a
 Composition and number of atoms are those of each row, as in the papers; no draw is refused, relaxed or symmetrised.
 
     python benchmarks/gemsdiff/sample.py mp_val.parquet --model RUN/model --limit 200
-    python benchmarks/gemsdiff/sample.py mp20_test.parquet --limit 2000 --frechet --out benchmarks/results/…
+    python benchmarks/gemsdiff/sample.py mp20_test.parquet --limit 2000 --frechet --draws FILE --out FILE
     python benchmarks/gemsdiff/sample.py mp_val.parquet --model RUN/model --positions jump bridge --steps 10 20 50 100
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -60,35 +61,31 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     peri, judge = AutoPeri.from_pretrained(args.model), AutoPeri.from_pretrained(args.judge)
-    table = read_table(args.table)
-    rows = sample_rows(len(table), args.limit, args.seed)
-    truths = table[rows].structures()
+    truths, rows = truths_of(args.table, args.limit, args.seed)
     result: dict[str, Any] = {
         "data": args.table.name,
-        "crystals": len(rows),
+        "crystals": len(truths),
         "k": args.k,
         "seed": args.seed,
         "model": peri.provenance(),
         "judge": judge.provenance(),
         "threads": args.threads,
+        "hardware": hardware(),
         "batch_size": args.batch_size,
         "runs": [],
     }
-    pipeline = peri.pipeline
-    assert isinstance(pipeline, SamplerPipeline)
-    for positions in args.positions or [""]:
-        process = pipeline.process
-        if positions:
-            process = Diffusion(**{**pipeline.network.process_options, "positions": positions})
+    energies = energies_of(judge, truths)
+    for positions in args.positions or [None]:
+        pipeline = sampler_of(peri, positions)
         for steps in args.steps:
             started = time.perf_counter()
-            draws = drawn(replace(pipeline, process=process), truths, args.k, steps, args.seed, args.batch_size)
+            draws = drawn(pipeline, truths, args.k, steps, args.seed, args.batch_size)
             seconds = time.perf_counter() - started
-            found = (
-                {"steps": steps, "positions": process.positions} if isinstance(process, Diffusion) else {"steps": steps}
-            )
-            found |= {"crystals_per_second": round(len(rows) * args.k / seconds, 2)}
-            found |= judged(draws, truths, judge, frechet=args.frechet)
+            process = pipeline.process
+            found: dict[str, Any] = {"steps": steps}
+            found |= {"positions": process.positions} if isinstance(process, Diffusion) else {}
+            found |= {"crystals_per_second": round(len(truths) * args.k / seconds, 2)}
+            found |= judged(draws, truths, judge, energies, frechet=args.frechet)
             result["runs"].append(found)
             print(json.dumps(found), flush=True)
             if args.out:
@@ -96,10 +93,41 @@ def main() -> None:
     if args.draws:
         from autoperi.data.io import write_crystals
 
-        first = [row[0] for row in draws]
-        for row, crystal in zip(rows, first, strict=True):
-            crystal.properties["row"] = int(row)
+        first = []
+        for row, (crystal, *_) in zip(rows, draws, strict=True):
+            if crystal is not None:
+                crystal.properties["row"] = int(row)
+                first.append(crystal)
         write_crystals(first, args.draws)
+
+
+def truths_of(path: Path, limit: int | None, seed: int) -> tuple[list[Structure], list[int]]:
+    """The crystals whose compositions are asked for, and their rows."""
+    table = read_table(path)
+    rows = sample_rows(len(table), limit, seed)
+    return table[rows].structures(), rows
+
+
+def hardware() -> str:
+    """The kind of this machine."""
+    cores = os.cpu_count()
+    return f"{'two' if cores == 2 else cores}-core CPU"
+
+
+def energies_of(judge: AutoPeri, crystals: list[Structure]) -> list[float]:
+    """Formation energies that the judge predicts, in eV/atom."""
+    table = judge.score(crystals, properties=["formation_energy"], progress=False)
+    energies: list[float] = table["formation_energy_per_atom_eV"].tolist()
+    return energies
+
+
+def sampler_of(peri: AutoPeri, positions: str | None = None) -> SamplerPipeline:
+    """The pipeline of a model; ``positions`` (of :data:`POSITIONS`) names another way of moving atoms."""
+    pipeline = peri.pipeline
+    assert isinstance(pipeline, SamplerPipeline)
+    if positions is None:
+        return pipeline
+    return replace(pipeline, process=Diffusion(**{**pipeline.network.process_options, "positions": positions}))
 
 
 def drawn(
@@ -125,9 +153,16 @@ def drawn(
 
 
 def judged(
-    draws: list[list[Structure | None]], truths: list[Structure], judge: AutoPeri, *, frechet: bool
+    draws: list[list[Structure | None]],
+    truths: list[Structure],
+    judge: AutoPeri,
+    energies: list[float],
+    *,
+    frechet: bool,
 ) -> dict[str, Any]:
-    """All figures of draws: those of the papers' tables see the first draw of each composition."""
+    """All figures of draws: those of the papers' tables see the first draw of each composition. ``energies`` are those
+    of ``truths``.
+    """
     flat, k = [c for row in draws for c in row], len(draws[0])
     pairs = [(i, i // k) for i, c in enumerate(flat) if c is not None]
     made = arrays_of([c if c is not None else truths[0] for c in flat])  # one that came apart is compared with nothing
@@ -137,10 +172,6 @@ def judged(
         rms[i] = r if isinstance(r, float) else None
     summary = match_summary([rms[j * k : (j + 1) * k] for j in range(len(draws))], ks=sorted({1, k}))
     first = [row[0] for row in draws if row[0] is not None]
-    column = "formation_energy_per_atom_eV"
-    energies = [
-        judge.score(side, properties=["formation_energy"], progress=False)[column].tolist() for side in (first, truths)
-    ]
     found = {
         "match_rate": {str(n): round(float(rate), 4) for n, rate in summary["match_at"].items()},
         "rmse": summary["rmse"],
@@ -148,7 +179,7 @@ def judged(
         "came_apart": len(flat) - len(pairs),
         "valid": share([row[0] is not None and structural_validity(row[0]).valid for row in draws]),
         "density": wasserstein([c.density for c in first], [c.density for c in truths], unit="g/cm^3"),
-        "energy": wasserstein(*energies, unit="eV/atom"),
+        "energy": wasserstein(energies_of(judge, first), energies, unit="eV/atom"),
     }
     if frechet:
         found["frechet_cgcnn"] = frechet_quantity(*(features_of(s, extractor("cgcnn")) for s in (first, truths)))

@@ -192,7 +192,7 @@ def draw(result: dict[str, Any], path: str | Path) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    from autoperi.evaluation.style import GREY, INK, PALE, styled
+    from autoperi.figures.style import GREY, INK, PALE, styled
 
     names = [n for n in LABELS if n in next(iter(result["solids"].values()))]
     with styled():

@@ -231,6 +231,42 @@ def test_options_that_make_no_network(cli, options, tmp_path, option, words, not
     nothing_left()
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("lattice=foo", "choose algebra or none or log_metric"),
+        ("decode=foo", "choose cube or cell"),
+        ("positions=foo", "choose jump or bridge"),
+        ("ends=foo", "choose given or nearest"),
+        ("knn=-1", "give 0 or more"),
+        ("lattice_beta=[1]", "two numbers between 0 and 1"),
+        ("lattice_beta=[0,0.1]", "two numbers between 0 and 1"),
+        ("position_beta=[0.1,1.5]", "two numbers between 0 and 1"),
+        ('position_beta=["a",0.1]', "two numbers between 0 and 1"),
+        ("channels=7", "give an even number"),
+        ("cutoff=0", "above 0"),
+        ("l_max=1", "give 2 or 3"),
+        ("l_max=9", "give 2 or 3"),
+        ("weighted=3", "not of the type of its default"),
+    ],
+)
+def test_options_that_make_no_diffusion(cli, options, tmp_path, option, words, nothing_left, monkeypatch):
+    monkeypatch.setattr("autoperi.training.tasks.base.training_crystals", lambda *_, **__: pytest.fail("crystals read"))
+    cli("train", "gemsdiff", *options, "--out", tmp_path / "run", "--set", option).refused(option.split("=")[0], words)
+    nothing_left()
+
+
+def test_a_network_that_cannot_be_made_is_refused_in_one_line(cli, options, tmp_path, nothing_left):
+    cli("train", "crystal-transformer", *options, "--out", tmp_path / "run", "--set", "heads=0").refused("heads=0")
+    nothing_left()
+
+
+def test_options_are_listed(cli):
+    listed = cli("train", "gemsdiff", "--options").done().out
+    assert {"knn", "decode", "lattice_beta", "weighted", "ends"} <= set(listed.split())
+    assert "adamw or muon" in " ".join(cli("train", "--help").out.split())
+
+
 def test_a_kind_without_options_says_so(cli):
     assert "prior has no options" in cli("train", "prior", "--options").out
 
@@ -285,6 +321,7 @@ def test_without_lightning(cli, options, tmp_path, monkeypatch, nothing_left):
         ("formation_energy", ["--label", "label_origin"], ["'label_origin'", "numbers"]),
         ("prior", [], ["--val", "does not apply"]),
         ("empnn", ["--reference", "a=b"], ["--reference a=b", "prior"]),
+        ("empnn", ["--optimizer", "sgd", "--data", "missing.parquet"], ["'sgd'", "choose adamw or muon"]),
     ],
 )
 def test_refused(cli, options, tmp_path, nothing_left, component, more, words):

@@ -42,6 +42,10 @@ def test_the_bundled_model() -> None:
     check_generator(AutoPeri.from_pretrained(device="cpu"), ["NaCl", "SrTiO3"])
 
 
+def test_the_bundled_sampler() -> None:
+    check_generator(AutoPeri.from_pretrained("gemsdiff", device="cpu"), steps=5)
+
+
 def test_a_model_without_energies_says_so_and_ranks_by_probability(tmp_path: Path) -> None:
     save_bundle(small_model("toy"), tmp_path / "toy")
     peri = AutoPeri.from_pretrained(tmp_path / "toy")

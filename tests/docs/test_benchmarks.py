@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from autoperi import AutoPeri
+
 ROOT = Path(__file__).resolve().parents[2]
 GNN = ROOT / "benchmarks" / "autoperi_gnn"
 
@@ -28,7 +30,13 @@ def latent_map(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "source"), [("steps_curve", "steps_curve_mp_val.json"), ("latent_map", "latent_map.json")]
+    ("name", "source"),
+    [
+        ("steps_curve", "steps_curve_mp_val.json"),
+        ("latent_map", "latent_map.json"),
+        ("gemsdiff_steps", "gemsdiff_steps_mp20_test.json"),
+        ("gemsdiff_frechet", "gemsdiff_frechet.json"),
+    ],
 )
 def test_figures_are_drawn_from_the_results_and_small(name: str, source: str) -> None:
     image = pytest.importorskip("PIL.Image")
@@ -37,6 +45,28 @@ def test_figures_are_drawn_from_the_results_and_small(name: str, source: str) ->
     with image.open(figure) as drawn:
         assert drawn.info["results"] == figures["fingerprint"](results(source))
     assert figure.stat().st_size < 300_000
+
+
+def test_figures_of_gemsdiff_belong_to_the_bundled_model() -> None:
+    from autoperi.hub.store import resolve
+
+    bundled = AutoPeri.from_pretrained("gemsdiff").provenance()["sha256"]
+    for name in ("gemsdiff_mp20_test", "gemsdiff_csp_mp20_test", "gemsdiff_steps_mp20_test"):
+        assert results(f"{name}.json")["model"]["sha256"] == bundled, name
+    path = resolve("gemsdiff").path
+    assert path is not None
+    card = (path / "README.md").read_text(encoding="utf-8")
+    assert f"{results('gemsdiff_csp_mp20_test.json')['runs'][0]['match_rate']['20']:.4g}" in card
+
+
+def test_tables_of_gemsdiff_wait_for_draws() -> None:
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "gemsdiff" / "tables.py"))
+    frechet = {key: value for key, value in results("gemsdiff_frechet.json").items() if key != "draws"}
+    assert tables["table_3"](frechet) is None
+    assert tables["table_2"](results("gemsdiff_mp20_test.json"), frechet) is None
+    for text in (tables["noise_table"](frechet), tables["sizes_table"](frechet)):
+        rows = [line for line in text.split("\n") if line.startswith("|")]
+        assert len({row.count("|") for row in rows}) == 1
 
 
 def test_tables_beside_published_numbers_wait_for_ours() -> None:

@@ -232,7 +232,7 @@ def test_numbers_are_those_of_the_results(page: Path) -> None:
             continue
         found: Any = json.loads((ROOT / source[1]).read_text(encoding="utf-8"))
         for key in source[2].split("."):
-            found = found[key]
+            found = found[int(key) if isinstance(found, list) else key]
         cell = line.split("|")[2].strip()
         stated = re.match(r"\**(-?\d[\d,]*\.?(\d*))\**( ?%)?", cell.replace("−", "-"))
         assert stated is not None, f"{cell!r} is not a number; {source[0]}"

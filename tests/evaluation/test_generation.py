@@ -15,8 +15,8 @@ from autoperi import AutoPeri
 from autoperi.data.convert import atoms_to_structure
 from autoperi.data.io import write_crystals
 from autoperi.errors import DataError, RequestError
-from autoperi.evaluation.figures import draw
 from autoperi.evaluation.generation import evaluate_generation
+from autoperi.figures.draw import draw
 
 FAST = {"features": ("crystalnn",), "processes": 1, "progress": False, "oxidation_states": "pymatgen-all"}
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import build_sampler
+import card_facts
 import pytest
 
 from autoperi.hub import check_card, model_card
@@ -98,6 +103,45 @@ def test_checksums_are_replaced_and_the_rest_kept() -> None:
     assert "b" * 64 not in changed
     assert with_checksums(changed, sha256=DIGESTS) == card
     assert with_checksums("# Mine", sha256={}) == "# Mine\n"
+
+
+def test_a_card_says_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card_facts, "RESULTS", tmp_path)
+    result = {"data": "x.parquet", "crystals": 7, "runs": [{"valid": {"value": 0.5}, "rate": {"20": 0.25}}]}
+    (tmp_path / "draws.json").write_text(json.dumps(result))
+    shown = {"draws": {"runs.0.valid": "valid", "runs.0.rate.20": "match at 20"}, "absent": ("n",)}
+    rows = card_facts.measured({"draws": "python x.py", "absent": "python y.py"}, shown)
+    assert [(row["name"], row["value"]) for row in rows] == [("valid", 0.5), ("match at 20", 0.25)]
+    assert {row["data"] for row in rows} == {"x.parquet, n = 7"}
+
+
+def test_a_record_takes_the_history_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text('{"epoch": 0}\n{"epoch": 1}\n')
+    record = tmp_path / "record.json"
+    assert card_facts.renew_record(record, tmp_path, epochs=2) == {"epochs": 2}
+    assert card_facts.renew_record(record, tmp_path, command="autoperi train") == {
+        "epochs": 2,
+        "command": "autoperi train",
+    }
+    assert json.loads(record.read_text())["history"] == [{"epoch": 0}, {"epoch": 1}]
+    assert card_facts.told({"max_atoms": 20, "command": "x"}) == "max atoms: 20; `x`"
+
+
+def test_a_run_that_is_not_over_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text('{"epochs": 3, "batch_size": 8, "seed": 0}')
+    (tmp_path / "history.jsonl").write_text('{"epoch": 1, "step": 9, "seconds": 61, "val_loss": 0.5}\n')
+    said = "3 epochs, 40 crystals, 61 s on 1 threads in the last run; `autoperi train gemsdiff`"
+    with pytest.raises(SystemExit, match="ends after 2 of 3 epochs; resume it"):
+        build_sampler.summary_of(tmp_path, said)
+    (tmp_path / "training.json").write_text('{"epochs": 2, "batch_size": 8, "seed": 0}')
+    found = build_sampler.summary_of(tmp_path, said)
+    assert (found["crystals"], found["steps"], found["command"]) == (40, 9, "autoperi train gemsdiff")
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"epoch": 1, "step": 9, "seconds": 119, "val_loss": 0.5}\n')
+        file.write('{"epoch": 1, "step": 9, "seconds": 59, "val_loss": 0.5}\n')
+    assert build_sampler.summary_of(tmp_path, said)["time"] == "3 min (2 + 1), threads: 1"
+    with pytest.raises(SystemExit, match="does not say"):
+        build_sampler.summary_of(tmp_path, "3 epochs")
 
 
 def test_an_empty_card_is_still_a_card() -> None:

@@ -30,6 +30,7 @@ from autoperi.processes.lattice import (
     LatticeStep,
     _chunks,
     cautious,
+    largest_strain,
     lattice_step,
     relax_cells,
 )
@@ -241,7 +242,7 @@ def test_passes_end_where_nothing_moves() -> None:
     )
     found = relax_cells(Halving(caution=0.0), batch, passes=4)
     assert found.passes.tolist() == [1, 4, 3, 4]
-    assert float(found.strain[0].abs().max()) < MIN_STRAIN_TO_CONTINUE
+    assert float(largest_strain(found.strain)[0]) < MIN_STRAIN_TO_CONTINUE
     assert found.status == ["converged", "max_steps", "converged", "collapsed"]
     assert found.crystals.volume[:3].tolist() == pytest.approx(
         [100 * 1.01**0.5, 100 * 2.0 ** (1 / 16), 100 * 1.1 ** (1 / 8)]

@@ -14,12 +14,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
-from autoperi.errors import RequestError
 from autoperi.geometry.lattice import symmetric_exp, symmetric_matrix
 from autoperi.training.data import Rows
 from autoperi.training.optimizer import muon
 from autoperi.training.prepare import LABEL, training_crystals
-from autoperi.training.request import Sources, TrainingRequest, keywords
+from autoperi.training.request import Sources, TrainingRequest, check_optimizer, keywords
 
 Batch = tuple[CrystalBatch, dict[str, Tensor]]
 
@@ -90,8 +89,7 @@ class CrystalTask(lightning.LightningModule):
         optimizer: str = "adamw",
     ) -> None:
         super().__init__()
-        if optimizer not in ("adamw", "muon"):
-            raise RequestError(f"optimizer {optimizer!r} is not known; choose adamw or muon")
+        check_optimizer(optimizer)
         self.optimizer_name = optimizer
         self.model = model
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema)).requires_grad_(False)

@@ -88,7 +88,7 @@ class GemsDiffTask(CrystalTask):
         cell, atoms = (1 - kept for kept in process.kept(t))
         off = found.moves - way
         if self.weighted:
-            # in Å of the scaled crystal, over the standard deviation of the noise there
+            # in edges of the natural cube, over the variance of the noise at that time
             off = torch.einsum("ni,nij->nj", off, state.lattice[crystals.batch])
             position = ((off**2).sum(-1) / atoms[crystals.batch]).mean()
             # the exponents that were said and that are wanted, of what the decoder acts on

@@ -1,4 +1,4 @@
-"""Convex hull diagrams of two and three elements."""
+"""Convex hull diagrams of two, three and four elements."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoperi.errors import RequestError
-from autoperi.evaluation import style
-from autoperi.evaluation.style import COLOURS, GREY, INK, NoDataError
+from autoperi.figures import style
+from autoperi.figures.style import COLOURS, GREY, INK, NoDataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,24 +19,38 @@ if TYPE_CHECKING:
 
 ON_HULL = 1e-6  # eV/atom: an entry this close to the hull is on it
 HEIGHT = float(np.sqrt(3) / 2)  # of a triangle of side 1
+CORNERS = {
+    3: np.array([[0, 0], [1, 0], [0.5, HEIGHT]]),
+    4: np.array([[0, 0.12], [1, 0.2], [0.62, -0.22], [0.5, 0.86]]),
+}
+"""Where the pure elements lie: left, right and top of the Gibbs triangle; of the tetrahedron left, right, front and
+top.
+"""
+HIDDEN_EDGE = (0, 1)
+"""Of the tetrahedron: it runs behind; of the triangle there is none."""
 
 
-def hull(figure: Figure, *, elements: Any, reference: Any = None, points: Any = None) -> tuple[str, list[str]]:
+def hull(
+    figure: Figure, *, elements: Any, reference: Any = None, points: Any = None, labels: Any = None
+) -> tuple[str, list[str]]:
     """Two elements: energy against composition with the hull. Three: the Gibbs triangle, coloured by energy above hull.
+    Four: the same in a tetrahedron, seen from one side.
 
     Args:
         figure: to draw on.
-        elements: two or three.
+        elements: two to four.
         reference: {``composition`` (n, d) amounts or fractions, ``energy`` (n,) of formation in eV/atom, ``name``}, of
             which the names are optional. An element without an entry has energy 0.
         points: the generated crystals, in the same form; their ``e_above_hull`` is that of the hull where it is absent.
+        labels: what the legend calls the references that are ``stable`` and the other ones (``reference``).
 
     Raises:
         RequestError: another number of elements, or lengths that differ. NoDataError: neither an entry nor a point.
     """
     symbols = [str(e) for e in elements or ()]
-    if len(symbols) not in (2, 3):
-        raise RequestError(f"elements={symbols}; give two or three, a hull of more cannot be drawn")
+    if len(symbols) not in _DRAWN:
+        raise RequestError(f"elements={symbols}; give two to four, a hull of more cannot be drawn")
+    words = {"stable": "reference, stable", "reference": "reference"} | dict(style.table(labels, "labels"))
     (known, lost), (made, lost_points) = (
         _phases(style.table(each, name), symbols) for name, each in (("reference", reference), ("points", points))
     )
@@ -49,7 +63,7 @@ def hull(figure: Figure, *, elements: Any, reference: Any = None, points: Any = 
         ]
         phases["above"] = phases["above"].fillna(phases["energy"] - np.array(hull_energy, dtype=float))
     known["stable"] = known["above"] < ON_HULL
-    notes = (_binary if len(symbols) == 2 else _ternary)(figure, symbols, diagram, known, made)
+    notes = _DRAWN[len(symbols)](figure, symbols, diagram, known, made, words)
     lost += lost_points
     notes.append(f"Left out, no composition or no energy: {lost:,}." if lost else "")
     text = f"Convex hull of {'-'.join(symbols)}: {len(known):,} reference entries, {known['stable'].sum():,} of them "
@@ -97,13 +111,20 @@ def _diagram(known: pd.DataFrame, symbols: Sequence[str]) -> Any:
     return PhaseDiagram(entries, elements=[Element(e) for e in symbols])
 
 
-def _binary(figure: Figure, symbols: Sequence[str], diagram: Any, known: pd.DataFrame, made: pd.DataFrame) -> list[str]:
+def _binary(
+    figure: Figure,
+    symbols: Sequence[str],
+    diagram: Any,
+    known: pd.DataFrame,
+    made: pd.DataFrame,
+    words: Mapping[str, str],
+) -> list[str]:
     axes = figure.add_subplot(xlabel=style.plain(f"Fraction of {symbols[1]} in {'-'.join(symbols)}"))
     axes.set_ylabel("Formation energy (eV/atom)")
     corners = [diagram.qhull_entries[i] for i in sorted({i for facet in diagram.facets for i in facet})]
     line = sorted((float(e.composition.get_atomic_fraction(symbols[1])), float(e.energy_per_atom)) for e in corners)
     axes.plot(*zip(*line, strict=True), color=INK, linewidth=1.5, label="convex hull", zorder=2)
-    _references(axes, known[symbols[1]], known["energy"], known["stable"])
+    _references(axes, known[symbols[1]], known["energy"], known["stable"], words)
     x, y = made[symbols[1]], made["energy"]
     if len(made):
         how: dict[str, Any] = {"s": 24, "alpha": 0.75, "linewidths": 0, "zorder": 4, "rasterized": len(made) > 400}
@@ -118,24 +139,35 @@ def _binary(figure: Figure, symbols: Sequence[str], diagram: Any, known: pd.Data
     return [f"Generated points outside the axis: {outside:,}." if outside else ""]
 
 
-def _ternary(
-    figure: Figure, symbols: Sequence[str], diagram: Any, known: pd.DataFrame, made: pd.DataFrame
+def _simplex(
+    figure: Figure,
+    symbols: Sequence[str],
+    diagram: Any,
+    known: pd.DataFrame,
+    made: pd.DataFrame,
+    words: Mapping[str, str],
 ) -> list[str]:
+    """The triangle of three elements or the tetrahedron of four, each crystal at its composition."""
     figure.set_size_inches(5.8, 4.9)
     axes = figure.add_subplot(aspect="equal", xticks=[], yticks=[])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
+    corners = CORNERS[len(symbols)]
 
     def place(fractions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gibbs triangle: first element at the lower left, second at the lower right, third at the top."""
-        return fractions[:, 1] + 0.5 * fractions[:, 2], HEIGHT * fractions[:, 2]
+        across, up = (fractions @ corners).T
+        return across, up
 
-    axes.plot([0, 1, 0.5, 0], [0, 0, HEIGHT, 0], color=GREY, linewidth=1)
-    for pair in sorted({tuple(sorted(pair)) for facet in diagram.facets for pair in combinations(facet, 2)}):
+    for one, other in combinations(range(len(symbols)), 2):
+        behind = len(symbols) == 4 and (one, other) == HIDDEN_EDGE
+        axes.plot(*corners[[one, other]].T, color=GREY, linewidth=1, linestyle=":" if behind else "-", zorder=1)
+    lines = sorted({tuple(sorted(pair)) for facet in diagram.facets for pair in combinations(facet, 2)})
+    for pair in lines:
         ends = [[diagram.qhull_entries[i].composition.get_atomic_fraction(e) for e in symbols] for i in pair]
-        axes.plot(*place(np.array(ends)), color=INK, linewidth=0.9, zorder=2)
+        thin = len(symbols) == 4
+        axes.plot(*place(np.array(ends)), color=GREY if thin else INK, linewidth=0.5 if thin else 0.9, zorder=2)
     x, y = place(known[symbols].to_numpy())
-    _references(axes, x, y, known["stable"])
+    _references(axes, x, y, known["stable"], words)
     outside = 0
     if len(made):
         top = max(float(made["above"].quantile(0.95)), 0.05)
@@ -143,26 +175,31 @@ def _ternary(
         last = made.sort_values("above", ascending=False, kind="stable")  # the lowest are drawn last, on top
         across, up = place(last[symbols].to_numpy())
         scale: dict[str, Any] = {"vmin": min(0.0, made["above"].min()), "vmax": top, "cmap": "viridis_r"}
-        how: dict[str, Any] = {"s": 34, "edgecolors": "white", "linewidths": 0.5, "rasterized": len(made) > 400}
+        size = 34 if len(symbols) == 3 else 22
+        how: dict[str, Any] = {"s": size, "edgecolors": "white", "linewidths": 0.5, "rasterized": len(made) > 400}
         label = f"generated (n = {len(made):,})"
         marks = axes.scatter(across, up, c=last["above"], label=label, zorder=4, **scale, **how)
         bar: dict[str, Any] = {"shrink": 0.75, "extend": "max" if outside else "neither"}
         figure.colorbar(marks, ax=axes, label="Energy above hull (eV/atom)", **bar)
-    corners = ((0, -0.03, "right", "top"), (1, -0.03, "left", "top"), (0.5, HEIGHT + 0.03, "center", "bottom"))
-    for symbol, (right, above, side, edge) in zip(symbols, corners, strict=True):
-        axes.text(right, above, style.plain(symbol), ha=side, va=edge, fontweight="bold")
-    axes.set(xlim=(-0.08, 1.08), ylim=(-0.1, HEIGHT + 0.1))
+    middle = corners.mean(axis=0)
+    for symbol, corner in zip(symbols, corners, strict=True):
+        right, above = np.sign(np.round(corner - middle, 2))
+        side = {-1: "right", 0: "center", 1: "left"}[int(right)]
+        edge = "top" if above < 0 else "bottom"
+        axes.text(corner[0], corner[1] + 0.03 * above, style.plain(symbol), ha=side, va=edge, fontweight="bold")
+    (left, low), (right, high) = corners.min(axis=0), corners.max(axis=0)
+    axes.set(xlim=(left - 0.08, right + 0.08), ylim=(low - 0.1, high + 0.1))
     named = known["stable"] & (known[symbols].max(axis=1) < 1 - 1e-9)
     _names(axes, x, y, known["name"].where(named, ""), below=False)
     style.legend(axes)
     return [f"Points above the colour scale, in its last colour: {outside:,}." if outside else ""]
 
 
-def _references(axes: Axes, x: Any, y: Any, stable: pd.Series) -> None:
+def _references(axes: Axes, x: Any, y: Any, stable: pd.Series, words: Mapping[str, str]) -> None:
     """Squares, filled where the phase is stable."""
     x, y = np.asarray(x), np.asarray(y)
-    hollow: dict[str, Any] = {"s": 20, "facecolors": "none", "edgecolors": GREY, "label": "reference"}
-    for chosen, how in ((~stable, hollow), (stable, {"s": 26, "color": INK, "label": "reference, stable"})):
+    hollow: dict[str, Any] = {"s": 20, "facecolors": "none", "edgecolors": GREY, "label": words["reference"]}
+    for chosen, how in ((~stable, hollow), (stable, {"s": 26, "color": INK, "label": words["stable"]})):
         if chosen.any():
             axes.scatter(x[chosen], y[chosen], marker="s", zorder=3, linewidths=0.9, **how)
 
@@ -184,3 +221,7 @@ def _names(axes: Axes, xs: Any, ys: Any, names: Any, *, below: bool) -> None:
         axes.annotate(
             style.plain(name), (x, y), (0, -6 if below else 5), textcoords="offset points", path_effects=outline, **how
         )
+
+
+_DRAWN = {2: _binary, 3: _simplex, 4: _simplex}
+"""What draws a hull, by its number of elements."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from autoperi.errors import RequestError
-from autoperi.evaluation import style
-from autoperi.evaluation.style import COLOURS, GREY, INK, LINES, MARKERS, NoDataError
+from autoperi.figures import style
+from autoperi.figures.style import COLOURS, GREY, INK, LINES, MARKERS, NoDataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from autoperi.data.files import write_atomically
 from autoperi.errors import RequestError
-from autoperi.evaluation import plots
-from autoperi.evaluation.hull_diagram import hull
-from autoperi.evaluation.style import GREY, SIZE, NoDataError, plain, styled
+from autoperi.figures import plots
+from autoperi.figures.hull_diagram import hull
+from autoperi.figures.style import GREY, SIZE, NoDataError, plain, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def draw(entry: Mapping[str, Any], *, name: str = "series") -> Figure:
         try:
             inspect.signature(KINDS[kind]).bind(figure, **given)
         except TypeError as error:
-            raise RequestError(f"series {name!r} of kind {kind!r}: {error}; see autoperi.evaluation.plots") from None
+            raise RequestError(f"series {name!r} of kind {kind!r}: {error}; see autoperi.figures.plots") from None
         try:
             text, notes = KINDS[kind](figure, **given)
         except NoDataError as why:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from autoperi.errors import RequestError
-from autoperi.evaluation.figures import KINDS, describe, draw, encode, save
-from autoperi.evaluation.style import log_ticks
+from autoperi.figures.draw import KINDS, describe, draw, encode, save
+from autoperi.figures.style import log_ticks
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -276,7 +276,7 @@ def test_save_goes_by_the_suffix(tmp_path):
         ({"kind": "histogram", "title": "T", "sets": {str(i): [1] for i in range(5)}}, "5 sets"),
         ({"kind": "histogram", "title": "T", "sets": [1, 2]}, "sets is list"),
         ({"kind": "histogram", "title": "T", "discrete": True, "sets": {"a": {"1": -1}}}, "count of '1'"),
-        ({"kind": "hull", "title": "T", "elements": ["Li"]}, "two or three"),
+        ({"kind": "hull", "title": "T", "elements": ["Li"]}, "two to four"),
         (
             {"kind": "hull", "title": "T", "elements": ["Li", "O"], "points": {"composition": [[1]], "energy": [0]}},
             "has 1 amounts",

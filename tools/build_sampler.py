@@ -1,0 +1,181 @@
+"""Assemble a bundled generator that a sampler runs, from its training run.
+
+usage: python tools/build_sampler.py NAME RUN [--hardware TEXT]
+
+NAME is a name of :data:`CARDS` and RUN the folder that ``autoperi train NAME --out RUN`` wrote. The history of the run
+goes to ``benchmarks/training/NAME.json``; the card's figures come from benchmarks/results, so that the same command
+writes them into the card after the model was measured. The weights, and the sha256 by which results name the model, do
+not change by that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from card_facts import TRAINING, WEIGHTS, Keys, measured, renew_record, told
+from update_pretrained import update_registry
+
+from autoperi.hub.bundle import Bundle, load_bundle, save_bundle
+from autoperi.hub.card import model_card
+from autoperi.registry import kind_named
+
+HARDWARE = "two-core CPU (AMD EPYC, shared with other work), float32"
+DATA = (
+    "Materials Project crystals of `mp_train` (part of MP-20 training and validation, MPTS-52 validation and test, and "
+    "smaller sets)"
+)
+SPLIT = (
+    "Validated on mp_val (1,000 crystals of the MP-20 validation split), which decided the settings; figures on "
+    "mp20_test (4,702 of the 9,046 official MP-20 test crystals, nearly all with at most three elements). No crystal "
+    "that matches a test crystal is in the training set."
+)
+MATERIALS_PROJECT = "Jain et al., The Materials Project, APL Materials 1, 011002 (2013) (data)."
+
+
+class Card(NamedTuple):
+    """What the record of a run does not say of a model.
+
+    Attributes:
+        facts: sections of the card.
+        training: entries of the summary of its training.
+        commands: by which its figures were printed, by file of benchmarks/results.
+        shown: the figures of each file.
+    """
+
+    facts: dict[str, Any]
+    training: dict[str, str]
+    commands: dict[str, str]
+    shown: dict[str, Keys]
+
+
+CARDS = {
+    "gemsdiff": Card(
+        facts={
+            "description": "GemsDiff after Klipfel et al. (AAAI 2024): diffusion of whole crystals of a given "
+            "composition, without templates.",
+            "licence": "CC-BY-4.0",
+            "licence_text": "Weights: CC-BY-4.0, learned from Materials Project data (CC-BY-4.0). Code: MIT.",
+            "datasets": ["Materials Project"],
+            "usage": "from autoperi import AutoPeri\n\n"
+            'peri = AutoPeri.from_pretrained("gemsdiff")\n'
+            'found = peri.generate("NaCl", n=3, seed=0)',
+            "intended_use": [
+                "Crystals of a given composition drawn from noise, as a published system beside the default model "
+                "`autoperi-base`, which proposes better crystals for the same request.",
+                "It holds one network: it predicts no energies, so it ranks nothing and relaxes nothing.",
+            ],
+            "data": f"The 19,284 {DATA} that have at most 20 atoms, in their Niggli cells.",
+            "split": SPLIT,
+            "limits": [
+                "Not the published weights, nor the paper's data and budget: one short run on a CPU, with switches of "
+                "our own (docs/gemsdiff.md says which and what each is worth).",
+                "Cells do not diffuse: the network is asked for the cell anew at every step.",
+                "Where several cells fit a composition, the predicted one lies between them; draws of one composition "
+                "differ less than crystals do.",
+                "Crystals have no symmetry of their own accord: nothing is symmetrised, so coordinates are near "
+                "special positions, not on them.",
+                "Trained on at most 20 atoms in the primitive cell; larger cells are drawn and seldom right.",
+                "A space group, properties and examples cannot be asked for, and no composition is drawn: each is "
+                "refused.",
+            ],
+            "citation": [
+                "Klipfel, Fregier, Sayede, Bouraoui, Vector Field Oriented Diffusion Model for Crystal Material "
+                "Generation, AAAI 2024.",
+                MATERIALS_PROJECT,
+            ],
+        },
+        training={
+            "task": "cells and ways of atoms home, in units of the noise (weighted), to the nearest description; cells "
+            "do not diffuse",
+            "max_atoms": "20",
+            "schedule": "the cosine was planned for 52 epochs, and for 44 from epoch 34 on",
+            "optimizer": "Muon 3e-3 and AdamW for vectors and embeddings, weight decay 1e-3, cosine with warm-up, EMA "
+            "0.995 (which is what ships)",
+        },
+        commands={
+            "gemsdiff_mp20_test": "python benchmarks/gemsdiff/sample.py mp20_test.parquet --limit 2000 --frechet "
+            "--steps 100 --threads 2",
+            "gemsdiff_csp_mp20_test": "python benchmarks/gemsdiff/sample.py mp20_test.parquet --limit 1000 -k 20 "
+            "--steps 20 --threads 1",
+        },
+        shown={
+            "gemsdiff_mp20_test": {
+                "runs.0.valid": "valid, 100 steps",
+                "runs.0.density": "Wasserstein distance of densities, g/cm³",
+                "runs.0.energy": "Wasserstein distance of predicted formation energies, eV/atom",
+                "runs.0.match_rate.1": "match at 1, 100 steps",
+                "runs.0.crystals_per_second": "crystals per second, 100 steps, two threads",
+            },
+            "gemsdiff_csp_mp20_test": {
+                "runs.0.match_rate.1": "match at 1, 20 steps",
+                "runs.0.match_rate.20": "match at 20, 20 steps",
+                "runs.0.rmse": "RMSE of the first matches, in (V/N)^(1/3)",
+            },
+        },
+    ),
+}
+
+
+def main() -> int:
+    """Assemble, write the card, write the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", metavar="NAME", choices=sorted(CARDS))
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("--hardware", default=HARDWARE, help="what the run ran on")
+    args = parser.parse_args()
+    card, kind = CARDS[args.name], kind_named(args.name)
+    trained = load_bundle(args.run / "model")
+    checkpoints = args.run / "checkpoints"
+    summary = card.training | {"hardware": args.hardware} | summary_of(checkpoints, trained.metadata["training"])
+    record = renew_record(TRAINING / f"{kind.name}.json", checkpoints, **summary)
+    metadata = {key: card.facts[key] for key in ("licence", "description")} | {"pipeline": kind.pipeline}
+    # figures go into the card alone: the sha256 of config.json names the model, and measuring it must not change its
+    # name
+    facts = card.facts | {"name": args.name, "training": told(record), "metrics": measured(card.commands, card.shown)}
+    bundle = Bundle(args.name, {kind.name: trained.components[kind.name]}, metadata, card=model_card(facts))
+    save_bundle(bundle, WEIGHTS / args.name)
+    update_registry()
+    return 0
+
+
+def summary_of(checkpoints: Path, said: str) -> dict[str, Any]:
+    """What a run says of itself.
+
+    Args:
+        checkpoints: with ``training.json`` and ``history.jsonl``.
+        said: the line of the model's card on its training, which ends with the command.
+    """
+    settings = json.loads((checkpoints / "training.json").read_text())
+    history = [json.loads(line) for line in (checkpoints / "history.jsonl").read_text().splitlines()]
+    last = history[-1]
+    # a run that was resumed begins to count anew
+    parts = [
+        row["seconds"] / 60
+        for row, after in zip(history, [*history[1:], None], strict=True)
+        if after is None or after["seconds"] < row["seconds"]
+    ]
+    resumed = f" ({' + '.join(f'{part:.0f}' for part in parts)})" if len(parts) > 1 else ""
+    crystals, threads = (re.search(rf"(\d+) {word}", said) for word in ("crystals", "threads"))
+    command = re.search(r"`(autoperi train .*)`", said)
+    if crystals is None or threads is None or command is None:
+        raise SystemExit(f"{said!r} does not say crystals, threads and the command")
+    if last["epoch"] + 1 != settings["epochs"]:
+        raise SystemExit(f"{checkpoints} ends after {last['epoch'] + 1} of {settings['epochs']} epochs; resume it")
+    return {
+        "crystals": int(crystals[1]),
+        "epochs": settings["epochs"],
+        "steps": last["step"],
+        "time": f"{sum(parts):.0f} min{resumed}, threads: {threads[1]}",
+        "batch_size": settings["batch_size"],
+        "seed": settings["seed"],
+        "val_loss": round(last["val_loss"], 4),
+        "command": command[1],
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

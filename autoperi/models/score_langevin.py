@@ -7,8 +7,10 @@ both scores,
     s_X(i) σ = Σ_e w_e u_e                                                     (section 4.2)
     s_L σ    = mean_e  w'_e G_e / ‖G_e‖²,   G_e = ∂d_e/∂(cell parameters)       (section 4.3)
 
-with u_e the unit vector and d_e the length of an edge. What is read is scaled to 20 Å³ an atom by the volumes of the
-elements.
+with u_e the unit vector and d_e the length of an edge. What an edge's output sees are both ends, its length, its
+direction among the other edges of its site, and the shares that the cell parameters have in G_e. Beyond the paper, a
+node also sees the group and how much larger than natural the cell is. What is read is scaled to 20 Å³ an atom by the
+volumes of the elements.
 
 The network also knows how often groups and Wyckoff positions occur, and completes a request that names a composition by
 a group and sites which hold it exactly (:mod:`autoperi.symmetry.orbit_grammar`).
@@ -21,16 +23,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from e3nn import o3
 from torch import Tensor, nn
 
 from autoperi.geometry.segments import segment_sum
-from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone
+from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone, BackboneOutput
 from autoperi.nn.config import config_of
+from autoperi.nn.mlp import mlp
 from autoperi.nn.radial import polynomial_envelope
 from autoperi.processes.base import Condition
 from autoperi.processes.langevin import Langevin, Scores, SiteState
 from autoperi.symmetry.orbit_grammar import Sentence, element_order, grammar
-from autoperi.symmetry.sites import Sites, sites_of
+from autoperi.symmetry.sites import PARAMETERS, Sites, sites_of
 from autoperi.symmetry.spacegroup import space_group
 from autoperi.symmetry.wyckoff import LETTERS, WyckoffPosition, can_fit, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -63,8 +67,8 @@ class ScoreLangevin(nn.Module):
         n_radial: int = 8,
         l_max: int = 2,
         hidden: int = 64,
-        position_sigma: Sequence[float] = (2.5, 0.03),
-        lattice_sigma: Sequence[float] = (1.0, 0.03),
+        position_sigma: Sequence[float] = (2.0, 0.03),
+        lattice_sigma: Sequence[float] = (5.0, 0.15),
         levels: int = 10,
     ) -> None:
         super().__init__()
@@ -72,9 +76,14 @@ class ScoreLangevin(nn.Module):
         self.process = Langevin(**self.process_options)
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         self.level = nn.Embedding(levels, channels)
+        self.group = nn.Embedding(N_GROUPS, channels)
+        nn.init.zeros_(self.group.weight)
+        self.size = mlp(1, channels, channels)
         self.centre = nn.Linear(channels, hidden)
         self.neighbour = nn.Linear(channels, hidden, bias=False)
         self.radial = nn.Linear(n_radial, hidden, bias=False)
+        self.direction = nn.ModuleList(nn.Linear(channels, hidden, bias=False) for _ in range(l_max))
+        self.share = nn.Linear(PARAMETERS, hidden, bias=False)
         self.weights = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2))
         self.register_buffer("element_volume", torch.full((MAX_ATOMIC_NUMBER + 1,), MEAN_VOLUME_PER_ATOM))
         # how often groups and their positions occur, by logarithms; filled by the training
@@ -104,23 +113,33 @@ class ScoreLangevin(nn.Module):
         scaled = batch.replace(lattice=batch.lattice / unit[:, None, None])
         graph, vectors, fractional = sites.graph(scaled, owner, first, self.backbone.cutoff)
         geometry = self.backbone.geometry_of(graph, vectors.to(dtype))
-        output = self.backbone.features(sites.atomic_numbers, geometry, condition=self.level(level)[sites.crystal])
-        i, j = graph.edge_index
-        hidden = self.centre(output.scalars)[i] + self.neighbour(output.scalars)[j] + self.radial(geometry.radial)
-        envelope = polynomial_envelope(geometry.distances / self.backbone.cutoff).unsqueeze(-1)
-        weights = self.weights(hidden) * envelope
+        relative = torch.log(torch.linalg.det(lattice).abs() / (natural * batch.n_atoms)).unsqueeze(1).to(dtype)
+        condition = self.level(level) + self.group(sites.group) + self.size(relative)
+        output = self.backbone.features(sites.atomic_numbers, geometry, condition=condition[sites.crystal])
         units = geometry.vectors / geometry.distances.clamp(min=1e-9).unsqueeze(-1)
-        positions = segment_sum(weights[:, :1] * units, i, len(sites.crystal)) / EDGES**0.5
+        crystal = sites.crystal[graph.edge_index[0]]
         # ∂d/∂p = u · (∂L/∂p acting on the edge's fractions), [E, 6]
-        crystal = sites.crystal[i]
         slopes = sites.lattice_slopes(state.parameters).to(dtype)[crystal]
         gradient = torch.einsum("ea,ekab,eb->ek", fractional.to(dtype), slopes, units)
         square = (gradient**2).sum(-1, keepdim=True).clamp(min=1e-6)
+        envelope = polynomial_envelope(geometry.distances / self.backbone.cutoff).unsqueeze(-1)
+        weights = self.weights(self._edges(output) + self.share(gradient**2 / square)) * envelope
+        positions = segment_sum(weights[:, :1] * units, graph.edge_index[0], len(sites.crystal)) / EDGES**0.5
         total = segment_sum(weights[:, 1:] * gradient / square, crystal, len(sites))
         mean = total / segment_sum(envelope, crystal, len(sites)).clamp(min=1e-6)
         # along the orthonormal free directions, back to the six columns
         cells = torch.einsum("bk,bkj->bj", mean.to(real), sites.ties)
         return Scores(positions.to(real), cells)
+
+    def _edges(self, output: BackboneOutput) -> Tensor:
+        """What the outputs of edges read of the backbone, ``[E, hidden]``."""
+        geometry = output.geometry
+        i, j = geometry.graph.edge_index
+        hidden = self.centre(output.scalars)[i] + self.neighbour(output.scalars)[j] + self.radial(geometry.radial)
+        for ell, layer in enumerate(self.direction, 1):
+            harmonics = o3.spherical_harmonics(ell, geometry.vectors, normalize=True, normalization="norm")
+            hidden = hidden + (harmonics.unsqueeze(-1) * layer(output.equivariant[ell])[i]).sum(1)
+        return hidden
 
     # --- which sites hold a composition
 

@@ -70,8 +70,8 @@ class Langevin:
     def __init__(
         self,
         *,
-        position_sigma: Sequence[float] = (2.5, 0.03),
-        lattice_sigma: Sequence[float] = (1.0, 0.03),
+        position_sigma: Sequence[float] = (2.0, 0.03),
+        lattice_sigma: Sequence[float] = (5.0, 0.15),
         levels: int = 10,
         position_rate: float = 0.3,
         lattice_rate: float = 0.3,
@@ -122,7 +122,8 @@ class Langevin:
         cells: Tensor,
         generator: torch.Generator,
     ) -> tuple[SiteState, Scores]:
-        """Crystals perturbed at the levels of ``level`` ``[B]``, and the scores times σ that lead back, -z.
+        """Crystals perturbed at the levels of ``level`` ``[B]``, and the scores times σ that lead back: -z, save for
+        cells that had to be bounded.
 
         Args:
             sites, frac_coords, parameters: crystals.
@@ -134,12 +135,12 @@ class Langevin:
         sigma, sigma_cell = (s.to(parameters) for s in self.sigma(level))
         z = torch.randn(frac_coords.shape, generator=generator).to(parameters)
         z_cell = sites.free(torch.randn(len(sites), PARAMETERS, generator=generator).to(parameters))
-        z_cell = z_cell * cells.to(z_cell).unsqueeze(1)
         lattice = sites.lattice(parameters)
         z = torch.einsum("sij,sj->si", sites.tangent(lattice), z)
         moved = moved_by(sites, frac_coords, lattice, sigma[sites.crystal].unsqueeze(1) * z)
         perturbed = sites.bounded(parameters + sigma_cell.unsqueeze(1) * z_cell)
-        return SiteState(sites, moved, perturbed), Scores(-z, -z_cell)
+        perturbed = torch.where(cells.unsqueeze(1), perturbed, parameters)
+        return SiteState(sites, moved, perturbed), Scores(-z, (parameters - perturbed) / sigma_cell.unsqueeze(1))
 
     def times(self, steps: int) -> list[float]:
         """From 1 to 0."""

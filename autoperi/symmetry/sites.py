@@ -34,10 +34,12 @@ PARAMETERS = 6
 """Columns of cell parameters: three lengths or six coordinates of the log-metric; those that a group does not leave
 free are zero.
 """
-SOFTPLUS_LENGTH = 1.0
-"""k of φ in Å."""
-METRIC_EDGE = 5.0
-"""Å by which coordinates of the log-metric are multiplied, so that all cell parameters are lengths."""
+SOFTPLUS_LENGTH = 10.0
+"""k of φ in Å: about the edge of a cell, so that the same noise changes short and long edges by like shares."""
+METRIC_EDGE = 12.0
+"""Å by which coordinates of the log-metric are multiplied, so that all cell parameters are lengths and noise strains
+these cells as much as the others.
+"""
 MERGE_DISTANCE = 0.3
 """Å below which two images of a site are one atom (section 4.2)."""
 MAX_EDGES, EDGE_TIE = 64, 1e-3
@@ -46,7 +48,7 @@ its special position may have hundreds of images near it.
 """
 MAX_VOLUME_RATIO = 4.0
 """How many times larger or smaller than natural the volume of a cell may be on its way."""
-_DIFFERENCE = 1e-3
+_DIFFERENCE = 0.02
 """Å of the differences that give the derivative of a cell with respect to its parameters (section 4.3)."""
 _LAST_TRICLINIC, _LAST_MONOCLINIC, _LAST_ORTHORHOMBIC, _LAST_TETRAGONAL, _LAST_HEXAGONAL = 2, 15, 74, 142, 194
 

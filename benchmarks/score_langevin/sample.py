@@ -1,0 +1,286 @@
+"""Table 1 of Sultanov et al. (2023): coverage and Fréchet distances of crystals drawn for the space groups of test
+crystals.
+
+Each of ``--limit`` test crystals whose space group has at least the number ``--least-group`` gives one request: its
+group with its composition, or with its sites by element (the paper's way, where the composition is what comes out).
+
+* ``drawn``: one draw of each request as it comes.
+* ``returned``: what ``generate`` would return, the first of up to ``--tries`` draws of each request that passes its
+  checks: distances, composition, space group found by symmetry analysis.
+
+Coverage is against all test crystals of these groups, Fréchet distances against as many other ones. ``floor`` says the
+same of ``--limit`` real crystals of the training table.
+
+    python benchmarks/score_langevin/sample.py mp20_test.parquet --floor mp_train.parquet --out FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pymatgen.core import Structure
+
+from autoperi import AutoPeri
+from autoperi.data.convert import arrays_to_structures, to_arrays
+from autoperi.data.elements import symbol_of
+from autoperi.data.io import CrystalTable, read_table, write_crystals
+from autoperi.data.random import numpy_generator
+from autoperi.errors import StructureError
+from autoperi.evaluation.extractors import extractor
+from autoperi.metrics.counts import share
+from autoperi.metrics.coverage import coverage
+from autoperi.metrics.fingerprints import composition_fingerprints, structure_fingerprints
+from autoperi.metrics.frechet import frechet_report
+from autoperi.metrics.match import match_summary
+from autoperi.metrics.pairs import arrays_of, compare_pairs
+from autoperi.metrics.validity import structural_validity
+from autoperi.pipelines.accept import Tally
+from autoperi.pipelines.base import Candidate
+from autoperi.pipelines.request import Request, make_request
+from autoperi.pipelines.sampler import SamplerPipeline
+from autoperi.symmetry.analysis import analyse
+from autoperi.symmetry.orbits import read_orbits
+
+ASKED = ("composition", "sites")
+TOLERANCES = {"stol": 0.5, "ltol": 0.3, "angle_tol": 10}
+LEAST_GROUP = 16
+"""The paper leaves out triclinic and monoclinic crystals."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A test crystal, its space group, and its sites by element."""
+
+    row: int
+    crystal: Structure
+    group: int
+    sites: dict[str, int]
+
+    def request(self, asked: str, **how: Any) -> Request:
+        """For its group, with its composition or its sites."""
+        if asked == "sites":
+            return make_request(sites=self.sites, space_group=self.group, num_atoms=None, **how)
+        return make_request(self.crystal.composition, space_group=self.group, num_atoms=len(self.crystal), **how)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--model", default="score-langevin")
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--least-group", type=int, default=LEAST_GROUP)
+    parser.add_argument("--asked", nargs="+", choices=ASKED, default=list(ASKED))
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--tries", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--floor", type=Path, metavar="TABLE", help="training table whose crystals give the floor")
+    parser.add_argument("--draws", type=Path, help="write what is returned for compositions to this file")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    peri = AutoPeri.from_pretrained(args.model)
+    every = truths_of(read_table(args.table), args.least_group)
+    order = numpy_generator(args.seed, 1).permutation(len(every))
+    truths = [every[i] for i in order[: args.limit]]
+    measure = Measure([t.crystal for t in every], [every[i].crystal for i in order[args.limit : 2 * args.limit]])
+    cores = os.cpu_count()
+    result: dict[str, Any] = {
+        "data": args.table.name,
+        "crystals": len(truths),
+        "reference_crystals": len(every),
+        "least_group": args.least_group,
+        "groups": len({t.group for t in truths}),
+        "model": peri.provenance(),
+        "seed": args.seed,
+        "steps": args.steps,
+        "threads": args.threads,
+        "hardware": f"{'two' if cores == 2 else cores}-core CPU",
+    }
+
+    def keep() -> None:
+        if args.out:
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+    if args.floor:
+        known = truths_of(read_table(args.floor), args.least_group)
+        chosen = numpy_generator(args.seed, 2).permutation(len(known))[: args.limit]
+        result["floor"] = {"data": args.floor.name, **measure.figures([known[i].crystal for i in chosen])}
+        keep()
+    for asked in args.asked:
+        result[asked] = figures = run(peri, truths, measure, asked, args)
+        print(asked, json.dumps(figures), flush=True)
+        keep()
+
+
+def truths_of(table: CrystalTable, least_group: int) -> list[Truth]:
+    """Crystals of a table whose space group has at least this number."""
+    found = []
+    for row, crystal in enumerate(table.structures()):
+        read = read_orbits(*to_arrays(crystal))
+        if read is not None and read[0].number >= least_group:
+            sites = Counter(symbol_of(orbit.element) for orbit in read[1])
+            found.append(Truth(row, crystal, read[0].number, dict(sites)))
+    return found
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What crystals are measured against: all reference crystals for coverage, and some for Fréchet distances."""
+
+    reference: list[Structure]
+    others: list[Structure]
+
+    def figures(self, crystals: Sequence[Structure]) -> dict[str, Any]:
+        """Coverage and Fréchet distances of crystals."""
+        quiet: dict[str, Any] = {"progress": False, "processes": 1}
+        made, others, reference = (
+            structure_fingerprints(side, **quiet) for side in (crystals, self.others, self.reference)
+        )
+        compositions = [composition_fingerprints(side, progress=False) for side in (crystals, self.reference)]
+        covered = coverage(made, compositions[0], reference, compositions[1])
+        distances = frechet_report(
+            crystals,
+            self.others,
+            features=[extractor("cgcnn")],
+            given={"crystalnn": (made, others)},
+            progress=False,
+        )
+        return {
+            "crystals": len(crystals),
+            **{key: covered[key] for key in ("cov_precision", "cov_recall", "amsd_precision", "amsd_recall")},
+            **{f"frechet_{name}": distance for name, distance in distances.items()},
+        }
+
+
+def run(peri: AutoPeri, truths: list[Truth], measure: Measure, asked: str, args: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one way to ask."""
+    pipeline = peri.pipeline
+    assert isinstance(pipeline, SamplerPipeline)
+    how = {"steps": args.steps, "seed": args.seed}
+    waiting = list(range(len(truths)))
+    returned: dict[int, Structure] = {}
+    first: list[Structure | None] = []
+    tally, seconds, draws = Tally(), 0.0, 0
+    for turn in range(args.tries):
+        started = time.perf_counter()
+        candidates = drawn(pipeline, truths, waiting, asked, turn, args.batch_size, how)
+        seconds += time.perf_counter() - started
+        draws += len(waiting)
+        if turn == 0:
+            first = [structure_of(candidates[k]) for k in waiting]
+            first_seconds = seconds
+        still = []
+        for k in waiting:
+            good = list(peri.judge.accept([candidates[k]], truths[k].request(asked, **how), tally))
+            if good:
+                crystal = structure_of(good[0].candidate)
+                assert crystal is not None
+                returned[k] = crystal
+            else:
+                still.append(k)
+        waiting = still
+        print(asked, "turn", turn, "waiting", len(waiting), vars(tally), flush=True)
+        if not waiting:
+            break
+    if args.draws and asked == "composition":
+        for k, crystal in returned.items():
+            crystal.properties["row"] = truths[k].row
+        write_crystals(list(returned.values()), args.draws)
+    whole = [c for c in first if c is not None]
+    return {
+        "drawn": {
+            "came_apart": len(first) - len(whole),
+            "crystals_per_second": round(len(first) / first_seconds, 2),
+            **facts(first, truths),
+            **measure.figures(whole),
+        },
+        "returned": {
+            "requests_without_a_crystal": len(waiting),
+            "draws": draws,
+            "refused": {key: value for key, value in vars(tally).items() if value},
+            "crystals_per_second": round(len(returned) / seconds, 2),
+            **facts([returned.get(k) for k in range(len(truths))], truths),
+            **measure.figures(list(returned.values())),
+        },
+    }
+
+
+def drawn(
+    pipeline: SamplerPipeline,
+    truths: list[Truth],
+    wanted: list[int],
+    asked: str,
+    turn: int,
+    size: int,
+    how: dict[str, Any],
+) -> dict[int, Candidate]:
+    """One draw for each of the ``wanted`` truths; those of one group share a batch, which changes no draw."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for k in wanted:
+        groups[truths[k].group].append(k)
+    found: dict[int, Candidate] = {}
+    for own in groups.values():
+        for start in range(0, len(own), size):
+            part, waiting = own[start : start + size], []
+            for k in part:
+                index = turn * len(truths) + k
+                (candidate,) = pipeline.candidates(truths[k].request(asked, **how), [index])
+                assert candidate is not None
+                waiting.append(candidate)
+            # elements and sizes are the candidates' own: of the request only group, steps and seed are read
+            made = pipeline.refine(truths[part[0]].request(asked, **how), waiting)
+            found |= dict(zip(part, made, strict=True))
+    return found
+
+
+def structure_of(candidate: Candidate) -> Structure | None:
+    """The crystal of a candidate, None for one that came apart."""
+    if not np.isfinite(candidate.lattice).all() or abs(np.linalg.det(candidate.lattice)) < 1e-3:
+        return None
+    arrays = (candidate.lattice, candidate.frac_coords, candidate.numbers)
+    return arrays_to_structures([arrays], properties=[{}])[0]
+
+
+def facts(crystals: list[Structure | None], truths: list[Truth]) -> dict[str, Any]:
+    """Validity, space groups kept, and match rate of one crystal a request."""
+    groups = [None if c is None else group_of(c) for c in crystals]
+    pairs = [(k, k) for k, c in enumerate(crystals) if c is not None]
+    made = arrays_of([t.crystal if c is None else c for c, t in zip(crystals, truths, strict=True)])
+    rms: list[list[float | None]] = [[None] for _ in truths]
+    work: dict[str, Any] = {"tolerances": TOLERANCES, "processes": 1, "progress": False}
+    for (k, _), r in zip(
+        pairs, compare_pairs(made, arrays_of([t.crystal for t in truths]), pairs, **work), strict=True
+    ):
+        rms[k] = [r if isinstance(r, float) else None]
+    matched = match_summary(rms, ks=[1])
+    present = [(g, t.group) for g, t in zip(groups, truths, strict=True) if g is not None]
+    return {
+        "valid": share([c is not None and structural_validity(c).valid for c in crystals]),
+        "group_kept": share([g == asked for g, asked in present]),
+        "match_rate": round(float(matched["match_at"][1]), 4),
+        "rmse": matched["rmse"],
+    }
+
+
+def group_of(crystal: Structure) -> int:
+    """The number of its space group at the tolerance of ``generate``; 0 where there is none."""
+    try:
+        return int(analyse(*to_arrays(crystal)).number)
+    except StructureError:
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
 """Table 1 of Sultanov et al. (2023): coverage and Fréchet distances of crystals drawn for the space groups of test
 crystals.
 
-Each of ``--limit`` test crystals whose space group has at least the number ``--least-group`` gives one request: its
-group with its composition, or with its sites by element (the paper's way, where the composition is what comes out).
+Each of ``--limit`` test crystals whose space group has at least the number ``--least-group`` gives one request: for its
+group with its composition (``group``), or with its sites by element (``sites``, the paper's way, where the composition
+is what comes out).
 
 * ``drawn``: one draw of each request as it comes.
 * ``returned``: what ``generate`` would return, the first of up to ``--tries`` draws of each request that passes its
@@ -51,7 +52,7 @@ from autoperi.pipelines.sampler import SamplerPipeline
 from autoperi.symmetry.analysis import analyse
 from autoperi.symmetry.orbits import read_orbits
 
-ASKED = ("composition", "sites")
+ASKED = ("group", "sites")
 TOLERANCES = {"stol": 0.5, "ltol": 0.3, "angle_tol": 10}
 LEAST_GROUP = 16
 """The paper leaves out triclinic and monoclinic crystals."""
@@ -67,10 +68,13 @@ class Truth:
     sites: dict[str, int]
 
     def request(self, asked: str, **how: Any) -> Request:
-        """For its group, with its composition or its sites."""
+        """For its composition (``composition``), with its group too (``group``), or for its group and sites
+        (``sites``).
+        """
         if asked == "sites":
             return make_request(sites=self.sites, space_group=self.group, num_atoms=None, **how)
-        return make_request(self.crystal.composition, space_group=self.group, num_atoms=len(self.crystal), **how)
+        group = self.group if asked == "group" else None
+        return make_request(self.crystal.composition, space_group=group, num_atoms=len(self.crystal), **how)
 
 
 def main() -> None:
@@ -86,7 +90,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--floor", type=Path, metavar="TABLE", help="training table whose crystals give the floor")
-    parser.add_argument("--draws", type=Path, help="write what is returned for compositions to this file")
+    parser.add_argument("--draws", type=Path, help="write what is returned for groups and compositions")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -194,7 +198,7 @@ def run(peri: AutoPeri, truths: list[Truth], measure: Measure, asked: str, args:
         print(asked, "turn", turn, "waiting", len(waiting), vars(tally), flush=True)
         if not waiting:
             break
-    if args.draws and asked == "composition":
+    if args.draws and asked == "group":
         for k, crystal in returned.items():
             crystal.properties["row"] = truths[k].row
         write_crystals(list(returned.values()), args.draws)
@@ -226,10 +230,12 @@ def drawn(
     size: int,
     how: dict[str, Any],
 ) -> dict[int, Candidate]:
-    """One draw for each of the ``wanted`` truths; those of one group share a batch, which changes no draw."""
+    """One draw for each of the ``wanted`` truths; those that ask for one group share a batch, which changes no
+    draw.
+    """
     groups: dict[int, list[int]] = defaultdict(list)
     for k in wanted:
-        groups[truths[k].group].append(k)
+        groups[truths[k].group if asked != "composition" else 0].append(k)
     found: dict[int, Candidate] = {}
     for own in groups.values():
         for start in range(0, len(own), size):

@@ -84,7 +84,8 @@ class ScoreLangevin(nn.Module):
         self.radial = nn.Linear(n_radial, hidden, bias=False)
         self.direction = nn.ModuleList(nn.Linear(channels, hidden, bias=False) for _ in range(l_max))
         self.share = nn.Linear(PARAMETERS, hidden, bias=False)
-        self.weights = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2))
+        self.position_weight = nn.Sequential(nn.SiLU(), mlp(hidden, hidden, 1))
+        self.cell_weight = nn.Sequential(nn.SiLU(), mlp(hidden, hidden, 1))
         self.register_buffer("element_volume", torch.full((MAX_ATOMIC_NUMBER + 1,), MEAN_VOLUME_PER_ATOM))
         # how often groups and their positions occur, by logarithms; filled by the training
         self.register_buffer("group_log_p", torch.zeros(N_GROUPS))
@@ -123,9 +124,11 @@ class ScoreLangevin(nn.Module):
         gradient = torch.einsum("ea,ekab,eb->ek", fractional.to(dtype), slopes, units)
         square = (gradient**2).sum(-1, keepdim=True).clamp(min=1e-6)
         envelope = polynomial_envelope(geometry.distances / self.backbone.cutoff).unsqueeze(-1)
-        weights = self.weights(self._edges(output) + self.share(gradient**2 / square)) * envelope
-        positions = segment_sum(weights[:, :1] * units, graph.edge_index[0], len(sites.crystal)) / EDGES**0.5
-        total = segment_sum(weights[:, 1:] * gradient / square, crystal, len(sites))
+        hidden = self._edges(output)
+        forces = self.position_weight(hidden) * envelope * units
+        positions = segment_sum(forces, graph.edge_index[0], len(sites.crystal)) / EDGES**0.5
+        stretch = self.cell_weight(hidden + self.share(gradient**2 / square)) * envelope
+        total = segment_sum(stretch * gradient / square, crystal, len(sites))
         mean = total / segment_sum(envelope, crystal, len(sites)).clamp(min=1e-6)
         # along the orthonormal free directions, back to the six columns
         cells = torch.einsum("bk,bkj->bj", mean.to(real), sites.ties)

@@ -173,6 +173,8 @@ def _drawn(sites: Sites, generators: Sequence[torch.Generator]) -> tuple[Tensor,
 
 
 def moved_by(sites: Sites, frac_coords: Tensor, lattice: Tensor, way: Tensor) -> Tensor:
-    """Sites ``[S, 3]`` after Cartesian displacements ``[S, 3]``, on their Wyckoff positions, wrapped."""
+    """Sites ``[S, 3]`` after Cartesian displacements ``[S, 3]``, wrapped; they stay on their Wyckoff positions where the
+    displacements are tangent to these.
+    """
     inverse = torch.linalg.inv(lattice)[sites.crystal]
-    return wrap(sites.placed(frac_coords + torch.einsum("si,sij->sj", way, inverse)))
+    return wrap(frac_coords + torch.einsum("si,sij->sj", way, inverse))

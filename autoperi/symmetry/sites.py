@@ -2,7 +2,7 @@
 (Sultanov et al. 2023, sections 2, 4.1 and 4.3).
 
 A *site* stands for an orbit: its images under the operations of the group are the atoms. Images that are nearer than
-:data:`MERGE_DISTANCE` are one atom in their midst, so a site may move freely and still end on a special position. A
+its ``merge_distance`` are one atom at their centroid, so a site may move freely and still end on a special position. A
 site may also be bound to a Wyckoff position, which fixes how many atoms it stands for.
 
 Cells are those of the conventional setting: lengths of its edges at the angles of the crystal family, written as L₃ =
@@ -40,8 +40,10 @@ METRIC_EDGE = 12.0
 """Å by which coordinates of the log-metric are multiplied, so that all cell parameters are lengths and noise strains
 these cells as much as the others.
 """
-MERGE_DISTANCE = 0.3
-"""Å below which two images of a site are one atom (section 4.2)."""
+MERGE_DISTANCE, ROUNDING = 0.3, 1e-3
+"""Å below which two images of a site are one atom (section 4.2), and where its Wyckoff position says how many atoms it
+stands for.
+"""
 MAX_EDGES, EDGE_TIE = 64, 1e-3
 """Edges of a site that the multigraph keeps, the shortest ones, and Å within which edges are equally long: a site off
 its special position may have hundreds of images near it.
@@ -69,6 +71,8 @@ class Sites:
         metric: whose parameters are coordinates of the log-metric, ``[B]``.
         maps, offsets: each site's Wyckoff position in the primitive cell as a map x → M x + o that leaves its own
             points in place, ``[S, 3, 3]`` and ``[S, 3]``; the identity for a site that is bound to none.
+        merge_distance: Å below which two images of a site are one atom, ``[S]``: :data:`MERGE_DISTANCE`, or for sites on
+            Wyckoff positions no more than rounding, so that they keep their numbers of atoms.
         volume: natural volume of each conventional cell in Å³, ``[B]``.
     """
 
@@ -84,6 +88,7 @@ class Sites:
     metric: Tensor
     maps: Tensor
     offsets: Tensor
+    merge_distance: Tensor
     volume: Tensor
 
     def __len__(self) -> int:
@@ -101,12 +106,11 @@ class Sites:
             **{k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in given.items()}
         )
 
-    def unbound(self, chosen: Tensor) -> Sites:
-        """The same with the sites of the crystals of ``chosen`` ``[B]`` bound to no Wyckoff position."""
-        free = chosen[self.crystal]
-        one = torch.eye(3, dtype=self.maps.dtype, device=self.maps.device)
-        maps = torch.where(free[:, None, None], one, self.maps)
-        return replace(self, maps=maps, offsets=torch.where(free[:, None], 0.0, self.offsets))
+    def unbound(self) -> Sites:
+        """The same with sites that are bound to no Wyckoff position."""
+        maps = torch.eye(3, dtype=self.maps.dtype, device=self.maps.device).expand_as(self.maps)
+        merge = torch.full_like(self.merge_distance, MERGE_DISTANCE)
+        return replace(self, maps=maps, offsets=torch.zeros_like(self.offsets), merge_distance=merge)
 
     # --- cells
 
@@ -163,7 +167,11 @@ class Sites:
     # --- positions
 
     def placed(self, frac_coords: Tensor) -> Tensor:
-        """Sites ``[S, 3]`` moved onto their Wyckoff positions, wrapped into the primitive cell."""
+        """Any points ``[S, 3]`` taken onto the Wyckoff positions of their sites, wrapped into the primitive cell.
+
+        M may have fractions in a primitive cell, so that points which differ by lattice vectors are taken to different
+        places: sites that are on their positions stay there by :meth:`tangent`, not by this.
+        """
         return wrap(torch.einsum("sij,sj->si", self.maps, frac_coords) + self.offsets)
 
     def tangent(self, lattice: Tensor) -> Tensor:
@@ -175,7 +183,7 @@ class Sites:
         return torch.linalg.pinv(span, rtol=1e-6) @ span
 
     def images(self, frac_coords: Tensor, lattice: Tensor) -> tuple[CrystalBatch, Tensor, Tensor]:
-        """All atoms: the images of sites, where images that coincide are one atom in their midst.
+        """All atoms: the images of sites, where images that coincide are one atom at their centroid.
 
         Args:
             frac_coords: ``[S, 3]``; lattice: primitive cells, ``[B, 3, 3]``.
@@ -185,25 +193,46 @@ class Sites:
             themselves belong to ``[N]``, the first of each.
         """
         counts = self.operations[self.crystal]
-        site = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        operation = ranges((torch.cumsum(self.operations, 0) - self.operations)[self.crystal], counts)
-        point = torch.einsum("mij,mj->mi", self.rotations[operation], frac_coords[site]) + self.translations[operation]
+        point, site, _ = self._images(frac_coords)
         head = self._atoms(point, lattice, counts)
-        # the midst of an atom's images, found from the first of them
+        # the centroid of an atom's images, found from the first of them
         apart = wrap_centered(point - point[head])
         keep = head == torch.arange(len(point), device=head.device)
         many = torch.bincount(head, minlength=len(point)).clamp(min=1).to(point.dtype)
-        midst = point + segment_sum(apart, head, len(point)) / many.unsqueeze(1)
+        centroid = point + segment_sum(apart, head, len(point)) / many.unsqueeze(1)
         first = torch.zeros_like(keep)
         first[torch.cumsum(counts, 0) - counts] = True
         kept = site[keep]
         n_atoms = torch.bincount(self.crystal[kept], minlength=len(self))
-        batch = CrystalBatch(lattice, wrap(midst[keep]), self.atomic_numbers[kept], n_atoms)
+        batch = CrystalBatch(lattice, wrap(centroid[keep]), self.atomic_numbers[kept], n_atoms)
         return batch, kept, first[keep]
 
+    def seen(self, frac_coords: Tensor, lattice: Tensor) -> Tensor:
+        """Projectors ``[S, 3, 3]`` of Cartesian displacements of sites onto those that move their atoms: where images
+        are one atom at their centroid, this is the mean of their rotations.
+        """
+        counts = self.operations[self.crystal]
+        start = torch.cumsum(counts, 0) - counts
+        point, site, rotation = self._images(frac_coords)
+        own = (self._atoms(point, lattice, counts) == start[site]).to(rotation)
+        mean = segment_sum((own[:, None, None] * rotation).flatten(1), site, len(counts)).view(-1, 3, 3)
+        mean = mean / segment_sum(own.unsqueeze(1), site, len(counts)).unsqueeze(-1)
+        cell = lattice[self.crystal]
+        return torch.linalg.inv(cell) @ mean.transpose(1, 2) @ cell
+
+    def _images(self, frac_coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images of sites under all operations ``[M, 3]``, site by site, the site of each ``[M]``, and the rotations
+        that made them ``[M, 3, 3]``.
+        """
+        counts = self.operations[self.crystal]
+        site = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        operation = ranges((torch.cumsum(self.operations, 0) - self.operations)[self.crystal], counts)
+        rotation = self.rotations[operation]
+        return torch.einsum("mij,mj->mi", rotation, frac_coords[site]) + self.translations[operation], site, rotation
+
     def _atoms(self, point: Tensor, lattice: Tensor, counts: Tensor) -> Tensor:
-        """The first image of the atom that each image belongs to, ``[M]``: images of a site that are nearer than
-        :data:`MERGE_DISTANCE`, or joined by others that are, are one atom.
+        """The first image of the atom that each image belongs to, ``[M]``: images of a site that are nearer than its
+        merge distance, or joined by others that are, are one atom.
         """
         start = torch.cumsum(counts, 0) - counts
         n_pairs = counts**2
@@ -214,7 +243,8 @@ class Sites:
         # a vector this short is the wrapped difference itself, however skewed the cell may be
         apart = wrap_centered(point.detach()[one] - point.detach()[other])
         apart = torch.einsum("pi,pij->pj", apart, lattice.detach()[self.crystal[owner]])
-        same = (apart**2).sum(-1) < MERGE_DISTANCE**2
+        nearest = torch.repeat_interleave(self.merge_distance, n_pairs)
+        same = (apart**2).sum(-1) < nearest**2
         one, other = one[same], other[same]
         head = torch.arange(len(point), device=point.device)
         while True:
@@ -308,6 +338,7 @@ def sites_of(
         metric=torch.tensor([int(g) <= _LAST_MONOCLINIC for g in groups]),
         maps=torch.stack(maps),
         offsets=torch.stack(offsets),
+        merge_distance=torch.tensor([MERGE_DISTANCE if p is None else ROUNDING for _, p in every], dtype=torch.float64),
         volume=torch.as_tensor(volumes, dtype=torch.float64),
     )
 

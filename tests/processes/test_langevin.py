@@ -114,3 +114,24 @@ def test_what_makes_no_ladder_is_refused() -> None:
             Langevin(**options)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="needs the sites"):
         Langevin().start(Condition(torch.tensor([1]), torch.tensor([1])), [torch_generator(0)])
+
+
+@pytest.mark.parametrize("number", range(1, 231))
+def test_sites_are_moved_along_their_positions_and_nowhere_else(number: int) -> None:
+    """To be moved by nothing changes nothing, and two moves are the move by their sum; also where the map of a position
+    has fractions in the primitive cell.
+    """
+    positions = [p for p in wyckoff_positions(number) if p.dof]
+    if not positions:
+        return
+    given = sites_of([number], [[(11, p) for p in positions]], [500.0])
+    lattice, n = given.lattice(given.natural()), len(positions)
+    generator = torch.Generator().manual_seed(number)
+    at = given.placed(torch.rand(n, 3, generator=generator, dtype=torch.float64))
+    one, other = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    one, other = (torch.einsum("sij,sj->si", given.tangent(lattice), v) for v in (one, other))
+    assert float(wrap_centered(moved_by(given, at, lattice, 0 * one) - at).abs().max()) < 1e-12
+    twice = moved_by(given, moved_by(given, at, lattice, one), lattice, other)
+    assert float(wrap_centered(twice - moved_by(given, at, lattice, one + other)).abs().max()) < 1e-12
+    atoms = given.images(twice, lattice)[1]
+    assert torch.bincount(atoms).tolist() == [p.primitive_multiplicity for p in positions]

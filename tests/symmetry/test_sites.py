@@ -108,6 +108,26 @@ def test_images_within_the_merging_distance_are_one_atom() -> None:
     assert counts == [1, 1, 6]
 
 
+def test_the_projector_of_what_is_seen_is_how_the_centroid_of_images_moves() -> None:
+    groups = [25, 99, 194, 225]
+    sites = sites_of(groups, [[(11, None), (17, None)]] * 4, [300.0] * 4)
+    parameters = sites.natural()
+    lattice = sites.lattice(parameters)
+    inverse = torch.linalg.inv(lattice)[sites.crystal]
+    near = 0.05 * torch.randn(8, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    frac = torch.einsum("si,sij->sj", near, inverse)  # about the origin, a special position of all of them
+    seen = sites.seen(frac, lattice)
+    batch, _, first = sites.images(frac, lattice)
+    assert int(batch.n_atoms.sum()) < int(sites.operations[sites.crystal].sum())
+    push = 1e-4 * torch.randn(8, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    moved, _, _ = sites.images(frac + torch.einsum("si,sij->sj", push, inverse), lattice)
+    found = wrap_centered(moved.frac_coords[first] - batch.frac_coords[first])
+    found = torch.einsum("si,sij->sj", found, lattice[sites.crystal])
+    torch.testing.assert_close(found, torch.einsum("sij,sj->si", seen, push), atol=1e-12, rtol=1e-6)
+    torch.testing.assert_close(seen @ seen, seen)
+    assert sorted(seen.diagonal(dim1=1, dim2=2).sum(-1).round().int().tolist()) == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
 def test_textbook_crystals_come_back_from_their_sites() -> None:
     crystals = tiny_crystals()
     data = site_crystals([to_arrays(c) for c in crystals])

@@ -65,11 +65,13 @@ class ScoreLangevinTask(CrystalTask):
         cells = (torch.rand(n, generator=generator) < 0.5).to(device)
         # a whole batch or none of it: sites off their positions have many more images, for which all would be padded
         leave = bool(torch.rand(1, generator=generator) < self.unbound_share)
-        sites = batch.sites.unbound(torch.full((n,), leave, device=device))
+        sites = batch.sites.unbound() if leave else batch.sites
         at = (sites, batch.frac_coords, batch.parameters)
         state, wanted = network.process.noised(*at, level, cells, generator)
         found = network.scores(state, level)
-        tangent = sites.tangent(sites.lattice(state.parameters))
+        lattice = sites.lattice(state.parameters)
+        # of the noise of a site that is merged with its images nothing can be seen but what moves their centroid
+        tangent = sites.seen(state.frac_coords, lattice) if leave else sites.tangent(lattice)
         off = torch.einsum("sij,sj->si", tangent, found.positions - wanted.positions)
         still = ~cells[sites.crystal]
         free = tangent.diagonal(dim1=1, dim2=2).sum(-1)

@@ -24,10 +24,10 @@ def parse_formula(composition: Any, *, reduced: bool = True) -> Formula:
 
     Args:
         composition: any of these.
-        reduced: False keeps the amounts as they are written.
+        reduced: False keeps the amounts as they are written, which must be whole.
 
     Raises:
-        RequestError: no formula, an unknown element, or amounts that are not a ratio of small whole numbers.
+        RequestError: no formula, an unknown element, or amounts that are not whole or a ratio of small whole numbers.
     """
     amounts: Mapping[Any, float]
     if isinstance(composition, str):
@@ -64,7 +64,9 @@ def parse_formula(composition: Any, *, reduced: bool = True) -> Formula:
             )
     scale = reduce(math.lcm, (r.denominator for r in ratios.values()))
     whole = {z: int(r * scale) for z, r in ratios.items()}
-    divisor = reduce(math.gcd, whole.values()) if reduced else scale
+    if not reduced and scale > 1:
+        raise RequestError(f"composition={composition!r} has amounts that are not whole; write whole ones")
+    divisor = reduce(math.gcd, whole.values()) if reduced else 1
     return tuple(sorted((z, c // divisor) for z, c in whole.items()))
 
 

@@ -7,13 +7,14 @@ both scores,
     s_X(i) σ = Σ_e w_e u_e                                                     (section 4.2)
     s_L σ    = mean_e  w'_e G_e / ‖G_e‖²,   G_e = ∂d_e/∂(cell parameters)       (section 4.3)
 
-with u_e the unit vector and d_e the length of an edge. What an edge's output sees are both ends, its length, its
-direction among the other edges of its site, and the shares that the cell parameters have in G_e. Beyond the paper, a
-node also sees the group and how much larger than natural the cell is. What is read is scaled to 20 Å³ an atom by the
-volumes of the elements.
+with u_e the unit vector and d_e the length of an edge; the mean is weighted by the envelope that ends at the cutoff.
+w_e and w'_e are read from both ends of the edge, its length, and its direction among the other edges of its site.
+Beyond the paper, w'_e is also read from the shares that the cell parameters have in G_e, which names the axes of the
+conventional setting, and nodes see the group and how much larger than natural the cell is. What is read is scaled to 20
+Å³ an atom by the volumes of the elements.
 
 The network also knows how often groups and Wyckoff positions occur, and completes a request that names a composition by
-a group and sites which hold it exactly (:mod:`autoperi.symmetry.orbit_grammar`).
+a group and sites which hold it exactly (:mod:`autoperi.symmetry.orbit_grammar`): the paper leaves the composition open.
 """
 
 from __future__ import annotations
@@ -183,14 +184,35 @@ class ScoreLangevin(nn.Module):
         return fitting[_drawn(self.group_log_p[fitting], generator)]
 
     def _sentence(self, group: int, counts: tuple[int, ...], generator: torch.Generator) -> Sentence:
-        words, state = grammar(group, counts), grammar(group, counts).start
+        """Wyckoff positions of each element, with a probability proportional to the product of their frequencies."""
+        words, state, positions = grammar(group, counts), grammar(group, counts).start, wyckoff_positions(group)
+        share = torch.softmax(self.site_log_p[group, : len(positions)].double().cpu(), 0)
+        mass = _masses(positions, share.tolist(), max(counts))
         found: list[list[int]] = [[] for _ in counts]
         while not words.done(state):
             allowed = words.allowed(state)
-            letter = allowed[_drawn(self.site_log_p[group, allowed], generator)]
+            weight = []
+            for letter in allowed:
+                left = state.left - positions[letter].primitive_multiplicity
+                weight.append(float(share[letter]) * mass[letter + (positions[letter].dof == 0)][left])
+            p = torch.tensor(weight, dtype=torch.float64).clamp(min=1e-300)
+            letter = allowed[_drawn(torch.log(p), generator)]
             found[state.element].append(letter)
             state = words.after(state, letter)
         return tuple(tuple(own) for own in found)
+
+
+def _masses(positions: Sequence[WyckoffPosition], share: Sequence[float], most: int) -> list[list[float]]:
+    """Of each first letter and number of atoms, the sum over the ways of one element to place these of the product of
+    the shares of its letters. That other elements may have taken a position without free coordinates is left out.
+    """
+    mass = [[float(r == 0) for r in range(most + 1)] for _ in range(len(positions) + 1)]
+    for k, position in reversed(list(enumerate(positions))):
+        size = position.primitive_multiplicity
+        mass[k] = list(mass[k + 1])
+        for r in range(size, most + 1):
+            mass[k][r] += share[k] * mass[k + (position.dof == 0)][r - size]
+    return mass
 
 
 def _drawn(log_p: Tensor, generator: torch.Generator) -> int:

@@ -18,6 +18,7 @@ import torch
 from autoperi.data.checks import whole_number
 from autoperi.data.convert import batch_arrays
 from autoperi.data.crystal import CrystalBatch
+from autoperi.data.elements import symbol_of
 from autoperi.errors import StructureError
 from autoperi.geometry.distances import MIN_DISTANCE_RATIO, minimum_distance_ratios
 from autoperi.models.evaluate import evaluate
@@ -88,9 +89,11 @@ class Tally:
     nothing: int = 0
     accepted: int = 0
 
-    def too_few(self, wanted: int, composition: Any) -> str:
-        """That fewer than ``wanted`` crystals of ``composition`` (None: any) passed, and why."""
-        asked = "any composition" if composition is None else composition
+    def too_few(self, wanted: int, request: Request) -> str:
+        """That fewer than ``wanted`` crystals of a request passed, and why."""
+        asked = "any composition" if request.asked is None else request.asked
+        if request.sites is not None:
+            asked = "sites " + "".join(f"{symbol_of(z)}{count}" for z, count in request.sites)
         other = f"{self.other_composition} of another composition, " if self.other_composition else ""
         return (
             f"only {self.accepted} of {wanted} crystals of {asked} could be made ({self.tried} candidates tried, "

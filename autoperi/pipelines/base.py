@@ -116,9 +116,10 @@ class Pipeline(ABC):
             raise RequestError(f"model {model!r} draws no compositions; give one such as 'NaCl'")
         for name in request.wanted():
             if name not in self.supports | COMMON and not (name == "model" and self.parts):
+                other = "score-langevin" if name == "sites" else "autoperi-base"
                 raise RequestError(
                     f"model {model!r} does not honour {name}; it takes {', '.join(sorted(self.supports | COMMON))}: "
-                    f"leave {name} out, or use a model that takes it, such as 'autoperi-base'"
+                    f"leave {name} out, or use a model that takes it, such as {other!r}"
                 )
         if request.steps is not None and not self.min_steps <= request.steps <= self.max_steps:
             raise RequestError(

@@ -25,18 +25,7 @@ def formula_units(request: Request, num_atoms: Any) -> tuple[int, ...]:
     """
     formula, composition, group = request.composition or (), request.asked, request.space_group
     low, high = request.num_atoms
-    system, excluded = request.chemical_system, request.exclude_elements
-    elements = {z for z, _ in formula}
-    if elements & excluded:
-        names = ", ".join(sorted(symbol_of(z) for z in elements & excluded))
-        raise RequestError(
-            f"composition={composition!s} contains {names}, which exclude_elements forbids; drop it from one of them"
-        )
-    if system is not None and elements != system:
-        raise RequestError(
-            f"composition={composition!s} is not of the chemical system {'-'.join(sorted(map(symbol_of, system)))}; "
-            "drop one of the two"
-        )
+    check_elements(request, f"composition={composition!s}", {z for z, _ in formula})
     size = sum(c for _, c in formula)
     units = tuple(k for k in range(1, high // size + 1) if low <= k * size <= high)
     if not units:
@@ -69,6 +58,22 @@ def formula_units(request: Request, num_atoms: Any) -> tuple[int, ...]:
             )
         units = fitting
     return units
+
+
+def check_elements(request: Request, said: str, elements: set[int]) -> None:
+    """Refuse elements that contradict another option; ``said`` is what names them.
+
+    Raises:
+        RequestError: naming both.
+    """
+    system, excluded = request.chemical_system, request.exclude_elements
+    if elements & excluded:
+        names = ", ".join(sorted(symbol_of(z) for z in elements & excluded))
+        raise RequestError(f"{said} contains {names}, which exclude_elements forbids; drop it from one of them")
+    if system is not None and elements != system:
+        raise RequestError(
+            f"{said} is not of the chemical system {'-'.join(sorted(map(symbol_of, system)))}; drop one of the two"
+        )
 
 
 def cell_size_log_probabilities(request: Request, proposer: Proposer) -> dict[int, float]:

@@ -99,7 +99,7 @@ class Generation:
                 done = [give(s) for s in self._best(accepted, request, ranker, wanted)]
                 raise GenerationInterrupted(done, wanted) from None
         if len(accepted) < wanted:
-            message = tally.too_few(wanted, request.asked)
+            message = tally.too_few(wanted, request)
             if options.strict:
                 raise RequestError(
                     f"{message}; ask for fewer, loosen the request, or pass strict=False to keep what there is"

@@ -112,7 +112,6 @@ class SamplerPipeline(Pipeline):
             else torch.full((len(candidates),), request.space_group, device=self.device),
             are_sites=request.sites is not None,
         )
-        # a network may know more of what crystals shall be, such as which Wyckoff positions hold a composition
         if hasattr(self.network, "completed"):
             condition = self.network.completed(condition, generators)
         times = self.process.times(self.steps if request.steps is None else request.steps)

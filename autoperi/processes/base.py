@@ -80,7 +80,11 @@ class Process(Protocol[S]):
 
 
 class Predictor(Protocol):
-    """A generative network, as a sampler asks it."""
+    """A generative network, as a sampler asks it.
+
+    One that knows more of what crystals shall be, such as the Wyckoff positions that hold a composition, may also have
+    ``completed(condition, generators)``, which gives the condition with all of that.
+    """
 
     def predict(self, state: Any, t: float, condition: Condition) -> Any:
         """What the process wants to know of the state at time ``t``."""

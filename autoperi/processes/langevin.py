@@ -2,9 +2,11 @@
 
     x ← x + ½ ε_k s(x) + √ε_k z,      ε_k = γ σ_k²
 
-on a ladder of falling noise levels σ_1 > … > σ_F, the same number of steps on each. Atoms move in Å, on their Wyckoff
-positions where they are bound to one; cell parameters move with 0.15 of the noise, so that cells come out near a
-maximum of their density. The last step follows the score to its end without noise.
+on a ladder of falling noise levels σ_1 > … > σ_F, the same number of steps on each (γ is the paper's γ/σ_F²; of fewer
+steps than levels, levels are left out). Atoms move in Å, on their Wyckoff positions where they are bound to one; cell
+parameters move with 0.15 of the noise, so that cells come out near a maximum of their density. Both scores are asked at
+the same state, as Algorithm 1 has it. Unlike the paper's, the last step is x ← x + σ² s(x), the mean of what the noise
+of its level may have come from.
 """
 
 from __future__ import annotations
@@ -82,6 +84,11 @@ class Langevin:
                 raise RequestError(f"{name}={pair!r} is no ladder of noise; give a larger and a smaller number of Å")
         if levels < 2:
             raise RequestError(f"levels={levels!r} is no ladder of noise; give at least 2")
+        for name, rate in (("position_rate", position_rate), ("lattice_rate", lattice_rate)):
+            if not 0 < rate <= 2:
+                raise RequestError(f"{name}={rate!r} is no rate; give a number above 0 and up to 2")
+        if not 0 <= lattice_temperature <= 1:
+            raise RequestError(f"lattice_temperature={lattice_temperature!r} is none; give a number from 0 to 1")
         self.levels = levels
         self.position_rate, self.lattice_rate = position_rate, lattice_rate
         self.lattice_temperature = lattice_temperature
@@ -149,7 +156,7 @@ class Langevin:
     def step(
         self, state: SiteState, prediction: Scores, t: float, dt: float, generators: Sequence[torch.Generator]
     ) -> SiteState:
-        """One step of Algorithm 1; the one that ends at 0 goes σ² s, to where the noise of the last level came from."""
+        """One step of Algorithm 1; the one that ends at 0 goes σ² s without noise."""
         sites = state.sites
         sigma, sigma_cell = (float(s) for s in self.sigma(self.level(t)))
         z, z_cell = _drawn(sites, generators)
@@ -173,8 +180,8 @@ def _drawn(sites: Sites, generators: Sequence[torch.Generator]) -> tuple[Tensor,
 
 
 def moved_by(sites: Sites, frac_coords: Tensor, lattice: Tensor, way: Tensor) -> Tensor:
-    """Sites ``[S, 3]`` after Cartesian displacements ``[S, 3]``, wrapped; they stay on their Wyckoff positions where the
-    displacements are tangent to these.
+    """Sites ``[S, 3]`` after Cartesian displacements ``[S, 3]``, wrapped; they stay on their Wyckoff positions where
+    the displacements are tangent to these.
     """
     inverse = torch.linalg.inv(lattice)[sites.crystal]
     return wrap(frac_coords + torch.einsum("si,sij->sj", way, inverse))

@@ -6,7 +6,8 @@ its ``merge_distance`` are one atom at their centroid, so a site may move freely
 site may also be bound to a Wyckoff position, which fixes how many atoms it stands for.
 
 Cells are those of the conventional setting: lengths of its edges at the angles of the crystal family, written as L₃ =
-φ⁻¹(a, b, c) with φ(x) = k log(exp(x/k) + 1), equal where the family says so; for monoclinic and triclinic groups, of
+φ⁻¹(a, b, c) with φ(x) = k log(exp(x/k) + 1) (the paper prints φ, but the numbers that take any value are those of φ⁻¹),
+equal where the family says so; for monoclinic and triclinic groups, of
 which the paper has none, coordinates of the log-metric. Atoms and edges are counted in the primitive cell.
 """
 
@@ -31,8 +32,8 @@ from autoperi.symmetry.spacegroup import primitive_transform, space_group
 from autoperi.symmetry.wyckoff import WyckoffPosition
 
 PARAMETERS = 6
-"""Columns of cell parameters: three lengths or six coordinates of the log-metric; those that a group does not leave
-free are zero.
+"""Columns of cell parameters: φ⁻¹ of three lengths, equal where the group ties them, and three zeros; or six
+coordinates of the log-metric, zero where the group does not leave them free.
 """
 SOFTPLUS_LENGTH = 10.0
 """k of φ in Å: about the edge of a cell, so that the same noise changes short and long edges by like shares."""
@@ -49,7 +50,7 @@ MAX_EDGES, EDGE_TIE = 64, 1e-3
 its special position may have hundreds of images near it.
 """
 MAX_VOLUME_RATIO = 4.0
-"""How many times larger or smaller than natural the volume of a cell may be on its way."""
+"""How many times larger or smaller than natural the volume of a cell may be while it is noisy."""
 _DIFFERENCE = 0.02
 """Å of the differences that give the derivative of a cell with respect to its parameters (section 4.3)."""
 _LAST_TRICLINIC, _LAST_MONOCLINIC, _LAST_ORTHORHOMBIC, _LAST_TETRAGONAL, _LAST_HEXAGONAL = 2, 15, 74, 142, 194
@@ -71,8 +72,8 @@ class Sites:
         metric: whose parameters are coordinates of the log-metric, ``[B]``.
         maps, offsets: each site's Wyckoff position in the primitive cell as a map x → M x + o that leaves its own
             points in place, ``[S, 3, 3]`` and ``[S, 3]``; the identity for a site that is bound to none.
-        merge_distance: Å below which two images of a site are one atom, ``[S]``: :data:`MERGE_DISTANCE`, or for sites on
-            Wyckoff positions no more than rounding, so that they keep their numbers of atoms.
+        merge_distance: Å below which two images of a site are one atom, ``[S]``: :data:`MERGE_DISTANCE`, or for sites
+            on Wyckoff positions no more than rounding, so that they keep their numbers of atoms.
         volume: natural volume of each conventional cell in Å³, ``[B]``.
     """
 

@@ -160,7 +160,8 @@ def flow_at_positions(network: AutoPeriGnn, truths: list[Truth], steps: int, see
 def langevin_at_positions(peri: AutoPeri, truths: list[Truth], steps: int, seed: int) -> list[Structure | None]:
     """What Langevin dynamics draws on the Wyckoff positions of each crystal."""
     pipeline = peri.pipeline
-    assert isinstance(pipeline, SamplerPipeline) and isinstance(pipeline.network, ScoreLangevin)
+    assert isinstance(pipeline, SamplerPipeline)
+    assert isinstance(pipeline.network, ScoreLangevin)
     data = site_crystals([to_arrays(t.crystal) for t in truths], element_volume=pipeline.network.element_volume.cpu())
     assert len(data) == len(truths)
     found: list[Structure | None] = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from small_kinds import small_model
 
 from autoperi import AutoPeri, registry
@@ -22,7 +23,7 @@ PIPELINES = {
     "the orbit network alone": (("autoperi_gnn", "orbit_network"), {"model": "autoperi-gnn", "space_group": None}),
     "the prior alone": ((), {"model": "prior"}),
     "gemsdiff": (("gemsdiff",), {"steps": 3}),
-    "score-langevin": (("score_langevin",), {"steps": 6}),
+    "score-langevin": (("score_langevin",), {"steps": 3}),
     "toy": (("toy",), {"steps": 3}),
 }
 
@@ -53,6 +54,36 @@ def test_a_model_without_energies_says_so_and_ranks_by_probability(tmp_path: Pat
         found = peri.generate("NaCl", n=3, seed=0, steps=2, strict=False)
     assert [s.properties["autoperi"]["origin"] for s in found] == ["toy"] * len(found)
     assert all(s.properties["autoperi"]["formation_energy_per_atom_eV"] is None for s in found)
+
+
+def test_sites_instead_of_a_composition() -> None:
+    """The group makes atoms of the sites, which keep it; what contradicts them is refused before any work."""
+    peri = AutoPeri(small_model("score_langevin"), device="cpu")
+    with pytest.warns(AutoPeriWarning, match="'score_langevin' predicts no energy|only"):
+        found = peri.generate(sites="NaCl2", space_group=10, n=2, seed=0, steps=3, strict=False)
+    assert found
+    for crystal in found:
+        assert {e.symbol for e in crystal.composition.elements} == {"Na", "Cl"}
+        assert SpacegroupAnalyzer(crystal, symprec=0.01).get_space_group_number() == 10
+    for options, words in (
+        ({"sites": "NaCl"}, "sites need a space group"),
+        ({"sites": "NaCl", "composition": "NaCl", "space_group": 225}, "instead of composition=NaCl"),
+        ({"sites": "NaX", "space_group": 225}, "'X', which is not an element"),
+        ({"sites": "", "space_group": 225}, "sites='' is empty; give a formula such as 'LiFePO4'$"),
+        ({"sites": "Na1.5Cl", "space_group": 225}, "not whole"),
+        ({"sites": {"Na": 2.5}, "space_group": 225}, "not whole"),
+        ({"sites": "Na61", "space_group": 225}, "at most 60"),
+        ({"sites": "NaCl", "space_group": 225, "exclude_elements": "Na"}, "contains Na, which exclude_elements"),
+        ({"sites": "NaCl", "space_group": 225, "chemical_system": "Li-O"}, "not of the chemical system Li-O"),
+        ({"sites": "NaCl", "space_group": 225, "num_elements": 3}, "num_elements=3 excludes sites"),
+        ({"sites": "Na2Cl", "space_group": 225, "num_atoms": 2}, "fewer atoms than sites=Na2Cl"),
+        ({"sites": "NaCl", "space_group": 231}, "231"),
+    ):
+        with pytest.raises(RequestError, match=words) as caught:
+            peri.generate(**options)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match="does not honour sites.*'score-langevin'"):
+        AutoPeri(small_model(), device="cpu").generate(sites="NaCl", space_group=225)
 
 
 def test_what_a_model_lacks_is_refused_in_one_line(tiny_bundle: Bundle) -> None:

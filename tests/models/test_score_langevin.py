@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -133,3 +134,42 @@ def test_training_lowers_the_loss(share: float) -> None:
         loss().backward()
         optimizer.step()
     assert float(loss().detach()) < 0.9 * before
+
+
+def test_where_nothing_is_known_all_ways_to_place_atoms_are_as_likely() -> None:
+    """Two atoms on the lines and planes of Pmm2: letters a to d are lines that hold any number of orbits of one atom,
+    and e to h planes with two.
+    """
+    model, n = network(), 4000
+    letters = [model._sentence(25, (2,), torch_generator(0, k))[0] for k in range(n)]
+    found = Counter(letters)
+    assert len(found) == 14  # ten pairs of lines and four planes
+    planes = sum(count for own, count in found.items() if len(own) == 1) / n
+    # nine positions have a share of a ninth each, so that a plane is nine times as likely as a pair of lines
+    assert planes == pytest.approx(36 / 46, abs=0.03)
+    pairs = [count / n for own, count in found.items() if len(own) == 2]
+    assert max(pairs) - min(pairs) < 0.02
+
+
+def test_positions_do_not_depend_on_the_choice_of_basis_origin_or_order() -> None:
+    model = network()
+    p1, general = wyckoff_positions(1)[0], [(11, 0.1), (17, 0.4), (8, 0.7)]
+    frac = torch.tensor([[x, (x * 3.7) % 1, (x * 2.3) % 1] for _, x in general], dtype=torch.float64)
+    sites = sites_of([1], [[(z, p1) for z, _ in general]], [60.0])
+    cell = torch.tensor([[[4.1, 0.0, 0.0], [0.3, 3.9, 0.0], [0.2, -0.4, 4.4]]], dtype=torch.float64)
+    basis = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]], dtype=torch.float64)
+
+    def positions(lattice: torch.Tensor, at: torch.Tensor, given: Any = sites) -> torch.Tensor:
+        parameters = given.parameters(lattice)
+        found = model.scores(SiteState(given, at, parameters), torch.tensor([4])).positions.detach()
+        # a cell of these parameters may be turned: compare in the cell
+        return (
+            torch.einsum("si,sij->sj", found, torch.linalg.inv(given.lattice(parameters))[given.crystal]) @ lattice[0]
+        )
+
+    expected = positions(cell, frac)
+    assert float(expected.abs().max()) > 1e-3
+    torch.testing.assert_close(positions(basis @ cell, frac @ torch.linalg.inv(basis[0])), expected)
+    torch.testing.assert_close(positions(cell, wrap(frac + 0.37)), expected)
+    turned = sites_of([1], [[(z, p1) for z, _ in general[::-1]]], [60.0])
+    torch.testing.assert_close(positions(cell, frac.flip(0), turned), expected.flip(0))

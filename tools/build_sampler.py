@@ -117,6 +117,70 @@ CARDS = {
             },
         },
     ),
+    "score-langevin": Card(
+        facts={
+            "description": "Score-based Langevin dynamics after Sultanov et al. (2023): sites and cells under a space "
+            "group, without templates.",
+            "licence": "CC-BY-4.0",
+            "licence_text": "Weights: CC-BY-4.0, learned from Materials Project data (CC-BY-4.0). Code: MIT.",
+            "datasets": ["Materials Project"],
+            "usage": "from autoperi import AutoPeri\n\n"
+            'peri = AutoPeri.from_pretrained("score-langevin")\n'
+            'found = peri.generate("TiO2", space_group=136, n=3, seed=0)',
+            "intended_use": [
+                "Crystals of a given space group, and a composition or sites, drawn from noise, as a published system "
+                "beside the default model `autoperi-base`, which proposes better crystals for the same request.",
+                "It holds one network: it predicts no energies, so it ranks nothing and relaxes nothing.",
+            ],
+            "data": f"The {DATA} that have at most 20 atoms, as sites of the space group that spglib finds.",
+            "split": SPLIT,
+            "limits": [
+                "Not the published weights, nor the paper's data, network and budget: one short run on a CPU "
+                "(docs/score_langevin.md says what differs).",
+                "Shapes of cells of low symmetry are often wrong: the noise of positions hides them until late.",
+                "Where only a composition is given, the space group is drawn by how often it occurs, whatever the "
+                "elements are.",
+                "Some draws have atoms too near each other or a higher symmetry than was asked for; `generate` draws "
+                "again.",
+                "Trained on at most 20 atoms in the primitive cell; larger cells are drawn and seldom right.",
+                "Properties and examples cannot be asked for, and no composition is drawn: each is refused.",
+            ],
+            "citation": [
+                "Sultanov, Crivello, Rebafka, Sokolovska, Data-Driven Score-Based Models for Generating Stable "
+                "Structures with Adaptive Crystal Cells, J. Chem. Inf. Model. 63, 6986 (2023).",
+                MATERIALS_PROJECT,
+            ],
+        },
+        training={
+            "task": "scores of positions at a fixed cell, and of cells with both perturbed, in units of the noise",
+            "max_atoms": "20",
+            "schedule": "one cosine to the last epoch",
+            "optimizer": "Muon 3e-3 and AdamW for vectors and embeddings, weight decay 1e-3, cosine with warm-up, EMA "
+            "0.999 (which is what ships)",
+        },
+        commands={
+            "score_langevin_mp20_test": "python benchmarks/score_langevin/sample.py mp20_test.parquet --floor "
+            "mp_train.parquet --threads 2",
+            "score_langevin_known": "python benchmarks/score_langevin/known.py mp20_test.parquet",
+        },
+        shown={
+            "score_langevin_mp20_test": {
+                "group.returned.cov_precision": "COV-P, composition and space group",
+                "group.returned.cov_recall": "COV-R",
+                "group.returned.frechet_crystalnn": "Fréchet distance, CrystalNN",
+                "group.returned.frechet_cgcnn": "Fréchet distance, CGCNN",
+                "group.returned.match_rate": "match at 1",
+                "group.returned.group_kept": "space group kept (enforced)",
+                "group.drawn.group_kept": "space group kept, as drawn",
+                "group.drawn.valid": "valid, as drawn",
+                "group.returned.crystals_per_second": "crystals per second, 100 steps, two threads",
+            },
+            "score_langevin_known": {
+                "rediscovery.sites.found": "of 36 test crystals found in 50 draws, by sites and space group",
+                "rediscovery.group.found": "by composition and space group",
+            },
+        },
+    ),
 }
 
 

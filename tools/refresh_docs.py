@@ -203,6 +203,7 @@ FIGURES = {
     "steps_curve.png": ("autoperi_gnn/figures.py", "draw_steps_curve", "steps_curve_mp_val.json"),
     "gemsdiff_steps.png": ("gemsdiff/curves.py", "draw_steps", "gemsdiff_steps_mp20_test.json"),
     "gemsdiff_frechet.png": ("gemsdiff/curves.py", "draw_frechet", "gemsdiff_frechet.json"),
+    "three_systems.png": ("score_langevin/tables.py", "draw_systems", "three_systems_mp20_test.json"),
 }
 """Figures of docs/images: the script below benchmarks that draws each, its function, and the results it takes."""
 TABLES: dict[str, Callable[[], str | None]] = {
@@ -236,6 +237,10 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "gemsdiff_noise": lambda: table_of("gemsdiff", "noise_table", "gemsdiff_frechet.json"),
     "gemsdiff_sizes": lambda: table_of("gemsdiff", "sizes_table", "gemsdiff_frechet.json"),
     "gemsdiff_steps": lambda: table_of("gemsdiff", "steps_table", "gemsdiff_steps_mp20_test.json"),
+    "langevin_table_1": lambda: table_of("score_langevin", "table_1", "score_langevin_mp20_test.json"),
+    "langevin_table_2": lambda: table_of("score_langevin", "table_2", "score_langevin_known.json"),
+    "langevin_rediscovery": lambda: table_of("score_langevin", "rediscovery_table", "score_langevin_known.json"),
+    "three_systems": lambda: table_of("score_langevin", "systems_table", "three_systems_mp20_test.json"),
     "label_origin": lambda: property_table("label_origin"),
 }
 

@@ -35,7 +35,7 @@ crystals by their ids. All but prior need `pip install "autoperi[train]"`. Basel
 
 SETTINGS: dict[str, tuple[Any, str, str]] = {
     "epochs": (common.whole, "N", "passes over the data (default: 20; prior: 12; gemsdiff: 512)"),
-    "batch_size": (common.whole, "N", "crystals per step (default: 64; gemsdiff: 128)"),
+    "batch_size": (common.whole, "N", "crystals per step (default: 64; gemsdiff: 128; score-langevin: 32)"),
     "learning_rate": (float, "X", "of the optimiser (default: 0.002; gemsdiff: 0.001)"),
     "optimizer": (str, "NAME", "adamw or muon (default: adamw)"),
     "seed": (common.whole, "S", "of all randomness (default: 0)"),

@@ -82,7 +82,7 @@ def test_sites_instead_of_a_composition() -> None:
         with pytest.raises(RequestError, match=words) as caught:
             peri.generate(**options)
         assert "\n" not in str(caught.value)
-    with pytest.raises(RequestError, match="does not honour sites.*'score-langevin'"):
+    with pytest.raises(RequestError, match=r"does not honour sites.*'score-langevin'"):
         AutoPeri(small_model(), device="cpu").generate(sites="NaCl", space_group=225)
 
 

@@ -27,6 +27,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from autoperi.errors import RequestError
 from autoperi.geometry.segments import segment_sum
 from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM, Backbone, BackboneOutput
 from autoperi.nn.config import config_of
@@ -115,7 +116,8 @@ class ScoreLangevin(nn.Module):
         scaled = batch.replace(lattice=batch.lattice / unit[:, None, None])
         graph, vectors, fractional = sites.graph(scaled, owner, first, self.backbone.cutoff)
         geometry = self.backbone.geometry_of(graph, vectors.to(dtype))
-        relative = torch.log(torch.linalg.det(lattice).abs() / (natural * batch.n_atoms)).unsqueeze(1).to(dtype)
+        volume = torch.linalg.det(sites.conventional(state.parameters)).abs()
+        relative = torch.log(volume / sites.volume).unsqueeze(1).to(dtype)
         condition = self.level(level) + self.group(sites.group) + self.size(relative)
         output = self.backbone.features(sites.atomic_numbers, geometry, condition=condition[sites.crystal])
         units = geometry.vectors / geometry.distances.clamp(min=1e-9).unsqueeze(-1)
@@ -147,20 +149,39 @@ class ScoreLangevin(nn.Module):
 
     # --- which sites hold a composition
 
+    def expected_volume(self, sites: Sites) -> Tensor:
+        """Natural volumes ``[B]`` of the conventional cells in Å³ where sites are bound to no Wyckoff position: each as
+        many atoms as sites of its group are on average.
+        """
+        groups, inverse = torch.unique(sites.group, return_inverse=True)
+        mean = []
+        for group in groups.tolist():
+            positions = wyckoff_positions(group)
+            share = torch.softmax(self.site_log_p[group, : len(positions)].double().cpu(), 0)
+            mean.append(float(share @ torch.tensor([p.multiplicity for p in positions], dtype=torch.float64)))
+        each = torch.tensor(mean, dtype=sites.volume.dtype, device=sites.volume.device)[inverse[sites.crystal]]
+        own = self.element_volume.to(sites.volume)[sites.atomic_numbers]
+        return segment_sum((own * each).unsqueeze(1), sites.crystal, len(sites))[:, 0]
+
     def completed(self, condition: Condition, generators: Sequence[torch.Generator]) -> Condition:
         """The condition with a space group, where it names none, and sites that hold each composition exactly, drawn as
         often as they occur; or, where the atoms named are sites, with these, free to go anywhere.
+
+        Raises:
+            RequestError: sites without a space group.
         """
         groups: list[int] = []
         members: list[list[tuple[int, WyckoffPosition | None]]] = []
         volumes: list[float] = []
         wanted = None if condition.space_group is None else condition.space_group.tolist()
+        if condition.are_sites and wanted is None:
+            raise RequestError("sites need a space group, whose operations make the atoms; name one")
         table = self.element_volume.double().cpu()
         for b, numbers in enumerate(condition.atomic_numbers.cpu().split(condition.n_atoms.tolist())):
-            if condition.are_sites and wanted is not None:
+            if wanted is not None and condition.are_sites:
                 groups.append(int(wanted[b]))
                 members.append([(int(z), None) for z in numbers])
-                volumes.append(float(table[numbers].sum()) * self._mean_multiplicity(groups[-1]))
+                volumes.append(1.0)  # which is not known until all sites are
                 continue
             elements = element_order(numbers.tolist())
             counts = tuple(int((numbers == z).sum()) for z in elements)
@@ -171,13 +192,9 @@ class ScoreLangevin(nn.Module):
             members.append([(z, positions[k]) for z, own in zip(elements, sentence, strict=True) for k in own])
             volumes.append(float(table[numbers].sum()) * space_group(group).n_centring)
         sites = sites_of(groups, members, volumes).to(device=condition.n_atoms.device)
+        if condition.are_sites:
+            sites = sites.unbound(self.expected_volume(sites))
         return replace(condition, space_group=sites.group, sites=sites)
-
-    def _mean_multiplicity(self, group: int) -> float:
-        """Atoms of the conventional cell that a site of a group stands for on average."""
-        positions = wyckoff_positions(group)
-        share = torch.softmax(self.site_log_p[group, : len(positions)].double().cpu(), 0)
-        return float(share @ torch.tensor([p.multiplicity for p in positions], dtype=torch.float64))
 
     def _group(self, counts: tuple[int, ...], generator: torch.Generator) -> int:
         fitting = [g for g in range(1, N_GROUPS) if can_fit(counts, g)]

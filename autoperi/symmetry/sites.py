@@ -107,11 +107,13 @@ class Sites:
             **{k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in given.items()}
         )
 
-    def unbound(self) -> Sites:
-        """The same with sites that are bound to no Wyckoff position."""
+    def unbound(self, volume: Tensor) -> Sites:
+        """The same with sites that are bound to no Wyckoff position, and natural volumes in Å³, ``[B]``, that do not
+        know how many atoms they stand for.
+        """
         maps = torch.eye(3, dtype=self.maps.dtype, device=self.maps.device).expand_as(self.maps)
         merge = torch.full_like(self.merge_distance, MERGE_DISTANCE)
-        return replace(self, maps=maps, offsets=torch.zeros_like(self.offsets), merge_distance=merge)
+        return replace(self, maps=maps, offsets=torch.zeros_like(self.offsets), merge_distance=merge, volume=volume)
 
     # --- cells
 

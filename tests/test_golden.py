@@ -23,7 +23,10 @@ FORMATION_ENERGY = {"NaCl": -2.11055, "Si": 0.168785, "Cu": 0.095479, "MgO": -2.
 LOG_LIKELIHOOD = {"NaCl": -0.781585, "Si": -3.704391, "Cu": -0.988021, "MgO": -2.32336, "ZnO": -1.735729}
 RELAXED_VOLUME = {"NaCl": 46.055, "Si": 40.9168, "Cu": 11.8595, "MgO": 19.1914, "ZnO": 49.194}
 SRTIO3 = [(140, 123.4641, -3.512496), (140, 124.0914, -3.523977), (221, 62.2183, -3.509241)]
-GEMSDIFF_NACL = [(2, 46.5992), (4, 76.1283), (6, 156.7783)]
+DRAWN_NACL = {
+    "gemsdiff": [(2, 46.5992), (4, 76.1283), (6, 156.7783)],
+    "score-langevin": [(2, 0.0), (4, 0.0), (6, 0.0)],
+}
 """Atoms and volumes in Å³."""
 DE_NOVO = [("Cs3Ho1Cl6", 225, 406.8503), ("Sr4Ge8Pt4", 44, 355.9011), ("V1Cr1As2", 164, 63.1458)]
 
@@ -57,16 +60,17 @@ def test_generated(base: AutoPeri) -> None:
 
 
 def test_what_is_drawn_from_noise() -> None:
-    """The bundled GemsDiff, at two sizes of batches."""
-    peri = AutoPeri.from_pretrained("gemsdiff", device="cpu")
-    found = [
-        peri.generate("NaCl", n=3, seed=0, steps=20, rank="probability", batch_size=size, progress=False)
-        for size in (1, 8)
-    ]
-    for one, other, (atoms, volume) in zip(*found, GEMSDIFF_NACL, strict=True):
-        assert np.array_equal(one.lattice.matrix, other.lattice.matrix)
-        assert np.array_equal(one.frac_coords, other.frac_coords)
-        assert (len(one), one.volume) == (atoms, pytest.approx(volume, abs=1e-2))
+    """The bundled samplers, at two sizes of batches."""
+    for name, expected in DRAWN_NACL.items():
+        peri = AutoPeri.from_pretrained(name, device="cpu")
+        found = [
+            peri.generate("NaCl", n=3, seed=0, steps=20, rank="probability", batch_size=size, progress=False)
+            for size in (1, 8)
+        ]
+        for one, other, (atoms, volume) in zip(*found, expected, strict=True):
+            assert np.array_equal(one.lattice.matrix, other.lattice.matrix)
+            assert np.array_equal(one.frac_coords, other.frac_coords)
+            assert (len(one), one.volume) == (atoms, pytest.approx(volume, abs=1e-2))
 
 
 def test_chemistry_comes_first(base: AutoPeri) -> None:

@@ -43,8 +43,9 @@ def test_the_bundled_model() -> None:
     check_generator(AutoPeri.from_pretrained(device="cpu"), ["NaCl", "SrTiO3"])
 
 
-def test_the_bundled_sampler() -> None:
-    check_generator(AutoPeri.from_pretrained("gemsdiff", device="cpu"), steps=5)
+@pytest.mark.parametrize("name", ["gemsdiff", "score-langevin"])
+def test_the_bundled_samplers(name: str) -> None:
+    check_generator(AutoPeri.from_pretrained(name, device="cpu"), steps=5)
 
 
 def test_a_model_without_energies_says_so_and_ranks_by_probability(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def latent_map(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ("latent_map", "latent_map.json"),
         ("gemsdiff_steps", "gemsdiff_steps_mp20_test.json"),
         ("gemsdiff_frechet", "gemsdiff_frechet.json"),
+        ("three_systems", "three_systems_mp20_test.json"),
     ],
 )
 def test_figures_are_drawn_from_the_results_and_small(name: str, source: str) -> None:
@@ -57,6 +58,15 @@ def test_figures_of_gemsdiff_belong_to_the_bundled_model() -> None:
     assert path is not None
     card = (path / "README.md").read_text(encoding="utf-8")
     assert f"{results('gemsdiff_csp_mp20_test.json')['runs'][0]['match_rate']['20']:.4g}" in card
+
+
+def test_figures_of_score_langevin_belong_to_the_bundled_model() -> None:
+    bundled = AutoPeri.from_pretrained("score-langevin").provenance()["sha256"]
+    assert results("score_langevin_mp20_test.json")["model"]["sha256"] == bundled
+    assert results("score_langevin_known.json")["model"]["sha256"] == bundled
+    models = results("three_systems_mp20_test.json")["models"]
+    assert models["score-langevin"] == bundled
+    assert models["gemsdiff"] == AutoPeri.from_pretrained("gemsdiff").provenance()["sha256"]
 
 
 def test_tables_of_gemsdiff_wait_for_draws() -> None:

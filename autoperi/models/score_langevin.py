@@ -10,8 +10,8 @@ both scores,
 with u_e the unit vector and d_e the length of an edge; the mean is weighted by the envelope that ends at the cutoff.
 w_e and w'_e are read from both ends of the edge, its length, and its direction among the other edges of its site.
 Beyond the paper, w'_e is also read from the shares that the cell parameters have in G_e, which names the axes of the
-conventional setting, and nodes see the group and how much larger than natural the cell is. What is read is scaled to 20
-Å³ an atom by the volumes of the elements.
+conventional setting, and nodes see the group, whether they are bound to a Wyckoff position, and how much larger than
+natural the cell is. What is read is scaled to 20 Å³ an atom by the volumes of the elements.
 
 The network also knows how often groups and Wyckoff positions occur, and completes a request that names a composition by
 a group and sites which hold it exactly (:mod:`autoperi.symmetry.orbit_grammar`): the paper leaves the composition open.
@@ -118,8 +118,10 @@ class ScoreLangevin(nn.Module):
         geometry = self.backbone.geometry_of(graph, vectors.to(dtype))
         volume = torch.linalg.det(sites.conventional(state.parameters)).abs()
         relative = torch.log(volume / sites.volume).unsqueeze(1).to(dtype)
-        condition = self.level(level) + self.group(sites.group) + self.size(relative)
-        output = self.backbone.features(sites.atomic_numbers, geometry, condition=condition[sites.crystal])
+        condition = (self.level(level) + self.group(sites.group) + self.size(relative))[sites.crystal]
+        # images of a bound site keep apart, and those of another may become one atom: no number of a group is 0
+        condition = condition + self.group.weight[0] * sites.unbound.to(dtype).unsqueeze(1)
+        output = self.backbone.features(sites.atomic_numbers, geometry, condition=condition)
         units = geometry.vectors / geometry.distances.clamp(min=1e-9).unsqueeze(-1)
         crystal = sites.crystal[graph.edge_index[0]]
         # ∂d/∂p = u · (∂L/∂p acting on the edge's fractions), [E, 6]
@@ -193,7 +195,7 @@ class ScoreLangevin(nn.Module):
             volumes.append(float(table[numbers].sum()) * space_group(group).n_centring)
         sites = sites_of(groups, members, volumes).to(device=condition.n_atoms.device)
         if condition.are_sites:
-            sites = sites.unbound(self.expected_volume(sites))
+            sites = sites.freed(self.expected_volume(sites))
         return replace(condition, space_group=sites.group, sites=sites)
 
     def _group(self, counts: tuple[int, ...], generator: torch.Generator) -> int:

@@ -107,7 +107,12 @@ class Sites:
             **{k: v.to(device=device, dtype=dtype if v.is_floating_point() else None) for k, v in given.items()}
         )
 
-    def unbound(self, volume: Tensor) -> Sites:
+    @property
+    def unbound(self) -> Tensor:
+        """Which sites are bound to no Wyckoff position, ``[S]``."""
+        return self.merge_distance > ROUNDING
+
+    def freed(self, volume: Tensor) -> Sites:
         """The same with sites that are bound to no Wyckoff position, and natural volumes in Å³, ``[B]``, that do not
         know how many atoms they stand for.
         """

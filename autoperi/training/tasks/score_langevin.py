@@ -65,7 +65,7 @@ class ScoreLangevinTask(CrystalTask):
         cells = (torch.rand(n, generator=generator) < 0.5).to(device)
         # a whole batch or none of it: sites off their positions have many more images, for which all would be padded
         leave = bool(torch.rand(1, generator=generator) < self.unbound_share)
-        sites = batch.sites.unbound(network.expected_volume(batch.sites)) if leave else batch.sites
+        sites = batch.sites.freed(network.expected_volume(batch.sites)) if leave else batch.sites
         at = (sites, batch.frac_coords, batch.parameters)
         state, wanted = network.process.noised(*at, level, cells, generator)
         found = network.scores(state, level)

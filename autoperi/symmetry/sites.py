@@ -110,7 +110,7 @@ class Sites:
     @property
     def unbound(self) -> Tensor:
         """Which sites are bound to no Wyckoff position, ``[S]``."""
-        return self.merge_distance > ROUNDING
+        return self.merge_distance > 2 * ROUNDING  # in float32 too
 
     def freed(self, volume: Tensor) -> Sites:
         """The same with sites that are bound to no Wyckoff position, and natural volumes in Å³, ``[B]``, that do not

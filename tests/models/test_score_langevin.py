@@ -78,6 +78,16 @@ def test_crystals_do_not_see_each_other_and_cells_keep_their_family() -> None:
         torch.testing.assert_close(one.parameters, found.parameters[b : b + 1])
 
 
+def test_the_score_of_a_site_depends_on_whether_it_is_bound() -> None:
+    model, at = network(), state()
+    torch.nn.init.normal_(model.group.weight)
+    free = SiteState(at.sites.freed(at.sites.volume), at.frac_coords, at.parameters)
+    level = torch.arange(6)
+    one, other = (model.scores(s, level).positions.detach() for s in (at, free))
+    # the first site of each crystal is on a general position either way, and its images are the same
+    assert float((one - other).abs()[::3].sum(1).min()) > 1e-6
+
+
 def test_scores_have_gradients_and_agree_in_both_precisions() -> None:
     wide, narrow = network(), network(torch.float32)
     level = torch.arange(6)

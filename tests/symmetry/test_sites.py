@@ -128,6 +128,14 @@ def test_the_projector_of_what_is_seen_is_how_the_centroid_of_images_moves() -> 
     assert sorted(seen.diagonal(dim1=1, dim2=2).sum(-1).round().int().tolist()) == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sites_know_whether_they_are_bound(dtype: torch.dtype) -> None:
+    sites = sites_of([225, 62], [[(11, wyckoff_positions(225)[0]), (17, None)], [(8, None)]], [180.0, 200.0])
+    sites = sites.to(dtype=dtype)
+    assert sites.unbound.tolist() == [False, True, True]
+    assert sites.freed(sites.volume).unbound.all()
+
+
 def test_textbook_crystals_come_back_from_their_sites() -> None:
     crystals = tiny_crystals()
     data = site_crystals([to_arrays(c) for c in crystals])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 from autoperi.cli import common
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print(found, out)
     if interrupted is not None:
-        again = f"autoperi explore {args.option_system} --out {out} --resume"
-        again += f" --model {args.model}" if args.model != common.DEFAULT_MODEL else ""
+        words = ["autoperi", "explore", *filter(None, [args.option_system]), "--out", str(out), "--resume"]
+        again = shlex.join([*words, "--model", args.model] if args.model != common.DEFAULT_MODEL else words)
         common.note(f"{interrupted}; {f'go on with: {again}' if out else 'nothing is kept without --out'}")
     return 0 if interrupted is None else 130
 
@@ -98,5 +99,7 @@ def _print(found: Any, out: str | None) -> None:
         + (f" (sha256 {digest[:12]}…)" if digest else "")
         + (f"; written to {out}" if out else "")
     )
+    if counts["known_failed"]:
+        common.note(f"{counts['known_failed']} known crystals failed and take no part in the hull; the table says why")
     if "note" in found.record:
         common.note(found.record["note"])

@@ -67,7 +67,7 @@ def symbol_hint(symbol: str) -> str:
     import difflib
 
     elements = [known for known in symbols() if known not in _ISOTOPES]
-    close = difflib.get_close_matches(symbol, elements, n=2, cutoff=0.4)
+    close = difflib.get_close_matches(symbol.capitalize(), elements, n=2, cutoff=0.4)
     return f"; did you mean {' or '.join(close)}?" if close else "; use symbols such as Li, Fe, O"
 
 

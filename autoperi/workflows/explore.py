@@ -24,7 +24,7 @@ from autoperi.pipelines.accept import batch_size_of
 from autoperi.pipelines.options import options_of
 from autoperi.pipelines.request import Request, RunOptions, make_request
 from autoperi.progress import progress_bar
-from autoperi.workflows.explore_files import RECORD, Exploration, remove_unfinished
+from autoperi.workflows.explore_files import CIFS, RECORD, Exploration, listed, remove_unfinished
 from autoperi.workflows.explore_parts import EnergyJudge, Part, digest, generate, known_crystals, part_of
 from autoperi.workflows.explore_request import IN_MEMORY, ExploreOptions, ExploreRequest, formula_text, make_exploration
 
@@ -67,7 +67,7 @@ def _earlier_run(folder: Path | None, resume: bool) -> dict[str, Any] | None:
 
     Raises:
         RequestError: nothing to resume is named. DataError: there is a run and it is not to be resumed, or its record
-            is damaged; the folder cannot be written.
+            is damaged or missing; the folder holds CIFs that are of no run, or cannot be written.
     """
     if folder is None:
         if resume:
@@ -75,16 +75,19 @@ def _earlier_run(folder: Path | None, resume: bool) -> dict[str, Any] | None:
         return None
     check_writable(folder, folder=True)
     record, parts = folder / RECORD, folder / PARTS
-    if not resume:
-        if record.exists() or (parts.is_dir() and any(parts.iterdir())):
-            raise DataError(f"{folder} holds an earlier run; go on with it (--resume), or choose another folder")
-        return None
+    if record.exists() and not resume:
+        raise DataError(f"{folder} holds an earlier run; go on with it (--resume), or choose another folder")
     if not record.exists():
+        if parts.is_dir() and any(parts.iterdir()):
+            raise DataError(f"{folder} holds parts of a run but no {RECORD} that says of which; choose another folder")
+        if theirs := sorted(listed(folder / CIFS)):
+            raise DataError(f"{folder / CIFS} holds {theirs[0]}, which is not of a run; choose another folder")
         return None
     try:
         stored: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         if not all(isinstance(stored[key], dict) for key in ("settings", "model", "judge")):
             raise ValueError("it names no settings")
+        tuple(stored["settings"]["num_atoms"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{record} cannot be read ({' '.join(str(error).split())}); choose another folder") from None
     return stored
@@ -108,14 +111,20 @@ def _request(given: Mapping[str, Any], stored: Mapping[str, Any] | None, folder:
         if name in given:
             settings.pop(other, None)
     settings["num_atoms"] = tuple(settings["num_atoms"])
+    if "system" in given:  # first, because the compositions of the run are not of another system
+        _same("system", make_exploration(given["system"]).echo()["system"], old, folder)
     request = make_exploration(**{**settings, **given})
     for name, value in request.echo().items():
-        if value != old.get(name):
-            raise RequestError(
-                f"{name}={_short(value)} differs from {_short(old.get(name))} of the run in {folder}; resume with its "
-                "own settings, or choose another folder"
-            )
+        _same(name, value, old, folder)
     return request
+
+
+def _same(name: str, value: Any, old: Mapping[str, Any], folder: Path | None) -> None:
+    if value != old.get(name):
+        raise RequestError(
+            f"{name}={_short(value)} differs from {_short(old.get(name))} of the run in {folder}; resume with its own "
+            "settings, or choose another folder"
+        )
 
 
 def _short(value: Any) -> str:

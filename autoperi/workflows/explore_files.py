@@ -115,6 +115,7 @@ class Exploration:
             "failed": sum(len(part.lost) for part in parts),
             "crystals": len(made),
             "known": len(given),
+            "known_failed": 0 if known is None else len(known.lost),
             "on_hull": len(stable),
         }
         record = {
@@ -178,9 +179,10 @@ class Exploration:
         if figure is not None:
             files |= {f"hull.{suffix}": encode(figure, suffix) for suffix in ("png", "svg")}
             files["hull.html"] = self.html() or ""
-        for name in _listed(folder / CIFS) - {Path(name).name for name in files}:
-            with suppress(OSError):
-                (folder / CIFS / name).unlink()
+        if (folder / RECORD).exists():  # else they are somebody's own
+            for name in listed(folder / CIFS) - {Path(name).name for name in files}:
+                with suppress(OSError):
+                    (folder / CIFS / name).unlink()
         files[RECORD] = dumps({**self.record, "files": sorted({*files, RECORD})}, indent=1) + "\n"  # last: all is there
         return [write_atomically(folder / name, content) for name, content in files.items()]
 
@@ -246,6 +248,7 @@ def _row(crystal: Structure, rank: int | None) -> dict[str, Any]:
         "space_group_symbol": space_group(number).symbol if number else None,
         "volume_per_atom_A3": round(crystal.volume / len(crystal), 6),
         "origin": own.get("origin"),
+        "known": note.get("known", own.get("known")),
         "index": own.get("index"),
         "file": f"{CIFS}/{crystal_filename(crystal, rank)}" if near and rank is not None else None,
     }
@@ -302,8 +305,8 @@ def _hull_entry(found: Exploration, symbols: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _listed(folder: Path) -> set[str]:
-    """CIFs that an exploration wrote."""
+def listed(folder: Path) -> set[str]:
+    """CIFs with names such as an exploration gives."""
     if not folder.is_dir():
         return set()
     return {p.name for p in folder.iterdir() if re.fullmatch(r"\d{3,}_[A-Za-z0-9.]+\.cif", p.name)}

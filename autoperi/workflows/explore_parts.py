@@ -83,11 +83,14 @@ class Part:
         """What :meth:`to_text` wrote.
 
         Raises:
-            ValueError: it is something else.
+            ValueError, TypeError, KeyError: it is something else.
         """
-        content = json.loads(text)
+        content = dict(json.loads(text))
         crystals = content.pop("crystals")
-        return cls(**content, crystals=tuple(read_json(json.dumps(crystals), None) if crystals else ()))
+        part = cls(**content, crystals=tuple(read_json(json.dumps(crystals), None) if crystals else ()))
+        if len(part.usable) + len(part.lost) + part.merged != part.generated:
+            raise ValueError("crystals are missing")
+        return part
 
 
 def note_of(crystal: Structure) -> dict[str, Any]:
@@ -173,7 +176,7 @@ def generate(peri: AutoPeri, request: Request, batch_size: int | str) -> tuple[l
     told = [
         one_line(w.message) for w in said if issubclass(w.category, AutoPeriWarning) and isinstance(w.message, Warning)
     ]
-    return made, "; ".join(dict.fromkeys(told)) or None
+    return made, ("; ".join(dict.fromkeys(told)) or None) if len(made) < request.n else None
 
 
 def part_of(
@@ -246,7 +249,13 @@ def _read(source: Any, system: set[str], judge: str) -> list[tuple[Any, str]]:
         return _of_entries(references, system, judge)
     if isinstance(source, References):
         return _of_entries(source, system, judge)
+    if not isinstance(source, Iterable):
+        raise RequestError(
+            f"known is a {type(source).__name__}; give a file, or a list of crystals or entries, or leave it out"
+        )
     items = [source] if _is_crystal(source) else list(source.items() if hasattr(source, "items") else source)
+    if not items:
+        raise RequestError("known is empty; give crystals, or leave it out")
     if items and all(_is_crystal(item) for item in items):
         return _named(items)
     return _of_entries(reference_entries(items), system, judge)

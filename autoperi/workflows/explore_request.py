@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -73,7 +73,7 @@ def _formulas(given: Any) -> tuple[Formula, ...] | None:
     if given is None:
         return None
     items = [part for part in re.split(r"[,;\s]+", given) if part] if isinstance(given, str) else given
-    if not isinstance(items, Iterable) or hasattr(items, "get_el_amt_dict"):
+    if not isinstance(items, Iterable) or isinstance(items, Mapping) or hasattr(items, "get_el_amt_dict"):
         items = [items]
     found = tuple(dict.fromkeys(parse_formula(item) for item in items))
     if not found:

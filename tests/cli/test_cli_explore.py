@@ -58,6 +58,8 @@ def test_interrupted(cli, judging_dir, tmp_path, monkeypatch):
     run = tmp_path / "run"
     ran = cli("explore", "Na-Cl", *SMALL, "--model", judging_dir, "--out", run)
     assert (ran.code, ran.out) == (130, "")
+    again = cli("explore", "--model", judging_dir, "--out", run, "--resume", "--quiet")
+    assert again.err.endswith(f"go on with: autoperi explore --out {run} --resume --model {judging_dir}\n")
     assert ran.err == (
         f"autoperi: interrupted after 0 of 3 compositions; go on with: autoperi explore Na-Cl --out {run} --resume "
         f"--model {judging_dir}\n"

@@ -110,6 +110,9 @@ def test_names_differ_without_capitals():
         ("Li-O", {"known": [PDEntry("Li2O", -14.0)]}, ["no structure", "judging"]),
         ("Li-O", {"known": [crystal("NaCl")]}, ["no crystal of Li-O"]),
         ("Li-O", {"known": "missing.json"}, ["missing.json", "does not exist"]),
+        ("Li-O", {"known": []}, ["known is empty"]),
+        ("Li-O", {"known": 5}, ["known is a int", "list"]),
+        ("Li-O", {"compositions": {"Na": 1, "Cl": 1}}, ["NaCl", "Li-O"]),
         ("Li-O", {"judge": "missing"}, ["missing"]),
     ],
 )
@@ -214,6 +217,9 @@ def test_nothing_made_is_reported(judging, monkeypatch, recwarn):
             raise RequestError("nothing of NaCl2 could be made; ask for less")
         if request.asked == "NaCl":
             warnings.warn("only 1 of 2 crystals of NaCl could be made", AutoPeriWarning, stacklevel=2)
+            return real(self, request, **how)[:1]
+        if request.asked == "Na2Cl":
+            warnings.warn("ranked by probability", AutoPeriWarning, stacklevel=2)
         return real(self, request, **how)
 
     monkeypatch.setattr(AutoPeri, "generate", generate)
@@ -250,7 +256,9 @@ def test_failed_crystals_take_no_part(judging, monkeypatch):
         return found
 
     monkeypatch.setattr(workflow.EnergyJudge, "settle", settle)
-    found = judging.explore("Na-Cl", **SMALL)
+    found = judging.explore("Na-Cl", known=[ComputedStructureEntry(crystal("NaCl"), 0.0, entry_id="k")], **SMALL)
+    assert (found.record["counts"]["known"], found.record["counts"]["known_failed"]) == (0, 1)
+    assert found.table[found.table["origin"] == "known"]["known"].tolist() == ["k"]
     assert found.table.iloc[-1][["formula", "status", "reason"]].tolist() == ["NaCl", "failed", "a force"]
     assert "NaCl" not in {e.composition.reduced_formula for e in found.phase_diagram.all_entries}
 
@@ -348,6 +356,7 @@ def test_a_run_is_not_mixed_with_another(judging, tiny_bundle, whole, tmp_path):
         ("Na-Cl", {"seed": 2}, r"seed=2 differs from 1"),
         ("Na-Cl", {"compositions": "NaCl"}, "compositions=.* differs"),
         ("Na-K", {}, "system='Na-K' differs from 'Na-Cl'"),
+        ("Na", {}, "system='Na' differs from 'Na-Cl'"),
         ("Na-Cl", {"known": [crystal("NaCl")]}, "known="),
     ):
         with pytest.raises(RequestError, match=words):
@@ -357,6 +366,32 @@ def test_a_run_is_not_mixed_with_another(judging, tiny_bundle, whole, tmp_path):
     with pytest.raises(RequestError, match=r"model_settings: known_weight=0.* differs"):
         judging.with_settings(known_weight=0).explore("Na-Cl", out=run, resume=True)
     assert contents(run) == before
-    (run / "explore.json").write_text("{")
-    with pytest.raises(DataError, match=r"explore\.json cannot be read"):
-        judging.explore("Na-Cl", out=run, resume=True)
+    for text in ("{", "{}", '{"settings": {}, "model": {}, "judge": {}}'):
+        (run / "explore.json").write_text(text)
+        with pytest.raises(DataError, match=r"explore\.json cannot be read"):
+            judging.explore("Na-Cl", out=run, resume=True)
+    (run / "explore.json").unlink()  # nothing says whose the parts are
+    for resume in (False, True):
+        with pytest.raises(DataError, match=r"parts of a run but no explore\.json"):
+            judging.explore("Na-Cl", out=run, resume=resume, **SMALL)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", '{"formula": "Na"}', "emptied", "unnamed"])
+def test_a_damaged_part_is_made_again(judging, whole, tmp_path, text):
+    run = shutil.copytree(whole, tmp_path / "run")
+    part = run / "parts" / "Na.json"
+    content = json.loads(part.read_text())
+    words = {"emptied": json.dumps({**content, "crystals": []}), "unnamed": part.read_text().replace("explore", "e")}
+    part.write_text(words.get(text, text))
+    judging.explore("Na-Cl", out=run, resume=True, progress=False)
+    assert contents(run) == contents(whole)
+
+
+def test_cifs_of_others_are_kept(judging, tmp_path):
+    own = tmp_path / "cifs" / "001_NaCl.cif"
+    own.parent.mkdir()
+    own.write_text("mine")
+    with pytest.raises(DataError, match=r"001_NaCl\.cif, which is not of a run"):
+        judging.explore("Na-Cl", out=tmp_path, **SMALL)
+    judging.explore("Na", **{**SMALL, "formula_atoms": 1}).write(tmp_path)
+    assert own.read_text() == "mine"

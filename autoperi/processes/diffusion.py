@@ -5,7 +5,7 @@ steps takes the same schedule at other times, with the exact posterior between a
 
 - *Cell* (equations 12 to 14, Algorithm 2): x = π⁻¹ log L goes to N(0, 1) as xₜ = √ᾱ x₀ + √(1-ᾱ) ε. Coordinates are
   counted from the cube of the composition's natural volume, in units of their spread among crystals.
-- *Atoms* (equations 16 and 17): a wrapped walk from x₀ of variance 1 - ᾱ, which ends uniform.
+- *Atoms* (equations 16 and 17): a wrapped walk from x₀ of variance 1 - ᾱ, which ends nearly uniform.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ class Diffusion:
         else:
             x = end if later == 0 else state.x
         (_, now), (_, then) = self.kept(t), self.kept(later)
-        sigma = torch.sqrt((1 - then) / (1 - now) * (1 - now / then))
-        share = 1.0 if self.positions == "jump" else float((then - now) / (1 - now))
+        share, sigma = 1.0, torch.sqrt((1 - then) / (1 - now) * (1 - now / then))
+        if self.positions == "bridge":  # a walk keeps what it started from, which the diffusion of equation 6 shrinks
+            share, sigma = float((then - now) / (1 - now)), sigma * torch.sqrt(then)
         frac = wrap(state.frac_coords + share * prediction.moves + sigma.to(of_atoms) * of_atoms)
         return replace(state, x=x, frac_coords=frac, unit=prediction.unit)

@@ -242,12 +242,12 @@ class _Work:
                     parts += self._block(block)
                     self._check_elements(parts, known)
                     bar.update(len(block))
+            return self._finish(parts, known, complete=True)
         except KeyboardInterrupt:
             finished = None
             if len(parts) >= len(self.request.system):
                 finished = self._finish(parts, known, complete=False)
             raise ExplorationInterrupted(finished, len(parts), total) from None
-        return self._finish(parts, known, complete=True)
 
     def _finish(self, parts: Sequence[Part], known: Part | None, *, complete: bool) -> Exploration:
         found = Exploration.of(self.header(), parts, known, complete=complete, wanted=len(self.requests))

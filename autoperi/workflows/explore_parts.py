@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MATCHER = dict(TOLERANCES["default"])
 """Tolerances at which two crystals are one: pymatgen's own."""
 TOO_CLOSE = "too_close"
+BEFORE = ("formation_energy_per_atom_eV", "potential_energy_per_atom_eV", "space_group", "min_distance_ratio")
+"""What the provenance of a generated crystal says that is no longer so after relaxation."""
 """Status of a crystal whose atoms the relaxation brought nearer than 0.55 of the sum of their covalent radii."""
 UNUSABLE = (*FAILED, TOO_CLOSE)
 """Statuses of crystals that have no energy and take no part in the hull."""
@@ -137,6 +139,8 @@ class EnergyJudge:
         )
         ratios = minimum_distance_ratios(to_batch(found, dtype=torch.float64, device=self.potential.reference.device))
         for crystal, ratio in zip(found, ratios.tolist(), strict=True):
+            for name in BEFORE:
+                crystal.properties["autoperi"].pop(name, None)
             did = crystal.properties["autoperi"]["relaxation"]
             status, reason = did["status"], did.get("reason")
             if status not in FAILED and ratio < MIN_DISTANCE_RATIO:

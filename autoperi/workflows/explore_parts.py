@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 MATCHER = dict(TOLERANCES["default"])
 """Tolerances at which two crystals are one: pymatgen's own."""
 TOO_CLOSE = "too_close"
+"""Status of a crystal whose atoms the relaxation brought nearer than 0.55 of the sum of their covalent radii."""
 BEFORE = ("formation_energy_per_atom_eV", "potential_energy_per_atom_eV", "space_group", "min_distance_ratio")
 """What the provenance of a generated crystal says that is no longer so after relaxation."""
-"""Status of a crystal whose atoms the relaxation brought nearer than 0.55 of the sum of their covalent radii."""
 UNUSABLE = (*FAILED, TOO_CLOSE)
 """Statuses of crystals that have no energy and take no part in the hull."""
 _DIGITS = 4

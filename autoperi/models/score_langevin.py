@@ -37,7 +37,6 @@ from autoperi.processes.base import Condition
 from autoperi.processes.langevin import Langevin, Scores, SiteState
 from autoperi.symmetry.orbit_grammar import Sentence, element_order, grammar
 from autoperi.symmetry.sites import PARAMETERS, Sites, sites_of
-from autoperi.symmetry.spacegroup import space_group
 from autoperi.symmetry.wyckoff import LETTERS, WyckoffPosition, can_fit, wyckoff_positions
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -54,6 +53,8 @@ class ScoreLangevin(nn.Module):
         cutoff: Å of the scaled crystal.
         hidden: width of the edges' outputs.
         position_sigma, lattice_sigma, levels: of the process, a :class:`~autoperi.processes.langevin.Langevin`.
+        free_sites: sites that are asked for instead of a composition move freely and merge with their images, as in the
+            paper; else each takes a Wyckoff position, drawn as often as it occurs, and stays on it.
     """
 
     element_volume: Tensor
@@ -72,9 +73,10 @@ class ScoreLangevin(nn.Module):
         position_sigma: Sequence[float] = (2.0, 0.03),
         lattice_sigma: Sequence[float] = (5.0, 0.15),
         levels: int = 10,
+        free_sites: bool = False,
     ) -> None:
         super().__init__()
-        self.config = config_of(locals())
+        self.config, self.free_sites = config_of(locals()), free_sites
         self.process = Langevin(**self.process_options)
         self.backbone = Backbone(channels=channels, layers=layers, cutoff=cutoff, n_radial=n_radial, l_max=l_max)
         self.level = nn.Embedding(levels, channels)
@@ -166,37 +168,48 @@ class ScoreLangevin(nn.Module):
         return segment_sum((own * each).unsqueeze(1), sites.crystal, len(sites))[:, 0]
 
     def completed(self, condition: Condition, generators: Sequence[torch.Generator]) -> Condition:
-        """The condition with a space group, where it names none, and sites that hold each composition exactly, drawn as
-        often as they occur; or, where the atoms named are sites, with these, free to go anywhere.
+        """The condition with a space group, where it names none, and sites that hold each composition exactly; or,
+        where the atoms named are sites, with these, on positions of their own or free (``free_sites``).
 
         Raises:
             RequestError: sites without a space group.
         """
         groups: list[int] = []
         members: list[list[tuple[int, WyckoffPosition | None]]] = []
-        volumes: list[float] = []
         wanted = None if condition.space_group is None else condition.space_group.tolist()
         if condition.are_sites and wanted is None:
             raise RequestError("sites need a space group, whose operations make the atoms; name one")
+        for b, atoms in enumerate(condition.atomic_numbers.cpu().split(condition.n_atoms.tolist())):
+            numbers = atoms.tolist()
+            elements = element_order(numbers)
+            counts = tuple(numbers.count(z) for z in elements)
+            groups.append(self._group(counts, generators[b]) if wanted is None else int(wanted[b]))
+            if condition.are_sites and self.free_sites:
+                members.append([(z, None) for z in numbers])
+            elif condition.are_sites:
+                members.append(
+                    list(zip(numbers, self._positions(groups[-1], len(numbers), generators[b]), strict=True))
+                )
+            else:
+                sentence, known = self._sentence(groups[-1], counts, generators[b]), wyckoff_positions(groups[-1])
+                members.append([(z, known[k]) for z, own in zip(elements, sentence, strict=True) for k in own])
         table = self.element_volume.double().cpu()
-        for b, numbers in enumerate(condition.atomic_numbers.cpu().split(condition.n_atoms.tolist())):
-            if wanted is not None and condition.are_sites:
-                groups.append(int(wanted[b]))
-                members.append([(int(z), None) for z in numbers])
-                volumes.append(1.0)  # which is not known until all sites are
-                continue
-            elements = element_order(numbers.tolist())
-            counts = tuple(int((numbers == z).sum()) for z in elements)
-            group = self._group(counts, generators[b]) if wanted is None else int(wanted[b])
-            sentence = self._sentence(group, counts, generators[b])
-            positions = wyckoff_positions(group)
-            groups.append(group)
-            members.append([(z, positions[k]) for z, own in zip(elements, sentence, strict=True) for k in own])
-            volumes.append(float(table[numbers].sum()) * space_group(group).n_centring)
+        volumes = [sum(float(table[z]) * (p.multiplicity if p else 0) for z, p in own) for own in members]
         sites = sites_of(groups, members, volumes).to(device=condition.n_atoms.device)
-        if condition.are_sites:
+        if condition.are_sites and self.free_sites:
             sites = sites.freed(self.expected_volume(sites))
         return replace(condition, space_group=sites.group, sites=sites)
+
+    def _positions(self, group: int, n: int, generator: torch.Generator) -> list[WyckoffPosition]:
+        """Positions of n sites, each drawn as often as it occurs; one without free coordinates is taken once."""
+        positions, found = wyckoff_positions(group), list[WyckoffPosition]()
+        log_p = self.site_log_p[group, : len(positions)].clone()
+        for _ in range(n):
+            k = _drawn(log_p, generator)
+            found.append(positions[k])
+            if positions[k].dof == 0:
+                log_p[k] = -torch.inf
+        return found
 
     def _group(self, counts: tuple[int, ...], generator: torch.Generator) -> int:
         fitting = [g for g in range(1, N_GROUPS) if can_fit(counts, g)]

@@ -2,8 +2,8 @@
 crystals.
 
 Each of ``--limit`` test crystals whose space group has at least the number ``--least-group`` gives one request: for its
-group with its composition (``group``), or with its sites by element (``sites``, the paper's way, where the composition
-is what comes out).
+group with its composition (``group``), or with its sites by element, where the composition is what comes out: on
+Wyckoff positions that are drawn first (``sites``), or free (``free``, the paper's way).
 
 * ``drawn``: one draw of each request as it comes.
 * ``returned``: what ``generate`` would return, the first of up to ``--tries`` draws of each request that passes its
@@ -45,6 +45,7 @@ from autoperi.metrics.frechet import frechet_report
 from autoperi.metrics.match import match_summary
 from autoperi.metrics.pairs import arrays_of, compare_pairs
 from autoperi.metrics.validity import structural_validity
+from autoperi.models.score_langevin import ScoreLangevin
 from autoperi.pipelines.accept import Tally
 from autoperi.pipelines.base import Candidate
 from autoperi.pipelines.request import Request, make_request
@@ -52,7 +53,7 @@ from autoperi.pipelines.sampler import SamplerPipeline
 from autoperi.symmetry.analysis import analyse
 from autoperi.symmetry.orbits import read_orbits
 
-ASKED = ("group", "sites")
+ASKED = ("group", "sites", "free")
 TOLERANCES = {"stol": 0.5, "ltol": 0.3, "angle_tol": 10}
 LEAST_GROUP = 16
 """The paper leaves out triclinic and monoclinic crystals."""
@@ -69,9 +70,9 @@ class Truth:
 
     def request(self, asked: str, **how: Any) -> Request:
         """For its composition (``composition``), with its group too (``group``), or for its group and sites
-        (``sites``).
+        (``sites``, ``free``).
         """
-        if asked == "sites":
+        if asked in ("sites", "free"):
             return make_request(sites=self.sites, space_group=self.group, num_atoms=None, **how)
         group = self.group if asked == "group" else None
         return make_request(self.crystal.composition, space_group=group, num_atoms=len(self.crystal), **how)
@@ -172,6 +173,8 @@ def run(peri: AutoPeri, truths: list[Truth], measure: Measure, asked: str, args:
     """All figures of one way to ask."""
     pipeline = peri.pipeline
     assert isinstance(pipeline, SamplerPipeline)
+    if isinstance(pipeline.network, ScoreLangevin):
+        pipeline.network.free_sites = asked == "free"
     how = {"steps": args.steps, "seed": args.seed}
     waiting = list(range(len(truths)))
     returned: dict[int, Structure] = {}

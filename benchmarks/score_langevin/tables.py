@@ -29,7 +29,12 @@ def table_1(found: dict[str, Any]) -> str:
     head = "| | COV-P | COV-R | FD CrystalNN | FD CGCNN | valid, % | space group kept, % | match rate, % |"
     lines = [head, "|" + "---|" * 8]
     lines += ["| " + " | ".join([*row, "", "", ""]) + " |" for row in TABLE_1]
-    for asked, words in (("group", "composition and space group"), ("sites", "sites and space group")):
+    asked_for = {
+        "group": "composition and space group",
+        "sites": "sites and space group",
+        "free": "free sites and space group",
+    }
+    for asked, words in asked_for.items():
         for kind, how in (("drawn", "as drawn"), ("returned", "as `generate` returns them")):
             if asked in found:
                 lines.append(_row(f"**`score-langevin`**, {words}, {how}", found[asked][kind]))

@@ -116,6 +116,27 @@ def test_a_request_is_completed_by_sites_that_hold_it_exactly() -> None:
     assert given.sites.group.tolist() == [136, 225]
 
 
+@pytest.mark.parametrize("free", [False, True])
+def test_sites_take_positions_of_their_own_or_are_free(free: bool) -> None:
+    model = network()
+    model.free_sites = free
+    condition = Condition(torch.tensor([22, 8, 8] * 30), torch.full((30,), 3), torch.full((30,), 136), are_sites=True)
+    found = model.completed(condition, [torch_generator(0, k) for k in range(30)]).sites
+    assert found.counts.tolist() == [3] * 30
+    assert found.unbound.tolist() == [free] * 90
+    assert bool((found.volume > 0).all())
+    at = found.placed(torch.rand(90, 3, generator=torch.Generator().manual_seed(0)).double())
+    owner = found.images(at, found.lattice(found.natural()))[1]
+    sizes = torch.bincount(owner)
+    assert float((sizes == 16).double().mean()) > 0.9 if free else len(set(sizes.tolist())) > 3
+    if not free:  # 2a and 2b have no freedom: no two sites of a crystal are on one of them
+        fixed = ((found.maps == 0).all(2).all(1)).view(30, 3)
+        where = at.view(30, 3, 3)
+        for k in range(30):
+            points = [tuple(x.tolist()) for x, f in zip(where[k], fixed[k], strict=True) if f]
+            assert len(set(points)) == len(points)
+
+
 def test_frequent_groups_and_positions_are_drawn_more_often() -> None:
     data = site_crystals([to_arrays(c) for c in tiny_crystals()])
     sites, places = data.sites(torch.arange(len(data)))

@@ -128,7 +128,7 @@ def test_sites_take_positions_of_their_own_or_are_free(free: bool) -> None:
     at = found.placed(torch.rand(90, 3, generator=torch.Generator().manual_seed(0)).double())
     owner = found.images(at, found.lattice(found.natural()))[1]
     sizes = torch.bincount(owner)
-    assert float((sizes == 16).double().mean()) > 0.9 if free else len(set(sizes.tolist())) > 3
+    assert float((sizes == 16).double().mean()) > 0.6 if free else len(set(sizes.tolist())) > 3
     if not free:  # 2a and 2b have no freedom: no two sites of a crystal are on one of them
         fixed = ((found.maps == 0).all(2).all(1)).view(30, 3)
         where = at.view(30, 3, 3)

@@ -75,8 +75,8 @@ class Langevin:
         position_sigma: Sequence[float] = (2.0, 0.03),
         lattice_sigma: Sequence[float] = (5.0, 0.15),
         levels: int = 10,
-        position_rate: float = 0.3,
-        lattice_rate: float = 0.3,
+        position_rate: float = 1.0,
+        lattice_rate: float = 1.0,
         lattice_temperature: float = 0.15,
     ) -> None:
         for name, pair in (("position_sigma", position_sigma), ("lattice_sigma", lattice_sigma)):

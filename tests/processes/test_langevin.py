@@ -38,16 +38,15 @@ def test_the_ladder_falls_from_the_first_level_to_the_last() -> None:
 
 def test_steps_follow_algorithm_1() -> None:
     """x ← x + ½ ε s + √ε z with ε = γ σ²: mean and spread of one step with a known score."""
-    given, copies = sites(1), 3000
+    copies = 3000
     many = sites_of([62] * copies, [[(17, wyckoff_positions(62)[-1])]] * copies, [300.0] * copies)
     process = Langevin(position_rate=0.2, lattice_rate=0.1)
     generators = [torch_generator(1, k) for k in range(copies)]
     state = SiteState(many, torch.full((copies, 3), 0.2).double(), many.natural())
     score = Scores(torch.tensor([1.0, 0.0, -2.0]).double().expand(copies, 3), torch.ones(copies, 6).double())
     after = process.step(state, score, 1.0, -0.01, generators)
-    sigma, sigma_cell = (float(s) for s in process.sigma(torch.tensor(0)))
+    sigma_cell = float(process.sigma(torch.tensor(0))[1])
     lattice = many.lattice(state.parameters)
-    way = wrap_centered(after.frac_coords - state.frac_coords)
     # σ is larger than the cell, so that only the mean direction survives the wrapping: take a small level
     late = process.step(state, score, 0.05, -0.01, generators)
     sigma = float(process.sigma(process.level(0.05))[0])
@@ -57,7 +56,6 @@ def test_steps_follow_algorithm_1() -> None:
     moved = (after.parameters - state.parameters)[:, :3]
     torch.testing.assert_close(moved.mean(0), torch.full((3,), 0.05 * sigma_cell).double(), rtol=0.1, atol=5e-3)
     torch.testing.assert_close(moved.std(0), torch.full((3,), 0.15 * 0.1**0.5 * sigma_cell).double(), rtol=0.05, atol=0)
-    assert len(given) == 4
 
 
 def test_the_true_score_leads_to_the_crystal() -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from autoperi.data.crystal import CrystalBatch
 from autoperi.data.random import torch_generator
 from autoperi.errors import StructureError, WeightsError
 from autoperi.hub.networks import LoadedBundle
@@ -112,14 +113,7 @@ class SamplerPipeline(Pipeline):
             else torch.full((len(candidates),), request.space_group, device=self.device),
             are_sites=request.sites is not None,
         )
-        if hasattr(self.network, "completed"):
-            condition = self.network.completed(condition, generators)
-        times = self.process.times(self.steps if request.steps is None else request.steps)
-        with torch.no_grad():
-            state = self.process.start(condition, generators)
-            for t, later in pairwise(times):
-                state = self.process.step(state, self.network.predict(state, t, condition), t, later - t, generators)
-        crystals = state.crystals().to(device="cpu").to(dtype=torch.float64)
+        crystals = self.sample(condition, generators, request.steps)
         return [
             replace(
                 candidate,
@@ -129,3 +123,20 @@ class SamplerPipeline(Pipeline):
             )
             for candidate, (lattice, frac, numbers) in zip(candidates, crystals.unbatch(), strict=True)
         ]
+
+    def sample(
+        self, condition: Condition, generators: Sequence[torch.Generator], steps: int | None = None
+    ) -> CrystalBatch:
+        """Crystals at the end of the process, in float64 on the CPU.
+
+        Raises:
+            StructureError: one came apart on the way.
+        """
+        if hasattr(self.network, "completed"):
+            condition = self.network.completed(condition, generators)
+        times = self.process.times(self.steps if steps is None else steps)
+        with torch.no_grad():
+            state = self.process.start(condition, generators)
+            for t, later in pairwise(times):
+                state = self.process.step(state, self.network.predict(state, t, condition), t, later - t, generators)
+        return state.crystals().to(device="cpu").to(dtype=torch.float64)

@@ -23,7 +23,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ Draw = Callable[[list[Truth], int], list[Structure | None]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
-    parser.add_argument("--flow", type=Path, required=True, metavar="MODEL", help="model that holds the flow")
+    parser.add_argument("--flow", required=True, metavar="MODEL", help="model that holds the flow")
     parser.add_argument("--base", default="autoperi-base", help="model that holds the orbit network")
     parser.add_argument("--gemsdiff", default="gemsdiff")
     parser.add_argument("--langevin", default="score-langevin")
@@ -164,18 +163,20 @@ def langevin_at_positions(peri: AutoPeri, truths: list[Truth], steps: int, seed:
     assert isinstance(pipeline.network, ScoreLangevin)
     data = site_crystals([to_arrays(t.crystal) for t in truths], element_volume=pipeline.network.element_volume.cpu())
     assert len(data) == len(truths)
+    at_sites = dataclasses.replace(pipeline, network=AtSites(pipeline.network))
     found: list[Structure | None] = []
     for rows in torch.arange(len(data)).split(BATCH):
         sites, _ = data.sites(rows)
         condition = Condition(sites.atomic_numbers, sites.counts, sites.group, sites)
-        generators = [torch_generator(seed, int(row)) for row in rows]
-        with torch.no_grad():
-            state = pipeline.process.start(condition, generators)
-            for t, later in pairwise(pipeline.process.times(steps)):
-                prediction = pipeline.network.predict(state, t, condition)
-                state = pipeline.process.step(state, prediction, t, later - t, generators)
-        found += structures(state.crystals())
+        found += structures(at_sites.sample(condition, [torch_generator(seed, int(row)) for row in rows], steps))
     return found
+
+
+class AtSites:
+    """The network without its own choice of sites."""
+
+    def __init__(self, network: ScoreLangevin) -> None:
+        self.predict = network.predict
 
 
 def structures(crystals: Any) -> list[Structure | None]:

@@ -7,7 +7,7 @@ Wyckoff positions that are drawn first (``sites``), or free (``free``, the paper
 
 * ``drawn``: one draw of each request as it comes.
 * ``returned``: what ``generate`` would return, the first of up to ``--tries`` draws of each request that passes its
-  checks: distances, composition, space group found by symmetry analysis.
+  checks: distances, composition, space group found by symmetry analysis. Of free sites one draw is tried.
 
 Coverage is against all test crystals of these groups, Fréchet distances against as many other ones. ``floor`` says the
 same of ``--limit`` real crystals of the training table.
@@ -21,9 +21,9 @@ import argparse
 import json
 import os
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from autoperi import AutoPeri
 from autoperi.data.convert import arrays_to_structures, to_arrays
 from autoperi.data.elements import symbol_of
 from autoperi.data.io import CrystalTable, read_table, write_crystals
-from autoperi.data.random import numpy_generator
+from autoperi.data.random import numpy_generator, torch_generator
 from autoperi.errors import StructureError
 from autoperi.evaluation.extractors import extractor
 from autoperi.metrics.counts import share
@@ -50,6 +50,7 @@ from autoperi.pipelines.accept import Tally
 from autoperi.pipelines.base import Candidate
 from autoperi.pipelines.request import Request, make_request
 from autoperi.pipelines.sampler import SamplerPipeline
+from autoperi.processes.base import Condition
 from autoperi.symmetry.analysis import analyse
 from autoperi.symmetry.orbits import read_orbits
 
@@ -180,7 +181,7 @@ def run(peri: AutoPeri, truths: list[Truth], measure: Measure, asked: str, args:
     returned: dict[int, Structure] = {}
     first: list[Structure | None] = []
     tally, seconds, draws = Tally(), 0.0, 0
-    for turn in range(args.tries):
+    for turn in range(1 if asked == "free" else args.tries):
         started = time.perf_counter()
         candidates = drawn(pipeline, truths, waiting, asked, turn, args.batch_size, how)
         seconds += time.perf_counter() - started
@@ -233,25 +234,48 @@ def drawn(
     size: int,
     how: dict[str, Any],
 ) -> dict[int, Candidate]:
-    """One draw for each of the ``wanted`` truths; those that ask for one group share a batch, which changes no
-    draw.
-    """
-    groups: dict[int, list[int]] = defaultdict(list)
+    """One draw for each of the ``wanted`` truths, those of like size in one batch, which changes no draw."""
+    waiting: dict[int, Candidate] = {}
     for k in wanted:
-        groups[truths[k].group if asked != "composition" else 0].append(k)
+        (candidate,) = pipeline.candidates(truths[k].request(asked, **how), [turn * len(truths) + k])
+        assert candidate is not None
+        waiting[k] = candidate
+    order = sorted(waiting, key=lambda k: len(waiting[k].numbers))
     found: dict[int, Candidate] = {}
-    for own in groups.values():
-        for start in range(0, len(own), size):
-            part, waiting = own[start : start + size], []
-            for k in part:
-                index = turn * len(truths) + k
-                (candidate,) = pipeline.candidates(truths[k].request(asked, **how), [index])
-                assert candidate is not None
-                waiting.append(candidate)
-            # elements and sizes are the candidates' own: of the request only group, steps and seed are read
-            made = pipeline.refine(truths[part[0]].request(asked, **how), waiting)
-            found |= dict(zip(part, made, strict=True))
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        groups = None if asked == "composition" else [truths[k].group for k in part]
+        made = together(pipeline, [waiting[k] for k in part], groups, asked in ("sites", "free"), how)
+        found |= dict(zip(part, made, strict=True))
     return found
+
+
+def together(
+    pipeline: SamplerPipeline,
+    candidates: list[Candidate],
+    groups: list[int] | None,
+    are_sites: bool,
+    how: dict[str, Any],
+) -> list[Candidate]:
+    """Candidates sampled in one batch, each with its own group, which a request of ``generate`` has one of."""
+    condition = Condition(
+        torch.as_tensor(np.concatenate([c.numbers for c in candidates])),
+        torch.tensor([len(c.numbers) for c in candidates]),
+        None if groups is None else torch.tensor(groups),
+        are_sites=are_sites,
+    )
+    generators = [torch_generator(how["seed"], c.index) for c in candidates]
+    try:
+        made = pipeline.sample(condition, generators, how["steps"]).unbatch()
+    except (StructureError, torch.linalg.LinAlgError):
+        if len(candidates) == 1:
+            return [replace(candidates[0], lattice=np.full((3, 3), np.nan))]
+        own = [None] * len(candidates) if groups is None else [[g] for g in groups]
+        return [together(pipeline, [c], g, are_sites, how)[0] for c, g in zip(candidates, own, strict=True)]
+    return [
+        replace(c, lattice=lattice.numpy().round(6), frac_coords=frac.numpy().round(6), numbers=numbers.numpy())
+        for c, (lattice, frac, numbers) in zip(candidates, made, strict=True)
+    ]
 
 
 def structure_of(candidate: Candidate) -> Structure | None:

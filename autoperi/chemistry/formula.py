@@ -16,6 +16,7 @@ from autoperi.errors import RequestError
 
 Formula = tuple[tuple[int, int], ...]
 """Atomic number and atoms in one reduced formula unit, of each element, by number."""
+MAX_SITES = 60
 
 
 def parse_formula(composition: Any, *, reduced: bool = True) -> Formula:
@@ -68,6 +69,25 @@ def parse_formula(composition: Any, *, reduced: bool = True) -> Formula:
         raise RequestError(f"composition={composition!r} has amounts that are not whole; write whole ones")
     divisor = reduce(math.gcd, whole.values()) if reduced else 1
     return tuple(sorted((z, c // divisor) for z, c in whole.items()))
+
+
+def parse_sites(given: Any) -> Formula:
+    """Sites of each element, written like a formula, at most :data:`MAX_SITES` of them.
+
+    Raises:
+        RequestError: as :func:`parse_formula`, or numbers that are not whole or too large.
+    """
+    try:
+        found = parse_formula(given, reduced=False)
+    except RequestError as error:
+        said = str(error).replace("composition=", "sites=")
+        raise RequestError(said.replace(", or None for de novo generation", "").replace(", or None", "")) from None
+    if any(count < 1 for _, count in found) or sum(count for _, count in found) > MAX_SITES:
+        raise RequestError(
+            f"sites={given!r} is no list of sites; give whole numbers by element, at most {MAX_SITES} in all, such as "
+            "'NaCl2'"
+        )
+    return found
 
 
 def _amounts(formula: str) -> Mapping[str, float]:

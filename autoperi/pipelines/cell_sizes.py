@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from autoperi.data.elements import symbol_of
 from autoperi.errors import RequestError
+from autoperi.pipelines.contradictions import check_elements
 
 if TYPE_CHECKING:
     from autoperi.pipelines.request import Request
@@ -58,22 +58,6 @@ def formula_units(request: Request, num_atoms: Any) -> tuple[int, ...]:
             )
         units = fitting
     return units
-
-
-def check_elements(request: Request, said: str, elements: set[int]) -> None:
-    """Refuse elements that contradict another option; ``said`` is what names them.
-
-    Raises:
-        RequestError: naming both.
-    """
-    system, excluded = request.chemical_system, request.exclude_elements
-    if elements & excluded:
-        names = ", ".join(sorted(symbol_of(z) for z in elements & excluded))
-        raise RequestError(f"{said} contains {names}, which exclude_elements forbids; drop it from one of them")
-    if system is not None and elements != system:
-        raise RequestError(
-            f"{said} is not of the chemical system {'-'.join(sorted(map(symbol_of, system)))}; drop one of the two"
-        )
 
 
 def cell_size_log_probabilities(request: Request, proposer: Proposer) -> dict[int, float]:

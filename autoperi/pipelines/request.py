@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from autoperi.chemistry.formula import Formula, element_list, parse_formula
+from autoperi.chemistry.formula import Formula, element_list, parse_formula, parse_sites
 from autoperi.data.checks import whole_number
 from autoperi.data.elements import symbol_of
 from autoperi.data.random import check_seed
 from autoperi.errors import RequestError
-from autoperi.pipelines.cell_sizes import MAX_ATOMS, MAX_REQUESTED_ATOMS, check_elements, formula_units
+from autoperi.pipelines.cell_sizes import MAX_ATOMS, MAX_REQUESTED_ATOMS, formula_units
+from autoperi.pipelines.contradictions import check_beside_sites, check_number_of_elements
 from autoperi.pipelines.options import Flag, first_crystal, named_numbers, number_range, option, whole
 from autoperi.pipelines.target import check_target
 from autoperi.units import MAX_ATOMIC_NUMBER
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 1_000_000
 MAX_FINISH_STEPS = 10_000
 MAX_STEPS = 10_000
-MAX_SITES = 60
 _NO_PASSES = "is not a number of relaxation passes; give an integer from 0 to 20, or None"
 _NO_STEPS = "is not a number of relaxation passes, 0 to 20, nor one of a sampler's steps; give one, or None"
 RANKINGS = ("energy", "probability", "none")
@@ -52,22 +52,6 @@ def _check_space_group(given: Any) -> int | None:
     from autoperi.symmetry.spacegroup import parse_space_group  # NumPy, which the command line starts without
 
     return None if given is None else parse_space_group(given)
-
-
-def _check_sites(given: Any) -> Formula | None:
-    if given is None:
-        return None
-    try:
-        found = parse_formula(given, reduced=False)
-    except RequestError as error:
-        said = str(error).replace("composition=", "sites=")
-        raise RequestError(said.replace(", or None for de novo generation", "").replace(", or None", "")) from None
-    if any(count < 1 for _, count in found) or sum(count for _, count in found) > MAX_SITES:
-        raise RequestError(
-            f"sites={given!r} is no list of sites; give whole numbers by element, at most {MAX_SITES} in all, such as "
-            "'NaCl2'"
-        )
-    return found
 
 
 def _symbols_of(numbers: Iterable[int] | None) -> list[str] | None:
@@ -133,7 +117,7 @@ class Request:
             'sites that are not equivalent, by element, such as ``"NaCl2"``, instead of a composition; how many atoms '
             "each stands for is what comes out, within ``num_atoms``. Needs ``space_group``, and a generator of sites."
         ),
-        check=_check_sites,
+        check=lambda given: None if given is None else parse_sites(given),
         echo=lambda sites: None if sites is None else {symbol_of(z): count for z, count in sites},
         flag=Flag("--sites", "SITES", "non-equivalent sites by element, e.g. NaCl2, instead of a composition"),
     )
@@ -365,9 +349,9 @@ def make_request(composition: Any = None, **options: Any) -> Request:
         both = ", ".join(sorted(symbol_of(z) for z in system & excluded))
         raise RequestError(f"{both} is both in chemical_system and in exclude_elements; drop it from one of them")
     if request.sites is not None:
-        _check_beside_sites(request, given["sites"], given.get("num_atoms"))
+        check_beside_sites(request, given["sites"], given.get("num_atoms"))
     if request.num_elements is not None:
-        _check_elements(request, given["num_elements"])
+        check_number_of_elements(request, given["num_elements"])
     if request.composition is not None:
         request = replace(request, units=formula_units(request, given.get("num_atoms")))
     like = given.get("like")
@@ -396,21 +380,6 @@ def _with_template(request: Request, like: Any) -> Request:
     return replace(request, like=template, units=(count,))
 
 
-def _check_beside_sites(request: Request, sites: Any, num_atoms: Any) -> None:
-    """Refuse what contradicts the sites."""
-    if request.composition is not None:
-        raise RequestError(f"sites stand instead of composition={request.asked!s}; drop one of the two")
-    if request.space_group is None:
-        raise RequestError("sites need a space group, whose operations make the atoms; pass space_group, such as 225")
-    assert request.sites is not None
-    check_elements(request, f"sites={sites!s}", {z for z, _ in request.sites})
-    count = sum(n for _, n in request.sites)
-    if count > request.max_atoms:
-        raise RequestError(
-            f"num_atoms={num_atoms!r} is fewer atoms than sites={sites!s} has sites ({count}); drop it, or give more"
-        )
-
-
 def check_steps(steps: Any, *, most: int = 20, refusal: str = _NO_PASSES) -> int | None:
     """``steps`` if it is None or a number of relaxation passes, or of what ``most`` and ``refusal`` say.
 
@@ -428,15 +397,3 @@ def _range(value: Any, name: str, most: int) -> tuple[int, int]:
         raise RequestError(f"{name}={value!r} is not a size or an ascending (smallest, largest) pair")
     low, high = (whole_number(v, name, most=most) for v in pair)
     return low, high
-
-
-def _check_elements(request: Request, given: Any) -> None:
-    """Refuse a composition or a chemical system of another number of elements."""
-    low, high = request.num_elements or (1, MAX_ATOMIC_NUMBER)
-    asked = {"composition": request.composition, "sites": request.sites, "chemical_system": request.chemical_system}
-    for name, elements in asked.items():
-        if elements is not None and not low <= len(elements) <= high:
-            said = f"composition={request.asked!s}" if name == "composition" else name
-            raise RequestError(
-                f"num_elements={given!r} excludes {said}, which has {len(elements)}; drop one of the two"
-            )

@@ -28,6 +28,7 @@ from autoperi.data.io import read_table
 from autoperi.data.random import numpy_generator
 from autoperi.metrics.match import matcher
 from autoperi.metrics.pairs import rms_or_failure
+from autoperi.metrics.validity import structural_validity
 from autoperi.pipelines.request import Request, make_request
 from autoperi.pipelines.sampler import SamplerPipeline
 
@@ -125,9 +126,12 @@ def lengths(crystal: Structure) -> tuple[float, ...]:
 
 
 def one_named(pipeline: SamplerPipeline, named: Named, how: dict[str, Any]) -> dict[str, Any]:
-    """The draw whose lengths are nearest to the reference, and how many of the draws are within a tenth of it."""
+    """Of the valid draws that have the group, the one whose lengths are nearest to the reference, and how many are
+    within a tenth of it.
+    """
     request = make_request(sites=named.elements, space_group=named.group, num_atoms=None, **how)
-    crystals = [c for c in many(pipeline, request) if len(lengths(c)) == len(named.reference)]
+    sound = [c for c in many(pipeline, request) if structural_validity(c).valid and group_of(c) == named.group]
+    crystals = [c for c in sound if len(lengths(c)) == len(named.reference)]
     # the paper gives three lengths in ascending order, and two as a and c
     ordered = sorted if len(named.reference) == 3 else tuple
     errors = [
@@ -139,7 +143,6 @@ def one_named(pipeline: SamplerPipeline, named: Named, how: dict[str, Any]) -> d
         "elements": named.elements,
         "group": named.group,
         "formula": best.composition.reduced_formula,
-        "found_group": group_of(best),
         "lengths": [round(x, 3) for x in ordered(lengths(best))],
         "largest_error": round(min(errors), 3),
         "within_a_tenth": sum(e < 0.1 for e in errors),

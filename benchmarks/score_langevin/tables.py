@@ -112,10 +112,10 @@ def draw_systems(result: dict[str, Any], path: Path) -> None:
     def rate(axes: Axes, style: dict[str, Any]) -> None:
         curves(axes, style, "match_rate", 100)
         axes.set_ylabel("Match rate (%)")
-        axes.legend(fontsize="small")
 
     def rmse(axes: Axes, style: dict[str, Any]) -> None:
         curves(axes, style, "rmse", 1)
         axes.set_ylabel("RMSE of matches, in (V/N)$^{1/3}$")
+        axes.legend(loc="lower left", fontsize="small")
 
     two_panels(result, path, "Network evaluations", (rate, rmse), logarithmic=(True, True))

@@ -24,6 +24,7 @@ EXAMPLE = """examples:
   autoperi generate LiFePO4 -n 5 --seed 0 --out crystals/         ranked CIFs, generated.extxyz and summary.json
   autoperi generate TiO2 -n 10 --space-group 136 --num-atoms 6 --out rutile.extxyz
   autoperi generate --chemical-system Li-Fe-O -n 20 --num-atoms 4-20 --json
+  autoperi generate --model score-langevin --sites TiO --space-group 136 -n 5
   autoperi generate -n 100 --exclude Pb,Cd,Hg --out new/
 
 Ctrl-C keeps the crystals that are finished: they are ranked and written as usual, and the exit code is 130."""

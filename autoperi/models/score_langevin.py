@@ -216,7 +216,7 @@ class ScoreLangevin(nn.Module):
         return fitting[_drawn(self.group_log_p[fitting], generator)]
 
     def _sentence(self, group: int, counts: tuple[int, ...], generator: torch.Generator) -> Sentence:
-        """Wyckoff positions of each element, with a probability proportional to the product of their frequencies."""
+        """Positions, element by element, with a probability proportional to the product of their frequencies."""
         words, state, positions = grammar(group, counts), grammar(group, counts).start, wyckoff_positions(group)
         share = torch.softmax(self.site_log_p[group, : len(positions)].double().cpu(), 0)
         mass = _masses(positions, share.tolist(), max(counts))

@@ -94,7 +94,8 @@ class Tally:
         asked = "any composition" if request.asked is None else request.asked
         if request.sites is not None:
             asked = "sites " + "".join(f"{symbol_of(z)}{count}" for z, count in request.sites)
-        other = f"{self.other_composition} of another composition, " if self.other_composition else ""
+        what = "composition" if request.sites is None else "number of atoms"
+        other = f"{self.other_composition} of another {what}, " if self.other_composition else ""
         return (
             f"only {self.accepted} of {wanted} crystals of {asked} could be made ({self.tried} candidates tried, "
             f"{self.too_close} with atoms too close, {self.wrong_group} of another space group, {self.smaller_cell} "

@@ -40,10 +40,17 @@ def check_beside_sites(request: Request, sites: Any, num_atoms: Any) -> None:
         raise RequestError("sites need a space group, whose operations make the atoms; pass space_group, such as 225")
     assert request.sites is not None
     check_elements(request, f"sites={sites!s}", {z for z, _ in request.sites})
+    from autoperi.symmetry.wyckoff import wyckoff_positions  # NumPy, which a wrong option is refused without
+
     count = sum(n for _, n in request.sites)
-    if count > request.max_atoms:
+    positions = wyckoff_positions(request.space_group)
+    # a position without free coordinates is taken once, and any other as often as one likes
+    sizes = sorted(p.primitive_multiplicity for p in positions for _ in range(1 if p.dof == 0 else count))
+    if sum(sizes[:count]) > request.max_atoms:
+        most = f"num_atoms={num_atoms!r}" if num_atoms is not None else f"the default limit of {request.max_atoms}"
         raise RequestError(
-            f"num_atoms={num_atoms!r} is fewer atoms than sites={sites!s} has sites ({count}); drop it, or give more"
+            f"sites={sites!s} make at least {sum(sizes[:count])} atoms in the primitive cell of space group "
+            f"{request.space_group}, more than {most}; give a larger num_atoms"
         )
 
 

@@ -77,7 +77,8 @@ def test_sites_instead_of_a_composition() -> None:
         ({"sites": "NaCl", "space_group": 225, "exclude_elements": "Na"}, "contains Na, which exclude_elements"),
         ({"sites": "NaCl", "space_group": 225, "chemical_system": "Li-O"}, "not of the chemical system Li-O"),
         ({"sites": "NaCl", "space_group": 225, "num_elements": 3}, "num_elements=3 excludes sites"),
-        ({"sites": "Na2Cl", "space_group": 225, "num_atoms": 2}, "fewer atoms than sites=Na2Cl"),
+        ({"sites": "Na2Cl", "space_group": 225, "num_atoms": 2}, "at least 4 atoms.*num_atoms=2"),
+        ({"sites": "H60", "space_group": 225}, "at least 346 atoms.*default limit of 60"),
         ({"sites": "NaCl", "space_group": 231}, "231"),
     ):
         with pytest.raises(RequestError, match=words) as caught:

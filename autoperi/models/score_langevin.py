@@ -161,7 +161,7 @@ class ScoreLangevin(nn.Module):
         mean = []
         for group in groups.tolist():
             positions = wyckoff_positions(group)
-            share = torch.softmax(self.site_log_p[group, : len(positions)].double().cpu(), 0)
+            share = self._share(group)
             mean.append(float(share @ torch.tensor([p.multiplicity for p in positions], dtype=torch.float64)))
         each = torch.tensor(mean, dtype=sites.volume.dtype, device=sites.volume.device)[inverse[sites.crystal]]
         own = self.element_volume.to(sites.volume)[sites.atomic_numbers]
@@ -211,6 +211,10 @@ class ScoreLangevin(nn.Module):
                 log_p[k] = -torch.inf
         return found
 
+    def _share(self, group: int) -> Tensor:
+        """How often sites take each Wyckoff position of a group."""
+        return torch.softmax(self.site_log_p[group, : len(wyckoff_positions(group))].double().cpu(), 0)
+
     def _group(self, counts: tuple[int, ...], generator: torch.Generator) -> int:
         fitting = [g for g in range(1, N_GROUPS) if can_fit(counts, g)]
         return fitting[_drawn(self.group_log_p[fitting], generator)]
@@ -218,7 +222,7 @@ class ScoreLangevin(nn.Module):
     def _sentence(self, group: int, counts: tuple[int, ...], generator: torch.Generator) -> Sentence:
         """Positions, element by element, with a probability proportional to the product of their frequencies."""
         words, state, positions = grammar(group, counts), grammar(group, counts).start, wyckoff_positions(group)
-        share = torch.softmax(self.site_log_p[group, : len(positions)].double().cpu(), 0)
+        share = self._share(group)
         mass = _masses(positions, share.tolist(), max(counts))
         found: list[list[int]] = [[] for _ in counts]
         while not words.done(state):
@@ -253,15 +257,16 @@ def _drawn(log_p: Tensor, generator: torch.Generator) -> int:
     return int(torch.multinomial(p, 1, generator=generator))
 
 
-def occurrences(sites: Sites, letters: Tensor) -> tuple[Tensor, Tensor]:
+def occurrences(group: Tensor, sites_of_crystal: Tensor, letters: Tensor) -> tuple[Tensor, Tensor]:
     """Logarithms of how often groups ``[231]`` and, in each, Wyckoff letters ``[231, 27]`` occur, with half a case
     added to each.
 
     Args:
-        sites: of all crystals.
-        letters: index of the letter of each site, ``[S]``.
+        group: of each crystal, ``[B]``.
+        sites_of_crystal: how many sites each has, ``[B]``.
+        letters: index of the letter of each site, crystal after crystal, ``[S]``.
     """
-    groups = torch.bincount(sites.group, minlength=N_GROUPS).double() + 0.5
-    flat = sites.group[sites.crystal] * N_LETTERS + letters
+    groups = torch.bincount(group, minlength=N_GROUPS).double() + 0.5
+    flat = torch.repeat_interleave(group, sites_of_crystal) * N_LETTERS + letters
     found = torch.bincount(flat, minlength=N_GROUPS * N_LETTERS).double().view(N_GROUPS, N_LETTERS) + 0.5
     return torch.log(groups / groups.sum()).float(), torch.log(found / found.sum(1, keepdim=True)).float()

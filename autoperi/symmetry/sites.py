@@ -28,7 +28,7 @@ from autoperi.geometry.lattice import from_lengths_angles, from_log_metric, leng
 from autoperi.geometry.multigraph import Multigraph, edge_vectors, places, radius_graph
 from autoperi.geometry.segments import ranges, segment_sum
 from autoperi.geometry.torus import wrap, wrap_centered
-from autoperi.symmetry.spacegroup import primitive_transform, space_group
+from autoperi.symmetry.spacegroup import crystal_system, primitive_transform, space_group
 from autoperi.symmetry.wyckoff import WyckoffPosition
 
 PARAMETERS = 6
@@ -53,7 +53,8 @@ MAX_VOLUME_RATIO = 4.0
 """How many times larger or smaller than natural the volume of a cell may be while it is noisy."""
 _DIFFERENCE = 0.02
 """Å of the differences that give the derivative of a cell with respect to its parameters (section 4.3)."""
-_LAST_TRICLINIC, _LAST_MONOCLINIC, _LAST_ORTHORHOMBIC, _LAST_TETRAGONAL, _LAST_HEXAGONAL = 2, 15, 74, 142, 194
+_METRIC_SYSTEMS = ("triclinic", "monoclinic")
+"""Crystal systems whose angles are free."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -343,7 +344,7 @@ def sites_of(
         transform=torch.stack([f[2] for f in facts]),
         ties=torch.stack([f[3] for f in facts]),
         axes=torch.stack([f[4] for f in facts]),
-        metric=torch.tensor([int(g) <= _LAST_MONOCLINIC for g in groups]),
+        metric=torch.tensor([crystal_system(int(g)) in _METRIC_SYSTEMS for g in groups]),
         maps=torch.stack(maps),
         offsets=torch.stack(offsets),
         merge_distance=torch.tensor([MERGE_DISTANCE if p is None else ROUNDING for _, p in every], dtype=torch.float64),
@@ -355,22 +356,23 @@ def sites_of(
 def _group_tensors(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Operations in the primitive cell, the primitive basis, directions of free cell parameters, and unit axes."""
     group = space_group(number)
+    system = group.crystal_system
     wide: dict[str, Any] = {"dtype": torch.float64}
     rotations = torch.as_tensor(np.array(group.primitive.rotations), **wide)
     translations = torch.as_tensor(np.array(group.primitive.translations), **wide)
     ties = torch.zeros(PARAMETERS, PARAMETERS, **wide)
-    angles = [90.0, 90.0, 120.0 if _LAST_TETRAGONAL < number <= _LAST_HEXAGONAL else 90.0]
-    if number <= _LAST_TRICLINIC:
+    angles = [90.0, 90.0, 120.0 if system in ("trigonal", "hexagonal") else 90.0]
+    if system == "triclinic":
         ties = torch.eye(PARAMETERS, **wide)
-    elif number <= _LAST_MONOCLINIC:  # b is unique: of the shears (xy, xz, yz) only that of a and c is free
+    elif system == "monoclinic":  # b is unique: of the shears (xy, xz, yz) only that of a and c is free
         for row, column in enumerate((0, 1, 2, 4)):
             ties[row, column] = 1
-    elif number <= _LAST_ORTHORHOMBIC:
+    elif system == "orthorhombic":
         ties[:3, :3] = torch.eye(3)
-    elif number <= _LAST_HEXAGONAL:
-        ties[0, :2], ties[1, 2] = 0.5**0.5, 1
-    else:
+    elif system == "cubic":
         ties[0, :3] = 3**-0.5
+    else:
+        ties[0, :2], ties[1, 2] = 0.5**0.5, 1
     axes = from_lengths_angles(torch.ones(1, 3, **wide), torch.tensor([angles], **wide))[0]
     return rotations, translations, torch.as_tensor(primitive_transform(group), **wide), ties, axes
 

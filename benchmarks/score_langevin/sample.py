@@ -49,7 +49,7 @@ from autoperi.models.score_langevin import ScoreLangevin
 from autoperi.pipelines.accept import Tally
 from autoperi.pipelines.base import Candidate
 from autoperi.pipelines.request import Request, make_request
-from autoperi.pipelines.sampler import SamplerPipeline
+from autoperi.pipelines.sampler import DIGITS, SamplerPipeline
 from autoperi.processes.base import Condition
 from autoperi.symmetry.analysis import analyse
 from autoperi.symmetry.orbits import read_orbits
@@ -273,7 +273,9 @@ def together(
         own = [None] * len(candidates) if groups is None else [[g] for g in groups]
         return [together(pipeline, [c], g, are_sites, how)[0] for c, g in zip(candidates, own, strict=True)]
     return [
-        replace(c, lattice=lattice.numpy().round(6), frac_coords=frac.numpy().round(6), numbers=numbers.numpy())
+        replace(
+            c, lattice=lattice.numpy().round(DIGITS), frac_coords=frac.numpy().round(DIGITS), numbers=numbers.numpy()
+        )
         for c, (lattice, frac, numbers) in zip(candidates, made, strict=True)
     ]
 

@@ -139,8 +139,7 @@ def test_sites_take_positions_of_their_own_or_are_free(free: bool) -> None:
 
 def test_frequent_groups_and_positions_are_drawn_more_often() -> None:
     data = site_crystals([to_arrays(c) for c in tiny_crystals()])
-    sites, places = data.sites(torch.arange(len(data)))
-    groups, letters = occurrences(sites, data.letters[places])
+    groups, letters = occurrences(data.group, data.sites_of_crystal, data.letters)
     assert int(groups.argmax()) == 225
     assert float(groups.exp().sum()) == pytest.approx(1.0, rel=1e-5)
     assert letters[225].argmax() in (0, 1, 2)

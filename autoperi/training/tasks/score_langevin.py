@@ -52,8 +52,7 @@ class ScoreLangevinTask(CrystalTask):
         assert request.val is not None
         train = _read(request.data, request.max_atoms, None)
         val = _read(request.val, request.max_atoms, train.element_volume)
-        sites, places = train.sites(torch.arange(len(train)))
-        groups, letters = occurrences(sites, train.letters[places])
+        groups, letters = occurrences(train.group, train.sites_of_crystal, train.letters)
         initial = {"element_volume": train.element_volume, "group_log_p": groups, "site_log_p": letters}
         return Sources(train, val, initial)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +14,19 @@ from autoperi._version import __version__
 from autoperi.data.containers import indexed_like
 from autoperi.data.convert import as_list
 from autoperi.data.random import check_seed
-from autoperi.errors import AutoPeriError, WeightsError
+from autoperi.errors import AutoPeriError
 from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.networks import LoadedBundle
 from autoperi.nn.device import check_device, check_dtype
 from autoperi.pipelines.accept import Judge, batch_size_of
 from autoperi.pipelines.base import Pipeline
 from autoperi.pipelines.generate import Generation
-from autoperi.pipelines.options import refuse_unknown, takes
+from autoperi.pipelines.options import refuse_unknown, taken, takes
 from autoperi.pipelines.request import Request, RunOptions, check_steps, make_request
 from autoperi.pipelines.settings import Settings
+from autoperi.pipelines.stream_options import NOT_STREAMED, StreamOptions, make_stream_request
 from autoperi.processes.lattice import MAX_BATCH_CRYSTALS
-from autoperi.registry import PIPELINES, load
+from autoperi.registry import load, pipeline_path
 from autoperi.relax.model import ModelRelaxer
 from autoperi.workflows.explore_request import ExploreOptions, ExploreRequest
 
@@ -64,7 +64,7 @@ class AutoPeri:
         self._model.build_all()
 
     def __reduce__(self) -> Any:  # copies and pickles hold the model and build its networks anew
-        return _rebuilt, (type(self), self.bundle, self.device, self.dtype, self.settings)
+        return partial(type(self), device=self.device, dtype=self.dtype, settings=self.settings), (self.bundle,)
 
     # --- models ---------------------------------------------------------------------------------------------------
 
@@ -126,14 +126,9 @@ class AutoPeri:
         Raises:
             HubError: the hub refuses or cannot be reached.
         """
-        import tempfile
+        from autoperi.hub.download import push_bundle
 
-        from autoperi.hub.download import push
-
-        with tempfile.TemporaryDirectory() as directory:
-            target = Path(directory) / self.bundle.name
-            self.save_pretrained(target)
-            return push(target, repo_id, token=token, private=private, revision=revision)
+        return push_bundle(self.bundle, repo_id, token=token, private=private, revision=revision)
 
     def provenance(self) -> dict[str, Any]:
         """What identifies this model: name, revision, sha256 of its config (which holds those of its weights), and
@@ -168,14 +163,8 @@ class AutoPeri:
         Raises:
             WeightsError: it has no networks that generate, or names a pipeline that does not exist.
         """
-        name = self.bundle.metadata.get("pipeline") or "prototype"
-        if not isinstance(name, str) or name not in PIPELINES:
-            raise WeightsError(
-                f"model {self.bundle.name!r} names the pipeline {name!r}; known are {', '.join(PIPELINES)}: update "
-                "AutoPeri"
-            )
-        pipeline: Pipeline = load(PIPELINES[name]).from_bundle(self._model, self.settings)
-        return pipeline
+        pipeline: type[Pipeline] = load(pipeline_path(self.bundle.metadata.get("pipeline"), self.bundle.name))
+        return pipeline.from_bundle(self._model, self.settings)
 
     @property
     def judge(self) -> Judge:
@@ -211,9 +200,31 @@ class AutoPeri:
             GenerationInterrupted: Ctrl-C; ``.finished`` holds the crystals that were done, ranked.
         """
         refuse_unknown("generate", options, Request, RunOptions)
-        how = RunOptions(**{k: options.pop(k) for k in list(options) if k in RunOptions.__dataclass_fields__})
+        how = RunOptions(**taken(options, RunOptions))
         request = make_request(composition, **options)
         return self.generation.answer(request, how, batch_size=batch_size_of(how.batch_size))
+
+    @takes(Request, StreamOptions, without=NOT_STREAMED)
+    def generate_stream(self, composition: Any = None, **options: Any) -> Iterator[Any]:
+        """The crystals of ``generate(rank="none")`` one after another, any number of them, none kept in memory.
+
+        To write them into files, and go on after an interruption, there is
+        :func:`~autoperi.workflows.stream.write_stream`.
+
+        Args:
+            composition: as in :meth:`generate`.
+            {options}
+
+        Yields:
+            ``Structure`` (or ``Atoms``) objects with their provenance. A warning says why there are fewer than ``n``.
+
+        Raises:
+            RequestError, WeightsError: as :meth:`generate`, before the first crystal; and for ``rank``, ``finish`` and
+                ``target``, which look at all crystals of a request.
+        """
+        refuse_unknown("generate_stream", options, Request, StreamOptions)
+        how = StreamOptions(**taken(options, StreamOptions))
+        return self.generation.stream(make_stream_request(composition, **options), how).crystals()
 
     @takes(ExploreRequest, ExploreOptions)
     def explore(self, system: Any, **options: Any) -> Exploration:
@@ -273,16 +284,11 @@ class AutoPeri:
                 ``positions`` with a model that has no potential. WeightsError: a model without a lattice relaxer.
         """
         check_seed(seed)
+        how: dict[str, Any] = {"fix_symmetry": fix_symmetry, "progress": progress}
         if positions:
-            relax = self._relaxer.positions(
-                steps=steps, fix_symmetry=fix_symmetry, batch_size=batch_size_of(batch_size), progress=progress
-            )
-        else:
-            size = MAX_BATCH_CRYSTALS if batch_size == "auto" else batch_size_of(batch_size)
-            relax = self._relaxer.lattices(
-                passes=check_steps(steps), fix_symmetry=fix_symmetry, batch_size=size, progress=progress
-            )
-        return relax(structures)
+            return self._relaxer.positions(steps=steps, batch_size=batch_size_of(batch_size), **how)(structures)
+        size = MAX_BATCH_CRYSTALS if batch_size == "auto" else batch_size_of(batch_size)
+        return self._relaxer.lattices(passes=check_steps(steps), batch_size=size, **how)(structures)
 
     @property
     def _relaxer(self) -> ModelRelaxer:
@@ -386,12 +392,6 @@ class AutoPeri:
         from autoperi.relax.calculator import AutoPeriCalculator
 
         return AutoPeriCalculator(self.bundle, **{"device": self.device, **options})
-
-
-def _rebuilt(
-    cls: type[AutoPeri], bundle: Bundle, device: torch.device, dtype: torch.dtype, settings: Settings
-) -> AutoPeri:
-    return cls(bundle, device=device, dtype=dtype, settings=settings)
 
 
 __all__ = ["AutoPeri", "AutoPeriError"]

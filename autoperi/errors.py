@@ -80,6 +80,19 @@ class ExplorationInterrupted(KeyboardInterrupt):
         self.finished, self.done, self.wanted = finished, done, wanted
 
 
+class StreamInterrupted(KeyboardInterrupt):
+    """``write_stream`` was interrupted; the shards that were written are whole, and it can be resumed.
+
+    Attributes:
+        record: what is in the folder.
+        wanted: how many crystals were asked for.
+    """
+
+    def __init__(self, record: dict[str, Any], wanted: int) -> None:
+        super().__init__(f"interrupted after {record['place']['kept']} of {wanted} crystals")
+        self.record, self.wanted = record, wanted
+
+
 def one_line(error: BaseException) -> str:
     """The message of ``error`` on one line of at most 200 characters, its class where it says nothing."""
     text = " ".join(str(error).split()) or type(error).__name__

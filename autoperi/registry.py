@@ -191,6 +191,20 @@ PIPELINES: dict[str, str] = {
 """Pipelines by the name that the config of a model gives; ``prototype`` where it gives none."""
 
 
+def pipeline_path(name: Any, model: str) -> str:
+    """Where the class of a pipeline is; ``name`` is what the config of ``model`` says, if it does.
+
+    Raises:
+        WeightsError: there is no such pipeline.
+    """
+    name = name or "prototype"
+    if not isinstance(name, str) or name not in PIPELINES:
+        raise WeightsError(
+            f"model {model!r} names the pipeline {name!r}; known are {', '.join(PIPELINES)}: update AutoPeri"
+        )
+    return PIPELINES[name]
+
+
 @lru_cache(maxsize=1)
 def kinds() -> Mapping[str, Kind]:
     """All kinds by name: those of :data:`KINDS`, then those of other packages, which cannot replace them.

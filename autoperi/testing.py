@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,9 @@ def check_generator(
 ) -> None:
     """What every generator must hold to; an AssertionError says what does not.
 
-    The same crystals at any batch size and number of threads, and after saving and loading; fewer are the first of
-    more; the composition exactly; every option that its pipeline supports is honoured, every other refused before any
-    work.
+    The same crystals at any batch size and number of threads, after saving and loading, and of a stream; fewer are the
+    first of more; the composition exactly; every option that its pipeline supports is honoured, every other refused
+    before any work.
 
     Args:
         peri: the model.
@@ -165,6 +166,8 @@ def check_generator(
                 torch.set_num_threads(threads)
             _same_crystals(peri.generate(composition, n=1, seed=1, **common), found[:1], "number of crystals")
             _same_crystals(again.generate(composition, n=n, seed=1, **common), found, "saving and loading")
+            streamed = peri.generate_stream(composition, n=n, seed=1, steps=steps, model=model)
+            _same_crystals(list(islice(streamed, len(found))), found, "a stream")
         formula = Composition(compositions[0]).reduced_composition
         asked: dict[str, Any] = {
             "num_atoms": int(formula.num_atoms),

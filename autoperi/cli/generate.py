@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoperi.cli import common
+from autoperi.cli.stream import run_stream
 from autoperi.data.files import check_crystal_output, publish
-from autoperi.errors import GenerationInterrupted
+from autoperi.errors import GenerationInterrupted, RequestError
 from autoperi.pipelines.options import add_flags, given_flags
 from autoperi.pipelines.request import Request, RunOptions, make_request
+from autoperi.pipelines.stream_options import ShardOptions, StreamOptions
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -26,8 +28,11 @@ EXAMPLE = """examples:
   autoperi generate --chemical-system Li-Fe-O -n 20 --num-atoms 4-20 --json
   autoperi generate --model score-langevin --sites TiO --space-group 136 -n 5
   autoperi generate -n 100 --exclude Pb,Cd,Hg --out new/
+  autoperi generate -n 1000000 --stream --out many/ --where "charge_neutral and n_atoms <= 20"
 
-Ctrl-C keeps the crystals that are finished: they are ranked and written as usual, and the exit code is 130."""
+Ctrl-C keeps the crystals that are finished: they are ranked and written as usual, and the exit code is 130.
+With --stream crystals are not ranked but written as they come, and what was interrupted, however hard, goes on with
+  autoperi generate --stream --out many/ --resume"""
 
 COLUMNS = {
     "rank": "rank",
@@ -51,6 +56,9 @@ def add_parser(subparsers: Any) -> None:
         example=EXAMPLE,
     )
     add_flags(parser, Request, RunOptions)
+    what = "write crystals into a folder as they come, in shards: any number of them, not ranked"
+    common.add_option(parser, "--stream", "", what)
+    add_flags(parser, StreamOptions, ShardOptions)
     what = "a folder, or a file: .cif, .extxyz, .json, .parquet, .vasp (one crystal)"
     common.add_option(parser, "--out", "DIR_or_FILE", what)
     common.add_model(parser)
@@ -60,6 +68,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate, write, print."""
+    if args.stream:
+        return run_stream(args)
+    for name in given_flags(args, StreamOptions, ShardOptions):
+        raise RequestError(f"--{name.replace('_', '-')} belongs to --stream; add that, or leave it out")
     request = make_request(**given_flags(args, Request))
     folder = check_crystal_output(args.out, n=request.n) if args.out is not None else False
     peri = common.load_model(args)

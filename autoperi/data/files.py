@@ -115,6 +115,14 @@ def publish(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def remove_unfinished(*folders: Path) -> None:
+    """Remove what a killed process left half written in folders under a temporary name."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def write_table(rows: Sequence[Mapping[str, Any]], out: str | os.PathLike[str]) -> Path:
     """Write rows as ``.csv``, ``.json`` (a list of objects) or ``.parquet``, whole or not at all.
 

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 _IN_FOLDER = ("cif", "poscar", "extxyz")
 EXTXYZ, SUMMARY = "generated.extxyz", "summary.json"
 """What ``autoperi generate --out DIR`` writes beside the CIFs."""
+STREAM, SHARD = "stream.json", "crystals-{:08d}.{}"
+"""What ``autoperi generate --stream --out DIR`` writes: the record, and shards by number and format."""
 
 
 def read_crystals(path: str | os.PathLike[str], *, limit: int | None = None) -> list[Structure]:
@@ -93,9 +95,11 @@ def crystal_files(folder: str | os.PathLike[str]) -> list[Path]:
     """The files of a folder that hold crystals, sorted by name: CIF, POSCAR and extended XYZ.
 
     What ``generate --out DIR`` wrote holds each crystal twice: of such a folder only the extended XYZ, which knows more
-    of it.
+    of it; of a stream the shards, which may be Parquet.
     """
     folder = Path(folder)
+    if (folder / STREAM).is_file():
+        return sorted(folder.glob("crystals-*.*"))
     if (folder / SUMMARY).is_file() and (folder / EXTXYZ).is_file():
         return [folder / EXTXYZ]
     return sorted(

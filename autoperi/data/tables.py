@@ -176,20 +176,30 @@ def read_csv(path: Path, limit: int | None) -> CrystalTable:
 
 
 def parquet_bytes(structures: list[Structure]) -> bytes:
-    """A Parquet file of structures; labels that are nested or of several types travel as JSON text."""
+    """A Parquet file of structures, see :func:`table_bytes`."""
+    table = CrystalTable.from_structures(structures)
+    return table_bytes(table, [s.composition.reduced_formula for s in structures])
+
+
+def table_bytes(table: CrystalTable, formulas: Sequence[str]) -> bytes:
+    """A Parquet file of crystals and their reduced formulas; labels that are nested or of several types travel as JSON
+    text.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = CrystalTable.from_structures(structures)
-    columns = {
+    columns: dict[str, Any] = {
         "id": table.ids,
-        "formula": [s.composition.reduced_formula for s in structures],
+        "formula": list(formulas),
         "n_atoms": [len(z) for z in table.atomic_numbers],
         "lattice": list(table.lattice.reshape(-1, 9)),
         "frac_coords": [x.reshape(-1) for x in table.frac_coords],
         "atomic_numbers": [z.astype(np.uint8) for z in table.atomic_numbers],
     }
     for name in table.labels:
+        if table.labels[name].dtype.kind in "biuf":  # one type, whatever is missing
+            columns.setdefault(str(name), pa.array(table.labels[name], from_pandas=True))
+            continue
         values = [None if _is_null(v) else plain(v) for v in table.labels[name]]
         # Parquet knows one type a column: what is nested or mixed travels as JSON text.
         kinds = {type(v) for v in values if v is not None}

@@ -12,6 +12,7 @@ import errno
 import inspect
 import os
 import re
+import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from autoperi._version import __version__
 from autoperi.data.files import publish
 from autoperi.errors import HubError, WeightsError, one_line
-from autoperi.hub.bundle import CARD_FILE, CONFIG_FILE, Bundle, files_of, load_bundle, read_config, verify
+from autoperi.hub.bundle import CARD_FILE, CONFIG_FILE, Bundle, files_of, load_bundle, read_config, save_bundle, verify
 from autoperi.hub.store import resolve
 
 if TYPE_CHECKING:
@@ -124,6 +125,16 @@ def download_to(
     if bad:
         raise WeightsError(f"'{target / bad[0]}' is damaged after copying; check the disk and copy again")
     return target
+
+
+def push_bundle(
+    bundle: Bundle, repo_id: str, *, token: str | bool | None = None, private: bool = False, revision: str | None = None
+) -> str:
+    """Upload a model, see :func:`push`."""
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory) / bundle.name
+        save_bundle(bundle, target)
+        return push(target, repo_id, token=token, private=private, revision=revision)
 
 
 def push(

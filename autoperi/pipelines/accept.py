@@ -7,16 +7,16 @@ request, as found by symmetry analysis of the very crystal that would be returne
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from autoperi.data.checks import whole_number
-from autoperi.data.convert import batch_arrays
+from autoperi.data.convert import arrays_to_structures, batch_arrays
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.elements import symbol_of
 from autoperi.errors import StructureError
@@ -28,6 +28,9 @@ from autoperi.pipelines.base import Candidate, Pipeline
 from autoperi.pipelines.ranking import Ranker
 from autoperi.pipelines.request import Request
 from autoperi.symmetry.analysis import STRICT_SYMPREC, analyse
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 DEFAULT_BATCH = 32
 ENERGY_DIGITS = 6
@@ -77,9 +80,19 @@ class Accepted:
         }
 
 
+def structures_of(accepted: Sequence[Accepted], ranker: Ranker, common: Mapping[str, Any]) -> list[Structure]:
+    """pymatgen structures with their provenance: ``common``, and what is their own."""
+    return arrays_to_structures(
+        [(a.candidate.lattice, a.candidate.frac_coords, a.candidate.numbers) for a in accepted],
+        properties=[{"autoperi": {**common, **a.note(ranker)}} for a in accepted],
+    )
+
+
 @dataclass
 class Tally:
-    """How many candidates were tried, and why some were refused."""
+    """How many candidates were tried, and why some were refused; ``filtered`` passed, but not the filter of a
+    stream.
+    """
 
     tried: int = 0
     too_close: int = 0
@@ -87,7 +100,14 @@ class Tally:
     smaller_cell: int = 0
     other_composition: int = 0
     nothing: int = 0
+    filtered: int = 0
     accepted: int = 0
+
+    def count(self, verdict: Accepted | str) -> None:
+        """Count what became of a candidate: accepted, or the name of the count that says why not."""
+        name = verdict if isinstance(verdict, str) else "accepted"
+        self.tried += 1
+        setattr(self, name, getattr(self, name) + 1)
 
     def too_few(self, wanted: int, request: Request) -> str:
         """That fewer than ``wanted`` crystals of a request passed, and why."""
@@ -96,6 +116,7 @@ class Tally:
             asked = "sites " + "".join(f"{symbol_of(z)}{count}" for z, count in request.sites)
         what = "composition" if request.sites is None else "number of atoms"
         other = f"{self.other_composition} of another {what}, " if self.other_composition else ""
+        other += f"{self.filtered} that the filter did not keep, " if self.filtered else ""
         return (
             f"only {self.accepted} of {wanted} crystals of {asked} could be made ({self.tried} candidates tried, "
             f"{self.too_close} with atoms too close, {self.wrong_group} of another space group, {self.smaller_cell} "
@@ -125,36 +146,49 @@ class Judge:
 
     def accept(self, candidates: list[Candidate], request: Request, tally: Tally) -> Iterator[Accepted]:
         """Those of some candidates that pass, in order; ``tally`` counts the others."""
+        for verdict in self.verdicts(candidates, request):
+            if isinstance(verdict, Accepted):
+                yield verdict
+            else:
+                setattr(tally, verdict, getattr(tally, verdict) + 1)
+
+    def verdicts(self, candidates: Sequence[Candidate], request: Request) -> Iterator[Accepted | str]:
+        """What becomes of each candidate, in order: accepted, or the count of :class:`Tally` that says why not."""
+        crystals = list(range(len(candidates)))
         try:
             batch = self._batch(candidates)
         except StructureError:  # one is no crystal at all
-            given, candidates = len(candidates), [c for c in candidates if self._is_crystal(c)]
-            tally.nothing += given - len(candidates)
-            batch = self._batch(candidates)
-        if not candidates:
-            return
+            crystals = [k for k in crystals if self._is_crystal(candidates[k])]
+            batch = self._batch([candidates[k] for k in crystals])
+        energies = ranking = None
         with torch.no_grad():
-            ratios = minimum_distance_ratios(batch).cpu().numpy()
-            close = ratios < MIN_DISTANCE_RATIO
-            apart = np.nonzero(~close)[0]
-            energies, ranking = self._energies(batch[apart.tolist()], request) if len(apart) else (None, None)
-        tally.too_close += int(close.sum())
-        for place, k in enumerate(apart):
-            candidate = candidates[k]
-            number, atoms = _symmetry(candidate)
-            if not _has_composition(candidate, request):
-                tally.other_composition += 1
+            ratios = dict(zip(crystals, minimum_distance_ratios(batch).tolist() if crystals else (), strict=True))
+            apart = [place for place, k in enumerate(crystals) if ratios[k] >= MIN_DISTANCE_RATIO]
+            if apart:
+                energies, ranking = self._energies(batch[apart], request)
+        place = -1  # among those that are apart
+        for k, candidate in enumerate(candidates):
+            if k not in ratios:
+                yield "nothing"
                 continue
+            if ratios[k] < MIN_DISTANCE_RATIO:
+                yield "too_close"
+                continue
+            place += 1
+            if not _has_composition(candidate, request):
+                yield "other_composition"
+                continue
+            number, atoms = _symmetry(candidate)
             if 0 < atoms < len(candidate.numbers):
-                tally.smaller_cell += 1  # it is a crystal of another number of atoms
+                yield "smaller_cell"  # it is a crystal of another number of atoms
                 continue
             if not number or (request.space_group is not None and number != request.space_group):
-                tally.wrong_group += 1
+                yield "wrong_group"
                 continue
             energy, potential = (
                 None if e is None else round(float(e[place]), ENERGY_DIGITS) for e in (energies, ranking)
             )
-            yield Accepted(candidate, energy, potential, round(float(ratios[k]), 4), number)
+            yield Accepted(candidate, energy, potential, round(ratios[k], 4), number)
 
     def _batch(self, candidates: Sequence[Candidate]) -> CrystalBatch:
         return batch_arrays(
@@ -178,6 +212,17 @@ class Judge:
             return energies, None
         found = evaluate(self.potential, batch, derivatives=False).energy / batch.n_atoms
         return energies, found.cpu().numpy()
+
+
+def judged(
+    chunk: Sequence[Candidate | None], request: Request, pipeline: Pipeline, judge: Judge
+) -> Iterator[Accepted | str]:
+    """What becomes of each place of a stretch of the stream, in order: :meth:`Judge.verdicts`, and ``"nothing"`` where
+    nothing could be built.
+    """
+    starts = [c for c in chunk if c is not None]
+    verdicts = judge.verdicts(pipeline.refine(request, starts), request) if starts else iter(())
+    yield from ("nothing" if start is None else next(verdicts) for start in chunk)
 
 
 def run(
@@ -229,16 +274,15 @@ def run(
             if misses == MAX_EMPTY_INDICES:
                 chunk = chunk[: k + 1]  # what comes after it in this chunk came by chance
                 break
-        tally.tried += len(chunk)
-        tally.nothing += sum(c is None for c in chunk)
-        starts = [c for c in chunk if c is not None]
-        for accepted in judge.accept(pipeline.refine(request, starts) if starts else [], request, tally):
-            if len(done) >= request.n and accepted.candidate.fallback:
+        for verdict in judged(chunk, request, pipeline, judge):
+            if len(done) >= request.n and isinstance(verdict, Accepted) and verdict.candidate.fallback:
                 return done
-            done.append(accepted)
-            tally.accepted += 1
+            tally.count(verdict)
+            if isinstance(verdict, str):
+                continue
+            done.append(verdict)
             if on_accepted is not None:
-                on_accepted(accepted)
+                on_accepted(verdict)
     return done
 
 

@@ -64,6 +64,7 @@ class Pipeline(ABC):
         parts: what ``generate(model=…)`` may name.
         min_steps, max_steps: fewest and most steps that a request may ask for; steps_name: what they are steps of.
         falls_back: whether candidates that are tried only where no other passes end its stream.
+        stream_batch: candidates that a long stream works on together where nothing is said; 0 for the usual number.
     """
 
     supports: ClassVar[frozenset[str]]
@@ -72,6 +73,7 @@ class Pipeline(ABC):
     max_steps: ClassVar[int] = 20
     steps_name: ClassVar[str] = "relaxation passes"
     falls_back: ClassVar[bool] = False
+    stream_batch: ClassVar[int] = 0
 
     @classmethod
     @abstractmethod

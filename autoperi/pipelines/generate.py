@@ -9,17 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autoperi.data.convert import arrays_to_structures, structure_to_atoms
+from autoperi.data.convert import structure_to_atoms
 from autoperi.errors import AutoPeriWarning, GenerationInterrupted, RequestError, WeightsError
 from autoperi.hub.networks import LoadedBundle
-from autoperi.pipelines.accept import Accepted, Judge, Tally, run
+from autoperi.pipelines.accept import DEFAULT_BATCH, Accepted, Judge, Tally, batch_size_of, run, structures_of
 from autoperi.pipelines.base import Pipeline
 from autoperi.pipelines.finish import finish
 from autoperi.pipelines.ranking import Ranker
 from autoperi.pipelines.request import Request, RunOptions
 from autoperi.pipelines.score import columns_of, score_table
 from autoperi.pipelines.settings import Settings
+from autoperi.pipelines.stream import Stream
+from autoperi.pipelines.stream_options import StreamOptions
 from autoperi.pipelines.target import candidates_for, nearest
+from autoperi.pipelines.where import filter_of
 from autoperi.progress import progress_bar
 from autoperi.relax.model import ModelRelaxer
 from autoperi.symmetry.analysis import STRICT_SYMPREC
@@ -27,6 +30,9 @@ from autoperi.symmetry.analysis import STRICT_SYMPREC
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
+
+MAX_IN_MEMORY = 1_000_000
+"""Crystals that ``generate`` returns at most; a stream gives any number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +83,14 @@ class Generation:
             WeightsError: a network is missing.
             GenerationInterrupted: Ctrl-C; it holds the crystals that were done, ranked.
         """
+        if request.n > MAX_IN_MEMORY:
+            raise RequestError(
+                f"n={request.n} crystals are more than a list should hold; take generate_stream (--stream), or at most "
+                f"{MAX_IN_MEMORY}"
+            )
         self.check(request, options)
         ranker, wanted = self._ranker(request), request.n
-        pipeline = self.pipeline if request.model is None else self.pipeline.part(request.model)
+        pipeline = self._pipeline(request)
         if request.target:
             request = replace(request, n=candidates_for(wanted))
         give = structure_to_atoms if options.as_ase else (lambda structure: structure)
@@ -116,6 +127,29 @@ class Generation:
                 raise GenerationInterrupted([give(s) for s in stop.finished], wanted) from None
         return [give(s) for s in best]
 
+    def stream(self, request: Request, options: StreamOptions) -> Stream:
+        """The crystals of a request one after another.
+
+        Raises:
+            RequestError: what the model cannot honour. WeightsError: a network is missing.
+        """
+        self.check(request, RunOptions())
+        pipeline = self._pipeline(request)
+        size = options.batch_size
+        return Stream(
+            request,
+            pipeline,
+            self.judge,
+            Ranker(self.settings, request.rank),
+            self.relaxer.provenance | {"seed": request.seed},
+            filter_of(options.where, self.model, self.settings),
+            (pipeline.stream_batch or DEFAULT_BATCH) if size == "auto" else batch_size_of(size),
+            options.as_ase,
+        )
+
+    def _pipeline(self, request: Request) -> Pipeline:
+        return self.pipeline if request.model is None else self.pipeline.part(request.model)
+
     def _ranker(self, request: Request) -> Ranker:
         """The ranking rule; without any energy it is the probability's, and a warning says so."""
         if request.rank == "energy" and self.judge.energy is None and not self.judge.ranks_by_potential(request):
@@ -144,11 +178,7 @@ class Generation:
         return [made[k] for k, _ in chosen]
 
     def _structures(self, accepted: Sequence[Accepted], request: Request, ranker: Ranker) -> list[Structure]:
-        common = self.relaxer.provenance | {"seed": request.seed}
-        return arrays_to_structures(
-            [(a.candidate.lattice, a.candidate.frac_coords, a.candidate.numbers) for a in accepted],
-            properties=[{"autoperi": common | a.note(ranker)} for a in accepted],
-        )
+        return structures_of(accepted, ranker, self.relaxer.provenance | {"seed": request.seed})
 
     def _score(self, made: list[Structure], names: list[str]) -> pd.DataFrame:
         return score_table(made, self.model, self.settings, properties=names, progress=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -73,9 +73,9 @@ def options_of(*classes: type) -> Iterator[Field[Any]]:
         yield from (f for f in fields(cls) if "says" in f.metadata)
 
 
-def takes(*classes: type) -> Callable[[Function], Function]:
-    """A decorator: the options of ``classes`` become keyword arguments in the signature, and lines of ``Args:`` for
-    ``{options}``.
+def takes(*classes: type, without: Collection[str] = ()) -> Callable[[Function], Function]:
+    """A decorator: the options of ``classes``, but for those in ``without``, become keyword arguments in the signature,
+    and lines of ``Args:`` for ``{options}``.
 
     The function itself takes ``**options``; its first parameters stay as they are.
     """
@@ -84,7 +84,7 @@ def takes(*classes: type) -> Callable[[Function], Function]:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         names = {p.name for p in own}
-        chosen = [f for f in options_of(*classes) if f.name not in names]
+        chosen = [f for f in options_of(*classes) if f.name not in names and f.name not in without]
         added = [
             inspect.Parameter(
                 f.name,
@@ -100,6 +100,12 @@ def takes(*classes: type) -> Callable[[Function], Function]:
         return function
 
     return decorate
+
+
+def taken(options: dict[str, Any], cls: type) -> dict[str, Any]:
+    """The options of a dataclass, checked, taken out of ``options``."""
+    found = {f.name: (options.pop(f.name), f.metadata["check"]) for f in options_of(cls) if f.name in options}
+    return {name: value if check is None else check(value) for name, (value, check) in found.items()}
 
 
 def refuse_unknown(function: str, options: dict[str, Any], *classes: type) -> None:

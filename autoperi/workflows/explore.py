@@ -18,15 +18,16 @@ import torch
 
 from autoperi.chemistry.formula import Formula
 from autoperi.data.elements import symbol_of
-from autoperi.data.files import check_writable, dumps, write_atomically
+from autoperi.data.files import check_writable, dumps, remove_unfinished, write_atomically
 from autoperi.errors import DataError, ExplorationInterrupted, RequestError, StructureError
 from autoperi.pipelines.accept import batch_size_of
 from autoperi.pipelines.options import options_of
 from autoperi.pipelines.request import Request, RunOptions, make_request
 from autoperi.progress import progress_bar
-from autoperi.workflows.explore_files import CIFS, RECORD, Exploration, listed, remove_unfinished
+from autoperi.workflows.explore_files import CIFS, RECORD, Exploration, listed
 from autoperi.workflows.explore_parts import EnergyJudge, Part, digest, generate, known_crystals, part_of
 from autoperi.workflows.explore_request import IN_MEMORY, ExploreOptions, ExploreRequest, formula_text, make_exploration
+from autoperi.workflows.resume import check_same, check_same_makers
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -58,7 +59,7 @@ def explore(peri: AutoPeri, system: Any = None, **options: Any) -> Exploration:
     work = _Work(peri, request, judge, how, folder)
     work.check()
     if stored is not None:
-        _same_makers(work.header(), stored, folder)
+        check_same_makers(work.header(), stored, folder, ("model", "model_settings", "judge", "known"))
     return work.run()
 
 
@@ -112,24 +113,11 @@ def _request(given: Mapping[str, Any], stored: Mapping[str, Any] | None, folder:
             settings.pop(other, None)
     settings["num_atoms"] = tuple(settings["num_atoms"])
     if "system" in given:  # first, because the compositions of the run are not of another system
-        _same("system", make_exploration(given["system"]).echo()["system"], old, folder)
+        check_same("system", make_exploration(given["system"]).echo()["system"], old, folder)
     request = make_exploration(**{**settings, **given})
     for name, value in request.echo().items():
-        _same(name, value, old, folder)
+        check_same(name, value, old, folder)
     return request
-
-
-def _same(name: str, value: Any, old: Mapping[str, Any], folder: Path | None) -> None:
-    if value != old.get(name):
-        raise RequestError(
-            f"{name}={_short(value)} differs from {_short(old.get(name))} of the run in {folder}; resume with its own "
-            "settings, or choose another folder"
-        )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _judge(peri: AutoPeri, request: ExploreRequest, batch_size: int | None) -> EnergyJudge:
@@ -154,22 +142,6 @@ def _judge(peri: AutoPeri, request: ExploreRequest, batch_size: int | None) -> E
     except StructureError as error:
         raise RequestError(f"judge {model.bundle.name!r}: {error}") from None
     return EnergyJudge(potential, model.provenance(), request.relax, batch_size)
-
-
-def _same_makers(header: Mapping[str, Any], stored: Mapping[str, Any], folder: Path | None) -> None:
-    """Refuse to go on with another model, judge or list of known crystals, or other versions.
-
-    Raises:
-        RequestError: naming what differs.
-    """
-    for name in ("model", "model_settings", "judge", "known"):
-        new, old = json.loads(dumps(header[name])) or {}, stored.get(name) or {}
-        for key in sorted({*new, *old}):
-            if new.get(key) != old.get(key):
-                raise RequestError(
-                    f"{name}: {key}={_short(new.get(key))} differs from {_short(old.get(key))} of the run in {folder}; "
-                    "resume with what it was begun with, or choose another folder"
-                )
 
 
 @dataclass(eq=False)
@@ -228,7 +200,7 @@ class _Work:
     def run(self) -> Exploration:
         """All parts, and what comes of them."""
         if self.folder is not None:
-            remove_unfinished(self.folder)
+            remove_unfinished(self.folder, self.folder / PARTS, self.folder / CIFS)
             if not (self.folder / RECORD).exists():
                 write_atomically(self.folder / RECORD, dumps({**self.header(), "complete": False}, indent=1) + "\n")
         parts: list[Part] = []

@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -310,11 +309,3 @@ def listed(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     return {p.name for p in folder.iterdir() if re.fullmatch(r"\d{3,}_[A-Za-z0-9.]+\.cif", p.name)}
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a killed process left half written under a temporary name."""
-    for place in (folder, folder / "parts", folder / CIFS):
-        for path in place.glob(".*.tmp") if place.is_dir() else ():
-            with suppress(OSError):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -154,11 +154,23 @@ def published(name: str) -> str:
 
 def options_table() -> str:
     """The options of ``generate``, as their declarations say."""
-    from autoperi.pipelines.options import options_of
     from autoperi.pipelines.request import Request, RunOptions
 
+    return _options_of(Request, RunOptions)
+
+
+def stream_options_table() -> str:
+    """Those of a stream alone."""
+    from autoperi.pipelines.stream_options import ShardOptions, StreamOptions
+
+    return _options_of(StreamOptions, ShardOptions, without=("batch_size", "as_ase"))
+
+
+def _options_of(*classes: type, without: tuple[str, ...] = ()) -> str:
+    from autoperi.pipelines.options import options_of
+
     lines = ["| option | command line | default | meaning |", "|---|---|---|---|"]
-    for f in options_of(Request, RunOptions):
+    for f in (f for f in options_of(*classes) if f.name not in without):
         flag = f.metadata["flag"]
         words = () if flag is None else (flag.name, flag.metavar) if flag.name.startswith("-") else (flag.metavar,)
         written = f"`{' '.join(filter(None, words))}`" if words else ""
@@ -208,6 +220,7 @@ FIGURES = {
 """Figures of docs/images: the script below benchmarks that draws each, its function, and the results it takes."""
 TABLES: dict[str, Callable[[], str | None]] = {
     "options": options_table,
+    "stream_options": stream_options_table,
     "settings": settings_table,
     "kinds": kinds_table,
     "solids": solids_table,

@@ -221,7 +221,7 @@ def interrupt(monkeypatch):
     """Ctrl-C after some crystals are finished."""
 
     def after(k):
-        real, seen = accept.Judge.accept, []
+        real, seen = accept.Judge.verdicts, []
 
         def stop(*arguments):
             for finished in real(*arguments):
@@ -230,7 +230,7 @@ def interrupt(monkeypatch):
                 seen.append(finished)
                 yield finished
 
-        monkeypatch.setattr(accept.Judge, "accept", stop)
+        monkeypatch.setattr(accept.Judge, "verdicts", stop)
 
     return after
 

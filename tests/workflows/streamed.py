@@ -13,7 +13,7 @@ from autoperi.data.random import numpy_generator
 from autoperi.pipelines.base import DE_NOVO, Candidate, Pipeline
 from autoperi.pipelines.request import Request
 
-ELEMENTS = (3, 8, 11, 17, 19, 35, 55)
+ELEMENTS = (3, 9, 17, 18, 20, 35, 55)
 FLAGS = ("-n", 30, "--seed", 2, "--shard-size", 12)
 SMALL: dict[str, Any] = {"n": 30, "seed": 2, "shard_size": 12}
 """A stream of five or six shards."""

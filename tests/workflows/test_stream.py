@@ -154,7 +154,7 @@ def test_where_keeps_what_score_says(cells: AutoPeri) -> None:
     density, symbol = table["density_g_per_cm3"], table["formula"]
     for where, kept in {
         "density_g_per_cm3 > 3": density > 3,
-        "density > 3 and not charge_neutral": (density > 3) & (table["charge_neutral"] == False),  # noqa: E712
+        "density > 1 and not charge_neutral": (density > 1) & (table["charge_neutral"] == False),  # noqa: E712
         "charge_neutral & (volume_per_atom_A3 < 40) or space_group in [225, 229]": (
             neutral & (table["volume_per_atom_A3"] < 40)
         )
@@ -226,6 +226,28 @@ def test_killed_at_any_write(cells: AutoPeri, whole: Path, tmp_path: Path, monke
             deaths += 1
     assert deaths > 2 * len(list(whole.glob("*.parquet")))
     assert contents(folder) == contents(whole)
+
+
+@pytest.mark.parametrize("composition", ["NaCl", None])
+def test_real_candidates_are_resumed(
+    tiny: AutoPeri, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, composition: str | None
+) -> None:
+    """Those without a composition depend on what was drawn before."""
+    how: dict[str, Any] = {"n": 7, "seed": 5, "shard_size": 3, "progress": False}
+    write_stream(tiny, composition, out=tmp_path / "whole", **how)
+    real = workflow.write_atomically
+
+    def dying(path: Path, content: Any) -> Any:
+        if path.name.startswith("crystals-00000001"):
+            raise Killed
+        return real(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(workflow, "write_atomically", dying)
+        write_stream(tiny, composition, out=tmp_path / "killed", **how)
+    assert len(contents(tmp_path / "killed")) == 2
+    write_stream(tiny, out=tmp_path / "killed", resume=True, progress=False)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_ctrl_c_says_how_to_go_on(

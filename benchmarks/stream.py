@@ -54,10 +54,10 @@ def main() -> int:
     def watched(self: Stream, place: Any) -> Any:
         """The stream itself, noting the memory as it passes the marks."""
         for verdict in real(self, place):
-            yield verdict
             for share, crystals in marks:
                 if place.kept == crystals:
                     memory.setdefault(f"{share:.0%}", peak())
+            yield verdict
 
     Stream.verdicts = watched  # type: ignore[method-assign]
     started = time.perf_counter()

@@ -125,14 +125,14 @@ def filter_of(
     Raises:
         RequestError: a name that is no column of this model's ``score``, or an expression without a truth value.
     """
-    import pandas as pd
-
-    from autoperi.pipelines.score import columns_of, score_table
-
     if where is None:
         return None
     if callable(where):
         return lambda crystals: [bool(where(crystal)) for crystal in crystals]
+    import pandas as pd
+
+    from autoperi.pipelines.score import columns_of, score_table
+
     offered = columns_of(model)
     owner = {column: name for name, columns in offered.items() for column in columns}
     aliases = {name: offered[name][0] for name in names_in(where) if name not in owner and name in offered}

@@ -242,9 +242,10 @@ def test_real_candidates_are_resumed(
             raise Killed
         return real(path, content)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(workflow, "write_atomically", dying)
+    monkeypatch.setattr(workflow, "write_atomically", dying)
+    with pytest.raises(Killed):
         write_stream(tiny, composition, out=tmp_path / "killed", **how)
+    monkeypatch.setattr(workflow, "write_atomically", real)
     assert len(contents(tmp_path / "killed")) == 2
     write_stream(tiny, out=tmp_path / "killed", resume=True, progress=False)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")

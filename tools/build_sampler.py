@@ -154,8 +154,7 @@ CARDS = {
         training={
             "task": "scores of positions at a fixed cell, and of cells with both perturbed, in units of the noise",
             "max_atoms": "20",
-            "schedule": "the cosine was planned for 70 epochs, and for 50 from epoch 6 on; from epoch 13 on nodes know "
-            "whether their site is bound",
+            "schedule": "the cosine was planned for 115 epochs, and for 90 from epoch 59 on",
             "optimizer": "Muon 3e-3 and AdamW for vectors and embeddings, weight decay 1e-3, cosine with warm-up, EMA "
             "0.999 (which is what ships)",
         },

@@ -10,19 +10,9 @@ from typing import Any
 from autoperi.cli import common
 from autoperi.data.files import crystal_target
 from autoperi.errors import DataError, RequestError, StreamInterrupted
-from autoperi.pipelines.options import given_flags
+from autoperi.pipelines.options import given_flags, taken
 from autoperi.pipelines.request import Request, RunOptions
 from autoperi.pipelines.stream_options import ShardOptions, StreamOptions, make_stream_request
-
-REASONS = {
-    "too_close": "with atoms too close",
-    "wrong_group": "of another space group",
-    "smaller_cell": "of a smaller cell",
-    "other_composition": "of another composition",
-    "nothing": "for which nothing could be built",
-    "filtered": "that the filter did not keep",
-}
-"""Counts of candidates that were refused, in words."""
 
 
 def run_stream(args: argparse.Namespace) -> int:
@@ -30,6 +20,7 @@ def run_stream(args: argparse.Namespace) -> int:
     asked, options = given_flags(args, Request), given_flags(args, StreamOptions, ShardOptions)
     _check(args, asked, options)
     peri = common.load_model(args)
+    from autoperi.pipelines.accept import REASONS
     from autoperi.workflows.stream import write_stream
 
     interrupted: StreamInterrupted | None = None
@@ -69,9 +60,8 @@ def _check(args: argparse.Namespace, asked: dict[str, Any], options: dict[str, A
     if "strict" in given_flags(args, RunOptions):
         raise RequestError("--no-strict means nothing beside --stream, which keeps what there is; leave it out")
     make_stream_request(**asked)
-    for f in ("where", "format", "shard_size"):
-        check = {**StreamOptions.__dataclass_fields__, **ShardOptions.__dataclass_fields__}[f].metadata["check"]
-        check(options[f]) if f in options else None
+    for cls in (StreamOptions, ShardOptions):
+        taken(dict(options), cls)  # which checks them
     from autoperi.data.io import STREAM
 
     if "n" not in asked and not (options.get("resume") and (Path(args.out) / STREAM).exists()):

@@ -88,6 +88,17 @@ def structures_of(accepted: Sequence[Accepted], ranker: Ranker, common: Mapping[
     )
 
 
+REASONS = {
+    "too_close": "with atoms too close",
+    "wrong_group": "of another space group",
+    "smaller_cell": "of a smaller cell",
+    "other_composition": "of another composition",
+    "nothing": "for which nothing could be built",
+    "filtered": "that the filter did not keep",
+}
+"""Counts of :class:`Tally` of candidates that were refused, in words."""
+
+
 @dataclass
 class Tally:
     """How many candidates were tried, and why some were refused; ``filtered`` passed, but not the filter of a
@@ -114,13 +125,13 @@ class Tally:
         asked = "any composition" if request.asked is None else request.asked
         if request.sites is not None:
             asked = "sites " + "".join(f"{symbol_of(z)}{count}" for z, count in request.sites)
-        what = "composition" if request.sites is None else "number of atoms"
-        other = f"{self.other_composition} of another {what}, " if self.other_composition else ""
-        other += f"{self.filtered} that the filter did not keep, " if self.filtered else ""
+        words = REASONS if request.sites is None else {**REASONS, "other_composition": "of another number of atoms"}
+        always = ("too_close", "wrong_group", "smaller_cell")
+        rare = (name for name in ("other_composition", "filtered") if getattr(self, name))
+        refused = ", ".join(f"{getattr(self, name)} {words[name]}" for name in (*always, *rare, "nothing"))
         return (
             f"only {self.accepted} of {wanted} crystals of {asked} could be made ({self.tried} candidates tried, "
-            f"{self.too_close} with atoms too close, {self.wrong_group} of another space group, {self.smaller_cell} "
-            f"of a smaller cell, {other}{self.nothing} for which nothing could be built)"
+            f"{refused})"
         )
 
 
@@ -143,14 +154,6 @@ class Judge:
         if self.potential is None or request.composition is None:
             return False
         return bool(self.potential.seen[[z for z, _ in request.composition]].all())
-
-    def accept(self, candidates: list[Candidate], request: Request, tally: Tally) -> Iterator[Accepted]:
-        """Those of some candidates that pass, in order; ``tally`` counts the others."""
-        for verdict in self.verdicts(candidates, request):
-            if isinstance(verdict, Accepted):
-                yield verdict
-            else:
-                setattr(tally, verdict, getattr(tally, verdict) + 1)
 
     def verdicts(self, candidates: Sequence[Candidate], request: Request) -> Iterator[Accepted | str]:
         """What becomes of each candidate, in order: accepted, or the count of :class:`Tally` that says why not."""

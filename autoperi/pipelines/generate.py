@@ -16,7 +16,7 @@ from autoperi.pipelines.accept import DEFAULT_BATCH, Accepted, Judge, Tally, bat
 from autoperi.pipelines.base import Pipeline
 from autoperi.pipelines.finish import finish
 from autoperi.pipelines.ranking import Ranker
-from autoperi.pipelines.request import Request, RunOptions
+from autoperi.pipelines.request import MAX_IN_MEMORY, Request, RunOptions
 from autoperi.pipelines.score import columns_of, score_table
 from autoperi.pipelines.settings import Settings
 from autoperi.pipelines.stream import Stream
@@ -30,9 +30,6 @@ from autoperi.symmetry.analysis import STRICT_SYMPREC
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
-
-MAX_IN_MEMORY = 1_000_000
-"""Crystals that ``generate`` returns at most; a stream gives any number."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,6 +102,12 @@ def takes(*classes: type, without: Collection[str] = ()) -> Callable[[Function],
     return decorate
 
 
+def option_of(cls: type, name: str) -> Any:
+    """The option of another dataclass, as it is declared there."""
+    own = cls.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    return field(default=own.default, metadata=own.metadata)
+
+
 def taken(options: dict[str, Any], cls: type) -> dict[str, Any]:
     """The options of a dataclass, checked, taken out of ``options``."""
     found = {f.name: (options.pop(f.name), f.metadata["check"]) for f in options_of(cls) if f.name in options}

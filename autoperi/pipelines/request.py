@@ -25,7 +25,8 @@ from autoperi.units import MAX_ATOMIC_NUMBER
 if TYPE_CHECKING:
     from autoperi.pipelines.template import Template
 
-MAX_SAMPLES = 1_000_000_000
+MAX_SAMPLES, MAX_IN_MEMORY = 1_000_000_000, 1_000_000
+"""Crystals that a stream gives at most, and those of a list."""
 MAX_FINISH_STEPS = 10_000
 MAX_STEPS = 10_000
 _NO_PASSES = "is not a number of relaxation passes; give an integer from 0 to 20, or None"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoperi.data.checks import whole_number
 from autoperi.errors import RequestError
-from autoperi.pipelines.options import Flag, option, whole
+from autoperi.pipelines.options import Flag, option, option_of, whole
 from autoperi.pipelines.request import Request, RunOptions, make_request
 from autoperi.pipelines.where import check_where
 
@@ -28,11 +28,6 @@ def _format(given: Any) -> str:
     return str(given)
 
 
-def _as_in_generate(name: str) -> Any:
-    own = RunOptions.__dataclass_fields__[name]
-    return field(default=own.default, metadata=own.metadata)
-
-
 @dataclass(frozen=True)
 class StreamOptions:
     """How a stream is answered."""
@@ -48,8 +43,8 @@ class StreamOptions:
         check=check_where,
         flag=Flag("--where", "EXPR", "with --stream: keep crystals of which it holds, e.g. 'charge_neutral'"),
     )
-    batch_size: int | str = _as_in_generate("batch_size")
-    as_ase: bool = _as_in_generate("as_ase")
+    batch_size: int | str = option_of(RunOptions, "batch_size")
+    as_ase: bool = option_of(RunOptions, "as_ase")
 
 
 @dataclass(frozen=True)

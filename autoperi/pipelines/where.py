@@ -133,21 +133,21 @@ def filter_of(
 
     from autoperi.pipelines.score import columns_of, score_table
 
-    offered = columns_of(model)
+    names, offered = names_in(where), columns_of(model)
     owner = {column: name for name, columns in offered.items() for column in columns}
-    aliases = {name: offered[name][0] for name in names_in(where) if name not in owner and name in offered}
-    unknown = [name for name in names_in(where) if name not in owner and name not in offered]
+    aliases = {name: offered[name][0] for name in names if name not in owner and name in offered}
+    unknown = [name for name in names if name not in owner and name not in offered]
     if unknown:
         raise RequestError(
             f"where={where!r} names {', '.join(unknown)}, which score of this model has not; its columns are "
             f"{', '.join(owner)}"
         )
-    wanted = {owner.get(name, name) for name in names_in(where)}
+    wanted = {owner.get(name, name) for name in names}
     made = Filter(
         where,
         tuple(name for name in offered if name in wanted),
         aliases,
-        lambda crystals, names: score_table(crystals, model, settings, properties=names, progress=False),
+        lambda crystals, properties: score_table(crystals, model, settings, properties=properties, progress=False),
     )
     columns = [column for name in made.properties for column in offered[name]]
     made.of_table(pd.DataFrame([{c: _EXAMPLES[_TYPES.get(c, "float64")] for c in columns}]))

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -20,8 +20,8 @@ from autoperi.data.elements import symbol_of
 from autoperi.data.random import check_seed
 from autoperi.errors import RequestError
 from autoperi.pipelines.cell_sizes import MAX_REQUESTED_ATOMS
-from autoperi.pipelines.options import Flag, number_range, option, options_of, whole
-from autoperi.pipelines.request import MAX_FINISH_STEPS, MAX_SAMPLES, Request
+from autoperi.pipelines.options import Flag, number_range, option, option_of, options_of, whole
+from autoperi.pipelines.request import MAX_FINISH_STEPS, MAX_IN_MEMORY, Request
 
 MAX_ELEMENTS = 4
 """Elements of a system: a hull of more cannot be drawn, and has too many ratios to try."""
@@ -37,12 +37,6 @@ DEFAULT_CRYSTALS = {1: 20, 2: 10, 3: 5, 4: 3}
 DEFAULT_STEPS = 200
 IN_MEMORY = "given in Python"
 """What the echo says of known crystals that no file holds."""
-
-
-def _as_in_generate(name: str) -> Any:
-    """The option of ``generate`` of this name."""
-    own = Request.__dataclass_fields__[name]
-    return field(default=own.default, metadata=own.metadata)
 
 
 def _system(given: Any) -> tuple[int, ...]:
@@ -158,7 +152,7 @@ class ExploreRequest:
         annotation="int | None",
         given=None,
         says="crystals of each composition; by default 20, 10, 5 and 3 for one, two, three and four elements.",
-        check=lambda given: None if given is None else whole_number(given, "n", most=MAX_SAMPLES),
+        check=lambda given: None if given is None else whole_number(given, "n", most=MAX_IN_MEMORY),
         flag=Flag("-n", "N", "crystals of each composition (default: 20, 10, 5, 3 for 1 to 4 elements)", type=whole),
     )
     relax: int = option(
@@ -200,9 +194,9 @@ class ExploreRequest:
         echo=lambda known: known if known is None or isinstance(known, str) else IN_MEMORY,
         flag=Flag("--known", "FILE", "known crystals, or entries with structures; the judge gives their energies"),
     )
-    rank: str = _as_in_generate("rank")
-    steps: int | None = _as_in_generate("steps")
-    model: str | None = _as_in_generate("model")
+    rank: str = option_of(Request, "rank")
+    steps: int | None = option_of(Request, "steps")
+    model: str | None = option_of(Request, "model")
     seed: int = option(
         0,
         annotation="int | None",

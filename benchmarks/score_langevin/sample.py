@@ -46,7 +46,6 @@ from autoperi.metrics.match import match_summary
 from autoperi.metrics.pairs import arrays_of, compare_pairs
 from autoperi.metrics.validity import structural_validity
 from autoperi.models.score_langevin import ScoreLangevin
-from autoperi.pipelines.accept import Tally
 from autoperi.pipelines.base import Candidate
 from autoperi.pipelines.request import Request, make_request
 from autoperi.pipelines.sampler import DIGITS, SamplerPipeline
@@ -180,7 +179,7 @@ def run(peri: AutoPeri, truths: list[Truth], measure: Measure, asked: str, args:
     waiting = list(range(len(truths)))
     returned: dict[int, Structure] = {}
     first: list[Structure | None] = []
-    tally, seconds, draws = Tally(), 0.0, 0
+    refused, seconds, draws = Counter[str](), 0.0, 0
     for turn in range(1 if asked == "free" else args.tries):
         started = time.perf_counter()
         candidates = drawn(pipeline, truths, waiting, asked, turn, args.batch_size, how)
@@ -191,15 +190,16 @@ def run(peri: AutoPeri, truths: list[Truth], measure: Measure, asked: str, args:
             first_seconds = seconds
         still = []
         for k in waiting:
-            good = list(peri.judge.accept([candidates[k]], truths[k].request(asked, **how), tally))
-            if good:
-                crystal = structure_of(good[0].candidate)
+            (verdict,) = peri.judge.verdicts([candidates[k]], truths[k].request(asked, **how))
+            if isinstance(verdict, str):
+                refused[verdict] += 1
+                still.append(k)
+            else:
+                crystal = structure_of(verdict.candidate)
                 assert crystal is not None
                 returned[k] = crystal
-            else:
-                still.append(k)
         waiting = still
-        print(asked, "turn", turn, "waiting", len(waiting), vars(tally), flush=True)
+        print(asked, "turn", turn, "waiting", len(waiting), dict(refused), flush=True)
         if not waiting:
             break
     if args.draws and asked == "group":
@@ -217,7 +217,7 @@ def run(peri: AutoPeri, truths: list[Truth], measure: Measure, asked: str, args:
         "returned": {
             "requests_without_a_crystal": len(waiting),
             "draws": draws,
-            "refused": {key: value for key, value in vars(tally).items() if value},
+            "refused": dict(refused),
             "crystals_per_second": round(len(returned) / seconds, 2),
             **facts([returned.get(k) for k in range(len(truths))], truths),
             **measure.figures(list(returned.values())),

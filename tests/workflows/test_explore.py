@@ -100,6 +100,7 @@ def test_names_differ_without_capitals():
         ("Li-Fe-P-O", {"formula_atoms": 40, "num_atoms": 40}, ["more than 5000", "formula_atoms"]),
         ("Li-O", {"num_atoms": (8, 4)}, ["(8, 4)", "smallest"]),
         ("Li-O", {"n": 0}, ["n=0"]),
+        ("Li-O", {"n": 1_000_001}, ["n=1000001"]),
         ("Li-O", {"relax": -1}, ["relax=-1"]),
         ("Li-O", {"judge": 3}, ["judge=3", "name"]),
         ("Li-O", {"rank": "best"}, ["rank='best'"]),

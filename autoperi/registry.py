@@ -125,6 +125,16 @@ KINDS: tuple[Kind, ...] = (
         task=f"{_TASKS}.score_langevin:ScoreLangevinTask",
     ),
     Kind(
+        "pgcgm",
+        "generator",
+        "PGCGM: a physics-guided GAN over space groups, which draws elements too (Zhao et al. 2023)",
+        "autoperi.models.pgcgm:Pgcgm",
+        process="autoperi.processes.one_shot:OneShot",
+        pipeline="one_shot",
+        supports=("space_group", "chemical_system", "exclude_elements", "num_elements"),
+        task=f"{_TASKS}.pgcgm:PgcgmTask",
+    ),
+    Kind(
         "lattice_relaxer",
         "relaxer",
         "EMPNN passes that know how sure they are (relax_lattice, generate)",
@@ -187,6 +197,7 @@ KINDS: tuple[Kind, ...] = (
 PIPELINES: dict[str, str] = {
     "prototype": "autoperi.pipelines.prototype:PrototypePipeline",
     "sampler": "autoperi.pipelines.sampler:SamplerPipeline",
+    "one_shot": "autoperi.pipelines.one_shot:OneShotPipeline",
 }
 """Pipelines by the name that the config of a model gives; ``prototype`` where it gives none."""
 

@@ -105,12 +105,11 @@ class SamplerPipeline(Pipeline):
 
     def _sampled(self, request: Request, candidates: Sequence[Candidate]) -> list[Candidate]:
         generators = [torch_generator(request.seed, c.index) for c in candidates]
+        groups = [request.space_group if c.group is None else c.group.number for c in candidates]
         condition = Condition(
             torch.as_tensor(np.concatenate([c.numbers for c in candidates])).to(self.device),
             torch.tensor([len(c.numbers) for c in candidates], device=self.device),
-            None
-            if request.space_group is None
-            else torch.full((len(candidates),), request.space_group, device=self.device),
+            None if any(g is None for g in groups) else torch.tensor(groups, device=self.device),
             are_sites=request.sites is not None,
         )
         crystals = self.sample(condition, generators, request.steps)

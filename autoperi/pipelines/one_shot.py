@@ -1,0 +1,60 @@
+"""The sampler of a network that draws elements and a space group too, and makes a crystal in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from autoperi.data.random import numpy_generator
+from autoperi.hub.networks import LoadedBundle
+from autoperi.pipelines.base import DE_NOVO, Candidate
+from autoperi.pipelines.request import Request
+from autoperi.pipelines.sampler import SamplerPipeline
+from autoperi.pipelines.settings import Settings
+from autoperi.pipelines.slot_elements import SlotElements
+from autoperi.symmetry.spacegroup import space_group
+
+
+@dataclass(frozen=True, eq=False)
+class OneShotPipeline(SamplerPipeline):
+    """As a sampler; the composition is what comes out."""
+
+    @classmethod
+    def from_bundle(cls, model: LoadedBundle, settings: Settings) -> OneShotPipeline:  # noqa: D102
+        made = super().from_bundle(model, settings)
+        assert isinstance(made, cls)
+        return replace(made, steps=1, supports=made.supports - {"composition", "steps"} | {DE_NOVO})
+
+    def elements(self, request: Request) -> SlotElements:
+        """What draws the elements of a request.
+
+        Raises:
+            RequestError: what the model cannot make.
+        """
+        network: Any = self.network
+        tables = (network.occurrences, network.together)
+        return SlotElements.of_request(*(table.cpu().numpy() for table in tables), request)
+
+    def check(self, request: Request, model: str) -> None:
+        """As of every pipeline, and that there are elements and groups for the request.
+
+        Raises:
+            RequestError: naming the option.
+        """
+        super().check(request, model)
+        self.elements(request)
+
+    def candidates(self, request: Request, indices: Iterable[int]) -> Iterator[Candidate | None]:
+        """The elements and the group of each crystal; where its atoms are is for :meth:`refine` to draw."""
+        elements = self.elements(request)
+        for index in indices:
+            drawn = elements.draw(numpy_generator(request.seed, index, 1))
+            if drawn is None:
+                yield None
+                continue
+            number, own = drawn
+            zeros = np.zeros((len(own), 3))
+            yield Candidate(index, np.eye(3), zeros, np.array(own), None, self.origin, group=space_group(number))

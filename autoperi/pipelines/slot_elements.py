@@ -1,0 +1,122 @@
+"""Which elements a crystal of base sites has, and in which group: drawn from what occurs in the training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from autoperi.data.elements import symbol_of
+from autoperi.errors import RequestError
+from autoperi.pipelines.request import Request
+from autoperi.symmetry.base_sites import in_slots
+from autoperi.symmetry.spacegroup import FloatArray, IntArray
+
+MAX_TRIES = 200
+"""Draws of elements after which none that meet are found for a group."""
+UNSEEN = 0.1
+"""Crystals that a group is taken to have of an element that it was never seen with, where elements are given."""
+
+
+@dataclass(frozen=True, eq=False)
+class SlotElements:
+    """Draws (space group, elements): the group and the number of elements as often as they occur, then each slot's
+    element from the crystals of that group, so that elements of several crystals mix; all pairs must have met in some
+    crystal.
+
+    Attributes:
+        counts: crystals by group, number of elements less one, slot and element, ``[231, K, K, 119]``.
+        together: pairs of elements that meet, ``[119, 119]``.
+        system: elements that are given, or None; exclude: elements that must not occur.
+        weight: of each group and number of elements, ``[231, K]``.
+    """
+
+    counts: IntArray
+    together: np.ndarray
+    system: tuple[int, ...] | None
+    exclude: frozenset[int]
+    weight: FloatArray
+
+    @classmethod
+    def of_request(cls, counts: IntArray, together: np.ndarray, request: Request) -> SlotElements:
+        """What a request leaves.
+
+        Raises:
+            RequestError: nothing: naming the option and what there is.
+        """
+        slots = counts.shape[1]
+        weight = counts[:, :, 0].sum(-1).astype(np.float64)
+        sizes = [k + 1 for k in range(slots) if weight[:, k].any()]
+        system = None
+        if request.chemical_system is not None:
+            system = tuple(in_slots(request.chemical_system))
+            if len(system) not in sizes:
+                raise RequestError(
+                    f"chemical_system of {len(system)} elements; this model makes crystals of "
+                    f"{' or '.join(map(str, sizes))}: name as many"
+                )
+            _check_known(system, counts)
+            own = counts[:, len(system) - 1]
+            share = np.prod([own[:, slot, z] + UNSEEN for slot, z in enumerate(system)], 0)
+            total = weight[:, len(system) - 1]
+            kept = np.zeros_like(weight)
+            kept[:, len(system) - 1] = share / np.maximum(total, 1) ** (len(system) - 1) * (total > 0)
+            weight = kept
+        low, high = request.num_elements or (1, slots)
+        if not any(low <= size <= high for size in sizes):
+            raise RequestError(
+                f"num_elements={request.num_elements!r}; this model makes crystals of {' or '.join(map(str, sizes))} "
+                "elements: ask for as many"
+            )
+        weight[:, [k for k in range(slots) if not low <= k + 1 <= high]] = 0
+        if request.space_group is not None:
+            known = np.nonzero(weight.sum(1))[0]
+            if request.space_group not in known:
+                raise RequestError(
+                    f"space group {request.space_group} is none of those that this model learned for such crystals; "
+                    f"it knows {', '.join(map(str, known))}"
+                )
+            weight[np.arange(len(weight)) != request.space_group] = 0
+        return cls(counts, together, system, request.exclude_elements, weight / weight.sum())
+
+    @cached_property
+    def _places(self) -> tuple[IntArray, FloatArray]:
+        place = np.nonzero(self.weight.ravel())[0]
+        return place, np.cumsum(self.weight.ravel()[place])
+
+    def _slot(self, group: int, size: int, slot: int) -> FloatArray:
+        key = (group, size, slot)
+        found = self._cumulative.get(key)
+        if found is None:
+            own = self.counts[group, size - 1, slot].astype(np.float64)
+            own[list(self.exclude)] = 0
+            found = self._cumulative[key] = np.cumsum(own)
+        return found
+
+    @cached_property
+    def _cumulative(self) -> dict[tuple[int, int, int], FloatArray]:
+        return {}
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, list[int]] | None:
+        """A group and elements in the order of slots; None where none that meet were found."""
+        places, cumulative = self._places
+        place = places[np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right").clip(max=len(places) - 1)]
+        group, size = divmod(int(place), self.weight.shape[1])
+        size += 1
+        if self.system is not None:
+            return group, list(self.system)
+        tables = [self._slot(group, size, slot) for slot in range(size)]
+        if not all(t[-1] for t in tables):
+            return None
+        for _ in range(MAX_TRIES):
+            own = [int(np.searchsorted(t, u * t[-1], side="right")) for t, u in zip(tables, rng.random(size), strict=True)]
+            if len(set(own)) == size and self.together[np.ix_(own, own)].all() and in_slots(own) == own:
+                return group, own
+        return None
+
+
+def _check_known(system: tuple[int, ...], counts: IntArray) -> None:
+    unknown = [symbol_of(z) for z in system if not counts[..., z].any()]
+    if unknown:
+        raise RequestError(f"{', '.join(unknown)} occurs in no crystal that this model learned from; choose others")

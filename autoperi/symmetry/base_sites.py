@@ -1,0 +1,199 @@
+"""Crystals as base sites: one atom of each element, from which the space group makes all others (Zhao et al., npj
+Comput. Mater. 9, 38 (2023)).
+
+Coordinates are fractions of the conventional cell in the default setting of the group. B crystals have K slots of
+elements each, some of which may be empty, and S sets of base sites, which are other atoms of the same crystal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoperi.data.crystal import CrystalBatch
+from autoperi.data.elements import atomic_radius, covalent_radii, electronegativity
+from autoperi.geometry.lattice import from_lengths_angles
+from autoperi.symmetry.sites import ROUNDING, sites_of
+from autoperi.symmetry.spacegroup import crystal_system, primitive_transform, space_group
+from autoperi.units import MAX_ATOMIC_NUMBER
+
+MAX_OPERATIONS = 192
+"""Operations of the largest space group; the affine matrices of others are padded with zeros."""
+ANGLES = 3
+"""Cell angles, after three lengths, among the numbers of which :func:`cells` makes a cell."""
+_LENGTH_TIES = {"cubic": ((0, 1, 2),), "tetragonal": ((0, 1),), "trigonal": ((0, 1),), "hexagonal": ((0, 1),)}
+_FREE_ANGLES = {"triclinic": (0, 1, 2), "monoclinic": (1,)}
+
+
+@lru_cache(maxsize=1)
+def atomic_radii() -> Tensor:
+    """Atomic radii in Å by atomic number (Slater 1964), covalent ones where there is none, ``[119]``; 0 for none."""
+    found = [atomic_radius(z) or covalent_radii()[z] for z in range(1, MAX_ATOMIC_NUMBER + 1)]
+    return torch.tensor([0.0, *map(float, found)], dtype=torch.float64)
+
+
+def in_slots(numbers: Iterable[int]) -> list[int]:
+    """Elements in the order of slots: by electronegativity, as formulas are written; those without one last."""
+    values = {z: electronegativity(z) for z in numbers}
+    return sorted(values, key=lambda z: (math.inf if math.isnan(values[z]) else values[z], z))
+
+
+@lru_cache(maxsize=230)
+def affine_matrix(number: int) -> Tensor:
+    """O: the operations of a group as matrices ``(R t; 0 1)``, padded with zeros, ``[192, 4, 4]``, in float32 (their
+    entries are multiples of 1/24).
+    """
+    group = space_group(number)
+    found = torch.zeros(MAX_OPERATIONS, 4, 4)
+    found[: len(group), :3, :3] = torch.as_tensor(np.array(group.rotations))
+    found[: len(group), :3, 3] = torch.as_tensor(np.array(group.translations))
+    found[: len(group), 3, 3] = 1
+    return found
+
+
+def affine_matrices(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """The affine matrices of the groups that occur among ``groups`` ``[B]``, ``[G, 192, 4, 4]``, and which of them each
+    crystal has, ``[B]``.
+    """
+    each, which = torch.unique(groups, return_inverse=True)
+    return torch.stack([affine_matrix(g) for g in each.tolist()]).to(groups.device), which
+
+
+def images(sites: Tensor, operations: Tensor) -> Tensor:
+    """All images of sites, wrapped into the cell and not made unique: lines 6 to 9 of Algorithm 1.
+
+    Args:
+        sites: ``[B, S, K, 3]``.
+        operations: affine matrices of each crystal, ``[B, 192, 4, 4]``.
+
+    Returns:
+        ``[B, 192, S, K, 3]``; zeros for the padding. The gradient is that of the image before it is wrapped.
+    """
+    own = operations.to(sites)
+    moved = torch.einsum("bgij,bskj->bgski", own[..., :3, :3], sites) + own[..., None, None, :3, 3]
+    return moved - moved.detach().floor()
+
+
+def cells(raw: Tensor, groups: Tensor) -> Tensor:
+    """Conventional cells ``[B, 3, 3]`` in Å, a along x and b in the xy plane (equation 9).
+
+    Args:
+        raw: lengths in Å and angles in degrees, ``[B, 6]``. Of lengths that the crystal system holds equal the mean is
+            taken, and angles that it fixes are what it says.
+        groups: ``[B]``.
+    """
+    each, which = torch.unique(groups, return_inverse=True)
+    ties, free, fixed = (
+        torch.stack(part).to(raw)[which] for part in zip(*map(_cell_facts, each.tolist()), strict=True)
+    )
+    lengths = torch.einsum("bij,bj->bi", ties, raw[:, :ANGLES])
+    return from_lengths_angles(lengths, torch.where(free > 0, raw[:, ANGLES:], fixed))
+
+
+@lru_cache(maxsize=230)
+def _cell_facts(number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How lengths are averaged ``[3, 3]``, which angles are free ``[3]``, and the fixed angles ``[3]``."""
+    system = crystal_system(number)
+    ties = torch.eye(3)
+    for own in _LENGTH_TIES.get(system, ()):
+        ties[list(own)] = torch.tensor([1 / len(own) if k in own else 0.0 for k in range(3)])
+    free = torch.tensor([float(k in _FREE_ANGLES.get(system, ())) for k in range(3)])
+    return ties, free, torch.tensor([90.0, 90.0, 120.0 if system in ("trigonal", "hexagonal") else 90.0])
+
+
+def distances(sites: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
+    """H_inter and H_intra: distances between the base sites of a set, and between those of an element, as they lie in
+    the cell.
+
+    Args:
+        sites: ``[B, S, K, 3]``.
+        lattice: conventional cells, ``[B, 3, 3]``.
+
+    Returns:
+        In Å: of pairs of elements in each set ``[B, S, K(K-1)/2]``, and of pairs of sets for each element ``[B, K,
+        S(S-1)/2]``.
+    """
+    place = torch.einsum("bski,bij->bskj", sites, lattice)
+    inter = [_pairs(place, k) for k in (2, 1)]
+    return _length(inter[0]), _length(inter[1]).transpose(1, 2)
+
+
+def nearest_distances(sites: Tensor, operations: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`distances`, from each site to the nearest image of the other, in this cell or the next ones: what does
+    not depend on which atoms the base sites are. Between sets that are atoms of one crystal H_intra is zero.
+
+    Args:
+        sites, lattice: as there. operations: ``[B, 192, 4, 4]``.
+    """
+    every = images(sites, operations)
+    padding = operations[:, :, 3, 3] == 0
+    found = []
+    for axis in (2, 1):
+        one, other = _ends(sites.shape[axis], sites.device)
+        apart = every.index_select(axis + 1, other) - sites.index_select(axis, one).unsqueeze(1)
+        apart = apart - apart.detach().round()
+        square = ((apart.flatten(1, 3) @ lattice) ** 2).sum(-1).view(apart.shape[:-1])
+        square = square.masked_fill(padding[:, :, None, None], torch.inf).amin(1)
+        found.append((square + 1e-8).sqrt())
+    return found[0], found[1].transpose(1, 2)
+
+
+def _ends(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    one, other = torch.triu_indices(n, n, 1, device=device)
+    return one, other
+
+
+def _pairs(place: Tensor, axis: int) -> Tensor:
+    """Vectors between entries along ``axis``."""
+    one, other = _ends(place.shape[axis], place.device)
+    return place.index_select(axis, other) - place.index_select(axis, one)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return ((vectors**2).sum(-1) + 1e-8).sqrt()  # with a gradient at zero
+
+
+def radius_sums(elements: Tensor) -> tuple[Tensor, Tensor]:
+    """S_inter ``[B, K(K-1)/2]`` and S_intra ``[B, K]``: sums of atomic radii in Å of the pairs of :func:`distances`;
+    0 where a slot is empty.
+    """
+    radii = atomic_radii().to(elements.device)[elements]
+    one, other = _ends(elements.shape[1], elements.device)
+    both = (elements[:, one] > 0) & (elements[:, other] > 0)
+    return torch.where(both, radii[:, one] + radii[:, other], 0.0), 2 * radii
+
+
+def merged(elements: Tensor, sites: Tensor, lattice: Tensor, groups: Tensor, *, merge: float) -> CrystalBatch:
+    """The crystals that base sites make, in primitive cells: images of a site that lie near each other are one atom at
+    their centroid, across the borders of the cell too.
+
+    Images that are joined by distances below ``merge`` sums of their atomic radii form a cluster (single linkage).
+    Operations of the group take clusters to clusters, so a centroid lies exactly on the Wyckoff position of all that
+    leave its cluster in place, and the crystal keeps the group.
+
+    Args:
+        elements: atomic numbers, 0 for an empty slot, ``[B, K]``.
+        sites: one set, ``[B, K, 3]``, in float64.
+        lattice: conventional cells, ``[B, 3, 3]``. groups: ``[B]``.
+        merge: see above; the paper clusters up to 1.2.
+    """
+    held = elements > 0
+    members = [[(z, None) for z in row if z] for row in elements.tolist()]
+    made = sites_of(groups.tolist(), members, torch.linalg.det(lattice).abs())
+    radii = atomic_radii()[made.atomic_numbers]
+    made = replace(made, merge_distance=(2 * merge * radii).clamp(min=ROUNDING)).to(device=sites.device)
+    to_primitive = torch.stack([_to_primitive(g) for g in groups.tolist()]).to(sites)
+    frac = torch.einsum("bki,bij->bkj", sites, to_primitive)[held]
+    return made.images(frac, made.transform @ lattice.to(made.transform))[0]
+
+
+@lru_cache(maxsize=230)
+def _to_primitive(number: int) -> Tensor:
+    """By which rows of conventional fractional coordinates are multiplied."""
+    return torch.as_tensor(np.linalg.inv(primitive_transform(space_group(number))))

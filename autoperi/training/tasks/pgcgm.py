@@ -1,0 +1,220 @@
+"""Training of PGCGM (Zhao et al., npj Comput. Mater. 9, 38 (2023), equations 4 to 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autoperi.chemistry.descriptors import pgcgm_properties
+from autoperi.data.random import torch_generator
+from autoperi.errors import RequestError
+from autoperi.models.pgcgm import Discriminator, Pgcgm, Representation, represent
+from autoperi.processes.one_shot import BaseSites
+from autoperi.symmetry.base_sites import radius_sums
+from autoperi.training.base_site_data import PAPER_GROUPS, BaseSiteBatch, base_site_crystals, occurrences_of
+from autoperi.training.request import Sources, TrainingRequest, split_options
+from autoperi.training.tasks.base import CrystalTask
+
+PENALTY = 10.0
+"""λ_d of equation 4."""
+
+
+class PgcgmTask(CrystalTask):
+    """L_dis in ``critic_steps`` batches and L_gen in the next, in turn (equations 4 and 7).
+
+    Args:
+        model: the generator.
+        critic_steps: batches of the discriminator for each of the generator.
+        distance_weight: λ1 and λ2; coordinate_weight: λ3 and λ4.
+        inter, intra: φ_lower and φ_upper of equation 5, in sums of atomic radii.
+        nearest: distances to the nearest images instead of those in the cell. H_intra is then 0 in real crystals, and
+            ``intra=[0, 0]`` says that the three sets are atoms of one crystal.
+        printed: equation 6 as it is printed, where averaged full coordinates are pushed apart and base sites together;
+            the text wants the opposite, which is what is done otherwise.
+        paper_groups: the paper's 20 space groups alone; else all with ``min_crystals``.
+        fewest_elements: of crystals that are learned from.
+
+    Raises:
+        RequestError: a number that makes no loss.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {"epochs": 8, "batch_size": 128, "learning_rate": 3e-4}
+
+    def __init__(
+        self,
+        model: Pgcgm,
+        *,
+        critic_steps: int = 5,
+        distance_weight: float = 1.0,
+        coordinate_weight: float = 1.0,
+        inter: Sequence[float] = (0.85, 2.5),
+        intra: Sequence[float] = (0.0, 3.3),
+        nearest: bool = False,
+        printed: bool = False,
+        paper_groups: bool = True,
+        min_crystals: int = 10,
+        fewest_elements: int = 3,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.discriminator = Discriminator(slots=model.slots)
+        self.critic_steps, self.nearest, self.printed = critic_steps, nearest, printed
+        self.distance_weight, self.coordinate_weight = distance_weight, coordinate_weight
+        self.inter, self.intra = tuple(inter), tuple(intra)
+        self.paper_groups, self.min_crystals, self.fewest_elements = paper_groups, min_crystals, fewest_elements
+
+    @classmethod
+    def check_options(cls, options: dict[str, Any], request: TrainingRequest) -> dict[str, Any]:  # noqa: ARG003
+        """The options, where they make a run.
+
+        Raises:
+            RequestError: a number that makes no loss.
+        """
+        said = {**cls.options(), **options}
+        for name in ("inter", "intra"):
+            bounds = said[name]
+            if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
+                raise RequestError(f"{name}={bounds!r} is no lower and upper bound; give two ascending numbers")
+        for name, least in (("critic_steps", 1), ("distance_weight", 0), ("coordinate_weight", 0)):
+            if said[name] < least:
+                raise RequestError(f"{name}={said[name]!r} is below {least}; give a larger one")
+        return options
+
+    @classmethod
+    def sources(cls, request: TrainingRequest) -> Sources:
+        """Crystals as base sites, properties of elements, and which elements occur where."""
+        assert request.val is not None
+        network, task = split_options(request.kind, request.options)
+        slots = network.get("slots", 3)
+        said = {**cls.options(), **task}
+        common: dict[str, Any] = {"slots": slots, "fewest": said["fewest_elements"], "max_atoms": request.max_atoms}
+        groups = PAPER_GROUPS if said["paper_groups"] else ()
+        train = base_site_crystals(request.data, groups=groups, min_crystals=said["min_crystals"], **common)
+        known = tuple(torch.unique(train.groups).tolist())
+        val = base_site_crystals(request.val, groups=known, repeats=1, **common)
+        counts, together = occurrences_of(train)
+        properties = torch.as_tensor(pgcgm_properties()).float()
+        return Sources(train, val, {"properties": properties, "occurrences": counts, "together": together})
+
+    @property
+    def learning(self) -> nn.Module:  # noqa: D102
+        return nn.ModuleList([self.model, self.discriminator])
+
+    def configure_optimizers(self) -> Any:
+        """As of all tasks, with the momenta of Gulrajani et al. 2017: what a discriminator teaches changes."""
+        found = super().configure_optimizers()
+        for group in found["optimizer"].param_groups:
+            group["betas"] = (0.5, 0.9)
+        return found
+
+    # --- losses
+
+    def made(self, network: nn.Module, batch: BaseSiteBatch, generator: torch.Generator) -> Representation:
+        """Representations of crystals that the generator makes of the elements and groups of a batch."""
+        assert isinstance(network, Pgcgm)
+        noise = torch.randn(len(batch), network.config["noise"], generator=generator).to(batch.made.sites)
+        return self.represent(network(noise, batch.elements, batch.groups), batch)
+
+    def represent(self, made: BaseSites, batch: BaseSiteBatch) -> Representation:
+        """M* of base sites with the elements and groups of a batch."""
+        model: Any = self.model
+        return represent(made, batch.elements, batch.groups, model.properties, nearest=self.nearest)
+
+    def discriminator_loss(self, batch: BaseSiteBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The gap D(fake) − D(real), and the gradient penalty (equation 4)."""
+        with torch.no_grad():
+            fake = self.made(self.model, batch, generator).matrix
+            real = self.represent(batch.made, batch).matrix
+        share = torch.rand(len(batch), generator=generator).to(real)[:, None, None, None]
+        between = (share * real + (1 - share) * fake).requires_grad_(True)
+        scores = self.discriminator(torch.cat([fake, real, between]), batch.groups.repeat(3))
+        lies, truth, middle = scores.chunk(3)
+        (slope,) = torch.autograd.grad(middle.sum(), between, create_graph=True)
+        penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
+        return (lies - truth).mean(), penalty
+
+    def generator_losses(self, made: Representation, batch: BaseSiteBatch, sites: Tensor) -> dict[str, Tensor]:
+        """L_inter and L_intra (equation 5), and of equation 6 the loss that wants the sets the same and that which wants
+        them different: L_full and L_base of the text, L_base and L_full as printed.
+        """
+        inter, intra = radius_sums(batch.elements)
+        same, different = (made.full, sites) if not self.printed else (sites, made.full)
+        return {
+            "inter": bound_loss(made.inter, inter.to(sites)[:, None], self.inter),
+            "intra": bound_loss(made.intra, intra.to(sites)[:, :, None], self.intra),
+            "same": (1 - cosines(normalised(same))).sum(1).mean() / 9,
+            "different": cosines(normalised(different)).clamp(min=0).sum(1).mean() / 9,
+        }
+
+    def generator_loss(self, batch: BaseSiteBatch, generator: torch.Generator) -> Tensor:
+        """L_gen (equation 7)."""
+        model: Any = self.model
+        noise = torch.randn(len(batch), model.config["noise"], generator=generator).to(batch.made.sites)
+        fake = model(noise, batch.elements, batch.groups)
+        made = self.represent(fake, batch)
+        with frozen(self.discriminator):
+            loss = -self.discriminator(made.matrix, batch.groups).mean()
+        own = self.generator_losses(made, batch, fake.sites)
+        for name, value in own.items():
+            self.log(f"train_{name}", value, batch_size=len(batch))
+        loss = loss + self.distance_weight * (own["inter"] + own["intra"])
+        return loss + self.coordinate_weight * (own["same"] + own["different"])
+
+    def training_step(self, batch: tuple[BaseSiteBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
+        generator = self.generator(batch_idx, self.current_epoch)
+        if batch_idx % (self.critic_steps + 1) == self.critic_steps:
+            return self.generator_loss(batch[0], generator)
+        gap, penalty = self.discriminator_loss(batch[0], generator)
+        self.log("train_gap", -gap, batch_size=len(batch[0]))
+        return gap + PENALTY * penalty
+
+    def validation_step(self, batch: tuple[BaseSiteBatch, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: D102
+        generator = torch_generator(self.seed, 2**31, self.place(batch_idx))
+        with torch.no_grad():
+            fake = self.made(self.average.module, batch[0], generator).matrix
+            real = self.represent(batch[0].made, batch[0]).matrix
+            gap = (self.discriminator(real, batch[0].groups) - self.discriminator(fake, batch[0].groups)).mean()
+        self.log("val_loss", gap, batch_size=len(batch[0]))
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, a module passes gradients on and gets none."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in module.parameters():
+            parameter.requires_grad_(True)
+
+
+def bound_loss(distances: Tensor, radii: Tensor, bounds: Sequence[float]) -> Tensor:
+    """Mean square of what distances exceed or fall short of their bounds by, Å² (equation 5).
+
+    Args:
+        distances: Å; radii: sums of atomic radii, 0 where there is no pair; bounds: φ_lower, φ_upper.
+    """
+    there = (radii > 0).expand_as(distances).to(distances)
+    lower, upper = (bound * radii for bound in bounds)
+    off = (distances - upper).clamp(min=0) ** 2 + (lower - distances).clamp(min=0) ** 2
+    return (off * there).sum() / there.sum().clamp(min=1)
+
+
+def normalised(coordinates: Tensor) -> Tensor:
+    """Coordinates ``[B, 3, K, 3]`` as vectors ``[B, 3, 3K]``, each entry divided by its norm over the batch, which is
+    how we read "normalize each coordinate value across the mini-batch".
+    """
+    flat = coordinates.flatten(2)
+    return flat / flat.norm(dim=0, keepdim=True).clamp(min=1e-6)
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """Cosines of the three pairs of sets, ``[B, 3]``."""
+    return torch.nn.functional.cosine_similarity(vectors[:, [0, 1, 0]], vectors[:, [1, 2, 2]], dim=-1)

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 
 from autoperi.chemistry.descriptors import PGCGM_PROPERTIES
 from autoperi.errors import RequestError
@@ -34,16 +33,14 @@ SIDE = 8
 """Of the square into which the representation is folded, with as many channels as it takes."""
 
 
-class Representation(NamedTuple):
-    """M* as the discriminator reads it, and what the losses of the generator need of it.
+class SiteFacts(NamedTuple):
+    """What follows from base sites (Table 7), and what the losses of the generator are of.
 
     Attributes:
-        matrix: all parts of Table 7, padded with zeros, ``[B, C, 8, 8]``.
         full: F, averaged full coordinates, ``[B, 3, K, 3]``.
-        inter, intra: distances in Å, ``[B, 3, K(K-1)/2]`` and ``[B, K, 3]``.
+        inter, intra: distances in Å, ``[B, 3, K(K-1)/2]`` and ``[B, K, 3]``; 0 beside an empty slot.
     """
 
-    matrix: Tensor
     full: Tensor
     inter: Tensor
     intra: Tensor
@@ -181,35 +178,48 @@ def channels_of(slots: int) -> int:
     return -(-size // SIDE**2)
 
 
-def represent(
-    made: BaseSites, elements: Tensor, groups: Tensor, properties: Tensor, *, nearest: bool = False
-) -> Representation:
-    """M* of Table 7, every part of order one, of real or generated crystals.
+def site_facts(made: BaseSites, elements: Tensor, groups: Tensor, *, nearest: bool = False) -> SiteFacts:
+    """Of real or generated crystals.
 
     Args:
         made: base sites and cells.
         elements: ``[B, K]``; groups: ``[B]``.
-        properties: of elements, ``[119, 23]``.
         nearest: distances to the nearest images instead of those in the cell.
     """
     sites, lattice = made
     held = (elements > 0).to(sites)
-    own, which = affine_matrices(groups)
-    operations = own[which]
+    each, which = affine_matrices(groups)
+    operations = each[which]
+    # the mean over the operations that there are: a mean over the padding too would only tell how many these are
     order = operations[:, :, 3, 3].sum(1).to(sites)
-    # the mean over the operations that there are: a padded mean would only repeat how many these are
     full = images(sites, operations).sum(1) / order[:, None, None, None] * held[:, None, :, None]
-    place = torch.einsum("bski,bij->bskj", sites, lattice)
     inter, intra = nearest_distances(sites, operations, lattice) if nearest else distances(sites, lattice)
     one, other = torch.triu_indices(elements.shape[1], elements.shape[1], 1, device=elements.device)
-    inter = inter * (held[:, one] * held[:, other]).unsqueeze(1)
-    intra = intra * held.unsqueeze(2)
+    return SiteFacts(full, inter * (held[:, one] * held[:, other]).unsqueeze(1), intra * held.unsqueeze(2))
+
+
+def represent(made: BaseSites, facts: SiteFacts, elements: Tensor, properties: Tensor) -> Tensor:
+    """M* as the discriminator reads it: all parts of Table 7, each of order one, padded with zeros, ``[B, C, 8, 8]``.
+
+    Args:
+        made: base sites and cells, and the facts of them.
+        elements: ``[B, K]``; properties: of elements, ``[119, 23]``.
+    """
+    sites, lattice = made
+    held = (elements > 0).to(sites)
+    place = torch.einsum("bski,bij->bskj", sites, lattice)
     lengths, volume = torch.linalg.vector_norm(lattice, dim=-1), torch.linalg.det(lattice)
     parts = (
-        sites, full, place / 10, properties[elements] * held.unsqueeze(2), lengths / 10,
-        (volume / 500).unsqueeze(1).expand(-1, 3), inter / 5, intra / 5, lattice / 10,
+        sites,
+        facts.full,
+        place / 10,
+        properties[elements] * held.unsqueeze(2),
+        lengths / 10,
+        (volume / 500).unsqueeze(1).expand(-1, 3),
+        facts.inter / 5,
+        facts.intra / 5,
+        lattice / 10,
     )
     flat = torch.cat([part.flatten(1) for part in parts], 1)
     channels = channels_of(elements.shape[1])
-    flat = torch.nn.functional.pad(flat, (0, channels * SIDE**2 - flat.shape[1]))
-    return Representation(flat.view(-1, channels, SIDE, SIDE), full, inter, intra)
+    return pad(flat, (0, channels * SIDE**2 - flat.shape[1])).view(-1, channels, SIDE, SIDE)

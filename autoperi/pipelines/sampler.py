@@ -117,7 +117,7 @@ class SamplerPipeline(Pipeline):
             replace(
                 candidate,
                 lattice=np.round(lattice.numpy(), DIGITS) + 0.0,
-                frac_coords=np.round(frac.numpy(), DIGITS) + 0.0,
+                frac_coords=np.round(frac.numpy(), DIGITS) % 1.0,
                 numbers=numbers.numpy(),
             )
             for candidate, (lattice, frac, numbers) in zip(candidates, crystals.unbatch(), strict=True)

@@ -100,9 +100,9 @@ def cells(raw: Tensor, groups: Tensor) -> Tensor:
 def _cell_facts(number: int) -> tuple[Tensor, Tensor, Tensor]:
     """How lengths are averaged ``[3, 3]``, which angles are free ``[3]``, and the fixed angles ``[3]``."""
     system = crystal_system(number)
-    ties = torch.eye(3)
+    ties = torch.eye(3, dtype=torch.float64)
     for own in _LENGTH_TIES.get(system, ()):
-        ties[list(own)] = torch.tensor([1 / len(own) if k in own else 0.0 for k in range(3)])
+        ties[list(own)] = torch.tensor([1 / len(own) if k in own else 0.0 for k in range(3)], dtype=torch.float64)
     free = torch.tensor([float(k in _FREE_ANGLES.get(system, ())) for k in range(3)])
     return ties, free, torch.tensor([90.0, 90.0, 120.0 if system in ("trigonal", "hexagonal") else 90.0])
 

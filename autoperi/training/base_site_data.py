@@ -17,6 +17,7 @@ from autoperi.data.io import read_table
 from autoperi.data.random import numpy_generator
 from autoperi.errors import DataError
 from autoperi.geometry.lattice import lengths_angles
+from autoperi.models.pgcgm import SiteFacts, site_facts
 from autoperi.processes.one_shot import BaseSites
 from autoperi.symmetry.analysis import orbit
 from autoperi.symmetry.base_sites import cells, in_slots
@@ -39,11 +40,13 @@ class BaseSiteBatch:
     Attributes:
         made: their base sites and cells.
         elements: ``[B, K]``, 0 for an empty slot; groups: ``[B]``.
+        facts: of their base sites, with distances to the nearest images, which are those of the crystal.
     """
 
     made: BaseSites
     elements: Tensor
     groups: Tensor
+    facts: SiteFacts
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -51,7 +54,8 @@ class BaseSiteBatch:
     def to(self, *, device: torch.device | str) -> BaseSiteBatch:
         """The same on a device."""
         made = BaseSites(*(part.to(device) for part in self.made))
-        return BaseSiteBatch(made, self.elements.to(device), self.groups.to(device))
+        facts = SiteFacts(*(part.to(device) for part in self.facts))
+        return BaseSiteBatch(made, self.elements.to(device), self.groups.to(device), facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +82,26 @@ class BaseSiteCrystals(TensorFile):
         """Elements of each row, by which batches are sorted."""
         return (self.elements > 0).sum(1).repeat_interleave(self.sites.shape[1])
 
+    @cached_property
+    def _facts(self) -> SiteFacts:
+        """Of the first set of each crystal, which holds for all of its sets, ``[N, 1, ...]``."""
+        found = []
+        for part in torch.arange(len(self.groups)).split(256):
+            groups, elements = self.groups[part], self.elements[part]
+            made = BaseSites(self.sites[part, 0, :1], cells(self.parameters[part], groups))
+            found.append(site_facts(made, elements, groups, nearest=True))
+        full, inter, _ = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return SiteFacts(full, inter, torch.zeros(*self.elements.shape, SETS))
+
     def take(self, rows: Tensor) -> tuple[BaseSiteBatch, dict[str, Tensor]]:
         """Rows, of which each crystal has as many as augmentations."""
         repeats = self.sites.shape[1]
         crystal = torch.div(rows, repeats, rounding_mode="floor")
         groups = self.groups[crystal]
         made = BaseSites(self.sites[crystal, rows % repeats], cells(self.parameters[crystal], groups))
-        return BaseSiteBatch(made, self.elements[crystal], groups), {"row": rows}
+        full, inter, intra = self._facts
+        facts = SiteFacts(*(part[crystal].expand(-1, SETS, *part.shape[2:]) for part in (full, inter)), intra[crystal])
+        return BaseSiteBatch(made, self.elements[crystal], groups, facts), {"row": rows}
 
 
 def base_site_crystals(

@@ -14,6 +14,7 @@ SMALL = {
     "autoperi_gnn": {"channels": 8, "layers": 1, "encoder_layers": 1, "latent": 4, "hidden": 8},
     "gemsdiff": {"channels": 8, "encoder_layers": 1, "layers": 1, "knn": 12, "hidden": 8},
     "score_langevin": {"channels": 8, "layers": 1, "hidden": 8, "levels": 3},
+    "pgcgm": {"slots": 3, "noise": 8, "hidden": 16, "joined": True, "merge": 0.6},
     "lattice_relaxer": {"channels": 8, "layers": 1, "hidden": 8},
     "empnn": {"channels": 8, "layers": 1},
     "potential": {"channels": 8, "layers": 1, "hidden": 8},
@@ -28,6 +29,8 @@ SMALL = {
     "toy": {"channels": 8, "layers": 1},
 }
 """Configs of small networks, by kind."""
+SMALL_TASKS = {"pgcgm": {"paper_groups": False, "min_crystals": 1, "fewest_elements": 2}}
+"""Options of tasks without which small data are refused."""
 
 
 def small_network(name: str, seed: int = 0) -> torch.nn.Module:
@@ -40,7 +43,23 @@ def small_network(name: str, seed: int = 0) -> torch.nn.Module:
         from autoperi.models.orbit_network import tables
 
         network.load_state_dict(tables(), strict=False)
+    if name == "pgcgm":
+        spread_out(network)
     return network.eval()
+
+
+def spread_out(network: torch.nn.Module) -> None:
+    """Base sites all over the cell, in cells with room, and two chemical systems that the network knows."""
+    from autoperi.chemistry.descriptors import pgcgm_properties
+
+    with torch.no_grad():
+        network.properties.copy_(torch.as_tensor(pgcgm_properties()))
+        network.site[-1].weight.mul_(40)
+        network.cell[-1].bias[:3] = 1.5
+        for group, elements in ((225, (11, 17)), (221, (11, 17)), (225, (38, 22, 8)), (221, (38, 22, 8))):
+            for slot, z in enumerate(elements):
+                network.occurrences[group, len(elements) - 1, slot, z] += 1
+                network.together[z, list(elements)] = True
 
 
 def small_model(*names: str) -> Bundle:

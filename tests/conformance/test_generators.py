@@ -24,6 +24,7 @@ PIPELINES = {
     "the prior alone": ((), {"model": "prior"}),
     "gemsdiff": (("gemsdiff",), {"steps": 3}),
     "score-langevin": (("score_langevin",), {"steps": 3}),
+    "pgcgm": (("pgcgm",), {}),
     "toy": (("toy",), {"steps": 3}),
 }
 

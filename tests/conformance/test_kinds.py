@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,7 +247,7 @@ def test_trained_saved_loaded_and_resumed(name: str, crystals: Path, tmp_path: P
     words = ["train", kind.word, "--data", data, "--base", str(tmp_path / "base"), "--device", "cpu", "--quiet"]
     if kind.task:
         sizes = small_options(name).items()
-        words += ["--val", val, "--batch-size", "8", *(w for k, v in sizes for w in ("--set", f"{k}={v}"))]
+        words += ["--val", val, "--batch-size", "8", *(w for k, v in sizes for w in ("--set", f"{k}={json.dumps(v)}"))]
     assert main([*words, "--out", str(tmp_path / "run"), "--epochs", "1"]) == 0
     assert main([*words, "--out", str(tmp_path / "run"), "--epochs", "2"]) == 2  # nothing is overwritten
     assert main([*words, "--out", str(tmp_path / "run"), "--epochs", "2", "--resume"]) == 0
@@ -258,11 +259,12 @@ def test_trained_saved_loaded_and_resumed(name: str, crystals: Path, tmp_path: P
     LoadedBundle(first).find(name)
 
 
-def small_options(name: str) -> dict[str, int]:
-    """Sizes for ``--set``: the numbers of the small config that are options."""
-    from small_kinds import SMALL
+def small_options(name: str) -> dict[str, Any]:
+    """For ``--set``: the numbers of the small config that are options, and what small data need."""
+    from small_kinds import SMALL, SMALL_TASKS
 
     from autoperi.training.request import options_of
 
     network, _ = options_of(registry.kind_named(name))
-    return {k: v for k, v in SMALL[name].items() if k in network and isinstance(v, int)}
+    sizes = {k: v for k, v in SMALL[name].items() if k in network and isinstance(v, int)}
+    return {**sizes, **SMALL_TASKS.get(name, {})}

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from autoperi.chemistry.descriptors import pgcgm_properties
 from autoperi.data.random import torch_generator
 from autoperi.errors import RequestError
-from autoperi.models.pgcgm import Discriminator, Pgcgm, Representation, represent
+from autoperi.models.pgcgm import Discriminator, Pgcgm, SiteFacts, represent, site_facts
 from autoperi.processes.one_shot import BaseSites
-from autoperi.symmetry.base_sites import radius_sums
-from autoperi.training.base_site_data import PAPER_GROUPS, BaseSiteBatch, base_site_crystals, occurrences_of
+from autoperi.symmetry.base_sites import distances, radius_sums
+from autoperi.training.base_site_data import PAPER_GROUPS, REPEATS, BaseSiteBatch, base_site_crystals, occurrences_of
 from autoperi.training.request import Sources, TrainingRequest, split_options
 from autoperi.training.tasks.base import CrystalTask
 
@@ -36,7 +36,7 @@ class PgcgmTask(CrystalTask):
         printed: equation 6 as it is printed, where averaged full coordinates are pushed apart and base sites together;
             the text wants the opposite, which is what is done otherwise.
         paper_groups: the paper's 20 space groups alone; else all with ``min_crystals``.
-        fewest_elements: of crystals that are learned from.
+        fewest_elements: of crystals that are learned from; repeats: rows of each, with other base sites.
 
     Raises:
         RequestError: a number that makes no loss.
@@ -58,6 +58,7 @@ class PgcgmTask(CrystalTask):
         paper_groups: bool = True,
         min_crystals: int = 10,
         fewest_elements: int = 3,
+        repeats: int = REPEATS,
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
@@ -67,7 +68,8 @@ class PgcgmTask(CrystalTask):
         self.critic_steps, self.nearest, self.printed = critic_steps, nearest, printed
         self.distance_weight, self.coordinate_weight = distance_weight, coordinate_weight
         self.inter, self.intra = tuple(inter), tuple(intra)
-        self.paper_groups, self.min_crystals, self.fewest_elements = paper_groups, min_crystals, fewest_elements
+        self.paper_groups, self.min_crystals = paper_groups, min_crystals
+        self.fewest_elements, self.repeats = fewest_elements, repeats
 
     @classmethod
     def check_options(cls, options: dict[str, Any], request: TrainingRequest) -> dict[str, Any]:  # noqa: ARG003
@@ -81,7 +83,7 @@ class PgcgmTask(CrystalTask):
             bounds = said[name]
             if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
                 raise RequestError(f"{name}={bounds!r} is no lower and upper bound; give two ascending numbers")
-        for name, least in (("critic_steps", 1), ("distance_weight", 0), ("coordinate_weight", 0)):
+        for name, least in (("critic_steps", 1), ("repeats", 1), ("distance_weight", 0), ("coordinate_weight", 0)):
             if said[name] < least:
                 raise RequestError(f"{name}={said[name]!r} is below {least}; give a larger one")
         return options
@@ -95,7 +97,8 @@ class PgcgmTask(CrystalTask):
         said = {**cls.options(), **task}
         common: dict[str, Any] = {"slots": slots, "fewest": said["fewest_elements"], "max_atoms": request.max_atoms}
         groups = PAPER_GROUPS if said["paper_groups"] else ()
-        train = base_site_crystals(request.data, groups=groups, min_crystals=said["min_crystals"], **common)
+        own = {"min_crystals": said["min_crystals"], "repeats": said["repeats"]}
+        train = base_site_crystals(request.data, groups=groups, **own, **common)
         known = tuple(torch.unique(train.groups).tolist())
         val = base_site_crystals(request.val, groups=known, repeats=1, **common)
         counts, together = occurrences_of(train)
@@ -115,22 +118,29 @@ class PgcgmTask(CrystalTask):
 
     # --- losses
 
-    def made(self, network: nn.Module, batch: BaseSiteBatch, generator: torch.Generator) -> Representation:
-        """Representations of crystals that the generator makes of the elements and groups of a batch."""
+    def made(
+        self, network: nn.Module, batch: BaseSiteBatch, generator: torch.Generator
+    ) -> tuple[BaseSites, SiteFacts, Tensor]:
+        """What the generator makes of the elements and groups of a batch: base sites, facts of them, and M*."""
         assert isinstance(network, Pgcgm)
         noise = torch.randn(len(batch), network.config["noise"], generator=generator).to(batch.made.sites)
-        return self.represent(network(noise, batch.elements, batch.groups), batch)
+        made = network(noise, batch.elements, batch.groups)
+        facts = site_facts(made, batch.elements, batch.groups, nearest=self.nearest)
+        return made, facts, represent(made, facts, batch.elements, network.properties)
 
-    def represent(self, made: BaseSites, batch: BaseSiteBatch) -> Representation:
-        """M* of base sites with the elements and groups of a batch."""
+    def real(self, batch: BaseSiteBatch) -> Tensor:
+        """M* of the crystals themselves."""
         model: Any = self.model
-        return represent(made, batch.elements, batch.groups, model.properties, nearest=self.nearest)
+        facts = batch.facts
+        if not self.nearest:
+            inter, intra = distances(*batch.made)
+            facts = SiteFacts(facts.full, inter * (facts.inter > 0), intra * (batch.elements > 0).unsqueeze(2))
+        return represent(batch.made, facts, batch.elements, model.properties)
 
     def discriminator_loss(self, batch: BaseSiteBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The gap D(fake) − D(real), and the gradient penalty (equation 4)."""
         with torch.no_grad():
-            fake = self.made(self.model, batch, generator).matrix
-            real = self.represent(batch.made, batch).matrix
+            fake, real = self.made(self.model, batch, generator)[2], self.real(batch)
         share = torch.rand(len(batch), generator=generator).to(real)[:, None, None, None]
         between = (share * real + (1 - share) * fake).requires_grad_(True)
         scores = self.discriminator(torch.cat([fake, real, between]), batch.groups.repeat(3))
@@ -139,28 +149,25 @@ class PgcgmTask(CrystalTask):
         penalty = ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
         return (lies - truth).mean(), penalty
 
-    def generator_losses(self, made: Representation, batch: BaseSiteBatch, sites: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, sites: Tensor, facts: SiteFacts, elements: Tensor) -> dict[str, Tensor]:
         """L_inter and L_intra (equation 5), and of equation 6 the loss that wants the sets the same and that which wants
         them different: L_full and L_base of the text, L_base and L_full as printed.
         """
-        inter, intra = radius_sums(batch.elements)
-        same, different = (made.full, sites) if not self.printed else (sites, made.full)
+        inter, intra = radius_sums(elements)
+        same, different = (sites, facts.full) if self.printed else (facts.full, sites)
         return {
-            "inter": bound_loss(made.inter, inter.to(sites)[:, None], self.inter),
-            "intra": bound_loss(made.intra, intra.to(sites)[:, :, None], self.intra),
+            "inter": bound_loss(facts.inter, inter.to(sites)[:, None], self.inter),
+            "intra": bound_loss(facts.intra, intra.to(sites)[:, :, None], self.intra),
             "same": (1 - cosines(normalised(same))).sum(1).mean() / 9,
             "different": cosines(normalised(different)).clamp(min=0).sum(1).mean() / 9,
         }
 
     def generator_loss(self, batch: BaseSiteBatch, generator: torch.Generator) -> Tensor:
         """L_gen (equation 7)."""
-        model: Any = self.model
-        noise = torch.randn(len(batch), model.config["noise"], generator=generator).to(batch.made.sites)
-        fake = model(noise, batch.elements, batch.groups)
-        made = self.represent(fake, batch)
+        made, facts, matrix = self.made(self.model, batch, generator)
         with frozen(self.discriminator):
-            loss = -self.discriminator(made.matrix, batch.groups).mean()
-        own = self.generator_losses(made, batch, fake.sites)
+            loss = -self.discriminator(matrix, batch.groups).mean()
+        own = self.generator_losses(made.sites, facts, batch.elements)
         for name, value in own.items():
             self.log(f"train_{name}", value, batch_size=len(batch))
         loss = loss + self.distance_weight * (own["inter"] + own["intra"])
@@ -177,8 +184,7 @@ class PgcgmTask(CrystalTask):
     def validation_step(self, batch: tuple[BaseSiteBatch, dict[str, Tensor]], batch_idx: int) -> None:  # noqa: D102
         generator = torch_generator(self.seed, 2**31, self.place(batch_idx))
         with torch.no_grad():
-            fake = self.made(self.average.module, batch[0], generator).matrix
-            real = self.represent(batch[0].made, batch[0]).matrix
+            fake, real = self.made(self.average.module, batch[0], generator)[2], self.real(batch[0])
             gap = (self.discriminator(real, batch[0].groups) - self.discriminator(fake, batch[0].groups)).mean()
         self.log("val_loss", gap, batch_size=len(batch[0]))
 

@@ -1,0 +1,289 @@
+"""PGCGM: its data, its representation, and the losses of both sides (Zhao et al. 2023, equations 4 to 7, Table 7)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autoperi.chemistry.descriptors import PGCGM_PROPERTIES, pgcgm_properties
+from autoperi.data.io import write_crystals
+from autoperi.errors import DataError, RequestError
+from autoperi.geometry.distances import minimum_distance_ratios
+from autoperi.models.pgcgm import Discriminator, Pgcgm, SiteFacts, channels_of, represent, site_facts
+from autoperi.processes.base import Condition
+from autoperi.processes.one_shot import BaseSites, OneShot
+from autoperi.symmetry.base_sites import affine_matrix, cells, images, merged, radius_sums
+from autoperi.testing import tiny_crystals
+from autoperi.training.base_site_data import BaseSiteCrystals, augmented, base_site_crystals, occurrences_of
+from autoperi.training.tasks.pgcgm import PgcgmTask, bound_loss, cosines, normalised
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> BaseSiteCrystals:
+    path = tmp_path_factory.mktemp("pgcgm") / "crystals.parquet"
+    write_crystals(tiny_crystals(), path)
+    return base_site_crystals(path, slots=4, fewest=2, repeats=3)
+
+
+def network(**options: Any) -> Pgcgm:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = Pgcgm(**{"slots": 4, "noise": 8, "hidden": 16, **options})
+    made.properties.copy_(torch.as_tensor(pgcgm_properties()))
+    return made
+
+
+def task_of(model: Pgcgm, **options: Any) -> PgcgmTask:
+    found = PgcgmTask(model, total_steps=10, **options)
+    found.log = lambda *_, **__: None  # type: ignore[method-assign]
+    return found
+
+
+def rows(data: BaseSiteCrystals, n: int = 12) -> Any:
+    return data.take(torch.arange(0, len(data), 2)[:n])[0]
+
+
+# --- data
+
+
+def test_a_row_is_its_crystal(data: BaseSiteCrystals, tmp_path: Path) -> None:
+    """All sets of base sites give back the crystal, elements in the order of slots; saved and loaded the same."""
+    crystals = [c for c in tiny_crystals() if len(c.composition) > 1]
+    assert len(data) == 3 * len(crystals)
+    batch, labels = data.take(torch.arange(len(data)))
+    assert labels["row"].tolist() == list(range(len(data)))
+    for chosen in range(3):
+        sites = batch.made.sites[:, chosen].double()
+        made = merged(batch.elements, sites, batch.made.lattice.double(), batch.groups, merge=0.3)
+        assert bool((minimum_distance_ratios(made) > 0.5).all())
+        for k, (lattice, frac, numbers) in enumerate(made.unbatch()):
+            from pymatgen.core import Structure
+
+            assert Structure(lattice.numpy(), numbers.tolist(), frac.numpy()).matches(crystals[k // 3])
+    data.save(tmp_path / "data.safetensors")
+    again = BaseSiteCrystals.load(tmp_path / "data.safetensors")
+    assert torch.equal(again.sites, data.sites)
+
+
+def test_augmentation_takes_the_nearest_atoms() -> None:
+    atoms = [np.array([[0.0, 0, 0], [0.5, 0, 0]]), np.array([[0.1, 0, 0], [0.9, 0, 0]]), np.array([[0.3, 0, 0], [0.7, 0, 0]])]
+    found = augmented(atoms, np.eye(3) * 10, 60, np.random.default_rng(0))
+    assert found.shape == (60, 3, 3)
+    distinct = {tuple(row[:, 0]) for row in found}
+    # whichever comes first, the others are those nearest to it and to each other
+    assert distinct <= {(0.0, 0.1, 0.3), (0.5, 0.1, 0.3), (0.5, 0.9, 0.7), (0.5, 0.1, 0.7), (0.5, 0.9, 0.3)}
+    assert (0.0, 0.1, 0.3) in distinct
+    assert len(distinct) > 2
+    again = augmented(atoms, np.eye(3) * 10, 60, np.random.default_rng(0))
+    np.testing.assert_array_equal(found, again)
+
+
+def test_what_occurs(data: BaseSiteCrystals) -> None:
+    counts, together = occurrences_of(data)
+    assert counts[225, 1, 0, 11] == 1  # NaCl
+    assert counts[221, 2, 2, 8] == 2  # oxygen is the third of SrTiO3 and BaTiO3
+    assert counts[:, :, 0].sum() == len(data.groups)
+    assert together[38, 22]
+    assert together[22, 38]
+    assert not together[38, 17]
+
+
+def test_data_without_such_crystals_are_refused(tmp_path: Path) -> None:
+    write_crystals(tiny_crystals()[:1], tmp_path / "one.parquet")
+    with pytest.raises(DataError, match="no crystal of 3 to 3 elements with one orbit each"):
+        base_site_crystals(tmp_path / "one.parquet", slots=3, fewest=3)
+    with pytest.raises(DataError, match="5 in a space group"):
+        base_site_crystals(tmp_path / "one.parquet", slots=3, fewest=2, min_crystals=5)
+
+
+# --- representation
+
+
+def test_table_7(data: BaseSiteCrystals) -> None:
+    """The parts of the matrix of a ternary fill 3 × 61 places, and the rest of 3 × 8 × 8 is zero."""
+    assert len(PGCGM_PROPERTIES) == 23
+    assert channels_of(3) == 3
+    batch = rows(data)
+    model = network(slots=3)
+    part = BaseSites(batch.made.sites[:, :, :3], batch.made.lattice)
+    facts = site_facts(part, batch.elements[:, :3], batch.groups)
+    made = represent(part, facts, batch.elements[:, :3], model.properties)
+    flat = made.flatten(1)
+    assert made.shape[1:] == (3, 8, 8)
+    assert not flat[:, 183:].any()
+    assert torch.equal(flat[:, :27], part.sites.flatten(1))
+    assert torch.equal(flat[:, 174:183], batch.made.lattice.flatten(1) / 10)
+    assert torch.allclose(flat[:, 153:156], torch.linalg.det(batch.made.lattice)[:, None].expand(-1, 3) / 500)
+
+
+def test_averaged_full_coordinates_of_real_sets_are_the_same(data: BaseSiteCrystals) -> None:
+    batch = rows(data)
+    made = site_facts(batch.made, batch.elements, batch.groups, nearest=True)
+    for ours, known in zip(made, batch.facts, strict=True):  # those that training reads
+        assert torch.allclose(ours, known, atol=2e-4)
+    off = (made.full - made.full[:, :1] + 0.5) % 1 - 0.5
+    assert off.abs().max() < 1e-5
+
+
+def test_averages_of_groups_without_a_polar_axis_do_not_move() -> None:
+    """Σ R = 0: L_full has no gradient there, whatever the base sites are."""
+    for number, polar in ((225, False), (62, False), (216, False), (186, True), (1, True)):
+        sites = torch.rand(1, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+        images(sites, affine_matrix(number)[None]).sum().backward()
+        assert bool((sites.grad.abs() > 1e-9).any()) is polar
+
+
+# --- losses
+
+
+def test_equation_5() -> None:
+    distances = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 9.0]])
+    radii = torch.tensor([[2.0, 2.0, 2.0], [2.0, 2.0, 0.0]])  # the last is no pair
+    expected = ((1.6 - 1.0) ** 2 * 2 + (4.0 - 3.0) ** 2) / 5
+    assert bound_loss(distances, radii, (0.8, 1.5)).item() == pytest.approx(expected)
+    assert bound_loss(distances, radii, (0.5, 2.0)).item() == 0
+    distances.requires_grad_(True)
+    bound_loss(distances, radii, (0.8, 1.5)).backward()
+    assert distances.grad[0].tolist() == pytest.approx([-2 * 0.6 / 5, 0, 2 / 5])
+    assert distances.grad[1, 2] == 0
+
+
+def test_bounds_hold_for_real_crystals(data: BaseSiteCrystals) -> None:
+    batch, _ = data.take(torch.arange(len(data)))
+    for nearest, intra in ((False, (0.0, 3.3)), (True, (0.0, 0.0))):
+        task = task_of(network(), nearest=nearest, intra=intra)
+        facts = site_facts(batch.made, batch.elements, batch.groups, nearest=nearest)
+        own = task.generator_losses(batch.made.sites, facts, batch.elements)
+        assert own["inter"] < 2e-3
+        assert own["intra"] < 0.05
+
+
+def test_equation_6_as_the_text_has_it_and_as_printed(data: BaseSiteCrystals) -> None:
+    batch = rows(data)
+    full = torch.rand(len(batch), 3, 4, 3)
+    sites = torch.rand(len(batch), 3, 4, 3)
+    facts = batch.facts._replace(full=full)
+    losses = {p: task_of(network(), printed=p).generator_losses(sites, facts, batch.elements) for p in (False, True)}
+    same = [(1 - cosines(normalised(x))).sum(1).mean().item() / 9 for x in (full, sites)]
+    different = [cosines(normalised(x)).clamp(min=0).sum(1).mean().item() / 9 for x in (sites, full)]
+    for k, printed in enumerate((False, True)):
+        assert losses[printed]["same"].item() == pytest.approx(same[k])
+        assert losses[printed]["different"].item() == pytest.approx(different[k])
+    equal = facts._replace(full=full[:, :1].expand(-1, 3, -1, -1))
+    assert task_of(network()).generator_losses(sites, equal, batch.elements)["same"].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_gradients_of_the_losses_against_differences(data: BaseSiteCrystals, nearest: bool) -> None:
+    batch = rows(data, 4)
+    task = task_of(network().double(), nearest=nearest, coordinate_weight=0.5)
+    task.discriminator.double()
+    raw = torch.tensor([[6.0, 6.5, 7.0, 90, 90, 90]], dtype=torch.float64).repeat(4, 1)
+    sites = torch.rand(4, 3, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    held = (batch.elements > 0)[:, None, :, None]
+
+    def loss(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        made = BaseSites(x * held, cells(lengths, batch.groups))
+        facts = site_facts(made, batch.elements, batch.groups, nearest=nearest)
+        matrix = represent(made, facts, batch.elements, task.model.properties)
+        own = task.generator_losses(made.sites, facts, batch.elements)
+        return sum(own.values()) - task.discriminator(matrix, batch.groups).mean()
+
+    torch.autograd.gradcheck(loss, (sites.requires_grad_(True), raw.requires_grad_(True)), atol=1e-4, eps=1e-7)
+
+
+def test_the_gradient_penalty_is_of_the_slope(data: BaseSiteCrystals) -> None:
+    """A discriminator of slope 2 has a penalty of 1, and its gap is that of the means."""
+    batch = rows(data)
+    task = task_of(network())
+    real = task.real(batch)
+    nearest = task_of(network(), nearest=True).real(batch)
+    assert torch.equal(real[:, :2], nearest[:, :2])  # they differ in the distances alone
+    assert not torch.equal(real, nearest)
+
+    class Linear(torch.nn.Module):
+        def forward(self, matrix: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+            return 2 * matrix[:, 0, 0, 0]
+
+    task.discriminator = Linear()  # type: ignore[assignment]
+    gap, penalty = task.discriminator_loss(batch, torch.Generator().manual_seed(0))
+    assert penalty.item() == pytest.approx(1.0)
+    noise = torch.randn(len(batch), 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        fake = task.model(noise, batch.elements, batch.groups).sites[:, 0, 0, 0]
+    assert gap.item() == pytest.approx(2 * (fake - batch.made.sites[:, 0, 0, 0]).mean().item(), abs=1e-5)
+
+
+def test_each_side_learns_alone(data: BaseSiteCrystals) -> None:
+    task = task_of(network(joined=True), critic_steps=2, nearest=True)
+    batch = (rows(data), {})
+    for index, learns, rests in ((0, task.discriminator, task.model), (2, task.model, task.discriminator)):
+        task.zero_grad(set_to_none=True)
+        task.training_step(batch, index).backward()
+        assert all(p.grad is None for p in rests.parameters())
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in learns.parameters())
+        assert all(p.requires_grad for p in task.learning.parameters())
+
+
+def test_options_that_make_no_loss_are_refused() -> None:
+    for options, words in (
+        ({"inter": [2, 1]}, "inter=.* is no lower and upper bound"),
+        ({"intra": [1]}, "intra=.* is no lower and upper bound"),
+        ({"critic_steps": 0}, "critic_steps=0 is below 1"),
+        ({"distance_weight": -1.0}, "distance_weight=-1.0 is below 0"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            PgcgmTask.check_options(options, None)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="slots=1"):
+        Pgcgm(slots=1)
+
+
+# --- generator and process
+
+
+def test_figure_5_and_its_branches() -> None:
+    """As drawn, sites know no group and cells no elements; joined, both know both."""
+    noise = torch.randn(1, 8, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
+    elements = torch.tensor([[38, 22, 8, 0], [38, 22, 8, 0], [12, 14, 7, 0]])
+    groups = torch.tensor([225, 221, 225])
+    for joined in (False, True):
+        with torch.no_grad():
+            sites, lattice = network(joined=joined)(noise, elements, groups)
+        assert sites.shape == (3, 3, 4, 3)
+        assert not sites[:, :, 3].any()
+        assert torch.allclose(sites[0], sites[1]) is not joined
+        assert torch.allclose(lattice[0], lattice[2]) is not joined
+        assert not torch.allclose(lattice[0], lattice[1])
+        assert not torch.allclose(sites[0], sites[2])
+
+
+def test_one_shot() -> None:
+    process = OneShot(noise=8, slots=4)
+    condition = Condition(torch.tensor([38, 22, 8, 11, 17]), torch.tensor([3, 2]), torch.tensor([221, 225]))
+    generators = [torch.Generator().manual_seed(k) for k in range(2)]
+    state = process.start(condition, generators)
+    assert state.elements.tolist() == [[38, 22, 8, 0], [11, 17, 0, 0]]
+    assert process.times(50) == [0.0, 1.0]
+    made = process.step(state, network().predict(state, 0.0), 0.0, 1.0, generators)
+    assert len(made.crystals()) == 2
+    for wrong, words in (
+        (lambda: process.start(Condition(*(condition.atomic_numbers, condition.n_atoms)), generators), "needs a space"),
+        (lambda: OneShot(noise=8, slots=2).start(condition, generators), "3 elements are more than the 2"),
+        (lambda: OneShot(noise=0), "noise=0"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            wrong()
+
+
+def test_the_discriminator_reads_the_group(data: BaseSiteCrystals) -> None:
+    batch, judge = rows(data, 2), Discriminator(slots=4, hidden=16)
+    made = represent(batch.made, batch.facts, batch.elements, network().properties)
+    scores = judge(made[:1].repeat(2, 1, 1, 1), torch.tensor([225, 62]))
+    assert scores.shape == (2,)
+    assert scores[0] != scores[1]
+    inter, _ = radius_sums(batch.elements)
+    assert inter.shape == (2, 6)

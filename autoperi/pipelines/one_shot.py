@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from autoperi.symmetry.spacegroup import space_group
 @dataclass(frozen=True, eq=False)
 class OneShotPipeline(SamplerPipeline):
     """As a sampler; the composition is what comes out."""
+
+    stream_batch: ClassVar[int] = 1024
 
     @classmethod
     def from_bundle(cls, model: LoadedBundle, settings: Settings) -> OneShotPipeline:  # noqa: D102

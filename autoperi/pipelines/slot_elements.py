@@ -13,8 +13,8 @@ from autoperi.pipelines.request import Request
 from autoperi.symmetry.base_sites import in_slots
 from autoperi.symmetry.spacegroup import FloatArray, IntArray
 
-MAX_TRIES = 200
-"""Draws of elements after which none that meet are found for a group."""
+MAX_TRIES = 100
+"""Draws of elements for a group, and of groups, after which none are found."""
 UNSEEN = 0.1
 """Crystals that a group is taken to have of an element that it was never seen with, where elements are given."""
 
@@ -99,20 +99,24 @@ class SlotElements:
         return {}
 
     def draw(self, rng: np.random.Generator) -> tuple[int, list[int]] | None:
-        """A group and elements in the order of slots; None where none that meet were found."""
+        """A group and elements in the order of slots; None where none that meet were found in many tries."""
         places, cumulative = self._places
-        place = places[np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right").clip(max=len(places) - 1)]
-        group, size = divmod(int(place), self.weight.shape[1])
-        size += 1
-        if self.system is not None:
-            return group, list(self.system)
-        tables = [self._slot(group, size, slot) for slot in range(size)]
-        if not all(t[-1] for t in tables):
-            return None
         for _ in range(MAX_TRIES):
-            own = [int(np.searchsorted(t, u * t[-1], side="right")) for t, u in zip(tables, rng.random(size), strict=True)]
-            if len(set(own)) == size and self.together[np.ix_(own, own)].all() and in_slots(own) == own:
+            place = places[int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))]
+            group, last = divmod(int(place), self.weight.shape[1])
+            own = self._elements(group, last + 1, rng) if self.system is None else list(self.system)
+            if own is not None:
                 return group, own
+        return None
+
+    def _elements(self, group: int, size: int, rng: np.random.Generator) -> list[int] | None:
+        tables = [self._slot(group, size, slot) for slot in range(size)]
+        if not all(table[-1] for table in tables):
+            return None
+        for u in rng.random((MAX_TRIES, size)):
+            own = [int(np.searchsorted(t, x * t[-1], side="right")) for t, x in zip(tables, u, strict=True)]
+            if len(set(own)) == size and self.together[np.ix_(own, own)].all() and in_slots(own) == own:
+                return own
         return None
 
 

@@ -185,7 +185,8 @@ class Judge:
             if 0 < atoms < len(candidate.numbers):
                 yield "smaller_cell"  # it is a crystal of another number of atoms
                 continue
-            if not number or (request.space_group is not None and number != request.space_group):
+            wanted = candidate.group.number if candidate.group and candidate.group_asked else request.space_group
+            if not number or wanted not in (None, number):
                 yield "wrong_group"
                 continue
             energy, potential = (

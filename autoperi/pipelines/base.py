@@ -38,6 +38,7 @@ class Candidate:
         log_p: the pipeline's natural log-probability of it, or None.
         origin: what it was made from, in a word or two.
         group: the space group that it was built in, acting on this cell; None where no group was asked of it.
+        group_asked: the pipeline drew the group for it, and it may be returned with no other.
         fallback: it is tried only where too few others pass.
         notes: what the provenance says of it besides; JSON-plain.
     """
@@ -49,6 +50,7 @@ class Candidate:
     log_p: float | None
     origin: str
     group: SpaceGroup | None = None
+    group_asked: bool = False
     fallback: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
 

@@ -58,5 +58,6 @@ class OneShotPipeline(SamplerPipeline):
                 yield None
                 continue
             number, own = drawn
-            zeros = np.zeros((len(own), 3))
-            yield Candidate(index, np.eye(3), zeros, np.array(own), None, self.origin, group=space_group(number))
+            group, nowhere = space_group(number).primitive, np.zeros((len(own), 3))
+            numbers = np.array(own)
+            yield Candidate(index, np.eye(3), nowhere, numbers, None, self.origin, group=group, group_asked=True)

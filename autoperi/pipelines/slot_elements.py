@@ -26,16 +26,16 @@ class SlotElements:
     crystal.
 
     Attributes:
-        counts: crystals by group, number of elements less one, slot and element, ``[231, K, K, 119]``.
+        counts: crystals by group, number of elements less one, slot and element, ``[231, K, K, 119]``, without elements
+            that must not occur.
         together: pairs of elements that meet, ``[119, 119]``.
-        system: elements that are given, or None; exclude: elements that must not occur.
+        system: elements that are given, or None.
         weight: of each group and number of elements, ``[231, K]``.
     """
 
     counts: IntArray
     together: np.ndarray
     system: tuple[int, ...] | None
-    exclude: frozenset[int]
     weight: FloatArray
 
     @classmethod
@@ -46,7 +46,15 @@ class SlotElements:
             RequestError: nothing: naming the option and what there is.
         """
         slots = counts.shape[1]
-        weight = counts[:, :, 0].sum(-1).astype(np.float64)
+        counts = counts.copy()
+        counts[..., list(request.exclude_elements)] = 0
+        left = counts.sum(-1)
+        # every slot that a number of elements fills must have some element left
+        whole = np.all((left > 0) | (np.arange(slots) > np.arange(slots)[:, None]), axis=-1)
+        weight = np.where(whole, left[:, :, 0], 0).astype(np.float64)
+        if not weight.any():
+            named = ", ".join(symbol_of(z) for z in sorted(request.exclude_elements))
+            raise RequestError(f"exclude_elements={named} leaves this model no crystals; exclude fewer")
         sizes = [k + 1 for k in range(slots) if weight[:, k].any()]
         system = None
         if request.chemical_system is not None:
@@ -78,7 +86,7 @@ class SlotElements:
                     f"it knows {', '.join(map(str, known))}"
                 )
             weight[np.arange(len(weight)) != request.space_group] = 0
-        return cls(counts, together, system, request.exclude_elements, weight / weight.sum())
+        return cls(counts, together, system, weight / weight.sum())
 
     @cached_property
     def _places(self) -> tuple[IntArray, FloatArray]:
@@ -89,9 +97,7 @@ class SlotElements:
         key = (group, size, slot)
         found = self._cumulative.get(key)
         if found is None:
-            own = self.counts[group, size - 1, slot].astype(np.float64)
-            own[list(self.exclude)] = 0
-            found = self._cumulative[key] = np.cumsum(own)
+            found = self._cumulative[key] = np.cumsum(self.counts[group, size - 1, slot].astype(np.float64))
         return found
 
     @cached_property

@@ -2,8 +2,8 @@
 
 `--n` crystals are drawn as they come, groups and elements too, images of sites are merged, and then
 
-* ``apart``: no two atoms are nearer than `generate` allows; ``group_kept``: of these, the requested space group at
-  symprec 0.01 Å; ``returned``: what passes all checks of `generate` with the requested group;
+* ``apart``: no two atoms are nearer than `generate` allows; ``group_kept``: of these, the space group that was drawn is
+  found at symprec 0.01 Å; ``returned``: what passes all checks of `generate`, the group among them;
 * ``readable``: pymatgen reads the CIF of the merged crystal, and the requested group is found at 0.1 Å, the paper's
   tolerance (the paper keeps crystals whose group survives the merging).
 
@@ -102,9 +102,7 @@ def run(peri: AutoPeri, request: Request, reference: Sequence[Structure], judged
     made = time.perf_counter() - started
     tally, returned = Tally(), 0
     for start in range(0, len(merged), BATCH):
-        for accepted in peri.judge.accept(merged[start : start + BATCH], request, tally):
-            group = accepted.candidate.group
-            returned += group is not None and accepted.space_group == group.number
+        returned += sum(1 for _ in peri.judge.accept(merged[start : start + BATCH], request, tally))
     checked = time.perf_counter() - started
     apart = len(merged) - tally.too_close - tally.nothing
     read = [(structure_of(c), c.group.number) for c in merged if c.group is not None]

@@ -1,0 +1,104 @@
+"""Figure 1 of Zhao et al. (2023): how many known crystals does a stream of samples find again?
+
+A known crystal is found by formula, space group and number of atoms in the conventional cell (the paper's prototype);
+those that are found are matched with what found them (ltol 0.2, stol 0.3, 5°). `--n` crystals are drawn as they come;
+those that `generate` would return count, at each of ten steps.
+
+    python benchmarks/pgcgm/rediscover.py TRAIN.parquet mp20_test.parquet --n 200000 --out FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pymatgen.core import Structure
+from sample import BATCH, of_base_sites, structure_of
+
+from autoperi import AutoPeri
+from autoperi.data.io import read_table
+from autoperi.metrics.counts import quantity
+from autoperi.metrics.novelty import prototype_keys, rediscovery
+from autoperi.pipelines.one_shot import OneShotPipeline
+from autoperi.pipelines.request import make_request
+
+QUIET: dict[str, Any] = {"progress": False, "processes": 1}
+CHUNK = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument("--model", default="pgcgm")
+    parser.add_argument("--n", type=int, default=200_000)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    peri = AutoPeri.from_pretrained(args.model)
+    pipeline = peri.pipeline
+    assert isinstance(pipeline, OneShotPipeline)
+    request = make_request(n=args.n, seed=args.seed)
+    weight = pipeline.elements(request).weight
+    known = {
+        name: [s for s, _ in of_base_sites(read_table(path), weight)]
+        for name, path in (("train", args.train), ("test", args.test))
+    }
+    wanted = {key for side in known.values() for key in prototype_keys(side, **QUIET)} - {None}
+    # of the stream only what finds something is kept, and the keys of all that is returned are counted
+    kept: list[tuple[int, Structure]] = []
+    seen: dict[str, int] = {}
+    returned: list[int] = []
+    for start in range(0, args.n, CHUNK):
+        made = passed(peri, pipeline, request, range(start, min(start + CHUNK, args.n)))
+        keys = prototype_keys([c for _, c in made], **QUIET)
+        for (index, crystal), key in zip(made, keys, strict=True):
+            returned.append(index)
+            if key is not None:
+                seen.setdefault(key, index)
+                if key in wanted:
+                    kept.append((index, crystal))
+    at = [args.n * k // 10 for k in range(1, 11)]
+    firsts, indices = np.array(sorted(seen.values())), np.array(returned)
+    result: dict[str, Any] = {
+        "model": peri.provenance(),
+        "seed": args.seed,
+        "drawn": args.n,
+        "returned": len(returned),
+        "unique": [
+            {"n": n, **quantity(float((firsts < n).sum() / max(1, (indices < n).sum())), of=int((indices < n).sum()))}
+            for n in at
+        ],
+    }
+    for name, side in known.items():
+        steps = sorted({max(1, sum(i < n for i, _ in kept)) for n in at})
+        found = rediscovery([c for _, c in kept], side, at=steps, **QUIET)
+        by_step = {row["n"]: row for row in found["curve"]}
+        curve = [{**by_step[max(1, sum(i < n for i, _ in kept))], "n": n} for n in at]
+        result[name] = {"crystals": len(side), **found, "curve": curve, "pairs": len(found["pairs"])}
+    print(json.dumps(result, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def passed(peri: AutoPeri, pipeline: OneShotPipeline, request: Any, indices: range) -> list[tuple[int, Structure]]:
+    """What `generate` would return of a stretch of the stream."""
+    found = []
+    starts = [c for c in pipeline.candidates(request, indices) if c is not None]
+    for start in range(0, len(starts), BATCH):
+        for verdict in peri.judge.verdicts(pipeline.refine(request, starts[start : start + BATCH]), request):
+            if not isinstance(verdict, str):
+                crystal = structure_of(verdict.candidate)
+                if crystal is not None:
+                    found.append((verdict.candidate.index, crystal))
+    return found
+
+
+if __name__ == "__main__":
+    main()

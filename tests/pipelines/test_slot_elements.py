@@ -1,0 +1,78 @@
+"""Which elements and groups a one-shot generator draws."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoperi.errors import RequestError
+from autoperi.pipelines.request import make_request
+from autoperi.pipelines.slot_elements import SlotElements
+from autoperi.symmetry.base_sites import in_slots
+
+KNOWN = {225: [(11, 17)] * 6 + [(12, 8)] * 2, 221: [(55, 17)] * 2 + [(38, 22, 8), (56, 22, 8), (19, 12, 9)]}
+
+
+def tables() -> tuple[np.ndarray, np.ndarray]:
+    counts = np.zeros((231, 3, 3, 119), dtype=np.int16)  # as a model has it
+    together = np.zeros((119, 119), dtype=bool)
+    for group, crystals in KNOWN.items():
+        for own in crystals:
+            assert in_slots(own) == list(own)
+            for slot, z in enumerate(own):
+                counts[group, len(own) - 1, slot, z] += 1
+                together[z, list(own)] = True
+    return counts, together
+
+
+def drawn(n: int = 400, **options: Any) -> list[tuple[int, tuple[int, ...]]]:
+    elements = SlotElements.of_request(*tables(), make_request(**options))
+    found = [elements.draw(np.random.default_rng(k)) for k in range(n)]
+    return [(group, tuple(own)) for group, own in found]  # type: ignore[misc]
+
+
+def test_groups_and_numbers_of_elements_as_often_as_they_occur() -> None:
+    often = Counter((group, len(own)) for group, own in drawn(2000))
+    assert often[225, 2] / 2000 == pytest.approx(8 / 13, abs=0.04)
+    assert often[221, 3] / 2000 == pytest.approx(3 / 13, abs=0.04)
+
+
+def test_elements_mix_where_all_have_met() -> None:
+    pairs = {own for group, own in drawn() if group == 225}
+    assert pairs == {(11, 17), (12, 8)}  # sodium and oxygen never met
+    triples = {own for _, own in drawn(num_elements=3)}
+    assert triples == {(38, 22, 8), (56, 22, 8), (19, 12, 9)}
+
+
+def test_what_a_request_leaves() -> None:
+    assert {group for group, _ in drawn(space_group=221)} == {221}
+    assert {own for _, own in drawn(exclude_elements="Cl")} == {(12, 8), (38, 22, 8), (56, 22, 8), (19, 12, 9)}
+    of_system = Counter(group for group, own in drawn(chemical_system="Cl-Na") if own == (11, 17))
+    assert of_system[225] > of_system[221] > 0  # a group that never had sodium is rare, not impossible
+    assert of_system.total() == 400
+
+
+def test_a_draw_depends_on_its_generator_alone() -> None:
+    elements = SlotElements.of_request(*tables(), make_request())
+    forward = [elements.draw(np.random.default_rng(k)) for k in range(20)]
+    again = SlotElements.of_request(*tables(), make_request())
+    assert forward == [again.draw(np.random.default_rng(k)) for k in range(20)]
+
+
+def test_refusals_name_what_there_is() -> None:
+    for options, words in (
+        ({"space_group": 62}, "space group 62 is none .* it knows 221, 225"),
+        ({"space_group": 225, "num_elements": 3}, "space group 225 is none .* it knows 221"),
+        ({"num_elements": 4}, r"num_elements=\(4, 4\); this model makes crystals of 2 or 3 elements"),
+        ({"chemical_system": "Na"}, "chemical_system of 1 elements; this model makes crystals of 2 or 3"),
+        ({"chemical_system": "Na-Au"}, "Au occurs in no crystal"),
+        ({"chemical_system": "Na-Cl", "num_elements": 3}, "num_elements"),
+        ({"space_group": 221, "exclude_elements": "Cl,O,F"}, "space group 221 is none .* it knows|leaves this model no"),
+        ({"exclude_elements": "Cl,O,F"}, "exclude_elements=O, F, Cl leaves this model no crystals"),
+    ):
+        with pytest.raises(RequestError, match=words) as caught:
+            SlotElements.of_request(*tables(), make_request(**options))
+        assert "\n" not in str(caught.value)

@@ -254,6 +254,11 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "langevin_table_2": lambda: table_of("score_langevin", "table_2", "score_langevin_known.json"),
     "langevin_rediscovery": lambda: table_of("score_langevin", "rediscovery_table", "score_langevin_known.json"),
     "three_systems": lambda: table_of("score_langevin", "systems_table", "three_systems_mp20_test.json"),
+    "pgcgm_table_1": lambda: table_of("pgcgm", "table_1", "pgcgm_mp20_test.json"),
+    "pgcgm_ablation": lambda: table_of("pgcgm", "ablation_table", "pgcgm_ablation_mp_val.json"),
+    "pgcgm_table_2": lambda: table_of("pgcgm", "table_2", "pgcgm_relaxed.json"),
+    "pgcgm_lattice": lambda: table_of("pgcgm", "lattice_table", "pgcgm_relaxed.json"),
+    "pgcgm_rediscovery": lambda: table_of("pgcgm", "rediscovery_table", "pgcgm_rediscovery.json"),
     "label_origin": lambda: property_table("label_origin"),
 }
 

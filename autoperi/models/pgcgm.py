@@ -81,14 +81,22 @@ class Pgcgm(nn.Module):
         )
         width = hidden + branch * (2 if joined else 1)
         self.cell = nn.Sequential(
-            nn.Linear(width, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2),
+            nn.Linear(width, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2),
             nn.Linear(hidden, 6),
         )
         self.site = nn.Sequential(
-            nn.Linear(width, 2 * hidden), nn.LeakyReLU(0.2), nn.Linear(2 * hidden, 2 * hidden), nn.LeakyReLU(0.2),
+            nn.Linear(width, 2 * hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(2 * hidden, 2 * hidden),
+            nn.LeakyReLU(0.2),
             nn.Unflatten(1, (2 * hidden, 1, 1)),
-            nn.ConvTranspose2d(2 * hidden, hidden, 2), nn.LeakyReLU(0.2),
-            nn.ConvTranspose2d(hidden, branch, (slots - 1, 2)), nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(2 * hidden, hidden, 2),
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(hidden, branch, (slots - 1, 2)),
+            nn.LeakyReLU(0.2),
             nn.ConvTranspose2d(branch, SETS, 1),
         )
         # filled by the training: Table 6, which atoms take which slot in which group, and which elements meet
@@ -134,15 +142,20 @@ class AffineBranch(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(192, 64, 3, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(64, 64, 3, padding=1), nn.LeakyReLU(0.2),
-            nn.Flatten(), nn.Linear(64 * 16, width), nn.LeakyReLU(0.2),
+            nn.Conv2d(192, 64, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Flatten(),
+            nn.Linear(64 * 16, width),
+            nn.LeakyReLU(0.2),
         )
 
     def forward(self, groups: Tensor) -> Tensor:
         """``[B, width]``; each group that occurs is read once."""
         each, which = affine_matrices(groups)
-        return self.layers(each.to(self.layers[0].weight))[which]
+        read: Tensor = self.layers(each.to(next(self.parameters())))
+        return read[which]
 
 
 class Discriminator(nn.Module):
@@ -157,12 +170,17 @@ class Discriminator(nn.Module):
         branch = hidden // 2
         self.group = AffineBranch(branch)
         self.crystal = nn.Sequential(
-            nn.Conv2d(channels_of(slots), branch, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
-            nn.Conv2d(branch, branch, 4, stride=2, padding=1), nn.LeakyReLU(0.2),
+            nn.Conv2d(channels_of(slots), branch, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(branch, branch, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
             nn.Flatten(),
         )
         self.score = nn.Sequential(
-            nn.Linear(4 * branch + branch, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, hidden), nn.LeakyReLU(0.2),
+            nn.Linear(4 * branch + branch, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2),
             nn.Linear(hidden, 1),
         )
 

@@ -37,8 +37,7 @@ class OneShotPipeline(SamplerPipeline):
             RequestError: what the model cannot make.
         """
         network: Any = self.network
-        tables = (network.occurrences, network.together)
-        return SlotElements.of_request(*(table.cpu().numpy() for table in tables), request)
+        return SlotElements.of_request(network.occurrences.cpu().numpy(), network.together.cpu().numpy(), request)
 
     def check(self, request: Request, model: str) -> None:
         """As of every pipeline, and that there are elements and groups for the request.

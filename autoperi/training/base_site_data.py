@@ -1,5 +1,4 @@
-"""Crystals as sets of base sites, ready for PGCGM: one orbit an element, and the self-augmentation of Zhao et al. 2023.
-"""
+"""Crystals as sets of base sites, ready for PGCGM: one orbit an element, with the self-augmentation of Zhao et al."""
 
 from __future__ import annotations
 
@@ -100,7 +99,8 @@ class BaseSiteCrystals(TensorFile):
         groups = self.groups[crystal]
         made = BaseSites(self.sites[crystal, rows % repeats], cells(self.parameters[crystal], groups))
         full, inter, intra = self._facts
-        facts = SiteFacts(*(part[crystal].expand(-1, SETS, *part.shape[2:]) for part in (full, inter)), intra[crystal])
+        full, inter = (part[crystal].expand(-1, SETS, *part.shape[2:]) for part in (full, inter))
+        facts = SiteFacts(full, inter, intra[crystal])
         return BaseSiteBatch(made, self.elements[crystal], groups, facts), {"row": rows}
 
 

@@ -1,8 +1,8 @@
-"""What each loss of PGCGM is worth (Zhao et al. 2023, Table 1: PGCGM, + dist, + dist + coor), over three seeds, and what
-our own switches are worth beside them.
+"""What each loss of PGCGM is worth (Zhao et al. 2023, Table 1: PGCGM, + dist, + dist + coor), over three seeds, and
+what our own switches are worth beside them.
 
-Every arm is trained on the same ternary crystals of the paper's 20 space groups for the same number of batches, and then
-draws `--n` ternaries, judged as by sample.py against the validation table. Data are read once and kept in RUNS.
+Every arm is trained on the same ternary crystals of the paper's 20 space groups for the same number of batches, and
+then draws `--n` ternaries, judged as by sample.py against the validation table. Data are read once and kept in RUNS.
 
     python benchmarks/pgcgm/ablation.py TRAIN.parquet mp_val.parquet RUNS --epochs 2 --out FILE
 """

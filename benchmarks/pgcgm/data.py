@@ -3,8 +3,8 @@ crystal.
 
 usage: python benchmarks/pgcgm/data.py DATA_DIR OUT.parquet
 
-`mp_train` holds no match already and `extra_crystals` marks its own; those of `wbm_sample` are found here, by composition
-and then by the matcher that scores hits. What cannot be a crystal of 2 to 4 elements is left out.
+`mp_train` holds no match already and `extra_crystals` marks its own; those of `wbm_sample` are found here, by
+composition and then by the matcher that scores hits. What cannot be a crystal of 2 to 4 elements is left out.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 `--n` crystals that `generate` returns are relaxed, positions and cell, by the potential of a model, inside their space
 group as found; the paper relaxed with BOWSR and with DFT. Each is matched with what became of it (ltol 0.2, stol 0.2,
-0.5°), and its lattice lengths compared: relative errors, R², RMSE, and the share beyond 1.5 times the interquartile range.
+0.5°), and its lattice lengths compared: relative errors, R², RMSE, and the share of outliers, beyond 1.5 times the
+interquartile range.
 
     python benchmarks/pgcgm/relax.py --out FILE --figure PNG
 """

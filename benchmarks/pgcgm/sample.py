@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import torch
 from pymatgen.core import Structure
 
 from autoperi import AutoPeri
+from autoperi.chemistry.smact import guess_neutral
 from autoperi.data.convert import arrays_to_structures, to_arrays
 from autoperi.data.io import CrystalTable, read_table
 from autoperi.data.random import numpy_generator
@@ -109,6 +111,7 @@ def run(peri: AutoPeri, request: Request, reference: Sequence[Structure], judged
     kept = [(c, g) for c, g in read if c is not None and g == group_at(c, SYMPREC)]
     some = kept[:judged]
     figures = table_1([c for c, _ in some], [g for _, g in some], reference)
+    neutral = [one for one in some if guess_neutral(Counter(to_arrays(one[0])[2].tolist()))]
     return {
         "drawn": request.n,
         "raw_per_second": round(len(candidates) / made, 1),
@@ -121,16 +124,14 @@ def run(peri: AutoPeri, request: Request, reference: Sequence[Structure], judged
         # of those whose group survived, the share that pymatgen reads is taken from the judged ones
         "readable": round(len(kept) / request.n * figures["readable"]["value"], 4),
         "table_1": figures,
+        "neutral": table_1(*zip(*neutral, strict=True), reference) if neutral else None,
     }
 
 
-def table_1(crystals: list[Structure], groups: list[int], reference: Sequence[Structure]) -> dict[str, Any]:
+def table_1(crystals: Sequence[Structure], groups: Sequence[int], reference: Sequence[Structure]) -> dict[str, Any]:
     """The columns of Table 1 beside its first, and the share that pymatgen reads."""
     report = validity_report(crystals, space_groups=groups, symprec=SYMPREC, **QUIET)["shares"]
-    sides = [
-        crystal_properties([conventional(c) for c in side], **QUIET)
-        for side in (crystals, reference)
-    ]
+    sides = [crystal_properties([conventional(c) for c in side], **QUIET) for side in (crystals, reference)]
     return {
         "crystals": len(crystals),
         **{name: report[name] for name in ("readable", "distance", "neutral", "radii", "space_group_kept")},

@@ -15,6 +15,7 @@ from small_kinds import small_model
 from autoperi import AutoPeri, registry
 from autoperi.errors import AutoPeriWarning, RequestError, WeightsError
 from autoperi.hub.bundle import Bundle, save_bundle
+from autoperi.pipelines.request import make_request
 from autoperi.testing import check_generator
 
 PIPELINES = {
@@ -87,6 +88,28 @@ def test_sites_instead_of_a_composition() -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(RequestError, match=r"does not honour sites.*'score-langevin'"):
         AutoPeri(small_model(), device="cpu").generate(sites="NaCl", space_group=225)
+
+
+def test_what_is_drawn_holds() -> None:
+    """A group that was drawn is found in what comes back, and the elements are those of the request."""
+    peri = AutoPeri(small_model("pgcgm"), device="cpu")
+    found = peri.generate(n=40, seed=3, rank="none", strict=False, progress=False)
+    assert len(found) > 10
+    groups = [SpacegroupAnalyzer(s, symprec=0.01).get_space_group_number() for s in found]
+    assert set(groups) == {221, 225}
+    drawn = {c.index: c.group.number for c in peri.pipeline.candidates(make_request(seed=3), range(400)) if c}
+    for crystal, group in zip(found, groups, strict=True):
+        said = crystal.properties["autoperi"]
+        assert drawn[said["index"]] == group == said["space_group"]
+        assert {e.symbol for e in crystal.composition} in ({"Na", "Cl"}, {"Sr", "Ti", "O"})
+    for options, words in (
+        ({"composition": "NaCl"}, "does not honour composition"),
+        ({"space_group": 62}, "space group 62 is none"),
+        ({"chemical_system": "Na-Au"}, "Au occurs in no crystal"),
+        ({"steps": 5}, "does not honour steps"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            peri.generate(**options)
 
 
 def test_what_a_model_lacks_is_refused_in_one_line(tiny_bundle: Bundle) -> None:

@@ -70,7 +70,10 @@ def test_refusals_name_what_there_is() -> None:
         ({"chemical_system": "Na"}, "chemical_system of 1 elements; this model makes crystals of 2 or 3"),
         ({"chemical_system": "Na-Au"}, "Au occurs in no crystal"),
         ({"chemical_system": "Na-Cl", "num_elements": 3}, "num_elements"),
-        ({"space_group": 221, "exclude_elements": "Cl,O,F"}, "space group 221 is none .* it knows|leaves this model no"),
+        (
+            {"space_group": 221, "exclude_elements": "Cl,O,F"},
+            "space group 221 is none .* it knows|leaves this model no",
+        ),
         ({"exclude_elements": "Cl,O,F"}, "exclude_elements=O, F, Cl leaves this model no crystals"),
     ):
         with pytest.raises(RequestError, match=words) as caught:

@@ -13,7 +13,7 @@ from autoperi.chemistry.descriptors import PGCGM_PROPERTIES, pgcgm_properties
 from autoperi.data.io import write_crystals
 from autoperi.errors import DataError, RequestError
 from autoperi.geometry.distances import minimum_distance_ratios
-from autoperi.models.pgcgm import Discriminator, Pgcgm, SiteFacts, channels_of, represent, site_facts
+from autoperi.models.pgcgm import Discriminator, Pgcgm, channels_of, represent, site_facts
 from autoperi.processes.base import Condition
 from autoperi.processes.one_shot import BaseSites, OneShot
 from autoperi.symmetry.base_sites import affine_matrix, cells, images, merged, radius_sums
@@ -70,7 +70,11 @@ def test_a_row_is_its_crystal(data: BaseSiteCrystals, tmp_path: Path) -> None:
 
 
 def test_augmentation_takes_the_nearest_atoms() -> None:
-    atoms = [np.array([[0.0, 0, 0], [0.5, 0, 0]]), np.array([[0.1, 0, 0], [0.9, 0, 0]]), np.array([[0.3, 0, 0], [0.7, 0, 0]])]
+    atoms = [
+        np.array([[0.0, 0, 0], [0.5, 0, 0]]),
+        np.array([[0.1, 0, 0], [0.9, 0, 0]]),
+        np.array([[0.3, 0, 0], [0.7, 0, 0]]),
+    ]
     found = augmented(atoms, np.eye(3) * 10, 60, np.random.default_rng(0))
     assert found.shape == (60, 3, 3)
     distinct = {tuple(row[:, 0]) for row in found}
@@ -174,7 +178,9 @@ def test_equation_6_as_the_text_has_it_and_as_printed(data: BaseSiteCrystals) ->
         assert losses[printed]["same"].item() == pytest.approx(same[k])
         assert losses[printed]["different"].item() == pytest.approx(different[k])
     equal = facts._replace(full=full[:, :1].expand(-1, 3, -1, -1))
-    assert task_of(network()).generator_losses(sites, equal, batch.elements)["same"].item() == pytest.approx(0, abs=1e-6)
+    assert task_of(network()).generator_losses(sites, equal, batch.elements)["same"].item() == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("nearest", [False, True])

@@ -150,8 +150,8 @@ class PgcgmTask(CrystalTask):
         return (lies - truth).mean(), penalty
 
     def generator_losses(self, sites: Tensor, facts: SiteFacts, elements: Tensor) -> dict[str, Tensor]:
-        """L_inter and L_intra (equation 5), and of equation 6 the loss that wants the sets the same and that which wants
-        them different: L_full and L_base of the text, L_base and L_full as printed.
+        """L_inter and L_intra (equation 5), and of equation 6 the loss that wants the sets the same and the one that
+        wants them different: L_full and L_base of the text, L_base and L_full as printed.
         """
         inter, intra = radius_sums(elements)
         same, different = (sites, facts.full) if self.printed else (facts.full, sites)

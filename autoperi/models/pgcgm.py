@@ -202,7 +202,7 @@ def site_facts(made: BaseSites, elements: Tensor, groups: Tensor, *, nearest: bo
     Args:
         made: base sites and cells.
         elements: ``[B, K]``; groups: ``[B]``.
-        nearest: distances to the nearest images instead of those in the cell.
+        nearest: distances of the atoms that the group makes, instead of those of the base sites themselves.
     """
     sites, lattice = made
     held = (elements > 0).to(sites)
@@ -211,7 +211,7 @@ def site_facts(made: BaseSites, elements: Tensor, groups: Tensor, *, nearest: bo
     # the mean over the operations that there are: a mean over the padding too would only tell how many these are
     order = operations[:, :, 3, 3].sum(1).to(sites)
     full = images(sites, operations).sum(1) / order[:, None, None, None] * held[:, None, :, None]
-    inter, intra = nearest_distances(sites, operations, lattice) if nearest else distances(sites, lattice)
+    inter, intra = nearest_distances(sites, elements, operations, lattice) if nearest else distances(sites, lattice)
     one, other = torch.triu_indices(elements.shape[1], elements.shape[1], 1, device=elements.device)
     return SiteFacts(full, inter * (held[:, one] * held[:, other]).unsqueeze(1), intra * held.unsqueeze(2))
 

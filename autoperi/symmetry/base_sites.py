@@ -19,12 +19,20 @@ from torch import Tensor
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.elements import atomic_radius, covalent_radii, electronegativity
 from autoperi.geometry.lattice import from_lengths_angles
-from autoperi.symmetry.sites import ROUNDING, sites_of
+from autoperi.symmetry.sites import sites_of
 from autoperi.symmetry.spacegroup import crystal_system, primitive_transform, space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 MAX_OPERATIONS = 192
 """Operations of the largest space group; the affine matrices of others are padded with zeros."""
+SAME_ATOM = 0.6
+"""Sums of atomic radii below which two images of a site are one atom: in real crystals atoms of an element are 0.68 and
+more apart.
+"""
+MIN_MERGE_DISTANCE = 0.6
+"""Å below which images are merged whatever their radii are: no two atoms are as near."""
+_ROOT = 1e-8
+"""Å² added to squared distances, so that their roots have a gradient at zero."""
 ANGLES = 3
 """Cell angles, after three lengths, among the numbers of which :func:`cells` makes a cell."""
 _LENGTH_TIES = {"cubic": ((0, 1, 2),), "tetragonal": ((0, 1),), "trigonal": ((0, 1),), "hexagonal": ((0, 1),)}
@@ -124,24 +132,35 @@ def distances(sites: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
     return _length(inter[0]), _length(inter[1]).transpose(1, 2)
 
 
-def nearest_distances(sites: Tensor, operations: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`distances`, from each site to the nearest image of the other, in this cell or the next ones: what does
-    not depend on which atoms the base sites are. Between sets that are atoms of one crystal H_intra is zero.
+def nearest_distances(sites: Tensor, elements: Tensor, operations: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`distances`, of the atoms that the group makes: what does not depend on which of them the base sites are.
 
     Args:
-        sites, lattice: as there. operations: ``[B, 192, 4, 4]``.
+        sites, lattice: as there. elements: ``[B, K]``; operations: ``[B, 192, 4, 4]``.
+
+    Returns:
+        In Å: from a site of one element to the nearest image of another ``[B, S, K(K-1)/2]``, and to the nearest image
+        of itself that is another atom, not nearer than :data:`SAME_ATOM`, in each set ``[B, K, S]``.
     """
     every = images(sites, operations)
-    padding = operations[:, :, 3, 3] == 0
-    found = []
-    for axis in (2, 1):
-        one, other = _ends(sites.shape[axis], sites.device)
-        apart = every.index_select(axis + 1, other) - sites.index_select(axis, one).unsqueeze(1)
-        apart = apart - apart.detach().round()
-        square = ((apart.flatten(1, 3) @ lattice) ** 2).sum(-1).view(apart.shape[:-1])
-        square = square.masked_fill(padding[:, :, None, None], torch.inf).amin(1)
-        found.append((square + 1e-8).sqrt())
-    return found[0], found[1].transpose(1, 2)
+    padding = (operations[:, :, 3, 3] == 0)[:, :, None, None]
+    one, other = _ends(sites.shape[2], sites.device)
+    ends = (every.index_select(3, other), sites.index_select(2, one)), (every, sites)
+    inter, own = (_shortest_squares(to, start, lattice) for to, start in ends)
+    same = 2 * SAME_ATOM * atomic_radii().to(sites)[elements]
+    own = own.masked_fill(padding | (own < same[:, None, None] ** 2), torch.inf).amin(1)
+    # its images under the lattice, for an atom alone in its cell
+    edge = (lattice**2).sum(-1).amin(-1)
+    own = torch.minimum(own, edge[:, None, None])
+    inter = inter.masked_fill(padding, torch.inf).amin(1)
+    return (inter + _ROOT).sqrt(), (own + _ROOT).sqrt().transpose(1, 2)
+
+
+def _shortest_squares(to: Tensor, start: Tensor, lattice: Tensor) -> Tensor:
+    """Squared lengths in Å² of the shortest ways ``[B, 192, S, P]`` from sites to images, across the borders too."""
+    apart = to - start.unsqueeze(1)
+    apart = apart - apart.detach().round()
+    return ((apart.flatten(1, 3) @ lattice) ** 2).sum(-1).view(apart.shape[:-1])
 
 
 def _ends(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -156,7 +175,7 @@ def _pairs(place: Tensor, axis: int) -> Tensor:
 
 
 def _length(vectors: Tensor) -> Tensor:
-    return ((vectors**2).sum(-1) + 1e-8).sqrt()  # with a gradient at zero
+    return ((vectors**2).sum(-1) + _ROOT).sqrt()
 
 
 def radius_sums(elements: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,13 +200,13 @@ def merged(elements: Tensor, sites: Tensor, lattice: Tensor, groups: Tensor, *, 
         elements: atomic numbers, 0 for an empty slot, ``[B, K]``.
         sites: one set, ``[B, K, 3]``, in float64.
         lattice: conventional cells, ``[B, 3, 3]``. groups: ``[B]``.
-        merge: see above; the paper clusters up to 1.2.
+        merge: see above, at least :data:`MIN_MERGE_DISTANCE`; the paper clusters up to 1.2.
     """
     held = elements > 0
     members = [[(z, None) for z in row if z] for row in elements.tolist()]
     made = sites_of(groups.tolist(), members, torch.linalg.det(lattice).abs())
     radii = atomic_radii()[made.atomic_numbers]
-    made = replace(made, merge_distance=(2 * merge * radii).clamp(min=ROUNDING)).to(device=sites.device)
+    made = replace(made, merge_distance=(2 * merge * radii).clamp(min=MIN_MERGE_DISTANCE)).to(device=sites.device)
     to_primitive = torch.stack([_to_primitive(g) for g in groups.tolist()]).to(sites)
     frac = torch.einsum("bki,bij->bkj", sites, to_primitive)[held]
     return made.images(frac, made.transform @ lattice.to(made.transform))[0]

@@ -89,8 +89,7 @@ class BaseSiteCrystals(TensorFile):
             groups, elements = self.groups[part], self.elements[part]
             made = BaseSites(self.sites[part, 0, :1], cells(self.parameters[part], groups))
             found.append(site_facts(made, elements, groups, nearest=True))
-        full, inter, _ = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return SiteFacts(full, inter, torch.zeros(*self.elements.shape, SETS))
+        return SiteFacts(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
     def take(self, rows: Tensor) -> tuple[BaseSiteBatch, dict[str, Tensor]]:
         """Rows, of which each crystal has as many as augmentations."""
@@ -98,9 +97,8 @@ class BaseSiteCrystals(TensorFile):
         crystal = torch.div(rows, repeats, rounding_mode="floor")
         groups = self.groups[crystal]
         made = BaseSites(self.sites[crystal, rows % repeats], cells(self.parameters[crystal], groups))
-        full, inter, intra = self._facts
-        full, inter = (part[crystal].expand(-1, SETS, *part.shape[2:]) for part in (full, inter))
-        facts = SiteFacts(full, inter, intra[crystal])
+        full, inter, intra = (part[crystal] for part in self._facts)
+        facts = SiteFacts(full.expand(-1, SETS, -1, -1), inter.expand(-1, SETS, -1), intra.expand(-1, -1, SETS))
         return BaseSiteBatch(made, self.elements[crystal], groups, facts), {"row": rows}
 
 

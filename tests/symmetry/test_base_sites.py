@@ -11,6 +11,7 @@ from pymatgen.core import Lattice, Structure
 
 from autoperi.symmetry.analysis import analyse, orbit
 from autoperi.symmetry.base_sites import (
+    SAME_ATOM,
     affine_matrices,
     affine_matrix,
     atomic_radii,
@@ -70,9 +71,9 @@ def test_what_does_not_depend_on_which_atoms_are_base_sites(number: int, seed: i
     other = torch.stack([every[picks[0], 0, 0], every[picks[1], 0, 1]])[None, None]
     sets = torch.cat([first, other, first], 1)
     lattice = cells(RAW, torch.tensor([number]))
-    inter, intra = nearest_distances(sets, operations(number), lattice)
+    inter, intra = nearest_distances(sets, torch.tensor([[11, 17]]), operations(number), lattice)
     assert torch.allclose(inter[:, 0], inter[:, 1], atol=1e-7)
-    assert torch.allclose(intra, torch.full_like(intra, 1e-4), atol=1e-6)
+    assert torch.allclose(intra[..., 0], intra[..., 1], atol=1e-7)
     full = images(sets, operations(number)).sum(1)
     # a coordinate on the border may be wrapped to either side
     assert torch.allclose((full[:, 0] - full[:, 1] + 0.5) % 1, torch.full_like(full[:, 0], 0.5), atol=1e-6)
@@ -83,12 +84,17 @@ def test_nearest_distances_are_those_of_pymatgen(number: int) -> None:
     sets = sites_of(number, 1, 1, 3)
     lattice = cells(RAW.where(RAW < 50, torch.tensor(90.0)), torch.tensor([number]))  # no skewed cells
     group = space_group(number)
-    found = nearest_distances(sets, operations(number), lattice)[0][0, 0]
+    inter, intra = nearest_distances(sets, torch.tensor([[38, 22, 8]]), operations(number), lattice)
+    found = inter[0, 0]
     atoms = [orbit(point, group)[0] for point in sets[0, 0].numpy()]
     lattice_of = Lattice(lattice[0].numpy())
     for value, (i, j) in zip(found.tolist(), ((0, 1), (0, 2), (1, 2)), strict=True):
         every = lattice_of.get_all_distances(atoms[i][:1], atoms[j])
         assert value == pytest.approx(every.min(), abs=1e-6)
+    for k, value in enumerate(intra[0, :, 0].tolist()):
+        same = 2 * SAME_ATOM * float(atomic_radii()[(38, 22, 8)[k]])
+        every = lattice_of.get_all_distances(atoms[k][:1], atoms[k])
+        assert value == pytest.approx(min(every[every > same].min(initial=np.inf), *lattice_of.abc), abs=1e-6)
 
 
 def test_distances_in_the_cell() -> None:
@@ -152,9 +158,10 @@ def test_merging_across_the_border_of_the_cell() -> None:
     found = Structure(made.lattice[0].numpy(), made.atomic_numbers.tolist(), made.frac_coords.numpy())
     assert found.matches(salt)
     assert found.distance_matrix[0, 1] == pytest.approx(2.82, abs=1e-9)
-    # without merging, every image is an atom
-    raw = merged(torch.tensor([[11, 17]]), near, cubic, torch.tensor([225]), merge=0.0)
-    every = [orbit(point, space_group(225))[0] for point in near[0].numpy()]
+    # what is farther apart than any two atoms, and not merged, is an atom each
+    apart = torch.tensor([[[0.9, 0.15, 0.0], [0.4, 0.6, 0.5]]], dtype=torch.float64)
+    raw = merged(torch.tensor([[11, 17]]), apart, 4 * cubic, torch.tensor([225]), merge=0.0)
+    every = [orbit(point, space_group(225))[0] for point in apart[0].numpy()]
     assert raw.n_atoms.tolist() == [sum(map(len, every)) // 4]
 
 

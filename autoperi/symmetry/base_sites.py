@@ -133,7 +133,7 @@ def distances(sites: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_distances(sites: Tensor, elements: Tensor, operations: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`distances`, of the atoms that the group makes: what does not depend on which of them the base sites are.
+    """As :func:`distances`, of the atoms that the group makes: they do not depend on which of these the base sites are.
 
     Args:
         sites, lattice: as there. elements: ``[B, K]``; operations: ``[B, 192, 4, 4]``.

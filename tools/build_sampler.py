@@ -181,6 +181,72 @@ CARDS = {
             },
         },
     ),
+    "pgcgm": Card(
+        facts={
+            "description": "PGCGM after Zhao et al. (npj Comput. Mater. 2023): a physics-guided GAN that makes crystals "
+            "of two to four elements in one step, inside a space group.",
+            "licence": "CC-BY-4.0",
+            "licence_text": "Weights: CC-BY-4.0, learned from Materials Project, WBM, Alexandria, OQMD, AFLOW and JARVIS "
+            "crystals. Code: MIT.",
+            "datasets": ["Materials Project", "WBM", "LeMat-GenBench"],
+            "usage": "from autoperi import AutoPeri\n\n"
+            'peri = AutoPeri.from_pretrained("pgcgm")\n'
+            'found = peri.generate(chemical_system="Sr-Ti-O", space_group=221, n=3, seed=0)',
+            "intended_use": [
+                "Many crystals of a chemical system and a space group, or of any, as candidates for a search, and as "
+                "the GAN beside the other generators. For a composition, take the default model `autoperi-base`.",
+                "It holds one network: it predicts no energies, so it ranks nothing and relaxes nothing.",
+            ],
+            "data": "The crystals of `mp_train`, `wbm_sample` and `extra_crystals` with two to four elements, one orbit "
+            "each, and at most 40 atoms, in the 93 space groups that have ten or more "
+            "(`benchmarks/pgcgm/data.py`).",
+            "split": SPLIT,
+            "limits": [
+                "Not the published weights, nor the paper's data: a network of our own inside the paper's branches, with "
+                "switches that the paper does not have (docs/pgcgm.md says which and what each is worth).",
+                "One orbit an element: no crystal in which an element takes two places.",
+                "The composition is what comes out; it cannot be asked for. Of crystals as drawn, about as many are "
+                "charge-neutral as in the training data, which hold many alloys.",
+                "Cells are right within some per cent; relax them.",
+                "Elements are drawn slot by slot from crystals of the group: plausible, not known to be stable.",
+                "A composition, sites, steps, properties and examples cannot be asked for: each is refused.",
+            ],
+            "citation": [
+                "Zhao, Siriwardane, Wu, Fu, Al-Fahdi, Hu, Hu, Physics guided deep learning for generative design of "
+                "crystal materials with symmetry constraints, npj Comput. Mater. 9, 38 (2023).",
+                MATERIALS_PROJECT,
+                "Wang, Botti, Marques, Predicting stable crystalline compounds using chemical similarity, npj Comput. "
+                "Mater. 7, 12 (2021) (data: WBM).",
+            ],
+        },
+        training={
+            "task": "Wasserstein GAN with gradient penalty, two batches of the discriminator for each of the generator, "
+            "and the loss of distances",
+            "max_atoms": "40",
+            "optimizer": "AdamW with momenta 0.5 and 0.9, cosine with warm-up, EMA 0.999 (which is what ships)",
+        },
+        commands={
+            "pgcgm_mp20_test": "python benchmarks/pgcgm/sample.py mp20_test.parquet --floor TRAIN.parquet --threads 2",
+            "pgcgm_relaxed": "python benchmarks/pgcgm/relax.py --threads 2",
+        },
+        shown={
+            "pgcgm_mp20_test": {
+                "readable": "draws whose group survives and whose CIF pymatgen reads",
+                "returned": "draws that `generate` returns",
+                "table_1.distance": "of the readable, no two atoms within 0.5 Å",
+                "table_1.neutral": "of the readable, charge-neutral by pymatgen's guess",
+                "table_1.wasserstein.min_distance": "Wasserstein distance of shortest distances, Å",
+                "table_1.wasserstein.max_distance": "of longest distances, Å",
+                "table_1.wasserstein.density": "of densities, g/cm³",
+                "table_1.diversity": "different compositions",
+                "raw_per_second": "draws per second, merged",
+            },
+            "pgcgm_relaxed": {
+                "match_rate": "match what they relax to (ltol 0.2, stol 0.2, 0.5°)",
+                "rms": "RMS of those",
+            },
+        },
+    ),
 }
 
 

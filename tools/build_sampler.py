@@ -183,11 +183,11 @@ CARDS = {
     ),
     "pgcgm": Card(
         facts={
-            "description": "PGCGM after Zhao et al. (npj Comput. Mater. 2023): a physics-guided GAN that makes crystals "
-            "of two to four elements in one step, inside a space group.",
+            "description": "PGCGM after Zhao et al. (npj Comput. Mater. 2023): a physics-guided GAN that makes "
+            "crystals of two to four elements in one step, inside a space group.",
             "licence": "CC-BY-4.0",
-            "licence_text": "Weights: CC-BY-4.0, learned from Materials Project, WBM, Alexandria, OQMD, AFLOW and JARVIS "
-            "crystals. Code: MIT.",
+            "licence_text": "Weights: CC-BY-4.0, learned from Materials Project, WBM, Alexandria, OQMD, AFLOW and "
+            "JARVIS crystals. Code: MIT.",
             "datasets": ["Materials Project", "WBM", "LeMat-GenBench"],
             "usage": "from autoperi import AutoPeri\n\n"
             'peri = AutoPeri.from_pretrained("pgcgm")\n'
@@ -197,13 +197,13 @@ CARDS = {
                 "the GAN beside the other generators. For a composition, take the default model `autoperi-base`.",
                 "It holds one network: it predicts no energies, so it ranks nothing and relaxes nothing.",
             ],
-            "data": "The crystals of `mp_train`, `wbm_sample` and `extra_crystals` with two to four elements, one orbit "
-            "each, and at most 40 atoms, in the 93 space groups that have ten or more "
+            "data": "The crystals of `mp_train`, `wbm_sample` and `extra_crystals` with two to four elements, one "
+            "orbit each, and at most 40 atoms, in the 93 space groups that have ten or more "
             "(`benchmarks/pgcgm/data.py`).",
             "split": SPLIT,
             "limits": [
-                "Not the published weights, nor the paper's data: a network of our own inside the paper's branches, with "
-                "switches that the paper does not have (docs/pgcgm.md says which and what each is worth).",
+                "Not the published weights, nor the paper's data: a network of our own inside the paper's branches, "
+                "with switches that the paper does not have (docs/pgcgm.md says which and what each is worth).",
                 "One orbit an element: no crystal in which an element takes two places.",
                 "The composition is what comes out; it cannot be asked for. Of crystals as drawn, about as many are "
                 "charge-neutral as in the training data, which hold many alloys.",
@@ -220,8 +220,8 @@ CARDS = {
             ],
         },
         training={
-            "task": "Wasserstein GAN with gradient penalty, two batches of the discriminator for each of the generator, "
-            "and the loss of distances",
+            "task": "Wasserstein GAN with gradient penalty, two batches of the discriminator for each of the "
+            "generator, and the loss of distances",
             "max_atoms": "40",
             "optimizer": "AdamW with momenta 0.5 and 0.9, cosine with warm-up, EMA 0.999 (which is what ships)",
         },

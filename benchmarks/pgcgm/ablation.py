@@ -72,6 +72,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "data": [args.train.name, args.val.name],
         "crystals": len(sides["train"].groups),
+        "n": args.n,
         "epochs": args.epochs,
         "critic_steps": args.critic_steps,
         "repeats": args.repeats,

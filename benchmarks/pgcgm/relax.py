@@ -65,6 +65,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "model": peri.provenance(),
         "relaxer": relaxer.provenance(),
+        "data": "crystals of its own",
         "crystals": len(made),
         "seed": args.seed,
         "threads": args.threads,

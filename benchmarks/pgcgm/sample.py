@@ -75,6 +75,7 @@ def main() -> None:
     cores = os.cpu_count()
     result: dict[str, Any] = {
         "data": args.table.name,
+        "n": args.n,
         "reference_crystals": len(reference),
         "model": peri.provenance(),
         "merge": pipeline.process.merge,  # type: ignore[attr-defined]
@@ -113,7 +114,6 @@ def run(peri: AutoPeri, request: Request, reference: Sequence[Structure], judged
     figures = table_1([c for c, _ in some], [g for _, g in some], reference)
     neutral = [one for one in some if guess_neutral(Counter(to_arrays(one[0])[2].tolist()))]
     return {
-        "drawn": request.n,
         "raw_per_second": round(len(candidates) / made, 1),
         "elements_per_second": round(len(candidates) / drawn, 1),
         "checked_per_second": round(returned / checked, 1),

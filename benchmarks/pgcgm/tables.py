@@ -31,7 +31,7 @@ def table_1(found: dict[str, Any]) -> str:
     if "floor" in found:
         lines.append(_row("crystals of its training set", "", found["floor"]))
     judged, against = found["table_1"]["crystals"], found["reference_crystals"]
-    return "\n".join([*lines, "", f"{found['drawn']:,} draws, {judged:,} judged, against {against:,} test crystals."])
+    return "\n".join([*lines, "", f"{found['n']:,} draws, {judged:,} judged, against {against:,} test crystals."])
 
 
 def _row(name: str, readable: str, figures: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor
 from autoperi.data.crystal import CrystalBatch
 from autoperi.data.elements import atomic_radius, covalent_radii, electronegativity
 from autoperi.geometry.lattice import from_lengths_angles
-from autoperi.symmetry.sites import sites_of
+from autoperi.geometry.segments import segment_sum
+from autoperi.geometry.torus import wrap_centered
+from autoperi.symmetry.sites import ROUNDING, Sites, sites_of
 from autoperi.symmetry.spacegroup import crystal_system, primitive_transform, space_group
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -31,6 +34,9 @@ more apart.
 """
 MIN_MERGE_DISTANCE = 0.6
 """Å below which images are merged whatever their radii are: no two atoms are as near."""
+SHORTER, MAX_SHORTER = 0.8, 12
+"""Factor of the distance of merging where clusters have no end, and how often it is taken."""
+_BORDERS = torch.tensor(list(product((0.0, 1.0), repeat=3)))
 _ROOT = 1e-8
 """Å² added to squared distances, so that their roots have a gradient at zero."""
 ANGLES = 3
@@ -192,9 +198,10 @@ def merged(elements: Tensor, sites: Tensor, lattice: Tensor, groups: Tensor, *, 
     """The crystals that base sites make, in primitive cells: images of a site that lie near each other are one atom at
     their centroid, across the borders of the cell too.
 
-    Images that are joined by distances below ``merge`` sums of their atomic radii form a cluster (single linkage).
-    Operations of the group take clusters to clusters, so a centroid lies exactly on the Wyckoff position of all that
-    leave its cluster in place, and the crystal keeps the group.
+    Images that are joined by distances below ``merge`` sums of their atomic radii form a cluster (single linkage; the
+    paper names none). The operations that take an atom of a cluster to another of it leave the centroid in place, so it
+    lies on their Wyckoff position, and the crystal keeps the group. Where a chain of images runs through the whole
+    crystal there is no centroid; such a site is merged up to a shorter distance.
 
     Args:
         elements: atomic numbers, 0 for an empty slot, ``[B, K]``.
@@ -205,11 +212,51 @@ def merged(elements: Tensor, sites: Tensor, lattice: Tensor, groups: Tensor, *, 
     held = elements > 0
     members = [[(z, None) for z in row if z] for row in elements.tolist()]
     made = sites_of(groups.tolist(), members, torch.linalg.det(lattice).abs())
-    radii = atomic_radii()[made.atomic_numbers]
-    made = replace(made, merge_distance=(2 * merge * radii).clamp(min=MIN_MERGE_DISTANCE)).to(device=sites.device)
+    reach = (2 * merge * atomic_radii()[made.atomic_numbers]).clamp(min=MIN_MERGE_DISTANCE).to(sites)
+    # what is merged lies on its position already: only images that coincide are one atom
+    made = replace(made, merge_distance=torch.full_like(made.merge_distance, ROUNDING)).to(device=sites.device)
     to_primitive = torch.stack([_to_primitive(g) for g in groups.tolist()]).to(sites)
     frac = torch.einsum("bki,bij->bkj", sites, to_primitive)[held]
-    return made.images(frac, made.transform @ lattice.to(made.transform))[0]
+    primitive = made.transform @ lattice.to(made.transform)
+    return made.images(_centroids(made, frac, primitive, reach), primitive)[0]
+
+
+def _centroids(made: Sites, frac: Tensor, lattice: Tensor, reach: Tensor) -> Tensor:
+    """The centroid of the cluster that each site belongs to, fractions of the primitive cell, ``[S, 3]``.
+
+    A cluster is what the group H makes of a site whose generators move it by less than ``reach``, and its centroid is
+    the point nearest to the site that all of them leave in place: the δ of least norm with (R − 1) δ = −(move of the
+    site). Where H holds a translation there is no such point, and the reach is shortened.
+
+    Args:
+        frac: ``[S, 3]``; lattice: primitive cells in Å, ``[B, 3, 3]``; reach: Å, ``[S]``.
+    """
+    point, site, rotation = made.every_image(frac)
+    own = lattice[made.crystal]
+    inverse = torch.linalg.inv(own)
+    apart = wrap_centered(point - frac[site])
+    # with the other side of each border these are all moves shorter than the least distance of lattice planes
+    moves = (apart.unsqueeze(1) - _BORDERS.to(apart) * torch.sign(apart).unsqueeze(1)) @ own[site]
+    reach = torch.minimum(reach, 1 / torch.linalg.vector_norm(inverse, dim=1).amax(1))
+    length = torch.linalg.vector_norm(moves, dim=-1)
+    turn = (inverse[site] @ rotation.transpose(1, 2) @ own[site]).transpose(1, 2) - torch.eye(3).to(own)
+    shift = torch.zeros_like(frac)
+    left = torch.ones(len(frac), dtype=torch.bool, device=frac.device)
+    for _ in range(MAX_SHORTER):
+        near = ((length < reach[site].unsqueeze(1)) & left[site].unsqueeze(1)).to(own)
+        often, sums = near.sum(1), (near.unsqueeze(2) * moves).sum(1)
+        square = segment_sum((often[:, None, None] * turn.mT @ turn).flatten(1), site, len(frac)).view(-1, 3, 3)
+        pull = segment_sum(-(turn.mT @ sums.unsqueeze(2)).squeeze(2), site, len(frac))
+        found = (torch.linalg.pinv(square, rtol=1e-6, hermitian=True) @ pull.unsqueeze(2)).squeeze(2)
+        off = torch.linalg.vector_norm((turn @ found[site].unsqueeze(2)).squeeze(2).unsqueeze(1) + moves, dim=-1)
+        worst = torch.zeros_like(reach).scatter_reduce(0, site, (off * near).amax(1), "amax")
+        fixed = left & (worst < ROUNDING / 10)
+        shift[fixed] = found[fixed]
+        left = left & ~fixed
+        if not left.any():
+            break
+        reach = torch.where(left, SHORTER * reach, reach)
+    return frac + (shift.unsqueeze(1) @ inverse).squeeze(1)
 
 
 @lru_cache(maxsize=230)

@@ -202,7 +202,7 @@ class Sites:
             themselves belong to ``[N]``, the first of each.
         """
         counts = self.operations[self.crystal]
-        point, site, _ = self._images(frac_coords)
+        point, site, _ = self.every_image(frac_coords)
         head = self._atoms(point, lattice, counts)
         # the centroid of an atom's images, found from the first of them
         apart = wrap_centered(point - point[head])
@@ -222,14 +222,14 @@ class Sites:
         """
         counts = self.operations[self.crystal]
         start = torch.cumsum(counts, 0) - counts
-        point, site, rotation = self._images(frac_coords)
+        point, site, rotation = self.every_image(frac_coords)
         own = (self._atoms(point, lattice, counts) == start[site]).to(rotation)
         mean = segment_sum((own[:, None, None] * rotation).flatten(1), site, len(counts)).view(-1, 3, 3)
         mean = mean / segment_sum(own.unsqueeze(1), site, len(counts)).unsqueeze(-1)
         cell = lattice[self.crystal]
         return torch.linalg.inv(cell) @ mean.transpose(1, 2) @ cell
 
-    def _images(self, frac_coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def every_image(self, frac_coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images of sites under all operations ``[M, 3]``, site by site, the site of each ``[M]``, and the rotations
         that made them ``[M, 3, 3]``.
         """

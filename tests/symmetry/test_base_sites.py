@@ -165,6 +165,30 @@ def test_merging_across_the_border_of_the_cell() -> None:
     assert raw.n_atoms.tolist() == [sum(map(len, every)) // 4]
 
 
+@given(GROUPS, SEEDS, st.sampled_from([0.3, 0.6, 1.2, 2.0]))
+@settings(max_examples=100, deadline=None)
+def test_merged_crystals_keep_their_group_in_small_cells(number: int, seed: int, merge: float) -> None:
+    """Where clusters are as large as the cell, or have no end, operations still take atoms to atoms."""
+    elements, site = torch.tensor([[55, 17]]), sites_of(seed, 1, 2)
+    lattice = cells(RAW, torch.tensor([number]))
+    made = merged(elements, site, lattice, torch.tensor([number]), merge=merge)
+    group, cell = space_group(number).primitive, made.lattice[0].numpy()
+    frac, numbers = made.frac_coords.numpy(), made.atomic_numbers.numpy()
+    for rotation, translation in zip(group.rotations, group.translations, strict=True):
+        apart = (frac @ np.asarray(rotation).T + translation)[:, None] - frac
+        far = np.linalg.norm((apart - np.round(apart)) @ cell, axis=-1)
+        far[numbers[:, None] != numbers] = np.inf
+        assert far.min(1).max() < 1e-3
+    # any atom of the crystal as base site gives the same crystal
+    every = images(site[:, None], operations(number))[0, : len(space_group(number)), 0]
+    again = merged(elements, every[-1:], lattice, torch.tensor([number]), merge=merge)
+    assert torch.equal(again.atomic_numbers, made.atomic_numbers)
+    apart = again.frac_coords.numpy()[:, None] - frac
+    far = np.linalg.norm((apart - np.round(apart)) @ cell, axis=-1)
+    far[numbers[:, None] != numbers] = np.inf
+    assert far.min(1).max() < 1e-3
+
+
 def test_empty_slots_and_batches() -> None:
     """A crystal is the same alone and beside others, with empty slots and without."""
     elements = torch.tensor([[38, 22, 8], [11, 17, 0]])

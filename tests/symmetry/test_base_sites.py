@@ -82,7 +82,7 @@ def test_what_does_not_depend_on_which_atoms_are_base_sites(number: int, seed: i
 @pytest.mark.parametrize("number", [2, 14, 62, 139, 166, 194, 225, 227])
 def test_nearest_distances_are_those_of_pymatgen(number: int) -> None:
     sets = sites_of(number, 1, 1, 3)
-    lattice = cells(RAW.where(RAW < 50, torch.tensor(90.0)), torch.tensor([number]))  # no skewed cells
+    lattice = cells(RAW, torch.tensor([number]))
     group = space_group(number)
     inter, intra = nearest_distances(sets, torch.tensor([[38, 22, 8]]), operations(number), lattice)
     found = inter[0, 0]
@@ -95,6 +95,14 @@ def test_nearest_distances_are_those_of_pymatgen(number: int) -> None:
         same = 2 * SAME_ATOM * float(atomic_radii()[(38, 22, 8)[k]])
         every = lattice_of.get_all_distances(atoms[k][:1], atoms[k])
         assert value == pytest.approx(min(every[every > same].min(initial=np.inf), *lattice_of.abc), abs=1e-6)
+
+
+def test_the_nearest_image_in_a_hexagonal_cell() -> None:
+    """Along the long diagonal of the cell the nearest image is across one border, not across none."""
+    sets = torch.tensor([[[[0.0, 0.0, 0.0], [0.45, -0.45, 0.0]]]], dtype=torch.float64)
+    lattice = cells(torch.tensor([[9.0, 9.0, 9.0, 90, 90, 90]], dtype=torch.float64), torch.tensor([143]))
+    inter, _ = nearest_distances(sets, torch.tensor([[11, 17]]), operations(143)[:, :1], lattice)
+    assert inter.item() == pytest.approx(9 * (0.45**2 + 0.55**2 - 0.45 * 0.55) ** 0.5, abs=1e-6)
 
 
 def test_distances_in_the_cell() -> None:

@@ -11,7 +11,7 @@ from autoperi.data.elements import symbol_of
 from autoperi.errors import RequestError
 from autoperi.pipelines.request import Request
 from autoperi.symmetry.base_sites import in_slots
-from autoperi.symmetry.spacegroup import FloatArray, IntArray
+from autoperi.symmetry.spacegroup import FloatArray, IntArray, space_group
 
 MAX_TRIES = 100
 """Draws of elements for a group, and of groups, after which none are found."""
@@ -47,10 +47,11 @@ class SlotElements:
         """
         slots = counts.shape[1]
         counts = counts.copy()
-        counts[..., list(request.exclude_elements)] = 0
+        if request.chemical_system is None:  # which holds none of them
+            counts[..., list(request.exclude_elements)] = 0
         left = counts.sum(-1)
         # every slot that a number of elements fills must have some element left
-        whole = np.all((left > 0) | (np.arange(slots) > np.arange(slots)[:, None]), axis=-1)
+        whole = np.all((left > 0) | (np.arange(slots) > np.arange(slots)[:, None]), axis=-1) & _meet(counts, together)
         weight = np.where(whole, left[:, :, 0], 0).astype(np.float64)
         if not weight.any():
             named = ", ".join(symbol_of(z) for z in sorted(request.exclude_elements))
@@ -78,6 +79,12 @@ class SlotElements:
                 "elements: ask for as many"
             )
         weight[:, [k for k in range(slots) if not low <= k + 1 <= high]] = 0
+        weight = weight * _room(weight, request)
+        if not weight.any():
+            raise RequestError(
+                f"num_atoms={request.num_atoms!r} fits no crystal that this model makes for such a request, of an atom "
+                "to as many as the space group has operations for each element; ask for other numbers"
+            )
         if request.space_group is not None:
             known = np.nonzero(weight.sum(1))[0]
             if request.space_group not in known:
@@ -124,6 +131,25 @@ class SlotElements:
             if len(set(own)) == size and self.together[np.ix_(own, own)].all() and in_slots(own) == own:
                 return own
         return None
+
+
+def _meet(counts: IntArray, together: np.ndarray) -> np.ndarray:
+    """Of which groups and numbers of elements each pair of slots has elements that meet, ``[231, K]``."""
+    there = (counts > 0).astype(np.float32)
+    apart = np.where(np.eye(len(together), dtype=bool), 0, together).astype(np.float32)
+    pairs = (there @ apart) @ there.swapaxes(-1, -2) > 0
+    slot = np.arange(counts.shape[1])
+    beyond = (slot[:, None] >= slot) | (slot > slot[:, None, None])  # of the pairs one < other <= last
+    return np.all(pairs | beyond, axis=(-2, -1))
+
+
+def _room(weight: FloatArray, request: Request) -> np.ndarray:
+    """Which groups and numbers of elements can have a number of atoms that is asked for, ``[231, K]``."""
+    size = np.arange(1, weight.shape[1] + 1)
+    order = np.zeros((len(weight), 1), dtype=int)
+    for group in np.nonzero(weight.any(1))[0]:
+        order[group] = len(space_group(int(group)).primitive)
+    return (size <= request.max_atoms) & (size * order >= request.min_atoms)
 
 
 def _check_known(system: tuple[int, ...], counts: IntArray) -> None:

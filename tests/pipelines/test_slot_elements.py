@@ -55,6 +55,15 @@ def test_what_a_request_leaves() -> None:
     assert of_system.total() == 400
 
 
+def test_a_number_of_atoms_leaves_what_fits() -> None:
+    assert {len(own) for _, own in drawn(num_atoms=2)} == {2}
+    assert {len(own) for _, own in drawn(num_atoms=(97, 100))} == {3}  # 48 operations for each element
+
+
+def test_what_a_chemical_system_does_not_hold_may_be_excluded() -> None:
+    assert drawn(chemical_system="Na-Cl", exclude_elements="O,F,Mg") == drawn(chemical_system="Na-Cl")
+
+
 def test_a_draw_depends_on_its_generator_alone() -> None:
     elements = SlotElements.of_request(*tables(), make_request())
     forward = [elements.draw(np.random.default_rng(k)) for k in range(20)]
@@ -75,6 +84,12 @@ def test_refusals_name_what_there_is() -> None:
             "space group 221 is none .* it knows|leaves this model no",
         ),
         ({"exclude_elements": "Cl,O,F"}, "exclude_elements=O, F, Cl leaves this model no crystals"),
+        # sodium and oxygen are left, which never met
+        ({"exclude_elements": "Cl,Mg,Sr,Ba,K"}, "leaves this model no crystals"),
+        ({"num_atoms": 1}, r"num_atoms=\(1, 1\) fits no crystal"),
+        ({"num_atoms": (1, 2), "num_elements": 3}, r"num_atoms=\(1, 2\) fits no crystal"),
+        ({"num_atoms": (1, 2), "chemical_system": "Sr-Ti-O"}, r"num_atoms=\(1, 2\) fits no crystal"),
+        ({"num_atoms": (145, 150)}, r"num_atoms=\(145, 150\) fits no crystal"),
     ):
         with pytest.raises(RequestError, match=words) as caught:
             SlotElements.of_request(*tables(), make_request(**options))

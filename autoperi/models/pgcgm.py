@@ -21,7 +21,7 @@ from autoperi.chemistry.descriptors import PGCGM_PROPERTIES
 from autoperi.errors import RequestError
 from autoperi.nn.config import config_of
 from autoperi.processes.base import Condition
-from autoperi.processes.one_shot import BaseSites, OneShotState
+from autoperi.processes.one_shot import BaseSites, OneShot, OneShotState
 from autoperi.symmetry.base_sites import affine_matrices, cells, distances, images, nearest_distances
 from autoperi.units import MAX_ATOMIC_NUMBER
 
@@ -68,6 +68,9 @@ class Pgcgm(nn.Module):
         self.config = config_of(locals())
         if slots < 2:
             raise RequestError(f"slots={slots!r} is too few; crystals of PGCGM have at least two elements")
+        if hidden < 2:
+            raise RequestError(f"hidden={hidden!r} is too small; give 2 or more")
+        OneShot(**self.process_options)  # refuses what no process can be made of
         self.slots, self.joined = slots, joined
         branch = hidden // 2
         self.noise = nn.Sequential(nn.Linear(noise, hidden), nn.LeakyReLU(0.2))

@@ -8,7 +8,7 @@ import signal
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +273,9 @@ def train_network(request: TrainingRequest) -> Trained:
     settings = run_settings(said, defaults, directory=request.checkpoints, resume=request.resume)
     if settings["model_config"]:
         _check_network(kind, settings["model_config"])
-    sources = task_type.sources(request)
+    # what is read may depend on options of a base model or of the run that is resumed, which nobody repeats
+    options = {**(settings["model_config"] or {}), **(settings["task_config"] or {})}
+    sources = task_type.sources(replace(request, options=options))
     if settings.get("held_out") and first_process():
         aside, kept = len(sources.val), len(sources.train)
         request.note(

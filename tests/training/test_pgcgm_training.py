@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from autoperi.chemistry.descriptors import PGCGM_PROPERTIES, pgcgm_properties
+from autoperi.cli.main import main
 from autoperi.data.io import write_crystals
 from autoperi.errors import DataError, RequestError
 from autoperi.geometry.distances import minimum_distance_ratios
@@ -239,13 +241,38 @@ def test_options_that_make_no_loss_are_refused() -> None:
     for options, words in (
         ({"inter": [2, 1]}, "inter=.* is no lower and upper bound"),
         ({"intra": [1]}, "intra=.* is no lower and upper bound"),
+        ({"intra": ["a", "b"]}, "intra=.* is no lower and upper bound"),
         ({"critic_steps": 0}, "critic_steps=0 is below 1"),
+        ({"min_crystals": 0}, "min_crystals=0 is below 1"),
         ({"distance_weight": -1.0}, "distance_weight=-1.0 is below 0"),
     ):
         with pytest.raises(RequestError, match=words):
             PgcgmTask.check_options(options, None)  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="slots=1"):
-        Pgcgm(slots=1)
+    for wrong, words in (({"slots": 1}, "slots=1"), ({"hidden": 1}, "hidden=1"), ({"noise": 0}, "noise=0")):
+        with pytest.raises(RequestError, match=words):
+            Pgcgm(**wrong)
+    with pytest.raises(RequestError, match="all 2 batches of this run would teach the discriminator"):
+        PgcgmTask(network(), total_steps=2, critic_steps=2)
+
+
+def test_a_run_with_few_batches_an_epoch(tmp_path: Path) -> None:
+    """The generator learns although no epoch has as many batches as the discriminator takes; what is read on a resume,
+    or for a base model, is what their options say.
+    """
+    write_crystals(tiny_crystals(), tmp_path / "crystals.parquet")
+    table, words = str(tmp_path / "crystals.parquet"), ["train", "pgcgm", "--device", "cpu", "--quiet"]
+    words += ["--data", table, "--val", table, "--batch-size", "64", "--seed", "1"]
+    small = {"paper_groups": "false", "min_crystals": 1, "fewest_elements": 2, "repeats": 3}
+    options = [w for k, v in small.items() for w in ("--set", f"{k}={v}")]
+    sizes = ["--set", "slots=4", "--set", "hidden=8", "--set", "noise=4"]
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert main([*words, *options, *sizes, "--set", "critic_steps=2", "--out", str(run), "--epochs", "4"]) == 0
+    assert "train_inter" in (run / "checkpoints" / "history.jsonl").read_text()
+    assert main([*words, "--out", str(run), "--epochs", "5", "--resume"]) == 0
+    assert main([*words, *options, "--out", str(again), "--epochs", "6", "--base", str(run / "model")]) == 0
+    assert json.loads((again / "model" / "config.json").read_text())["components"]["pgcgm"]["config"]["slots"] == 4
+    over = ["--set", "fewest_elements=5", "--out", str(tmp_path / "over"), "--base", str(run / "model")]
+    assert main([*words, *options, *over]) == 2
 
 
 # --- generator and process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -16,11 +17,20 @@ from autoperi.models.pgcgm import Discriminator, Pgcgm, SiteFacts, represent, si
 from autoperi.processes.one_shot import BaseSites
 from autoperi.symmetry.base_sites import distances, radius_sums
 from autoperi.training.base_site_data import PAPER_GROUPS, REPEATS, BaseSiteBatch, base_site_crystals, occurrences_of
-from autoperi.training.request import Sources, TrainingRequest, split_options
+from autoperi.training.request import Sources, TrainingRequest, options_of
 from autoperi.training.tasks.base import CrystalTask
 
 PENALTY = 10.0
 """λ_d of equation 4."""
+LEAST = {
+    "critic_steps": 1,
+    "repeats": 1,
+    "min_crystals": 1,
+    "fewest_elements": 1,
+    "distance_weight": 0,
+    "coordinate_weight": 0,
+}
+"""Least values of options."""
 
 
 class PgcgmTask(CrystalTask):
@@ -62,6 +72,11 @@ class PgcgmTask(CrystalTask):
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
+        if self.total_steps <= critic_steps:
+            raise RequestError(
+                f"all {self.total_steps} batches of this run would teach the discriminator (critic_steps="
+                f"{critic_steps!r}), none the generator; give more epochs, smaller batches or fewer critic_steps"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.discriminator = Discriminator(slots=model.slots)
@@ -81,20 +96,28 @@ class PgcgmTask(CrystalTask):
         said = {**cls.options(), **options}
         for name in ("inter", "intra"):
             bounds = said[name]
-            if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
+            numbers = all(isinstance(b, (int, float)) for b in bounds)
+            if len(bounds) != 2 or not numbers or not 0 <= bounds[0] <= bounds[1] < math.inf:
                 raise RequestError(f"{name}={bounds!r} is no lower and upper bound; give two ascending numbers")
-        for name, least in (("critic_steps", 1), ("repeats", 1), ("distance_weight", 0), ("coordinate_weight", 0)):
+        for name, least in LEAST.items():
             if said[name] < least:
                 raise RequestError(f"{name}={said[name]!r} is below {least}; give a larger one")
         return options
 
     @classmethod
     def sources(cls, request: TrainingRequest) -> Sources:
-        """Crystals as base sites, properties of elements, and which elements occur where."""
+        """Crystals as base sites, properties of elements, and which elements occur where.
+
+        Raises:
+            RequestError: more elements are wanted than there are slots.
+            DataError: no crystal can be learned from.
+        """
         assert request.val is not None
-        network, task = split_options(request.kind, request.options)
-        slots = network.get("slots", 3)
-        said = {**cls.options(), **task}
+        network, task = options_of(request.kind)
+        said = {**network, **task, **request.options}
+        slots = said["slots"]
+        if said["fewest_elements"] > slots:
+            raise RequestError(f"fewest_elements={said['fewest_elements']} is above slots={slots}; give a smaller one")
         common: dict[str, Any] = {"slots": slots, "fewest": said["fewest_elements"], "max_atoms": request.max_atoms}
         groups = PAPER_GROUPS if said["paper_groups"] else ()
         own = {"min_crystals": said["min_crystals"], "repeats": said["repeats"]}
@@ -175,7 +198,9 @@ class PgcgmTask(CrystalTask):
 
     def training_step(self, batch: tuple[BaseSiteBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
         generator = self.generator(batch_idx, self.current_epoch)
-        if batch_idx % (self.critic_steps + 1) == self.critic_steps:
+        # counted over the run: an epoch of few crystals may have fewer batches than the discriminator takes
+        before = 0 if self._trainer is None else self.current_epoch * int(self.trainer.num_training_batches)
+        if (before + batch_idx) % (self.critic_steps + 1) == self.critic_steps:
             return self.generator_loss(batch[0], generator)
         gap, penalty = self.discriminator_loss(batch[0], generator)
         self.log("train_gap", -gap, batch_size=len(batch[0]))

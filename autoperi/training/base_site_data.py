@@ -16,7 +16,7 @@ from autoperi.data.io import read_table
 from autoperi.data.random import numpy_generator
 from autoperi.errors import DataError
 from autoperi.geometry.lattice import lengths_angles
-from autoperi.models.pgcgm import SiteFacts, site_facts
+from autoperi.models.pgcgm import N_GROUPS, SETS, SiteFacts, site_facts
 from autoperi.processes.one_shot import BaseSites
 from autoperi.symmetry.analysis import orbit
 from autoperi.symmetry.base_sites import cells, in_slots
@@ -28,8 +28,8 @@ from autoperi.units import MAX_ATOMIC_NUMBER
 
 PAPER_GROUPS = (62, 63, 71, 122, 123, 129, 139, 140, 141, 148, 164, 166, 167, 186, 191, 194, 216, 221, 225, 227)
 """The 20 space groups of Zhao et al. 2023, Table 3."""
-SETS, REPEATS = 3, 32
-"""Sets of base sites in a row, and rows of a crystal (Steps 4 and 5)."""
+REPEATS = 32
+"""Rows of a crystal, of three sets of base sites each (Steps 4 and 5)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ def augmented(atoms: list[FloatArray], cell: FloatArray, n: int, rng: np.random.
     """``n`` sets of base sites of a crystal, ``[n, K, 3]`` (Steps 1 to 3 of the self-augmentation).
 
     The first element and one of its atoms are drawn; each further element, in random order, gives the atom with the
-    smallest sum of distances to those that were chosen before.
+    smallest sum of distances, inside the cell, to those that were chosen before.
 
     Args:
         atoms: fractions of each element's atoms, ``[m, 3]`` each, K of them.
@@ -186,11 +186,11 @@ def occurrences_of(data: BaseSiteCrystals) -> tuple[Tensor, Tensor]:
     elements meet in a crystal, ``[119, 119]``.
     """
     slots = data.elements.shape[1]
-    counts = torch.zeros(231, slots, slots, MAX_ATOMIC_NUMBER + 1, dtype=torch.int16)
+    counts = torch.zeros(N_GROUPS, slots, slots, MAX_ATOMIC_NUMBER + 1, dtype=torch.int32)
     together = torch.zeros(MAX_ATOMIC_NUMBER + 1, MAX_ATOMIC_NUMBER + 1, dtype=torch.bool)
     for group, row in zip(data.groups.tolist(), data.elements.tolist(), strict=True):
         own = [z for z in row if z]
         for slot, z in enumerate(own):
             counts[group, len(own) - 1, slot, z] += 1
             together[z, own] = True
-    return counts, together
+    return counts.clamp(max=torch.iinfo(torch.int16).max).short(), together  # as a model holds them

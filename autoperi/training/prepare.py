@@ -119,7 +119,9 @@ def run_settings(
         return _merged(defaults, said)
     try:
         stored = json.loads(record.read_text(encoding="utf-8"))
-        kept = {key: stored[key] for key in defaults if key in stored}
+        # an earlier run may not have recorded options that had their defaults
+        kept = _merged(defaults, {key: stored[key] for key in defaults if key in stored})
+        kept = {key: value for key, value in kept.items() if key in stored}
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{record} cannot be read ({' '.join(str(error).split())}); choose another directory") from None
     for key, value, old in _changes(said, kept):

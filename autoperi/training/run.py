@@ -266,16 +266,15 @@ def train_network(request: TrainingRequest) -> Trained:
     said: dict[str, Any] = {**request.settings, "model": kind.name}
     said["model_config"] = {**base, **network_options} if network_options else None
     said["task_config"] = task_options or None
-    defaults: dict[str, Any] = {**DEFAULTS, **task_type.defaults, "model": kind.name, "model_config": base}
-    defaults["task_config"] = options_of(kind)[1]
+    defaults: dict[str, Any] = {**DEFAULTS, **task_type.defaults, "model": kind.name}
+    network_defaults, defaults["task_config"] = options_of(kind)
+    defaults["model_config"] = {**network_defaults, **base}  # all of them, so that a resume with others is noticed
     if task_type.holds_out:
         defaults["held_out"], said["held_out"] = 0.0, 0.0 if request.val else HELD_OUT
     settings = run_settings(said, defaults, directory=request.checkpoints, resume=request.resume)
-    if settings["model_config"]:
-        _check_network(kind, settings["model_config"])
+    _check_network(kind, settings["model_config"])
     # what is read may depend on options of a base model or of the run that is resumed, which nobody repeats
-    options = {**(settings["model_config"] or {}), **(settings["task_config"] or {})}
-    sources = task_type.sources(replace(request, options=options))
+    sources = task_type.sources(replace(request, options={**settings["model_config"], **settings["task_config"]}))
     if settings.get("held_out") and first_process():
         aside, kept = len(sources.val), len(sources.train)
         request.note(

@@ -268,6 +268,8 @@ def test_a_run_with_few_batches_an_epoch(tmp_path: Path) -> None:
     run, again = tmp_path / "run", tmp_path / "again"
     assert main([*words, *options, *sizes, "--set", "critic_steps=2", "--out", str(run), "--epochs", "4"]) == 0
     assert "train_inter" in (run / "checkpoints" / "history.jsonl").read_text()
+    for other in ("joined=true", "slots=3", "repeats=4"):  # said or not at the beginning
+        assert main([*words, "--out", str(run), "--epochs", "5", "--resume", "--set", other]) == 2
     assert main([*words, "--out", str(run), "--epochs", "5", "--resume"]) == 0
     assert main([*words, *options, "--out", str(again), "--epochs", "6", "--base", str(run / "model")]) == 0
     assert json.loads((again / "model" / "config.json").read_text())["components"]["pgcgm"]["config"]["slots"] == 4

@@ -22,7 +22,7 @@ from autoperi.errors import RequestError
 from autoperi.nn.config import config_of
 from autoperi.processes.base import Condition
 from autoperi.processes.one_shot import BaseSites, OneShot, OneShotState
-from autoperi.symmetry.base_sites import affine_matrices, cells, distances, images, nearest_distances
+from autoperi.symmetry.base_sites import affine_matrices, cells, distances, image_distances, images
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 SETS = 3
@@ -205,7 +205,7 @@ def site_facts(made: BaseSites, elements: Tensor, groups: Tensor, *, nearest: bo
     Args:
         made: base sites and cells.
         elements: ``[B, K]``; groups: ``[B]``.
-        nearest: distances of the atoms that the group makes, instead of those of the base sites themselves.
+        nearest: distances to the nearest images instead of those in the cell.
     """
     sites, lattice = made
     held = (elements > 0).to(sites)
@@ -214,7 +214,7 @@ def site_facts(made: BaseSites, elements: Tensor, groups: Tensor, *, nearest: bo
     # the mean over the operations that there are: a mean over the padding too would only tell how many these are
     order = operations[:, :, 3, 3].sum(1).to(sites)
     full = images(sites, operations).sum(1) / order[:, None, None, None] * held[:, None, :, None]
-    inter, intra = nearest_distances(sites, elements, operations, lattice) if nearest else distances(sites, lattice)
+    inter, intra = image_distances(sites, operations, lattice) if nearest else distances(sites, lattice)
     one, other = torch.triu_indices(elements.shape[1], elements.shape[1], 1, device=elements.device)
     return SiteFacts(full, inter * (held[:, one] * held[:, other]).unsqueeze(1), intra * held.unsqueeze(2))
 

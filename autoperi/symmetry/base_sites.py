@@ -28,10 +28,6 @@ from autoperi.units import MAX_ATOMIC_NUMBER
 
 MAX_OPERATIONS = 192
 """Operations of the largest space group; the affine matrices of others are padded with zeros."""
-SAME_ATOM = 0.6
-"""Sums of atomic radii below which two images of a site are one atom: in real crystals atoms of an element are 0.68 and
-more apart.
-"""
 MIN_MERGE_DISTANCE = 0.6
 """Å below which images are merged whatever their radii are: no two atoms are as near."""
 SHORTER, MAX_SHORTER = 0.8, 12
@@ -138,28 +134,22 @@ def distances(sites: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
     return _length(inter[0]), _length(inter[1]).transpose(1, 2)
 
 
-def nearest_distances(sites: Tensor, elements: Tensor, operations: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`distances`, of the atoms that the group makes: they do not depend on which of these the base sites are.
+def image_distances(sites: Tensor, operations: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`distances`, from a base site to the nearest image of the other, in this cell or the next: between
+    elements these are distances of the crystal, whichever of its atoms the base sites are; between sets of base sites
+    of one crystal they are zero.
 
     Args:
-        sites, lattice: as there. elements: ``[B, K]``; operations: ``[B, 192, 4, 4]``.
-
-    Returns:
-        In Å: from a site of one element to the nearest image of another ``[B, S, K(K-1)/2]``, and to the nearest image
-        of itself that is another atom, not nearer than :data:`SAME_ATOM`, in each set ``[B, K, S]``.
+        sites, lattice: as there. operations: ``[B, 192, 4, 4]``.
     """
     every = images(sites, operations)
     padding = (operations[:, :, 3, 3] == 0)[:, :, None, None]
-    one, other = _ends(sites.shape[2], sites.device)
-    ends = (every.index_select(3, other), sites.index_select(2, one)), (every, sites)
-    inter, own = (_shortest_squares(to, start, lattice) for to, start in ends)
-    same = 2 * SAME_ATOM * atomic_radii().to(sites)[elements]
-    own = own.masked_fill(padding | (own < same[:, None, None] ** 2), torch.inf).amin(1)
-    # its images under the lattice, for an atom alone in its cell
-    edge = (lattice**2).sum(-1).amin(-1)
-    own = torch.minimum(own, edge[:, None, None])
-    inter = inter.masked_fill(padding, torch.inf).amin(1)
-    return (inter + _ROOT).sqrt(), (own + _ROOT).sqrt().transpose(1, 2)
+    found = []
+    for axis in (2, 1):
+        one, other = _ends(sites.shape[axis], sites.device)
+        square = _shortest_squares(every.index_select(axis + 1, other), sites.index_select(axis, one), lattice)
+        found.append((square.masked_fill(padding, torch.inf).amin(1) + _ROOT).sqrt())
+    return found[0], found[1].transpose(1, 2)
 
 
 def _shortest_squares(to: Tensor, start: Tensor, lattice: Tensor) -> Tensor:

@@ -89,7 +89,8 @@ class BaseSiteCrystals(TensorFile):
             groups, elements = self.groups[part], self.elements[part]
             made = BaseSites(self.sites[part, 0, :1], cells(self.parameters[part], groups))
             found.append(site_facts(made, elements, groups, nearest=True))
-        return SiteFacts(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        full, inter, _ = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return SiteFacts(full, inter, torch.zeros(*self.elements.shape, SETS))
 
     def take(self, rows: Tensor) -> tuple[BaseSiteBatch, dict[str, Tensor]]:
         """Rows, of which each crystal has as many as augmentations."""
@@ -98,7 +99,7 @@ class BaseSiteCrystals(TensorFile):
         groups = self.groups[crystal]
         made = BaseSites(self.sites[crystal, rows % repeats], cells(self.parameters[crystal], groups))
         full, inter, intra = (part[crystal] for part in self._facts)
-        facts = SiteFacts(full.expand(-1, SETS, -1, -1), inter.expand(-1, SETS, -1), intra.expand(-1, -1, SETS))
+        facts = SiteFacts(full.expand(-1, SETS, -1, -1), inter.expand(-1, SETS, -1), intra)
         return BaseSiteBatch(made, self.elements[crystal], groups, facts), {"row": rows}
 
 

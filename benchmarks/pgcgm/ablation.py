@@ -32,7 +32,7 @@ from autoperi.training.run import TrainingConfig, train
 
 NO_LOSSES = {"distance_weight": 0.0, "coordinate_weight": 0.0}
 DISTANCES = {"coordinate_weight": 0.0}
-NEAREST: dict[str, Any] = {"nearest": True, "inter": [0.85, 2.2], "intra": [0.85, 6.0]}
+NEAREST: dict[str, Any] = {"nearest": True, "inter": [0.85, 2.2], "intra": [0.0, 0.0]}
 ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "none": ({}, NO_LOSSES),
     "distances": ({}, DISTANCES),

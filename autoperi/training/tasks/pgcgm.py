@@ -41,8 +41,8 @@ class PgcgmTask(CrystalTask):
         critic_steps: batches of the discriminator for each of the generator.
         distance_weight: λ1 and λ2; coordinate_weight: λ3 and λ4.
         inter, intra: φ_lower and φ_upper of equation 5, in sums of atomic radii.
-        nearest: distances of the atoms that the group makes, to the nearest image, instead of those of the base sites
-            themselves, which depend on which atoms these are.
+        nearest: distances to the nearest images instead of those in the cell. H_intra is then zero in real crystals,
+            and ``intra=[0, 0]`` says that the three sets are atoms of one crystal.
         printed: equation 6 as it is printed, where averaged full coordinates are pushed apart and base sites together;
             the text wants the opposite, which is what is done otherwise.
         paper_groups: the paper's 20 space groups alone; else all with ``min_crystals``.

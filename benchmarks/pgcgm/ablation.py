@@ -30,8 +30,8 @@ from autoperi.pipelines.request import make_request
 from autoperi.training.base_site_data import PAPER_GROUPS, BaseSiteCrystals, base_site_crystals, occurrences_of
 from autoperi.training.run import TrainingConfig, train
 
-NO_LOSSES = {"distance_weight": 0.0, "coordinate_weight": 0.0}
-DISTANCES = {"coordinate_weight": 0.0}
+NO_LOSSES = {"weights": [0.0, 0.0, 0.0, 0.0]}
+DISTANCES = {"weights": [1.0, 1.0, 0.0, 0.0]}
 NEAREST: dict[str, Any] = {"nearest": True, "inter": [0.85, 2.2], "intra": [0.0, 0.0]}
 ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "none": ({}, NO_LOSSES),

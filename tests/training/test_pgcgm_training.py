@@ -174,13 +174,13 @@ def test_equation_6_as_the_text_has_it_and_as_printed(data: BaseSiteCrystals) ->
     sites = torch.rand(len(batch), 3, 4, 3)
     facts = batch.facts._replace(full=full)
     losses = {p: task_of(network(), printed=p).generator_losses(sites, facts, batch.elements) for p in (False, True)}
-    same = [(1 - cosines(normalised(x))).sum(1).mean().item() / 9 for x in (full, sites)]
-    different = [cosines(normalised(x)).clamp(min=0).sum(1).mean().item() / 9 for x in (sites, full)]
-    for k, printed in enumerate((False, True)):
-        assert losses[printed]["same"].item() == pytest.approx(same[k])
-        assert losses[printed]["different"].item() == pytest.approx(different[k])
+    for name, x in (("full", full), ("base", sites)):
+        cosine = cosines(normalised(x))
+        same, different = ((v.sum(1).mean() / 9).item() for v in (1 - cosine, cosine.clamp(min=0)))
+        text, printed = (losses[p][name].item() for p in (False, True))
+        assert (text, printed) == pytest.approx((same, different) if name == "full" else (different, same))
     equal = facts._replace(full=full[:, :1].expand(-1, 3, -1, -1))
-    assert task_of(network()).generator_losses(sites, equal, batch.elements)["same"].item() == pytest.approx(
+    assert task_of(network()).generator_losses(sites, equal, batch.elements)["full"].item() == pytest.approx(
         0, abs=1e-6
     )
 
@@ -188,7 +188,7 @@ def test_equation_6_as_the_text_has_it_and_as_printed(data: BaseSiteCrystals) ->
 @pytest.mark.parametrize("nearest", [False, True])
 def test_gradients_of_the_losses_against_differences(data: BaseSiteCrystals, nearest: bool) -> None:
     batch = rows(data, 4)
-    task = task_of(network().double(), nearest=nearest, coordinate_weight=0.5)
+    task = task_of(network().double(), nearest=nearest, weights=(1, 1, 0.5, 0.5))
     task.discriminator.double()
     raw = torch.tensor([[6.0, 6.5, 7.0, 90, 90, 90]], dtype=torch.float64).repeat(4, 1)
     sites = torch.rand(4, 3, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -244,7 +244,8 @@ def test_options_that_make_no_loss_are_refused() -> None:
         ({"intra": ["a", "b"]}, "intra=.* is no lower and upper bound"),
         ({"critic_steps": 0}, "critic_steps=0 is below 1"),
         ({"min_crystals": 0}, "min_crystals=0 is below 1"),
-        ({"distance_weight": -1.0}, "distance_weight=-1.0 is below 0"),
+        ({"weights": [1.0, -1.0, 0.0, 0.0]}, "weights=.* are no four weights"),
+        ({"weights": [1.0]}, "weights=.* are no four weights"),
     ):
         with pytest.raises(RequestError, match=words):
             PgcgmTask.check_options(options, None)  # type: ignore[arg-type]

@@ -22,15 +22,8 @@ from autoperi.training.tasks.base import CrystalTask
 
 PENALTY = 10.0
 """λ_d of equation 4."""
-LEAST = {
-    "critic_steps": 1,
-    "repeats": 1,
-    "min_crystals": 1,
-    "fewest_elements": 1,
-    "distance_weight": 0,
-    "coordinate_weight": 0,
-}
-"""Least values of options."""
+LOSSES = ("inter", "intra", "full", "base")
+"""Of the generator, in the order of their weights λ1 to λ4 (equation 7)."""
 
 
 class PgcgmTask(CrystalTask):
@@ -39,7 +32,7 @@ class PgcgmTask(CrystalTask):
     Args:
         model: the generator.
         critic_steps: batches of the discriminator for each of the generator.
-        distance_weight: λ1 and λ2; coordinate_weight: λ3 and λ4.
+        weights: λ1 to λ4, of the losses of distances (inter, intra) and of coordinates (full, base).
         inter, intra: φ_lower and φ_upper of equation 5, in sums of atomic radii.
         nearest: distances to the nearest images instead of those in the cell. H_intra is then zero in real crystals,
             and ``intra=[0, 0]`` says that the three sets are atoms of one crystal.
@@ -59,8 +52,7 @@ class PgcgmTask(CrystalTask):
         model: Pgcgm,
         *,
         critic_steps: int = 5,
-        distance_weight: float = 1.0,
-        coordinate_weight: float = 1.0,
+        weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
         inter: Sequence[float] = (0.85, 2.5),
         intra: Sequence[float] = (0.0, 3.3),
         nearest: bool = False,
@@ -81,7 +73,7 @@ class PgcgmTask(CrystalTask):
             torch.manual_seed(self.seed)
             self.discriminator = Discriminator(slots=model.slots)
         self.critic_steps, self.nearest, self.printed = critic_steps, nearest, printed
-        self.distance_weight, self.coordinate_weight = distance_weight, coordinate_weight
+        self.weights = dict(zip(LOSSES, weights, strict=True))
         self.inter, self.intra = tuple(inter), tuple(intra)
         self.paper_groups, self.min_crystals = paper_groups, min_crystals
         self.fewest_elements, self.repeats = fewest_elements, repeats
@@ -99,9 +91,14 @@ class PgcgmTask(CrystalTask):
             numbers = all(isinstance(b, (int, float)) for b in bounds)
             if len(bounds) != 2 or not numbers or not 0 <= bounds[0] <= bounds[1] < math.inf:
                 raise RequestError(f"{name}={bounds!r} is no lower and upper bound; give two ascending numbers")
-        for name, least in LEAST.items():
-            if said[name] < least:
-                raise RequestError(f"{name}={said[name]!r} is below {least}; give a larger one")
+        weights = said["weights"]
+        if len(weights) != len(LOSSES) or not all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights):
+            raise RequestError(
+                f"weights={weights!r} are no four weights of {', '.join(LOSSES)}; give numbers from 0 on"
+            )
+        for name in ("critic_steps", "repeats", "min_crystals", "fewest_elements"):
+            if said[name] < 1:
+                raise RequestError(f"{name}={said[name]!r} is below 1; give a larger one")
         return options
 
     @classmethod
@@ -173,16 +170,16 @@ class PgcgmTask(CrystalTask):
         return (lies - truth).mean(), penalty
 
     def generator_losses(self, sites: Tensor, facts: SiteFacts, elements: Tensor) -> dict[str, Tensor]:
-        """L_inter and L_intra (equation 5), and of equation 6 the loss that wants the sets the same and the one that
-        wants them different: L_full and L_base of the text, L_base and L_full as printed.
-        """
+        """L_inter and L_intra (equation 5), L_full and L_base (equation 6)."""
         inter, intra = radius_sums(elements)
-        same, different = (sites, facts.full) if self.printed else (facts.full, sites)
+        full, base = (cosines(normalised(part)) for part in (facts.full, sites))
+        # 1 - cos wants the three sets the same, [cos]₊ wants them different
+        full, base = (full.clamp(min=0), 1 - base) if self.printed else (1 - full, base.clamp(min=0))
         return {
             "inter": bound_loss(facts.inter, inter.to(sites)[:, None], self.inter),
             "intra": bound_loss(facts.intra, intra.to(sites)[:, :, None], self.intra),
-            "same": (1 - cosines(normalised(same))).sum(1).mean() / 9,
-            "different": cosines(normalised(different)).clamp(min=0).sum(1).mean() / 9,
+            "full": full.sum(1).mean() / 9,
+            "base": base.sum(1).mean() / 9,
         }
 
     def generator_loss(self, batch: BaseSiteBatch, generator: torch.Generator) -> Tensor:
@@ -193,8 +190,7 @@ class PgcgmTask(CrystalTask):
         own = self.generator_losses(made.sites, facts, batch.elements)
         for name, value in own.items():
             self.log(f"train_{name}", value, batch_size=len(batch))
-        loss = loss + self.distance_weight * (own["inter"] + own["intra"])
-        return loss + self.coordinate_weight * (own["same"] + own["different"])
+        return loss + sum(self.weights[name] * value for name, value in own.items())
 
     def training_step(self, batch: tuple[BaseSiteBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
         generator = self.generator(batch_idx, self.current_epoch)

@@ -2,9 +2,9 @@
 
 `--n` crystals that `generate` returns are relaxed, positions and cell, by the potential of a model, inside their space
 group as found (so ``group_kept`` says how often that is the group still, and not a higher one); the paper relaxed with
-BOWSR and with DFT. Each is matched with what became of it (ltol 0.2, stol 0.2,
-0.5°), and the lengths of its conventional cell compared: relative errors, R², RMSE, and the share of outliers, beyond 1.5 times the
-interquartile range.
+BOWSR and with DFT. Each is matched with what became of it (ltol 0.2, stol 0.2, 0.5°), and the lengths of its
+conventional cell compared: relative errors, R², RMSE, and the share of outliers, beyond 1.5 times the interquartile
+range.
 
     python benchmarks/pgcgm/relax.py --out FILE --figure PNG
 """

@@ -19,16 +19,19 @@ from torch.nn.functional import pad, softplus
 
 from autoperi.chemistry.descriptors import PGCGM_PROPERTIES
 from autoperi.errors import RequestError
+from autoperi.nn.backbone import MEAN_VOLUME_PER_ATOM
 from autoperi.nn.config import config_of
 from autoperi.processes.base import Condition
 from autoperi.processes.one_shot import BaseSites, OneShot, OneShotState
-from autoperi.symmetry.base_sites import affine_matrices, cells, distances, image_distances, images
+from autoperi.symmetry.base_sites import affine_matrices, cells, distances, image_distances, images, multiplicities
 from autoperi.units import MAX_ATOMIC_NUMBER
 
 SETS = 3
 N_GROUPS = 231
-EDGE, ANGLE_RANGE = 6.0, 45.0
-"""Å of an edge of which the network says 0, and degrees by which a free angle may differ from 90°."""
+EDGE, ANGLE_RANGE, MAX_GROWTH = 6.0, 45.0, 0.5
+"""Å of an edge of which the network says 0, degrees by which a free angle may differ from 90°, and by how much the
+logarithm of a volume may differ from that of the natural one.
+"""
 SIDE = 8
 """Of the square into which the representation is folded, with as many channels as it takes."""
 
@@ -54,15 +57,25 @@ class Pgcgm(nn.Module):
         noise: length of the noise.
         hidden: width.
         joined: sites read the group, and the cell the elements.
+        natural: the volume of the cell follows from what its base sites stand for: that of its elements, times a factor
+            that the network says.
         merge: up to how many sums of atomic radii images of a site are one atom.
     """
 
     properties: Tensor
+    element_volume: Tensor
     occurrences: Tensor
     together: Tensor
 
     def __init__(
-        self, *, slots: int = 3, noise: int = 128, hidden: int = 256, joined: bool = False, merge: float = 1.2
+        self,
+        *,
+        slots: int = 3,
+        noise: int = 128,
+        hidden: int = 256,
+        joined: bool = False,
+        natural: bool = False,
+        merge: float = 1.2,
     ) -> None:
         super().__init__()
         self.config = config_of(locals())
@@ -71,7 +84,7 @@ class Pgcgm(nn.Module):
         if hidden < 2:
             raise RequestError(f"hidden={hidden!r} is too small; give 2 or more")
         OneShot(**self.process_options)  # refuses what no process can be made of
-        self.slots, self.joined = slots, joined
+        self.slots, self.joined, self.natural, self.merge = slots, joined, natural, merge
         branch = hidden // 2
         self.noise = nn.Sequential(nn.Linear(noise, hidden), nn.LeakyReLU(0.2))
         self.group = AffineBranch(branch)
@@ -88,7 +101,7 @@ class Pgcgm(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Linear(hidden, hidden),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden, 6),
+            nn.Linear(hidden, 7 if natural else 6),
         )
         self.site = nn.Sequential(
             nn.Linear(width, 2 * hidden),
@@ -102,7 +115,9 @@ class Pgcgm(nn.Module):
             nn.LeakyReLU(0.2),
             nn.ConvTranspose2d(branch, SETS, 1),
         )
-        # filled by the training: Table 6, which atoms take which slot in which group, and which elements meet
+        # filled by the training: volumes of elements in Å³, Table 6, which elements take which slot in which group, and
+        # which of them meet
+        self.register_buffer("element_volume", torch.full((MAX_ATOMIC_NUMBER + 1,), MEAN_VOLUME_PER_ATOM))
         self.register_buffer("properties", torch.zeros(MAX_ATOMIC_NUMBER + 1, len(PGCGM_PROPERTIES)))
         counts = torch.zeros(N_GROUPS, slots, slots, MAX_ATOMIC_NUMBER + 1, dtype=torch.int16)
         self.register_buffer("occurrences", counts)
@@ -126,9 +141,17 @@ class Pgcgm(nn.Module):
         raw = self.cell(every if self.joined else torch.cat([z, group], 1))
         sites = self.site(every if self.joined else torch.cat([z, element], 1)) + 0.5
         lengths = EDGE * softplus(raw[:, :3] + 0.5413)  # softplus(0.5413) is 1
-        angles = 90 + ANGLE_RANGE * torch.tanh(raw[:, 3:])
+        angles = 90 + ANGLE_RANGE * torch.tanh(raw[:, 3:6])
         sites = sites * (elements > 0)[:, None, :, None]
-        return BaseSites(sites, cells(torch.cat([lengths, angles], 1), groups))
+        lattice = cells(torch.cat([lengths, angles], 1), groups)
+        if not self.natural:
+            return BaseSites(sites, lattice)
+        with torch.no_grad():
+            each, which = affine_matrices(groups)
+            counts = multiplicities(elements, sites[:, 0], each[which], lattice, merge=self.merge)
+            natural = (counts.to(raw) * self.element_volume[elements]).sum(1)
+        growth = natural.log() + MAX_GROWTH * torch.tanh(raw[:, 6]) - torch.linalg.det(lattice).log()
+        return BaseSites(sites, lattice * (growth / 3).exp()[:, None, None], growth)
 
     def predict(self, state: OneShotState, t: float, condition: Condition | None = None) -> BaseSites:  # noqa: ARG002
         """Base sites and cells of the state's noise."""
@@ -207,7 +230,7 @@ def site_facts(made: BaseSites, elements: Tensor, groups: Tensor, *, nearest: bo
         elements: ``[B, K]``; groups: ``[B]``.
         nearest: distances to the nearest images instead of those in the cell.
     """
-    sites, lattice = made
+    sites, lattice, _ = made
     held = (elements > 0).to(sites)
     each, which = affine_matrices(groups)
     operations = each[which]
@@ -226,7 +249,7 @@ def represent(made: BaseSites, facts: SiteFacts, elements: Tensor, properties: T
         made: base sites and cells, and the facts of them.
         elements: ``[B, K]``; properties: of elements, ``[119, 23]``.
     """
-    sites, lattice = made
+    sites, lattice, _ = made
     held = (elements > 0).to(sites)
     place = torch.einsum("bski,bij->bskj", sites, lattice)
     lengths, volume = torch.linalg.vector_norm(lattice, dim=-1), torch.linalg.det(lattice)

@@ -23,10 +23,12 @@ class BaseSites(NamedTuple):
     Attributes:
         sites: S sets of base sites of K slots, fractions of the conventional cell, ``[B, S, K, 3]``.
         lattice: conventional cells, rows in Å, ``[B, 3, 3]``.
+        growth: logarithms of the ratios by which volumes were brought to natural ones, ``[B]``; None where none were.
     """
 
     sites: Tensor
     lattice: Tensor
+    growth: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ class OneShotState:
         """
         if self.made is None:
             raise StructureError("a one-shot process has no crystals before its step; take it first")
-        sites, lattice = (part.double() for part in self.made)
+        sites, lattice = (part.double() for part in self.made[:2])
         return merged(self.elements, sites[:, 0], lattice, self.groups, merge=self.merge)
 
 

@@ -152,6 +152,28 @@ def image_distances(sites: Tensor, operations: Tensor, lattice: Tensor) -> tuple
     return found[0], found[1].transpose(1, 2)
 
 
+def multiplicities(elements: Tensor, sites: Tensor, operations: Tensor, lattice: Tensor, *, merge: float) -> Tensor:
+    """About how many atoms of the conventional cell each base site stands for: the operations of the group over those
+    that move the site by less than the distance of merging, ``[B, K]``; 0 for an empty slot.
+
+    Args:
+        elements: ``[B, K]``; sites: one set, ``[B, K, 3]``; operations: ``[B, 192, 4, 4]``; lattice: ``[B, 3, 3]``.
+        merge: as of :func:`merged`.
+    """
+    start = sites.unsqueeze(1)
+    square = _shortest_squares(images(start, operations), start, lattice)[:, :, 0]
+    there = operations[:, :, 3, 3] > 0
+    near = (square < merge_distances(elements, merge).to(square)[:, None] ** 2) & there.unsqueeze(2)
+    return there.sum(1, keepdim=True) / near.sum(1).clamp(min=1) * (elements > 0)
+
+
+def merge_distances(elements: Tensor, merge: float) -> Tensor:
+    """Å below which images of a site of each element are one atom: ``merge`` sums of its atomic radii, at least
+    :data:`MIN_MERGE_DISTANCE`.
+    """
+    return (2 * merge * atomic_radii().to(elements.device)[elements]).clamp(min=MIN_MERGE_DISTANCE)
+
+
 def _shortest_squares(to: Tensor, start: Tensor, lattice: Tensor) -> Tensor:
     """Squared lengths in Å² of the shortest ways ``[B, 192, S, P]`` from sites to images, across the borders too.
 
@@ -212,7 +234,7 @@ def merged(elements: Tensor, sites: Tensor, lattice: Tensor, groups: Tensor, *, 
     held = elements > 0
     members = [[(z, None) for z in row if z] for row in elements.tolist()]
     made = sites_of(groups.tolist(), members, torch.linalg.det(lattice).abs())
-    reach = (2 * merge * atomic_radii()[made.atomic_numbers]).clamp(min=MIN_MERGE_DISTANCE).to(sites)
+    reach = merge_distances(made.atomic_numbers, merge).to(sites)
     # what is merged lies on its position already: only images that coincide are one atom
     made = replace(made, merge_distance=torch.full_like(made.merge_distance, ROUNDING)).to(device=sites.device)
     to_primitive = torch.stack([_to_primitive(g) for g in groups.tolist()]).to(sites)

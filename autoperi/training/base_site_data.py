@@ -17,9 +17,10 @@ from autoperi.data.random import numpy_generator
 from autoperi.errors import DataError
 from autoperi.geometry.lattice import lengths_angles
 from autoperi.models.pgcgm import N_GROUPS, SETS, SiteFacts, site_facts
+from autoperi.prior.learn import additive_volumes
 from autoperi.processes.one_shot import BaseSites
 from autoperi.symmetry.analysis import orbit
-from autoperi.symmetry.base_sites import cells, in_slots
+from autoperi.symmetry.base_sites import affine_matrices, cells, in_slots, multiplicities
 from autoperi.symmetry.orbits import primitive_lattice, read_orbits
 from autoperi.symmetry.spacegroup import FloatArray, primitive_transform, space_group
 from autoperi.training.data import TensorFile
@@ -52,7 +53,7 @@ class BaseSiteBatch:
 
     def to(self, *, device: torch.device | str) -> BaseSiteBatch:
         """The same on a device."""
-        made = BaseSites(*(part.to(device) for part in self.made))
+        made = BaseSites(self.made.sites.to(device), self.made.lattice.to(device))
         facts = SiteFacts(*(part.to(device) for part in self.facts))
         return BaseSiteBatch(made, self.elements.to(device), self.groups.to(device), facts)
 
@@ -180,6 +181,20 @@ def augmented(atoms: list[FloatArray], cell: FloatArray, n: int, rng: np.random.
             row[k] = atoms[k][nearest]
             chosen.append(places[k][nearest])
     return found
+
+
+def element_volumes(data: BaseSiteCrystals, *, merge: float) -> Tensor:
+    """Additive volumes of the elements in Å³ that add up best to the cells, ``[119]``."""
+    counts = np.zeros((len(data.groups), MAX_ATOMIC_NUMBER + 1))
+    volumes = np.zeros(len(data.groups))
+    for part in torch.arange(len(data.groups)).split(256):
+        elements, groups = data.elements[part], data.groups[part]
+        lattice = cells(data.parameters[part], groups)
+        each, which = affine_matrices(groups)
+        atoms = multiplicities(elements, data.sites[part, 0, 0], each[which], lattice, merge=merge)
+        np.add.at(counts, (part[:, None].expand_as(elements).numpy(), elements.numpy()), atoms.numpy())
+        volumes[part.numpy()] = torch.linalg.det(lattice).numpy()
+    return torch.as_tensor(additive_volumes(counts, volumes)).float()
 
 
 def occurrences_of(data: BaseSiteCrystals) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,14 @@ from autoperi.errors import RequestError
 from autoperi.models.pgcgm import Discriminator, Pgcgm, SiteFacts, represent, site_facts
 from autoperi.processes.one_shot import BaseSites
 from autoperi.symmetry.base_sites import distances, radius_sums
-from autoperi.training.base_site_data import PAPER_GROUPS, REPEATS, BaseSiteBatch, base_site_crystals, occurrences_of
+from autoperi.training.base_site_data import (
+    PAPER_GROUPS,
+    REPEATS,
+    BaseSiteBatch,
+    base_site_crystals,
+    element_volumes,
+    occurrences_of,
+)
 from autoperi.training.request import Sources, TrainingRequest, options_of
 from autoperi.training.tasks.base import CrystalTask
 
@@ -123,7 +130,9 @@ class PgcgmTask(CrystalTask):
         val = base_site_crystals(request.val, groups=known, repeats=1, **common)
         counts, together = occurrences_of(train)
         properties = torch.as_tensor(pgcgm_properties()).float()
-        return Sources(train, val, {"properties": properties, "occurrences": counts, "together": together})
+        volumes = element_volumes(train, merge=said["merge"])
+        tables = {"element_volume": volumes, "properties": properties, "occurrences": counts, "together": together}
+        return Sources(train, val, tables)
 
     @property
     def learning(self) -> nn.Module:  # noqa: D102
@@ -153,7 +162,7 @@ class PgcgmTask(CrystalTask):
         model: Any = self.model
         facts = batch.facts
         if not self.nearest:
-            inter, intra = distances(*batch.made)
+            inter, intra = distances(*batch.made[:2])
             facts = SiteFacts(facts.full, inter * (facts.inter > 0), intra * (batch.elements > 0).unsqueeze(2))
         return represent(batch.made, facts, batch.elements, model.properties)
 
@@ -190,7 +199,13 @@ class PgcgmTask(CrystalTask):
         own = self.generator_losses(made.sites, facts, batch.elements)
         for name, value in own.items():
             self.log(f"train_{name}", value, batch_size=len(batch))
-        return loss + sum(self.weights[name] * value for name, value in own.items())
+        loss = loss + sum(self.weights[name] * value for name, value in own.items())
+        if made.growth is not None:
+            # what a site stands for was counted in the cell that the network said: it should not have to grow
+            size = (made.growth**2).mean()
+            self.log("train_size", size, batch_size=len(batch))
+            loss = loss + size
+        return loss
 
     def training_step(self, batch: tuple[BaseSiteBatch, dict[str, Tensor]], batch_idx: int) -> Tensor:  # noqa: D102
         generator = self.generator(batch_idx, self.current_epoch)

@@ -27,7 +27,13 @@ from autoperi.hub.bundle import Bundle, save_bundle
 from autoperi.hub.networks import network_component
 from autoperi.pipelines.one_shot import OneShotPipeline
 from autoperi.pipelines.request import make_request
-from autoperi.training.base_site_data import PAPER_GROUPS, BaseSiteCrystals, base_site_crystals, occurrences_of
+from autoperi.training.base_site_data import (
+    PAPER_GROUPS,
+    BaseSiteCrystals,
+    base_site_crystals,
+    element_volumes,
+    occurrences_of,
+)
 from autoperi.training.run import TrainingConfig, train
 
 NO_LOSSES = {"weights": [0.0, 0.0, 0.0, 0.0]}
@@ -41,6 +47,7 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "joined, none": ({"joined": True}, NO_LOSSES),
     "joined, distances": ({"joined": True}, DISTANCES),
     "joined, nearest images": ({"joined": True}, {**DISTANCES, **NEAREST}),
+    "joined, nearest images, natural volumes": ({"joined": True, "natural": True}, {**DISTANCES, **NEAREST}),
 }
 """Options of the network and of the training of each arm."""
 MERGE = 0.6
@@ -67,8 +74,9 @@ def main() -> None:
         for name, path, repeats in (("train", args.train, args.repeats), ("val", args.val, 1))
     }
     counts, together = occurrences_of(sides["train"])
+    volumes = element_volumes(sides["train"], merge=MERGE)
     properties = torch.as_tensor(pgcgm_properties()).float()
-    initial = {"properties": properties, "occurrences": counts, "together": together}
+    initial = {"element_volume": volumes, "properties": properties, "occurrences": counts, "together": together}
     result: dict[str, Any] = {
         "data": [args.train.name, args.val.name],
         "crystals": len(sides["train"].groups),

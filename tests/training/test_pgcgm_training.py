@@ -15,12 +15,27 @@ from autoperi.cli.main import main
 from autoperi.data.io import write_crystals
 from autoperi.errors import DataError, RequestError
 from autoperi.geometry.distances import minimum_distance_ratios
-from autoperi.models.pgcgm import Discriminator, Pgcgm, channels_of, represent, site_facts
+from autoperi.models.pgcgm import MAX_GROWTH, Discriminator, Pgcgm, channels_of, represent, site_facts
 from autoperi.processes.base import Condition
 from autoperi.processes.one_shot import BaseSites, OneShot
-from autoperi.symmetry.base_sites import affine_matrix, cells, images, merged, radius_sums
+from autoperi.symmetry.base_sites import (
+    affine_matrices,
+    affine_matrix,
+    cells,
+    images,
+    merged,
+    multiplicities,
+    radius_sums,
+)
+from autoperi.symmetry.spacegroup import space_group
 from autoperi.testing import tiny_crystals
-from autoperi.training.base_site_data import BaseSiteCrystals, augmented, base_site_crystals, occurrences_of
+from autoperi.training.base_site_data import (
+    BaseSiteCrystals,
+    augmented,
+    base_site_crystals,
+    element_volumes,
+    occurrences_of,
+)
 from autoperi.training.tasks.pgcgm import PgcgmTask, bound_loss, cosines, normalised
 
 
@@ -288,13 +303,39 @@ def test_figure_5_and_its_branches() -> None:
     groups = torch.tensor([225, 221, 225])
     for joined in (False, True):
         with torch.no_grad():
-            sites, lattice = network(joined=joined)(noise, elements, groups)
+            sites, lattice, _ = network(joined=joined)(noise, elements, groups)
         assert sites.shape == (3, 3, 4, 3)
         assert not sites[:, :, 3].any()
         assert torch.allclose(sites[0], sites[1]) is not joined
         assert torch.allclose(lattice[0], lattice[2]) is not joined
         assert not torch.allclose(lattice[0], lattice[1])
         assert not torch.allclose(sites[0], sites[2])
+
+
+def test_natural_volumes(data: BaseSiteCrystals) -> None:
+    """The volume is that of what the sites stand for, within the network's factor; real crystals are so too."""
+    model = network(natural=True, merge=0.6)
+    volumes = element_volumes(data, merge=0.6)
+    model.element_volume.copy_(volumes)
+    batch = rows(data)
+    noise = torch.randn(len(batch), 8, generator=torch.Generator().manual_seed(0))
+    sites, lattice, growth = model(noise, batch.elements, batch.groups)
+    assert growth is not None
+    each, which = affine_matrices(batch.groups)
+    before = lattice / (growth / 3).exp()[:, None, None]
+    counts = multiplicities(batch.elements, sites[:, 0], each[which], before, merge=0.6)
+    assert bool((counts[batch.elements > 0] >= 1).all())
+    assert not counts[batch.elements == 0].any()
+    ratio = torch.linalg.det(lattice) / (counts * volumes[batch.elements]).sum(1)
+    assert bool((ratio.log().abs() <= MAX_GROWTH + 1e-4).all())
+    (growth**2).mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.cell.parameters())
+    counts = multiplicities(batch.elements, batch.made.sites[:, 1], each[which], batch.made.lattice, merge=0.6)
+    made = merged(batch.elements, batch.made.sites[:, 1].double(), batch.made.lattice.double(), batch.groups, merge=0.6)
+    cells_in_one = torch.tensor([space_group(g).n_centring for g in batch.groups.tolist()])
+    assert counts.sum(1).tolist() == (made.n_atoms * cells_in_one).tolist()
+    ratio = torch.linalg.det(batch.made.lattice) / (counts * volumes[batch.elements]).sum(1)
+    assert bool(((ratio > 0.7) & (ratio < 1.4)).all())
 
 
 def test_one_shot() -> None:

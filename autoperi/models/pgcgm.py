@@ -28,7 +28,7 @@ from autoperi.units import MAX_ATOMIC_NUMBER
 
 SETS = 3
 N_GROUPS = 231
-EDGE, ANGLE_RANGE, MAX_GROWTH = 6.0, 45.0, 0.5
+EDGE, ANGLE_RANGE, MAX_GROWTH = 6.0, 45.0, 0.3
 """Å of an edge of which the network says 0, degrees by which a free angle may differ from 90°, and by how much the
 logarithm of a volume may differ from that of the natural one.
 """

@@ -38,7 +38,7 @@ from autoperi.errors import StructureError
 from autoperi.metrics.counts import share
 from autoperi.metrics.distribution import composition_diversity, crystal_properties, property_distances
 from autoperi.metrics.validity import validity_report
-from autoperi.pipelines.accept import Tally
+from autoperi.pipelines.accept import REASONS, Tally
 from autoperi.pipelines.base import Candidate
 from autoperi.pipelines.one_shot import OneShotPipeline
 from autoperi.pipelines.request import Request, make_request
@@ -103,10 +103,12 @@ def run(peri: AutoPeri, request: Request, reference: Sequence[Structure], judged
     for start in range(0, len(candidates), BATCH):
         merged += pipeline.refine(request, candidates[start : start + BATCH])
     made = time.perf_counter() - started
-    tally, returned = Tally(), 0
+    tally = Tally()
     for start in range(0, len(merged), BATCH):
-        returned += sum(1 for _ in peri.judge.accept(merged[start : start + BATCH], request, tally))
+        for verdict in peri.judge.verdicts(merged[start : start + BATCH], request):
+            tally.count(verdict)
     checked = time.perf_counter() - started
+    returned = tally.accepted
     apart = len(merged) - tally.too_close - tally.nothing
     read = [(structure_of(c), c.group.number) for c in merged if c.group is not None]
     kept = [(c, g) for c, g in read if c is not None and g == group_at(c, SYMPREC)]
@@ -120,7 +122,7 @@ def run(peri: AutoPeri, request: Request, reference: Sequence[Structure], judged
         "apart": share([k < apart for k in range(request.n)]),
         "group_kept": share([k < returned for k in range(apart)]),
         "returned": share([k < returned for k in range(request.n)]),
-        "refused": {key: value for key, value in vars(tally).items() if value},
+        "refused": {key: value for key, value in vars(tally).items() if value and key in REASONS},
         # of those whose group survived, the share that pymatgen reads is taken from the judged ones
         "readable": round(len(kept) / request.n * figures["readable"]["value"], 4),
         "table_1": figures,

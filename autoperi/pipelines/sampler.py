@@ -17,7 +17,7 @@ from autoperi.hub.networks import LoadedBundle
 from autoperi.pipelines.base import Candidate, Pipeline
 from autoperi.pipelines.request import MAX_STEPS, Request
 from autoperi.pipelines.settings import Settings
-from autoperi.processes.base import Condition, Predictor, Process
+from autoperi.processes.base import Condition, Predictor, Process, State
 from autoperi.registry import load
 
 DIGITS = 6
@@ -103,7 +103,8 @@ class SamplerPipeline(Pipeline):
                 return [replace(candidates[0], lattice=np.full((3, 3), np.nan))]
             return [self.refine(request, [one])[0] for one in candidates]  # it takes no other with it
 
-    def _sampled(self, request: Request, candidates: Sequence[Candidate]) -> list[Candidate]:
+    def starts(self, request: Request, candidates: Sequence[Candidate]) -> tuple[Condition, list[torch.Generator]]:
+        """What the process is told of each crystal, and the generator that is its own."""
         generators = [torch_generator(request.seed, c.index) for c in candidates]
         groups = [request.space_group if c.group is None else c.group.number for c in candidates]
         condition = Condition(
@@ -112,7 +113,10 @@ class SamplerPipeline(Pipeline):
             None if any(g is None for g in groups) else torch.tensor(groups, device=self.device),
             are_sites=request.sites is not None,
         )
-        crystals = self.sample(condition, generators, request.steps)
+        return condition, generators
+
+    def _sampled(self, request: Request, candidates: Sequence[Candidate]) -> list[Candidate]:
+        crystals = self.sample(*self.starts(request, candidates), request.steps)
         return [
             replace(
                 candidate,
@@ -131,6 +135,10 @@ class SamplerPipeline(Pipeline):
         Raises:
             StructureError: one came apart on the way.
         """
+        return self.state(condition, generators, steps).crystals().to(device="cpu").to(dtype=torch.float64)
+
+    def state(self, condition: Condition, generators: Sequence[torch.Generator], steps: int | None = None) -> State:
+        """The end of the process, of which crystals are made."""
         if hasattr(self.network, "completed"):
             condition = self.network.completed(condition, generators)
         times = self.process.times(self.steps if steps is None else steps)
@@ -138,4 +146,4 @@ class SamplerPipeline(Pipeline):
             state = self.process.start(condition, generators)
             for t, later in pairwise(times):
                 state = self.process.step(state, self.network.predict(state, t, condition), t, later - t, generators)
-        return state.crystals().to(device="cpu").to(dtype=torch.float64)
+        return state

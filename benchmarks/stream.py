@@ -1,6 +1,7 @@
 """Speed and memory of a stream into a folder, as one JSON object.
 
-usage: python benchmarks/stream.py MODEL -n N [--composition FORMULA] [--where EXPR] [--threads 2] [--out FILE]
+usage: python benchmarks/stream.py MODEL -n N [--composition FORMULA] [--num-atoms N_or_RANGE] [--where EXPR]
+    [--threads 2] [--out FILE]
 
 ``candidates_per_second`` are raw ones, ``crystals_per_second`` those that passed the checks (and the filter) and are
 written; ``peak_memory_MiB`` is the most that this process has held when 10 %, 50 % and 100 % of the crystals were
@@ -21,6 +22,8 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from autoperi.pipelines.options import number_range
+
 MARKS = (0.1, 0.5, 1.0)
 CHECKED = 256
 
@@ -30,6 +33,7 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--composition")
+    parser.add_argument("--num-atoms", type=number_range("num_atoms"), metavar="N_or_RANGE")
     parser.add_argument("--where")
     parser.add_argument("--shard-size", type=int, default=2000)
     parser.add_argument("--batch-size", type=int)
@@ -47,6 +51,8 @@ def main() -> int:
     peri = AutoPeri.from_pretrained(args.model)
     size: int | str = args.batch_size or "auto"
     common: dict[str, Any] = {"n": args.n, "seed": args.seed, "where": args.where, "batch_size": size}
+    if args.num_atoms:
+        common["num_atoms"] = args.num_atoms
     marks = [(share, max(1, round(share * args.n))) for share in MARKS]
     memory: dict[str, float] = {}
     real = Stream.verdicts
@@ -69,6 +75,7 @@ def main() -> int:
     result = {
         "task": "stream",
         "composition": args.composition,
+        "num_atoms": args.num_atoms,
         "crystals": counts["accepted"],
         "counts": counts,
         "ended": record["ended"],

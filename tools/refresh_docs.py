@@ -215,6 +215,7 @@ FIGURES = {
     "steps_curve.png": ("autoperi_gnn/figures.py", "draw_steps_curve", "steps_curve_mp_val.json"),
     "gemsdiff_steps.png": ("gemsdiff/curves.py", "draw_steps", "gemsdiff_steps_mp20_test.json"),
     "gemsdiff_frechet.png": ("gemsdiff/curves.py", "draw_frechet", "gemsdiff_frechet.json"),
+    "pgcgm_lengths.png": ("pgcgm/tables.py", "draw_lengths", "pgcgm_relaxed.json"),
     "three_systems.png": ("score_langevin/tables.py", "draw_systems", "three_systems_mp20_test.json"),
 }
 """Figures of docs/images: the script below benchmarks that draws each, its function, and the results it takes."""
@@ -259,6 +260,7 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "pgcgm_table_2": lambda: table_of("pgcgm", "table_2", "pgcgm_relaxed.json"),
     "pgcgm_lattice": lambda: table_of("pgcgm", "lattice_table", "pgcgm_relaxed.json"),
     "pgcgm_rediscovery": lambda: table_of("pgcgm", "rediscovery_table", "pgcgm_rediscovery.json"),
+    "de_novo": lambda: runpy.run_path(str(ROOT / "benchmarks" / "de_novo.py"))["de_novo_table"](optional),
     "label_origin": lambda: property_table("label_origin"),
 }
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 TABLE_1 = (
     ("FTCP", "0.88", "63.28", "49.89", "1.685", "0.754", "2.895", "89.9"),
@@ -92,3 +101,38 @@ def rediscovery_table(found: dict[str, Any]) -> str:
         cells = [unique["value"], *(row[key]["value"] for row in (train, test) for key in ("rediscovered", "matched"))]
         lines.append("| " + " | ".join([f"{unique['n']:,}", *(f"{100 * cell:.1f}" for cell in cells)]) + " |")
     return "\n".join(lines)
+
+
+def draw_lengths(result: dict[str, Any], path: Path) -> None:
+    """Generated lattice lengths over relaxed ones, and their relative errors (Figure 4), from
+    ``results/pgcgm_relaxed.json``.
+    """
+    from autoperi.figures.style import COLOURS
+
+    two_panels = runpy.run_path(str(Path(__file__).resolve().parents[1] / "gemsdiff" / "curves.py"))["two_panels"]
+    made, relaxed = (np.array(result["lattice"]["lengths"][side]) for side in ("generated", "relaxed"))
+
+    def each(axes: Axes, draw: Callable[[NDArray[np.float64], NDArray[np.float64], dict[str, Any]], object]) -> None:
+        for k, name in enumerate("abc"):
+            draw(made[:, k], relaxed[:, k], {"color": COLOURS[k], "label": name})
+        axes.legend()
+
+    def parity(axes: Axes, _: dict[str, Any]) -> None:
+        end = float(max(made.max(), relaxed.max()))
+        axes.plot([0, end], [0, end], color="0.6", linewidth=1)
+        each(axes, lambda ours, truth, own: axes.scatter(truth, ours, s=8, alpha=0.5, edgecolors="none", **own))
+        axes.set_xlabel("Relaxed length (Å)")
+        axes.set_ylabel("Generated length (Å)")
+
+    def errors(axes: Axes, _: dict[str, Any]) -> None:
+        bins = np.linspace(-30, 30, 41)
+        each(
+            axes,
+            lambda ours, truth, own: axes.hist(
+                np.clip(100 * (ours / truth - 1), -30, 30), bins=bins, histtype="step", **own
+            ),
+        )
+        axes.set_xlabel("Error of the generated length (%), the ends hold what is beyond")
+        axes.set_ylabel("Crystals")
+
+    two_panels(result, path, "", (parity, errors), logarithmic=(False, False))

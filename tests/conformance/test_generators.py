@@ -45,9 +45,11 @@ def test_the_bundled_model() -> None:
     check_generator(AutoPeri.from_pretrained(device="cpu"), ["NaCl", "SrTiO3"])
 
 
-@pytest.mark.parametrize("name", ["gemsdiff", "score-langevin"])
-def test_the_bundled_samplers(name: str) -> None:
-    check_generator(AutoPeri.from_pretrained(name, device="cpu"), steps=5)
+@pytest.mark.parametrize(
+    ("name", "options"), [("gemsdiff", {"steps": 5}), ("score-langevin", {"steps": 5}), ("pgcgm", {})]
+)
+def test_the_bundled_samplers(name: str, options: dict[str, int]) -> None:
+    check_generator(AutoPeri.from_pretrained(name, device="cpu"), **options)
 
 
 def test_a_model_without_energies_says_so_and_ranks_by_probability(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def latent_map(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ("gemsdiff_steps", "gemsdiff_steps_mp20_test.json"),
         ("gemsdiff_frechet", "gemsdiff_frechet.json"),
         ("three_systems", "three_systems_mp20_test.json"),
+        ("pgcgm_lengths", "pgcgm_relaxed.json"),
     ],
 )
 def test_figures_are_drawn_from_the_results_and_small(name: str, source: str) -> None:
@@ -66,6 +67,13 @@ def test_figures_of_score_langevin_belong_to_the_bundled_model() -> None:
     assert results("score_langevin_known.json")["model"]["sha256"] == bundled
     models = results("three_systems_mp20_test.json")["models"]
     assert models["gemsdiff"] == AutoPeri.from_pretrained("gemsdiff").provenance()["sha256"]
+
+
+def test_figures_of_pgcgm_belong_to_the_bundled_model() -> None:
+    bundled = AutoPeri.from_pretrained("pgcgm").provenance()["sha256"]
+    for name in ("pgcgm_mp20_test", "pgcgm_relaxed", "pgcgm_rediscovery", "pgcgm_stream"):
+        assert results(f"{name}.json")["model"]["sha256"] == bundled, name
+    assert results("pgcgm_generation_mp20_test_1000.json")["model_sha256"] == bundled
 
 
 def test_tables_of_gemsdiff_wait_for_draws() -> None:

@@ -34,7 +34,7 @@ from autoperi.metrics.stability import METASTABLE
 from autoperi.metrics.validity import validity_shares
 
 LABEL, STATES = "formation_energy_per_atom", "smact-icsd24"
-SETS = {"real crystals (mp20_test)": "mp20_test.parquet", "hypothetical crystals (WBM)": "wbm_sample.parquet"}
+SETS = {"real crystals": "mp20_test.parquet", "hypothetical crystals": "wbm_sample.parquet"}
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     started = time.perf_counter()
     peri = AutoPeri.from_pretrained(args.model)
-    test = args.data / SETS["real crystals (mp20_test)"]
+    test = args.data / SETS["real crystals"]
     hull = Hull(reference_entries(args.data / "mp_train.parquet"))
     result = {
         "task": "judges",

@@ -7,9 +7,9 @@ FID; for crystals GemsDiff's FAD on ALIGNN features, and findooshka/diffusion-at
 fingerprints and CGCNN features).
 
 Two draws from one distribution do not give zero but a positive floor, which grows with the number of features and falls
-about as 1/n: compare at equal n (:func:`equal_numbers` draws as many of one set as there are of the other), and read ``benchmarks/results/frechet_calibration.json`` for the floors of our
-features. With fewer vectors than features the covariance is singular; the distance is still defined, but mostly floor,
-and is marked ``rank_deficient``.
+about as 1/n of either side: compare at equal n (:func:`equal_numbers` draws as many of one set as there are of the
+other), and read ``benchmarks/results/frechet_calibration.json`` for the floors of our features. With fewer vectors than
+features the covariance is singular; the distance is still defined, but mostly floor, and is marked ``rank_deficient``.
 """
 
 from __future__ import annotations

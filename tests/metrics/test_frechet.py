@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from autoperi.errors import RequestError
 from autoperi.metrics.features import Extractor
 from autoperi.metrics.frechet import (
-    equal_numbers,
     covariance,
+    equal_numbers,
     frechet_distance,
     frechet_from_moments,
     frechet_quantity,
@@ -164,4 +164,6 @@ def test_sets_are_compared_at_equal_numbers() -> None:
         assert found[name]["drawn_from"] == {"generated": 3, "reference": 50}
         expected = frechet_distance(np.array(values[:3]), np.array(values)[right])
         assert found[name]["value"] == pytest.approx(expected, abs=1e-6)
-    assert "drawn_from" not in frechet_report(crystals, crystals, equal_seed=1, features=[volume], cache=False)["volume"]
+    assert (
+        "drawn_from" not in frechet_report(crystals, crystals, equal_seed=1, features=[volume], cache=False)["volume"]
+    )

@@ -156,10 +156,11 @@ def evaluate_generation(
         unique = novelty_metrics.uniqueness(generated, **matching)
         keys = novelty_metrics.prototype_keys(generated, symprec=symprec, **slow)
         unique_keys = novelty_metrics.prototype_uniqueness(keys)
-        novel = new_keys = None
+        novel = new_keys = new_types = None
         if known is not None:
             novel = novelty_metrics.novelty(generated, known, **matching)
             new_keys = novelty_metrics.prototype_novelty(generated, known, symprec=symprec, **slow)
+            new_types = novelty_metrics.structure_type_novelty(generated, known, **slow)
         found = novelty_metrics.rediscovery(generated, table[rows], symprec=symprec, **slow)
     with _section(seconds, "stability"):
 
@@ -199,6 +200,7 @@ def evaluate_generation(
             "unique_prototype": unique_keys["unique"],
             **{key: novel[key] if novel else None for key in ("novel", "new_composition")},
             "novel_prototype": new_keys["novel"] if new_keys else None,
+            "novel_structure_type": new_types["novel"] if new_types else None,
             "rediscovery": {k: v for k, v in found.items() if k != "pairs"},
             "matcher": unique["matcher"],
             **({} if novel else {"novel_reason": "no training set was given"}),
@@ -257,6 +259,7 @@ HEADLINE = {
     "Fréchet, CGCNN": "frechet.cgcnn",
     "unique": "novelty.unique",
     "novel": "novelty.novel",
+    "of a structure type that the training set lacks": "novelty.novel_structure_type",
     "stable": "stability.stable",
     "metastable": "stability.metastable",
     "S.U.N.": "stability.sun",

@@ -351,6 +351,11 @@ class AutoPeri:
     ) -> pd.DataFrame:
         """How likely AutoPeri-GNN finds crystals, one row each, indexed like the input.
 
+        Neither column is ln p of the crystal, nor is their sum: composition and cell size are given, equivalent
+        descriptions and bases of the lattice are not summed over, and :meth:`generate` samples otherwise (prototypes,
+        annealed steps, the better of several draws). The ``log_likelihood`` of provenance and of :meth:`score` is
+        another quantity, a probability of structure types.
+
         ``log_p_orbits`` is ln p(space group, orbits, placement | composition and cell size) of the orbit network,
         ``log_density`` the log density of the crystal's free parameters under the flow from noise: strains of its
         standard primitive cell, and turns of its free coordinates, as they are in one of its descriptions (it has as

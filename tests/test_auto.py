@@ -458,6 +458,15 @@ def test_the_flow_alone_owes_nothing_to_prototypes(base: AutoPeri) -> None:
     assert all(s.composition.reduced_formula == "SrTiO3" for s in found)
 
 
+def test_the_flow_alone_draws_no_cell_that_its_networks_do_not_know(base: AutoPeri) -> None:
+    """Beyond 24 atoms there would be random crystals alone, in which no network has a part."""
+    with pytest.raises(RequestError, match="up to 24 atoms, and the smallest that was asked for has 28"):
+        base.generate("LiFePO4", num_atoms=28, model="autoperi-gnn")
+    found = base.generate("LiFePO4", n=2, num_atoms=(14, 56), seed=0, model="autoperi-gnn", rank="none", strict=False)
+    assert [s.properties["autoperi"]["origin"] for s in found] == ["orbits", "orbits"]
+    assert all(len(s) <= 24 for s in found)
+
+
 def test_parts_that_cannot_be_alone(base: AutoPeri, tiny: AutoPeri) -> None:
     with pytest.raises(RequestError, match="not a generator"):
         base.generate("NaCl", model="crystal-ball")

@@ -1,8 +1,8 @@
 """Generated crystals against a test set: validity, distribution, distances, novelty and stability in one report.
 
-Definitions are those of the metrics that are called; this module says which crystals go into each. Coverage, Fréchet
-distances, uniqueness and novelty see every crystal; GenEval's Wasserstein distances (CDVAE, DiffCSP) see up to 1,000
-random valid ones.
+Definitions are those of the metrics that are called; this module says which crystals go into each. Coverage,
+uniqueness and novelty see every crystal, Fréchet distances as many reference crystals as there are generated ones (or
+the other way round); GenEval's Wasserstein distances (CDVAE, DiffCSP) see up to 1,000 random valid ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from autoperi.metrics.fingerprints import composition_fingerprints, require_matm
 from autoperi.metrics.frechet import frechet_report
 from autoperi.metrics.pairs import check_tolerances
 from autoperi.metrics.parallel import Failure, check_processes, featurise_batched
-from autoperi.metrics.validity import validity_report
+from autoperi.metrics.validity import validity_report, validity_shares
 from autoperi.symmetry.analysis import SYMPREC
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def evaluate_generation(
         progress: show bars; None shows them on a terminal.
 
     Returns:
-        ``validity``, ``distribution``, ``coverage``, ``frechet``, ``novelty``, ``stability``, ``diversity``,
-        ``symmetry``, ``crystals`` (each crystal's verdicts), ``seconds`` by section, ``parameters`` and provenance, and
-        ``series`` for the figures.
+        ``validity``, ``reference_validity`` (what the test set itself has), ``distribution``, ``coverage``,
+        ``frechet``, ``novelty``, ``stability``, ``diversity``, ``symmetry``, ``crystals`` (each crystal's verdicts),
+        ``seconds`` by section, ``parameters`` and provenance, and ``series`` for the figures.
 
     Raises:
         RequestError, DataError: an option or a file that cannot be used, before any work.
@@ -130,6 +130,7 @@ def evaluate_generation(
     with _section(seconds, "validity"):
         validity = validity_report(generated, oxidation_states=oxidation_states, symprec=symprec, **slow)
         valid = [row["valid"] for row in validity["crystals"]]
+        real = validity_shares(reference, oxidation_states=oxidation_states)
     with _section(seconds, "properties"):
         properties = [distribution.crystal_properties(side, **slow) for side in both]
         groups = [distribution.space_groups(side, symprec=symprec, **slow) for side in both]
@@ -148,15 +149,18 @@ def evaluate_generation(
     with _section(seconds, "frechet"):
         given = {CRYSTALNN: (structure[0], structure[1])} if CRYSTALNN in features else None
         extractors = [extractor(name) for name in learned]
-        frechet = frechet_report(generated, reference, features=extractors, given=given, cache=cache, progress=progress)
+        frechet = frechet_report(
+            generated, reference, features=extractors, given=given, equal_seed=seed, cache=cache, progress=progress
+        )
     with _section(seconds, "novelty"):
         unique = novelty_metrics.uniqueness(generated, **matching)
         keys = novelty_metrics.prototype_keys(generated, symprec=symprec, **slow)
         unique_keys = novelty_metrics.prototype_uniqueness(keys)
-        novel = new_keys = None
+        novel = new_keys = new_types = None
         if known is not None:
             novel = novelty_metrics.novelty(generated, known, **matching)
             new_keys = novelty_metrics.prototype_novelty(generated, known, symprec=symprec, **slow)
+            new_types = novelty_metrics.structure_type_novelty(generated, known, **slow)
         found = novelty_metrics.rediscovery(generated, table[rows], symprec=symprec, **slow)
     with _section(seconds, "stability"):
 
@@ -187,6 +191,7 @@ def evaluate_generation(
             # as CDVAE counts: what cannot be judged or read is not valid
             "valid_of_all": share([v is True for v in valid] + [False] * len(unreadable)),
         },
+        "reference_validity": real,
         "coverage": coverage,
         "distribution": {**emd, "all_crystals": distribution.property_distances(*properties), "mmd": discrepancy},
         "frechet": frechet,
@@ -195,6 +200,7 @@ def evaluate_generation(
             "unique_prototype": unique_keys["unique"],
             **{key: novel[key] if novel else None for key in ("novel", "new_composition")},
             "novel_prototype": new_keys["novel"] if new_keys else None,
+            "novel_structure_type": new_types["novel"] if new_types else None,
             "rediscovery": {k: v for k, v in found.items() if k != "pairs"},
             "matcher": unique["matcher"],
             **({} if novel else {"novel_reason": "no training set was given"}),
@@ -243,6 +249,7 @@ HEADLINE = {
     "valid (structure and SMACT)": "validity.valid",
     "valid structure": "validity.structural",
     "valid composition": "validity.compositional",
+    "valid, the test set itself": "reference_validity.valid",
     "COV-R": "coverage.cov_recall",
     "COV-P": "coverage.cov_precision",
     "Wasserstein, density": "distribution.wasserstein.density",
@@ -252,6 +259,7 @@ HEADLINE = {
     "Fréchet, CGCNN": "frechet.cgcnn",
     "unique": "novelty.unique",
     "novel": "novelty.novel",
+    "of a structure type that the training set lacks": "novelty.novel_structure_type",
     "stable": "stability.stable",
     "metastable": "stability.metastable",
     "S.U.N.": "stability.sun",

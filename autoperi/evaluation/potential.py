@@ -40,6 +40,7 @@ HEADLINE = {
     "energy MAE, one constant per element removed (meV/atom)": "energy.mae_shifted",
     "energy MAE, raw (meV/atom)": "energy.mae",
     "force MAE (meV/Å)": "force.mae",
+    "force MAE of zero forces (meV/Å)": "force.mae_of_zero",
     "force cosine": "force.cosine",
     "stress MAE (GPa)": "stress.mae",
 }

@@ -7,9 +7,9 @@ FID; for crystals GemsDiff's FAD on ALIGNN features, and findooshka/diffusion-at
 fingerprints and CGCNN features).
 
 Two draws from one distribution do not give zero but a positive floor, which grows with the number of features and falls
-about as 1/n: compare at equal n, and read ``benchmarks/results/frechet_calibration.json`` for the floors of our
-features. With fewer vectors than features the covariance is singular; the distance is still defined, but mostly floor,
-and is marked ``rank_deficient``.
+about as 1/n of either side: compare at equal n (:func:`equal_numbers` draws as many of one set as there are of the
+other), and read ``benchmarks/results/frechet_calibration.json`` for the floors of our features. With fewer vectors than
+features the covariance is singular; the distance is still defined, but mostly floor, and is marked ``rank_deficient``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from autoperi.data.random import numpy_generator
 from autoperi.errors import RequestError
 from autoperi.metrics.counts import quantity
 from autoperi.metrics.features import Extractor, feature_matrix, features_of
 from autoperi.metrics.parallel import BatchedRun
 
 Array = NDArray[np.float64]
+_STREAM = 3  # of the draw of equal_numbers; 1 and 2 are those of autoperi.metrics.distribution
 
 
 def frechet_distance(x: Any, y: Any) -> float:
@@ -92,12 +94,29 @@ def frechet_quantity(generated: Sequence[Any], reference: Sequence[Any]) -> dict
     return quantity(frechet_distance(a, b), **counts, reference_variance=round(float(b.var(0, ddof=1).sum()), 6))
 
 
+def equal_numbers(generated: int, reference: int, *, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Rows of two sets, as many of one as of the other: all of the smaller set, and as many of the larger one, drawn
+    without replacement and sorted.
+
+    Args:
+        generated, reference: sizes of the two sets.
+        seed: of the draw.
+    """
+    size = min(generated, reference)
+    first, second = (
+        sorted(numpy_generator(seed, _STREAM).permutation(n)[:size].tolist()) if n > size else list(range(n))
+        for n in (generated, reference)
+    )
+    return first, second
+
+
 def frechet_report(
     generated: Sequence[Any],
     reference: Sequence[Any],
     *,
     features: Sequence[Extractor] = (),
     given: Mapping[str, tuple[Sequence[Any], Sequence[Any]]] | None = None,
+    equal_seed: int | None = None,
     **run: Unpack[BatchedRun],
 ) -> dict[str, dict[str, Any]]:
     """FD between generated and reference crystals in several feature spaces.
@@ -107,16 +126,20 @@ def frechet_report(
         features: learned ones; :func:`autoperi.evaluation.extractors.extractor` has those of this package.
         given: vectors made elsewhere, name → (of generated, of reference), with failures where there is none: for
             ``crystalnn`` the fingerprints of :mod:`autoperi.metrics.fingerprints`.
+        equal_seed: compare as many crystals of one set as of the other, those of the larger one drawn with this seed
+            (:func:`equal_numbers`); None compares all.
         **run: of :func:`autoperi.metrics.features.features_of`.
 
     Returns:
-        name → :func:`frechet_quantity` with a ``definition``.
+        name → :func:`frechet_quantity` with a ``definition``, and ``drawn_from``, the sizes of the sets, where crystals
+        were drawn.
 
     Raises:
         RequestError: a feature named twice, or ``given`` vectors that are not one a
             crystal.
     """
     arrays = dict(given or {})
+    sizes = len(generated), len(reference)
     names = [*(source.name for source in features), *arrays]
     if len(set(names)) < len(names):
         raise RequestError(f"features {', '.join(names)} repeat a name; give each once")
@@ -126,14 +149,21 @@ def frechet_report(
                 f"given[{name!r}] has {len(left)} and {len(right)} vectors for {len(generated)} and {len(reference)} "
                 "crystals; give one each, a Failure where there is none"
             )
+    if equal_seed is not None:
+        first, second = equal_numbers(*sizes, seed=equal_seed)
+        generated, reference = [generated[k] for k in first], [reference[k] for k in second]
+        arrays = {name: ([a[k] for k in first], [b[k] for k in second]) for name, (a, b) in arrays.items()}
+    drawn: dict[str, Any] = {}
+    if sizes != (len(generated), len(reference)):
+        drawn = {"drawn_from": {"generated": sizes[0], "reference": sizes[1]}}
     out: dict[str, dict[str, Any]] = {}
     for source in features:
         # together, so that the bar runs once
         rows = features_of([*generated, *reference], source, **run)
         found = frechet_quantity(rows[: len(generated)], rows[len(generated) :])
-        out[source.name] = {**found, "definition": source.description}
+        out[source.name] = {**found, "definition": source.description} | drawn
     for name, (left, right) in arrays.items():
-        out[name] = {**frechet_quantity(left, right), "definition": f"{name} vectors"}
+        out[name] = {**frechet_quantity(left, right), "definition": f"{name} vectors"} | drawn
     return out
 
 

@@ -1,4 +1,4 @@
-"""Uniqueness, novelty and rediscovery of generated crystals, by StructureMatcher and by prototype key.
+"""Uniqueness, novelty and rediscovery of generated crystals, by StructureMatcher, prototype key and structure type.
 
 Two crystals can be the same only if their reduced compositions are, so each is compared with those of its own
 composition alone, and of these with those whose primitive cells hold as many atoms (:mod:`autoperi.metrics.groups`).
@@ -18,12 +18,13 @@ import numpy as np
 
 from autoperi.data.convert import arrays_to_structures, to_arrays
 from autoperi.data.io import CrystalTable
-from autoperi.errors import RequestError
+from autoperi.errors import RequestError, StructureError
 from autoperi.metrics.consistency import conventional_cells, reduced_formula
 from autoperi.metrics.counts import mean, quantity, share
 from autoperi.metrics.groups import find_crystals, group_crystals
 from autoperi.metrics.pairs import (
     Arrays,
+    Key,
     arrays_of,
     by_composition,
     check_tolerances,
@@ -31,7 +32,10 @@ from autoperi.metrics.pairs import (
     composition_key,
 )
 from autoperi.metrics.parallel import CachedRun, Failure, Run, featurise
-from autoperi.symmetry.analysis import SYMPREC, analyse
+from autoperi.symmetry.analysis import SYMPREC, SYMPREC_LADDER, analyse
+from autoperi.symmetry.normalizer import letter_permutations
+from autoperi.symmetry.orbits import contents_of, read_orbits
+from autoperi.symmetry.wyckoff import LETTERS
 
 Known: TypeAlias = Sequence[Any] | CrystalTable
 """Crystals to compare with: structures, atoms, or a table, of which only the rows that are needed become structures."""
@@ -165,6 +169,47 @@ def prototype_novelty(
     return {"novel": share(flags, missing="no space group"), "flags": flags, "known": len(training), "symprec": symprec}
 
 
+def structure_type_keys(crystals: Known, **run: Unpack[CachedRun]) -> list[str | None]:
+    """The structure type of each crystal, "space group: Wyckoff letters of each element", without the elements; None
+    where no orbits are found.
+
+    Of the descriptions that origins and axes exchange (:mod:`autoperi.symmetry.normalizer`) the smallest is taken, so
+    that NaCl and MgO, with either element on 4a, have one key. Crystals of one structure type have one key; crystals of
+    one key may differ in their free coordinates and cells (they are isopointal).
+
+    Args:
+        crystals: pymatgen structures, ASE atoms or a table.
+        **run: see :class:`~autoperi.metrics.parallel.CachedRun`.
+    """
+    structures = arrays_to_structures(list(_known_arrays(crystals))) if isinstance(crystals, CrystalTable) else crystals  # type: ignore[arg-type]
+    how: dict[str, Any] = {"parameters": {"symprecs": list(SYMPREC_LADDER)}, "packages": ("spglib",)}
+    found = featurise(_structure_type, structures, name="structure_type", version=1, **how, **run)
+    return [None if isinstance(f, Failure) else str(f) for f in found]
+
+
+def structure_type_novelty(crystals: Sequence[Any], known: Known, **run: Unpack[CachedRun]) -> dict[str, Any]:
+    """Share of crystals whose structure type (:func:`structure_type_keys`) no known crystal has, whatever its elements.
+
+    A lower bound: of crystals with a known key some may still be of a new type, by their coordinates. Only known
+    crystals with the same numbers of atoms of some elements are analysed.
+
+    Args:
+        crystals: pymatgen structures or ASE atoms.
+        known: the training set; a table is the fastest.
+        **run: see :class:`~autoperi.metrics.parallel.CachedRun`.
+
+    Returns:
+        ``novel``, the share; ``flags``, a verdict a crystal (None where no orbits are found); ``known``.
+    """
+    training = _known_arrays(known)
+    wanted = {_anonymous(key) for key in by_composition(arrays_of(crystals))}
+    rows = [j for key, members in by_composition(training).items() if _anonymous(key) in wanted for j in members]
+    keys = structure_type_keys(crystals, **run)
+    seen = set(structure_type_keys(arrays_to_structures([training[j] for j in rows]), **run))  # type: ignore[misc]
+    flags = [None if key is None else key not in seen for key in keys]
+    return {"novel": share(flags, missing="no orbits"), "flags": flags, "known": len(training)}
+
+
 def rediscovery(
     crystals: Sequence[Any],
     references: Known,
@@ -242,6 +287,24 @@ def _prototype(crystal: Any, *, symprec: float) -> Any:
     lattice, coords, numbers = to_arrays(crystal)
     info = analyse(lattice, coords, numbers, symprec=symprec)
     return np.array([info.number, len(info.primitive_numbers) * conventional_cells(info)], dtype=np.int64)
+
+
+def _structure_type(crystal: Any, *, symprecs: Sequence[float]) -> Any:
+    """The key as a NumPy string, so that it can be remembered."""
+    read = read_orbits(*to_arrays(crystal), symprecs=symprecs)
+    if read is None:
+        raise StructureError("no Wyckoff orbits are found at any tolerance")
+    info, orbits = read
+    letters = contents_of(orbits)[0].values()
+    smallest = min(
+        tuple(sorted(tuple(sorted(p[k] for k in own)) for own in letters)) for p in letter_permutations(info.number)
+    )
+    return np.array(f"{info.number}: " + " ".join("".join(LETTERS[k] for k in own) for own in smallest))
+
+
+def _anonymous(key: Key) -> tuple[int, ...]:
+    """Numbers of atoms of a reduced composition, sorted."""
+    return tuple(sorted(count for _, count in key))
 
 
 def _positions(keys: Sequence[str | None]) -> dict[str, list[int]]:

@@ -9,7 +9,8 @@ and counts as missing from the error after the fit, not as zero.
 
 Forces are compared by component (meV/Å), over all components of all frames, so that large frames weigh more. Stresses
 are compared by the six components xx yy zz yz xz xy of the symmetric part, tension positive, in GPa, and by pressure
--tr σ/3, which no convention of order can spoil.
+-tr σ/3, which no convention of order can spoil. Beside the error of forces stands that of the predictor that says zero
+everywhere: of frames near an energy minimum a potential may be worse than it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ DEFINITIONS = {
     "energy_shifted": "the same after one constant per element, fitted on all these frames by least squares unless "
     "they are given",
     "force": "over all components of all frames, meV/Å",
+    "force_zero": "the same of the predictor that says zero everywhere: the mean absolute reference component, meV/Å",
     "force_cosine": "mean over atoms of the cosine between predicted and reference force, reference above "
     f"{MIN_FORCE} eV/Å",
     "stress": "over the components xx yy zz yz xz xy, tension positive, GPa; pressure is -tr/3",
@@ -177,8 +179,8 @@ def force_errors(
     """Errors of forces, ``[n, 3]`` in eV/Å a frame, None where there are none.
 
     Returns:
-        Quantities ``mae``, ``rmse`` (meV/Å, of components), ``r2``, ``cosine`` (of atoms), and ``frames`` with
-        ``missing_frames``.
+        Quantities ``mae``, ``rmse`` (meV/Å, of components), ``mae_of_zero`` (the ``mae`` of forces that are all zero),
+        ``r2``, ``cosine`` (of atoms), and ``frames`` with ``missing_frames``.
 
     Raises:
         DataError: a frame whose two sets of forces differ in shape.
@@ -191,6 +193,7 @@ def force_errors(
     return {
         "mae": mae(1000 * x, 1000 * y),
         "rmse": rmse(1000 * x, 1000 * y),
+        "mae_of_zero": mae(np.zeros_like(y), 1000 * y),
         "r2": r2(x, y),
         "cosine": mean(cosine.tolist(), missing="no force to compare a direction with"),
         "frames": len(reference) - missing,

@@ -1,8 +1,8 @@
 """Validity of generated crystals: distances, volume and composition as CDVAE (Xie et al. 2022) defines them, and
 further tests.
 
-Of one crystal: :func:`validity`, :func:`radii_validity`. Of many, with a reason for each verdict:
-:func:`validity_report`, whose tests of the CIF and of the symmetry are in :mod:`autoperi.metrics.consistency`.
+Of one crystal: :func:`validity`, :func:`radii_validity`. Of many: :func:`validity_shares`, and with a reason for each
+verdict :func:`validity_report`, whose tests of the CIF and of the symmetry are in :mod:`autoperi.metrics.consistency`.
 
 One deviation from CDVAE (txie-93/cdvae, ``scripts/compute_metrics.py``): it sets ``valid`` to False also where a
 fingerprint of the crystal cannot be computed. Here validity is that of distances, volume and composition alone, and the
@@ -112,6 +112,27 @@ def validity(structure: Any, *, oxidation_states: StateSet = "pymatgen-icsd") ->
     if not shape.valid:
         return CrystalValidity(False, f"structure: {shape.reason}", False, chemistry.valid)
     return CrystalValidity(chemistry.valid, f"composition: {chemistry.reason}", True, chemistry.valid)
+
+
+def validity_shares(crystals: Sequence[Any], *, oxidation_states: StateSet = "pymatgen-all") -> dict[str, Any]:
+    """Shares of ``valid``, ``structural`` and ``compositional`` crystals (CDVAE), as :func:`validity_report` gives
+    them, without its other tests: what a test set itself has, beside the shares of generated crystals.
+
+    Args:
+        crystals: pymatgen structures or ASE atoms.
+        oxidation_states: SMACT's list; see :func:`~autoperi.chemistry.smact.smact_validity`.
+
+    Raises:
+        RequestError: no such list. StructureError: something that is no crystal.
+    """
+    check_states(oxidation_states)
+    found = [validity(crystal, oxidation_states=oxidation_states) for crystal in crystals]
+    return {
+        "valid": share([v.valid for v in found], missing="no verdict"),
+        "structural": share([v.structural for v in found], missing="no verdict"),
+        "compositional": share([v.compositional for v in found], missing="no oxidation states"),
+        "oxidation_states": oxidation_states,
+    }
 
 
 def radii_validity(structure: Any, *, fraction: float = RADII_FRACTION) -> Validity:

@@ -20,7 +20,7 @@ from autoperi.errors import RequestError, WeightsError
 from autoperi.hub.networks import LoadedBundle
 from autoperi.pipelines.base import DE_NOVO, Candidate, Pipeline
 from autoperi.pipelines.decoder import Decoder
-from autoperi.pipelines.mixture import Mixture, NetworkAlone
+from autoperi.pipelines.mixture import MAX_NEW_ATOMS, Mixture, NetworkAlone
 from autoperi.pipelines.prototype_stream import OrbitCandidate, candidates
 from autoperi.pipelines.request import Request
 from autoperi.pipelines.settings import Settings
@@ -106,8 +106,16 @@ class PrototypePipeline(Pipeline):
         super().check(request, model)
         if request.model == "autoperi-gnn" and request.composition is None:
             raise RequestError("model='autoperi-gnn' draws no compositions; give one, or leave model out")
+        if request.model == "autoperi-gnn" and request.like is None and not _small_units(request):
+            least = request.units[0] * request.atoms_per_unit
+            raise RequestError(
+                f"model='autoperi-gnn' draws primitive cells of up to {MAX_NEW_ATOMS} atoms, and the smallest that was "
+                f"asked for has {least}; ask for smaller cells, or leave model out"
+            )
 
     def candidates(self, request: Request, indices: Iterable[int]) -> Iterator[Candidate | None]:  # noqa: D102
+        if isinstance(self.mixture, NetworkAlone) and request.like is None:
+            request = replace(request, units=_small_units(request))  # elsewhere the network would have no say
         stream, place = candidates(request, self.mixture), 0
         for index in indices:
             try:
@@ -140,3 +148,8 @@ class PrototypePipeline(Pipeline):
             # no negative zeros: they would differ between batches
             done.append(replace(candidate, lattice=np.round(exact, LATTICE_DIGITS) + 0.0))
         return done
+
+
+def _small_units(request: Request) -> tuple[int, ...]:
+    """Numbers of formula units whose cells the orbit network fills."""
+    return tuple(k for k in request.units if k * request.atoms_per_unit <= MAX_NEW_ATOMS)

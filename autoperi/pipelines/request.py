@@ -247,8 +247,9 @@ class Request:
         None,
         annotation="str | None",
         says=(
-            'one part of the model alone: ``"autoperi-gnn"``, orbits of the network with geometries from noise (up to '
-            '24 atoms, needs a composition), or ``"prior"``, structure types as they are. None is all of it.'
+            'one part of the model alone: ``"autoperi-gnn"``, orbits of the network with geometries from noise (cells '
+            'of up to 24 atoms, larger ones are refused; needs a composition), or ``"prior"``, structure types as they '
+            "are. None is all of it."
         ),
         check=_check_model,
         flag=Flag(

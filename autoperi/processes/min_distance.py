@@ -4,8 +4,10 @@ as needed, within the space group.
 The set of crystals whose every pair obeys d_ij ≥ c (r_i + r_j), r covalent radii, is where a flow may go. After the
 base density's draw and after each step a crystal outside is brought back by projections: each pair that is too near is
 pushed apart along its bond, atoms and cell together; all pushes are added and projected on the free parameters, so that
-no symmetry is lost (the masked transformations of AutoPeri-GNN, section 3.2.2). Nothing is done to a crystal that is
-inside.
+no symmetry is lost. Nothing is done to a crystal that is inside.
+
+This takes the place of the masked transformations of AutoPeri-GNN (section 3.2.2), and is not one: no mask inside an
+invertible map, but a correction between steps. Training does not have it, and densities do not count it.
 """
 
 from __future__ import annotations

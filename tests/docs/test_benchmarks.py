@@ -95,15 +95,18 @@ def test_tables_beside_published_numbers_wait_for_ours() -> None:
         assert columns == {8}
     point = {f"{key}{suffix}": {"value": 0.5} for key in ("match_rate", "rmse") for suffix in ("", "_filtered")}
     found = {"n": 4702, "per_k": [point, point], "match_at_1": 0.5, "match_at_k": 0.9, "rmse": 0.1, "metre_dealt": 0.25}
+    found["distinct_requests"] = 9
     found["match_at_1_by_composition"] = {
         "in_training": {"rows": 9, "match_at_1": 0.7},
         "new": {"rows": 8, "match_at_1": 0.5},
     }
     text = tables["published_table"](lambda name: found if "csp" in name else None)
     assert text.count("| **AutoPeri** | 50.0 | 0.500 | 50.0 |") == 2
-    text = tables["perov_carbon_table"](lambda _: found | {"n": 2030})
+    text = tables["perov_carbon_table"](lambda name: None if "whole" in name else found | {"n": 2030})
     assert "official, 2,030 of 3,785" in text
-    assert "| **AutoPeri** | 50.0 | 0.100 | 90.0 | unfiltered | official, 2,030 |" in text
+    assert "| AutoPeri, its prior alone | 50.0 | 0.100 | 90.0 | unfiltered | official, 2,030 |" in text
+    assert text.count("| AutoPeri, the whole system | not measured yet |") == 2
+    assert text.count("2,030 rows are 9 different questions") == text.count("is 1.1 points") == 2
     assert text.count("dealt: 25.0 %") == text.count("70.0 % of 9; of new ones: 50.0 % of 8") == 2
 
 

@@ -60,6 +60,10 @@ def test_a_set_against_itself_is_covered_and_at_no_distance(against_itself):
         for name in ("density", "n_elements", "min_distance", "max_distance")
     )
     assert against_itself["frechet"]["crystalnn"]["value"] == pytest.approx(0.0, abs=1e-6)
+    real = against_itself["reference_validity"]
+    assert {key: real[key] for key in ("valid", "structural", "compositional")} == {
+        key: against_itself["validity"][key] for key in ("valid", "structural", "compositional")
+    }
     assert against_itself["symmetry"]["space_group"]["jensen_shannon"]["value"] == 0.0
     novelty = against_itself["novelty"]
     assert novelty["unique"]["value"] == 1.0

@@ -15,6 +15,7 @@ from autoperi.errors import RequestError
 from autoperi.metrics.features import Extractor
 from autoperi.metrics.frechet import (
     covariance,
+    equal_numbers,
     frechet_distance,
     frechet_from_moments,
     frechet_quantity,
@@ -144,3 +145,25 @@ def test_report() -> None:
         frechet_report(crystals, crystals, features=[volume, volume])
     with pytest.raises(RequestError, match="3 and 6 vectors for 6"):
         frechet_report(crystals, crystals, features=[], given={"mine": (vectors[:3], vectors)})
+
+
+def test_sets_are_compared_at_equal_numbers() -> None:
+    left, right = equal_numbers(3, 50, seed=1)
+    assert left == [0, 1, 2]
+    assert right == sorted(set(right))
+    assert len(right) == 3
+    assert equal_numbers(50, 3, seed=1) == (right, left)
+    assert equal_numbers(3, 50, seed=2)[1] != right
+    crystals = [bulk("Cu", "fcc", a=a) for a in np.linspace(3, 4, 50)]
+    volume = Extractor("volume", lambda batch: [[c.get_volume()] for c in batch], description="volumes")
+    vectors = [[float(k)] for k in range(50)]
+    how = {"features": [volume], "given": {"mine": (vectors[:3], vectors)}, "cache": False, "progress": False}
+    found = frechet_report(crystals[:3], crystals, equal_seed=1, **how)
+    for name, values in (("volume", [[c.get_volume()] for c in crystals]), ("mine", vectors)):
+        assert found[name]["of"] == found[name]["reference_of"] == 3
+        assert found[name]["drawn_from"] == {"generated": 3, "reference": 50}
+        expected = frechet_distance(np.array(values[:3]), np.array(values)[right])
+        assert found[name]["value"] == pytest.approx(expected, abs=1e-6)
+    assert (
+        "drawn_from" not in frechet_report(crystals, crystals, equal_seed=1, features=[volume], cache=False)["volume"]
+    )

@@ -15,6 +15,8 @@ from autoperi.metrics.novelty import (
     prototype_novelty,
     prototype_uniqueness,
     rediscovery,
+    structure_type_keys,
+    structure_type_novelty,
     uniqueness,
 )
 from autoperi.testing import tiny_crystals
@@ -213,3 +215,22 @@ def test_what_cannot_be_compared_has_no_verdict() -> None:
     against = novelty(crystals, [needle, crystals[1]], processes=1)
     assert against["flags"][:2] == [None, False]
     assert all(flag in (None, False) for flag in against["flags"][2:])  # it might be the needle
+
+
+def test_structure_types_have_no_elements() -> None:
+    magnesia = Structure.from_spacegroup(225, Lattice.cubic(4.2), ["O", "Mg"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    same = [rock_salt(), described_otherwise(rock_salt()), magnesia]
+    keys = structure_type_keys([*same, zinc_blende(), unreadable()], cache=False, processes=1)
+    assert keys == ["225: a b", "225: a b", "225: a b", "216: a c", None]
+    found = structure_type_novelty(
+        [magnesia, zinc_blende(), caesium_chloride(), unreadable()], [rock_salt()], cache=False
+    )
+    assert found["flags"] == [False, True, True, None]
+    assert found["novel"] == {
+        "value": pytest.approx(2 / 3, abs=1e-6),
+        "count": 2,
+        "of": 3,
+        "missing": 1,
+        "reason": None,
+    }
+    assert structure_type_novelty(same, tiny_crystals(), cache=False)["known"] == len(tiny_crystals())

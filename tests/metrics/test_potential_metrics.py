@@ -84,6 +84,7 @@ def test_forces_by_hand():
     found = force_errors(predicted, reference)
     assert found["mae"]["value"] == pytest.approx(1000 * (1 + 0.3 + 4) / 9, abs=1e-6)
     assert found["rmse"]["value"] == pytest.approx(1000 * np.sqrt((1 + 0.09 + 16) / 9), abs=1e-5)
+    assert found["mae_of_zero"]["value"] == pytest.approx(1000 * (1 + 2) / 9, abs=1e-6)
     assert found["cosine"]["value"] == pytest.approx((np.sqrt(0.5) - 1) / 2, abs=1e-6)
     assert (found["cosine"]["of"], found["cosine"]["missing"]) == (2, 1)  # an atom without force has no direction
     assert (found["frames"], found["missing_frames"]) == (2, 1)

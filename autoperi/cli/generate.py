@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from autoperi.cli import common
 from autoperi.cli.stream import run_stream
 from autoperi.data.files import check_crystal_output, publish
-from autoperi.errors import GenerationInterrupted, RequestError
+from autoperi.data.io import STREAM
+from autoperi.errors import DataError, GenerationInterrupted, RequestError
 from autoperi.pipelines.options import add_flags, given_flags
 from autoperi.pipelines.request import Request, RunOptions, make_request
 from autoperi.pipelines.stream_options import ShardOptions, StreamOptions
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"--{name.replace('_', '-')} belongs to --stream; add that, or leave it out")
     request = make_request(**given_flags(args, Request))
     folder = check_crystal_output(args.out, n=request.n) if args.out is not None else False
+    if folder and (Path(args.out) / STREAM).exists():
+        raise DataError(f"{args.out} holds a stream; choose another folder")
     peri = common.load_model(args)
     interrupted = False
     try:

@@ -20,7 +20,7 @@ def run_stream(args: argparse.Namespace) -> int:
     asked, options = given_flags(args, Request), given_flags(args, StreamOptions, ShardOptions)
     _check(args, asked, options)
     peri = common.load_model(args)
-    from autoperi.pipelines.accept import REASONS
+    from autoperi.pipelines.accept import reasons
     from autoperi.workflows.stream import write_stream
 
     interrupted: StreamInterrupted | None = None
@@ -35,7 +35,8 @@ def run_stream(args: argparse.Namespace) -> int:
             common.say_json({**record, "shards": len(shards), "interrupted": interrupted is not None})
         elif interrupted is None:
             counts = record["counts"]
-            refused = [f"{counts[name]:,} {words}" for name, words in REASONS.items() if counts[name]]
+            said = reasons(record["settings"].get("composition") is not None)
+            refused = [f"{counts[name]:,} {words}" for name, words in said.items() if counts[name]]
             common.say(
                 f"{counts['accepted']:,} crystals of {counts['tried']:,} candidates in {len(shards):,} shards of "
                 f"{args.out}" + (f"; refused: {', '.join(refused)}" if refused else "")
@@ -65,4 +66,6 @@ def _check(args: argparse.Namespace, asked: dict[str, Any], options: dict[str, A
     from autoperi.data.io import STREAM
 
     if "n" not in asked and not (options.get("resume") and (Path(args.out) / STREAM).exists()):
+        if options.get("resume") and not Path(args.out).exists():
+            raise DataError(f"{args.out} does not exist, so there is no stream to go on with; name the folder of one")
         raise RequestError("--stream needs the number of crystals; give it with -n, such as -n 100000")

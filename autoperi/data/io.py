@@ -17,6 +17,7 @@ target and then moved over it, so that no reader ever finds half of one.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,11 +96,16 @@ def crystal_files(folder: str | os.PathLike[str]) -> list[Path]:
     """The files of a folder that hold crystals, sorted by name: CIF, POSCAR and extended XYZ.
 
     What ``generate --out DIR`` wrote holds each crystal twice: of such a folder only the extended XYZ, which knows more
-    of it; of a stream the shards, which may be Parquet.
+    of it; of a stream the shards that ``stream.json`` names, which may be Parquet.
+
+    Raises:
+        DataError: ``stream.json`` cannot be read.
     """
     folder = Path(folder)
     if (folder / STREAM).is_file():
-        return sorted(folder.glob("crystals-*.*"))
+        with explained(folder / STREAM, "read"):
+            shards = json.loads((folder / STREAM).read_text(encoding="utf-8"))["shards"]
+            return [folder / shard["file"] for shard in shards if shard["file"] is not None]
     if (folder / SUMMARY).is_file() and (folder / EXTXYZ).is_file():
         return [folder / EXTXYZ]
     return sorted(

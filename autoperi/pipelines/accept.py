@@ -99,6 +99,11 @@ REASONS = {
 """Counts of :class:`Tally` of candidates that were refused, in words."""
 
 
+def reasons(of_composition: bool) -> dict[str, str]:
+    """:data:`REASONS` of a request; where no composition was asked for, only a number of atoms can be another."""
+    return REASONS if of_composition else {**REASONS, "other_composition": "of another number of atoms"}
+
+
 @dataclass
 class Tally:
     """How many candidates were tried, and why some were refused; ``filtered`` passed, but not the filter of a
@@ -125,7 +130,7 @@ class Tally:
         asked = "any composition" if request.asked is None else request.asked
         if request.sites is not None:
             asked = "sites " + "".join(f"{symbol_of(z)}{count}" for z, count in request.sites)
-        words = REASONS if request.sites is None else {**REASONS, "other_composition": "of another number of atoms"}
+        words = reasons(request.composition is not None)
         always = ("too_close", "wrong_group", "smaller_cell")
         rare = (name for name in ("other_composition", "filtered") if getattr(self, name))
         refused = ", ".join(f"{getattr(self, name)} {words[name]}" for name in (*always, *rare, "nothing"))

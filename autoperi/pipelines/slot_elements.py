@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from autoperi.data.elements import symbol_of
 from autoperi.errors import RequestError
 from autoperi.pipelines.request import Request
 from autoperi.symmetry.base_sites import in_slots
-from autoperi.symmetry.spacegroup import FloatArray, IntArray, space_group
+from autoperi.symmetry.spacegroup import FloatArray, IntArray
+from autoperi.symmetry.wyckoff import wyckoff_positions
 
 MAX_TRIES = 100
 """Draws of elements for a group, and of groups, after which none are found."""
@@ -52,7 +53,10 @@ class SlotElements:
         left = counts.sum(-1)
         # every slot that a number of elements fills must have some element left
         whole = np.all((left > 0) | (np.arange(slots) > np.arange(slots)[:, None]), axis=-1) & _meet(counts, together)
-        weight = np.where(whole, left[:, :, 0], 0).astype(np.float64)
+        # of crystals that hold an excluded element only some slots are left, the scarcest of which bounds the rest
+        filled = np.arange(slots) <= np.arange(slots)[:, None]
+        scarcest = np.where(filled, left, np.iinfo(np.int64).max).min(-1)
+        weight = np.where(whole, scarcest, 0).astype(np.float64)
         if not weight.any():
             named = ", ".join(symbol_of(z) for z in sorted(request.exclude_elements))
             raise RequestError(f"exclude_elements={named} leaves this model no crystals; exclude fewer")
@@ -145,11 +149,25 @@ def _meet(counts: IntArray, together: np.ndarray) -> np.ndarray:
 
 def _room(weight: FloatArray, request: Request) -> np.ndarray:
     """Which groups and numbers of elements can have a number of atoms that is asked for, ``[231, K]``."""
-    size = np.arange(1, weight.shape[1] + 1)
-    order = np.zeros((len(weight), 1), dtype=int)
+    wanted = sum(1 << n for n in range(request.min_atoms, request.max_atoms + 1))
+    room = np.zeros(weight.shape, dtype=bool)
     for group in np.nonzero(weight.any(1))[0]:
-        order[group] = len(space_group(int(group)).primitive)
-    return (size <= request.max_atoms) & (size * order >= request.min_atoms)
+        room[group] = [bool(sums & wanted) for sums in _sums(int(group), weight.shape[1])]
+    return room
+
+
+@lru_cache(maxsize=512)
+def _sums(group: int, most: int) -> tuple[int, ...]:
+    """Numbers of atoms of primitive cells of 1 to ``most`` orbits, each as a set bit; a position without a free
+    coordinate holds one orbit.
+    """
+    sums = [1] + [0] * most
+    for position in wyckoff_positions(group):
+        before = list(sums)
+        for k in range(1, most + 1):
+            source = sums if position.free_axes else before
+            sums[k] |= source[k - 1] << position.primitive_multiplicity
+    return tuple(sums[1:])
 
 
 def _check_known(system: tuple[int, ...], counts: IntArray) -> None:

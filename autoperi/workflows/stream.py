@@ -109,8 +109,9 @@ def _earlier_run(folder: Path, resume: bool) -> dict[str, Any] | None:
     check_writable(folder, folder=True)
     record = folder / STREAM
     if not record.exists():
-        held = sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp") if folder.is_dir() else []
-        if held:
+        if resume and not folder.is_dir():
+            raise DataError(f"{folder} does not exist, so there is no stream to go on with; name the folder of one")
+        if held := _held(folder):
             raise DataError(f"{folder} holds {held[0]}, which is of no stream; choose an empty folder")
         return None
     if not resume:
@@ -120,12 +121,33 @@ def _earlier_run(folder: Path, resume: bool) -> dict[str, Any] | None:
         Place(**stored["place"]), Tally(**stored["counts"])
         if not all(isinstance(stored[key], dict) for key in ("settings", "model", "model_settings")):
             raise ValueError("it names no settings")
-        missing = [s["file"] for s in stored["shards"] if s["file"] is not None and not (folder / s["file"]).is_file()]
+        shards = {shard["file"]: shard["sha256"] for shard in stored["shards"] if shard["file"] is not None}
+        after = f"{len(stored['shards']):08}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{record} cannot be read ({' '.join(str(error).split())}); choose another folder") from None
-    if missing:
-        raise DataError(f"{folder} lacks {missing[0]}, which {STREAM} names; put it back, or choose another folder")
+    for name, digest in shards.items():
+        if not (folder / name).is_file():
+            raise DataError(f"{folder} lacks {name}, which {STREAM} names; put it back, or choose another folder")
+        if _sha256((folder / name).read_bytes()) != digest:
+            raise DataError(
+                f"{folder / name} is not what {STREAM} says was written; put it back, or choose another folder"
+            )
+    # a shard that was written when the record was not yet is written again
+    strange = [n for n in _held(folder) if n not in (STREAM, *shards) and not n.startswith(f"crystals-{after}.")]
+    if strange:
+        raise DataError(f"{folder} holds {strange[0]}, which is of no stream; move it elsewhere")
     return stored
+
+
+def _held(folder: Path) -> list[str]:
+    """Names of what a folder holds that is neither hidden nor unfinished."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".tmp" and not p.name.startswith("."))
+
+
+def _sha256(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def _fill(options: dict[str, Any], old: Mapping[str, Any], folder: Path) -> None:
@@ -147,7 +169,7 @@ def _echo(request: Request, how: StreamOptions, shards: ShardOptions) -> dict[st
         found["composition"] = formula_text(request.composition)
     if request.like is not None:
         like = repr((request.like.lattice.tolist(), request.like.orbits, request.like.places))
-        found["like"] = {**found["like"], "sha256": hashlib.sha256(like.encode()).hexdigest()}
+        found["like"] = {**found["like"], "sha256": _sha256(like)}
     where = IN_MEMORY if callable(how.where) else how.where
     return {**found, "where": where, "format": shards.format, "shard_size": shards.shard_size}
 
@@ -190,6 +212,11 @@ class _Work:
                         if isinstance(verdict, Accepted):
                             kept.append(verdict)
                             bar.update()
+                    if not (self.folder / STREAM).is_file():
+                        raise DataError(
+                            f"{self.folder} does not hold its {STREAM} any more; move the folder back, or go on with "
+                            "--resume where it is"
+                        )
                     number = len(record["shards"])
                     line = [self._shard(number, place.index, own, kept)] if own.tried else []
                     later = {
@@ -213,13 +240,15 @@ class _Work:
 
     def _shard(self, number: int, end: int, own: Tally, kept: Sequence[Accepted]) -> dict[str, Any]:
         """The line of the record for a shard, whose file is written if there is anything in it."""
-        name = SHARD.format(number, self.shards.format) if kept else None
-        if name is not None:
+        line: dict[str, Any] = {"file": None}
+        if kept:
+            line = {"file": SHARD.format(number, self.shards.format)}
             parquet = self.shards.format == "parquet"
             content = self._parquet(kept) if parquet else extxyz_text(self.stream.structures(kept))
-            write_atomically(self.folder / name, content)
+            write_atomically(self.folder / line["file"], content)
+            line["sha256"] = _sha256(content)
         counts = {reason: n for reason, n in asdict(own).items() if n}
-        return {"file": name, "first": end - own.tried, **counts}
+        return {**line, "first": end - own.tried, **counts}
 
     def _parquet(self, kept: Sequence[Accepted]) -> bytes:
         """From arrays; no structure is built."""

@@ -137,13 +137,13 @@ def crystals(path: Path, kept: Path, repeats: int) -> BaseSiteCrystals:
 
 
 def over_seeds(runs: list[dict[str, Any]], arm: str) -> dict[str, list[float]]:
-    """Mean and standard deviation of the figures of an arm."""
+    """Mean and standard deviation of the figures of an arm, and of how many seeds."""
     own = [r for r in runs if r["arm"] == arm]
     found: dict[str, list[float]] = {}
     for name, read in FIGURES.items():
         values = [v for v in (read(r) for r in own) if v is not None]
         if values:
-            found[name] = [round(float(np.mean(values)), 4), round(float(np.std(values)), 4)]
+            found[name] = [round(float(np.mean(values)), 4), round(float(np.std(values)), 4), len(values)]
     return found
 
 

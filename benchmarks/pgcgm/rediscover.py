@@ -21,7 +21,7 @@ from sample import BATCH, of_base_sites, structure_of
 
 from autoperi import AutoPeri
 from autoperi.data.io import read_table
-from autoperi.metrics.counts import quantity
+from autoperi.metrics.counts import quantity, share
 from autoperi.metrics.novelty import prototype_keys, rediscovery
 from autoperi.pipelines.one_shot import OneShotPipeline
 from autoperi.pipelines.request import make_request
@@ -77,10 +77,12 @@ def main() -> None:
         ],
     }
     for name, side in known.items():
-        steps = sorted({max(1, sum(i < n for i, _ in kept)) for n in at})
-        found = rediscovery([c for _, c in kept], side, at=steps, **QUIET)
+        steps = [sum(i < n for i, _ in kept) for n in at]
+        found = rediscovery([c for _, c in kept], side, at=sorted({n for n in steps if n}), **QUIET)
         by_step = {row["n"]: row for row in found["curve"]}
-        curve = [{**by_step[max(1, sum(i < n for i, _ in kept))], "n": n} for n in at]
+        none = share([False] * found["prototypes"])
+        by_step[0] = {"rediscovered": none, "matched": none}
+        curve = [{**by_step[step], "n": n} for step, n in zip(steps, at, strict=True)]
         result[name] = {"crystals": len(side), **found, "curve": curve, "pairs": len(found["pairs"])}
     print(json.dumps(result, indent=1))
     if args.out:

@@ -60,6 +60,26 @@ def test_a_number_of_atoms_leaves_what_fits() -> None:
     assert {len(own) for _, own in drawn(num_atoms=(97, 100))} == {3}  # 48 operations for each element
 
 
+def test_atoms_are_sums_of_what_the_positions_of_a_group_hold() -> None:
+    """Primitive cells of 225: orbits of 1, 1, 2, 6, 8, …; of 221: 1, 1, 3, 3, 6, …."""
+    assert {group for group, _ in drawn(num_atoms=4, num_elements=2)} == {221}
+    for number, group in ((5, 227), (6, 62)):
+        counts, together = tables()
+        counts[group] = counts[225]
+        with pytest.raises(RequestError, match=rf"num_atoms=\({number}, {number}\) fits no crystal"):
+            SlotElements.of_request(counts, together, make_request(num_atoms=number, space_group=group))
+
+
+def test_excluded_elements_leave_a_group_what_it_has_without_them() -> None:
+    often = Counter(group for group, own in drawn(2000, exclude_elements="O", num_elements=2))
+    assert often[225] / 2000 == pytest.approx(6 / 8, abs=0.04)
+    counts, together = tables()
+    counts[225, 1, 0, 11] += 90  # crystals of sodium and oxygen
+    counts[225, 1, 1, 8] += 90
+    found = SlotElements.of_request(counts, together, make_request(exclude_elements="O", num_elements=2))
+    assert found.weight[225].sum() / found.weight[221].sum() == pytest.approx(6 / 2)
+
+
 def test_what_a_chemical_system_does_not_hold_may_be_excluded() -> None:
     assert drawn(chemical_system="Na-Cl", exclude_elements="O,F,Mg") == drawn(chemical_system="Na-Cl")
 

@@ -220,7 +220,7 @@ def test_killed_at_any_write(cells: AutoPeri, whole: Path, tmp_path: Path, monke
     monkeypatch.setattr(workflow, "write_atomically", dying)
     while True:
         try:
-            write_stream(cells, out=folder, resume=True, batch_size=1 + deaths % 9, progress=False, **SMALL)
+            write_stream(cells, out=folder, resume=folder.exists(), batch_size=1 + deaths % 9, progress=False, **SMALL)
             break
         except Killed:
             deaths += 1
@@ -311,11 +311,11 @@ def test_a_stream_that_ends_says_why(cells: AutoPeri, tmp_path: Path, monkeypatc
             raise Killed
 
     monkeypatch.setattr(workflow, "write_atomically", dying)
-    how: dict[str, Any] = {"n": 9, "seed": 0, "where": "density > 1000", "shard_size": 15, "resume": True}
+    how: dict[str, Any] = {"n": 9, "seed": 0, "where": "density > 1000", "shard_size": 15}
     with pytest.raises(Killed):
         write_stream(cells, out=folder, **how)
     with pytest.warns(AutoPeriWarning, match="40 candidates tried"):
-        write_stream(cells, out=folder, **how)
+        write_stream(cells, out=folder, resume=True, **how)
     assert [p.name for p in folder.iterdir()] == [STREAM]
 
 
@@ -414,11 +414,47 @@ def test_folders_that_are_refused(cells: AutoPeri, whole: Path, tmp_path: Path) 
     gone = shutil.copytree(whole, tmp_path / "gone")
     (gone / "crystals-00000001.parquet").unlink()
     refused("lacks crystals-00000001.parquet", out=gone, resume=True)
+    damaged = shutil.copytree(whole, tmp_path / "damaged")
+    first, second = (damaged / f"crystals-0000000{k}.parquet" for k in (0, 1))
+    for content in (b"", first.read_bytes()[:1000], second.read_bytes()):
+        first.write_bytes(content)
+        refused("crystals-00000000.parquet is not what stream.json says", out=damaged, resume=True)
+    strange = shutil.copytree(whole, tmp_path / "strange")
+    for name in ("notes.txt", "crystals-00000099.parquet"):
+        shutil.copyfile(strange / "crystals-00000000.parquet", strange / name)
+        refused(f"holds {name}, which is of no stream", out=strange, resume=True)
+        assert len(read_crystals(strange)) == SMALL["n"]  # what the record names
+        (strange / name).unlink()
+    refused("typo does not exist", out=tmp_path / "typo", resume=True)
     (gone / STREAM).write_text("{}")
     refused(r"stream\.json cannot be read", out=gone, resume=True)
     refused("format='csv'", out=tmp_path / "new", format="csv")
     refused("shard_size=0", out=tmp_path / "new", shard_size=0)
     assert issubclass(DataError, AutoPeriError)
+
+
+def test_a_folder_that_is_moved_away_stops_the_stream(cells: AutoPeri, tmp_path: Path) -> None:
+    def moving(self: Any, line: Any, *given: Any) -> Any:
+        if (tmp_path / "one" / "crystals-00000001.parquet").exists():
+            (tmp_path / "one").rename(tmp_path / "two")
+        return of_chunk(self, line, *given)
+
+    of_chunk = Judge.verdicts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Judge, "verdicts", moving)
+        with pytest.raises(DataError, match=r"does not hold its stream\.json any more"):
+            write_stream(cells, out=tmp_path / "one", progress=False, batch_size=5, **SMALL)
+    assert not (tmp_path / "one").exists()
+    write_stream(cells, out=tmp_path / "two", resume=True, progress=False)
+    write_stream(cells, out=tmp_path / "whole", progress=False, **SMALL)
+    assert contents(tmp_path / "two") == contents(tmp_path / "whole")
+
+
+def test_generate_does_not_write_into_a_stream(whole: Path, tiny_dir: Path, capsys: Any) -> None:
+    before = contents(whole)
+    assert main(["generate", "-n", "2", "--out", str(whole), "--model", str(tiny_dir), "--quiet"]) == 2
+    assert "holds a stream" in capsys.readouterr().err
+    assert contents(whole) == before
 
 
 def test_like_must_be_given_again(tiny: AutoPeri, tmp_path: Path) -> None:
@@ -440,7 +476,7 @@ def test_like_must_be_given_again(tiny: AutoPeri, tmp_path: Path) -> None:
     [
         (["--stream", "-n", "3"], "--out"),
         (["--stream", "--out", "x/"], "-n"),
-        (["--stream", "--out", "x/", "--resume"], "-n"),
+        (["--stream", "--out", "x/", "--resume"], "does not exist"),
         (["--stream", "--out", "x.cif", "-n", "3"], "folder"),
         (["--stream", "--out", "x/", "-n", "3", "--rank", "energy"], "rank='energy'"),
         (["--stream", "--out", "x/", "-n", "3", "--finish", "5"], "finish=5"),

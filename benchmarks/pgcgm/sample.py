@@ -44,7 +44,7 @@ from autoperi.pipelines.accept import REASONS, Tally
 from autoperi.pipelines.base import Candidate
 from autoperi.pipelines.one_shot import OneShotPipeline
 from autoperi.pipelines.request import Request, make_request
-from autoperi.symmetry.analysis import SYMPREC, analyse
+from autoperi.symmetry.analysis import STRICT_SYMPREC, SYMPREC, analyse
 from autoperi.symmetry.orbits import primitive_lattice, read_orbits
 from autoperi.symmetry.spacegroup import primitive_transform, space_group
 
@@ -109,13 +109,17 @@ def run(peri: AutoPeri, request: Request, reference: Sequence[Structure], judged
     for start in range(0, len(candidates), BATCH):
         merged += pipeline.refine(request, candidates[start : start + BATCH])
     made = time.perf_counter() - started
-    tally = Tally()
+    tally, smaller = Tally(), []
     for start in range(0, len(merged), BATCH):
-        for verdict in peri.judge.verdicts(merged[start : start + BATCH], request):
+        part = merged[start : start + BATCH]
+        for candidate, verdict in zip(part, peri.judge.verdicts(part, request), strict=True):
             tally.count(verdict)
+            smaller += [candidate] if verdict == "smaller_cell" else []
     checked = time.perf_counter() - started
     returned = tally.accepted
     apart = len(merged) - tally.too_close - tally.nothing
+    # the group of a crystal whose cell is not primitive may be that which was drawn all the same
+    still = sum(group_at(s, STRICT_SYMPREC) == c.group.number for c in smaller if c.group and (s := structure_of(c)))
     read = [(structure_of(c), c.group.number) for c in merged if c.group is not None]
     kept = [(c, g) for c, g in read if c is not None and g == group_at(c, SYMPREC)]
     first = kept[:judged]
@@ -128,7 +132,7 @@ def run(peri: AutoPeri, request: Request, reference: Sequence[Structure], judged
         "merged_per_second": round(len(candidates) / made, 1),
         "checked_per_second": round(returned / checked, 1),
         "apart": share([k < apart for k in range(request.n)]),
-        "group_kept": share([k < returned for k in range(apart)]),
+        "group_kept": share([k < returned + still for k in range(apart)]),
         "returned": share([k < returned for k in range(request.n)]),
         "refused": {key: value for key, value in vars(tally).items() if value and key in REASONS},
         # of those whose group survived, the share that pymatgen reads is taken from the first ones

@@ -15,7 +15,15 @@ from autoperi.cli.main import main
 from autoperi.data.io import write_crystals
 from autoperi.errors import DataError, RequestError
 from autoperi.geometry.distances import minimum_distance_ratios
-from autoperi.models.pgcgm import MAX_GROWTH, Discriminator, Pgcgm, channels_of, represent, site_facts
+from autoperi.models.pgcgm import (
+    MAX_GROWTH,
+    Deconvolution,
+    Discriminator,
+    Pgcgm,
+    channels_of,
+    represent,
+    site_facts,
+)
 from autoperi.processes.base import Condition
 from autoperi.processes.one_shot import BaseSites, OneShot
 from autoperi.symmetry.base_sites import (
@@ -310,6 +318,16 @@ def test_figure_5_and_its_branches() -> None:
         assert torch.allclose(lattice[0], lattice[2]) is not joined
         assert not torch.allclose(lattice[0], lattice[1])
         assert not torch.allclose(sites[0], sites[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_deconvolutions_are_transposed_convolutions(dtype: torch.dtype) -> None:
+    for kernel, size in ((2, (1, 1)), ((3, 2), (2, 2)), (1, (4, 3))):
+        ours = Deconvolution(5, 4, kernel).to(dtype)
+        theirs = torch.nn.ConvTranspose2d(5, 4, kernel).to(dtype)
+        theirs.load_state_dict(ours.state_dict())
+        given = torch.randn(3, 5, *size, dtype=dtype)
+        torch.testing.assert_close(ours(given), theirs(given))
 
 
 def test_natural_volumes(data: BaseSiteCrystals) -> None:

@@ -1,0 +1,200 @@
+"""A fetch: the answers of a provider into a folder as they come, and the table that is made of them.
+
+``answers.jsonl`` begins with a line that says what was asked of whom; each further line is one answer as it came, with
+its date and the place of the next one. A line is written at once and flushed, so that a fetch goes on after its last
+whole line however hard it was interrupted, and no answer is lost or asked for twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from autoperi.data.checks import positive_number
+from autoperi.data.files import check_writable, dumps, write_atomically
+from autoperi.data.sources.client import Client
+from autoperi.data.sources.files import ANSWERS, import_file
+from autoperi.data.sources.providers import PROVIDERS
+from autoperi.data.sources.query import Query, make_query
+from autoperi.errors import AutoPeriError, DataError, RequestError
+from autoperi.progress import progress_bar
+
+TABLE, SUMMARY = "crystals.parquet", "fetch.json"
+"""What is made in the folder of the answers."""
+
+
+def fetch(
+    source: str,
+    out: str | Path,
+    *,
+    endpoint: str | None = None,
+    rate: float | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    **conditions: Any,
+) -> dict[str, Any]:
+    """Fetch the documents of a query and make a table of them.
+
+    Args:
+        source: ``mp``, ``oqmd``, ``cod`` or ``optimade``.
+        out: the folder: new or empty, or with ``resume`` that of the fetch.
+        endpoint: an OPTIMADE provider (a name that pymatgen knows, or its base URL), or another address of the service.
+        rate: requests a second at most; None is a rate that the provider bears.
+        resume: go on with the fetch in the folder, with its query.
+        progress: show a bar; None shows it on a terminal.
+        **conditions: of :class:`~autoperi.data.sources.query.Query`.
+
+    Returns:
+        ``source``, ``version``, ``licence``, ``query``, ``answers`` and what
+        :func:`autoperi.data.sources.files.import_file` says.
+
+    Raises:
+        RequestError: before any work, with the value and the remedy.
+        DataError: the folder holds something else, or the provider gives no answer; what came is kept.
+    """
+    if source not in PROVIDERS:
+        raise RequestError(f"source={source!r} is not known; choose one of {', '.join(PROVIDERS)}")
+    kind, folder = PROVIDERS[source], Path(out)
+    if rate is not None:
+        rate = positive_number(rate, "rate")
+    asked = {name: value for name, value in conditions.items() if value is not None}
+    stored = _earlier(folder, resume)
+    if stored is not None:
+        endpoint = _same(stored, source, endpoint, folder)
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["query"].items()}
+        query = Query(**known)
+        if asked and make_query(source, kind.supports, **asked) != query:
+            raise RequestError(
+                f"the query differs from that of the fetch in {folder}; leave it out, or choose another folder"
+            )
+    else:
+        query = make_query(source, kind.supports, **asked)
+    client = kind(query, endpoint=endpoint, rate=rate)
+    header = _begin(client, folder) if stored is None else _go_on(client, stored, folder)
+    try:
+        answers, documents = _run(client, folder, query, progress)
+    except AutoPeriError as error:
+        raise DataError(f"{error}; what came is in {folder}, go on with --resume") from None
+    if not documents:
+        words = dumps(header["query"])
+        raise DataError(f"{header['name']} has no document of this query ({words}); ask for less, in another folder")
+    facts = import_file(folder, folder / TABLE, progress=progress)
+    summary = {
+        "source": header["name"],
+        "endpoint": header["endpoint"],
+        "version": header["version"],
+        "licence": header["licence"],
+        "query": header["query"],
+        "answers": answers,
+        **facts,
+    }
+    write_atomically(folder / SUMMARY, dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _earlier(folder: Path, resume: bool) -> dict[str, Any] | None:
+    """The header of the fetch in a folder, None where it is to be begun."""
+    check_writable(folder, folder=True)
+    answers = folder / ANSWERS
+    if not answers.is_file():
+        held = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        if held:
+            raise DataError(f"{folder} holds {held[0]}, which is of no fetch; choose an empty folder")
+        return None
+    if not resume:
+        raise DataError(f"{folder} holds an earlier fetch; go on with it (--resume), or choose another folder")
+    try:
+        with answers.open(encoding="utf-8") as file:
+            header: dict[str, Any] = json.loads(file.readline())["fetch"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{answers} says nothing of a fetch; choose another folder") from None
+    return header
+
+
+def _same(stored: dict[str, Any], source: str, endpoint: str | None, folder: Path) -> str:
+    """The address of the fetch that is resumed.
+
+    Raises:
+        RequestError: another one is asked.
+    """
+    if stored["word"] != source:
+        raise RequestError(
+            f"source={source!r} differs from {stored['word']!r} of the fetch in {folder}; resume with its own"
+        )
+    if endpoint is not None and PROVIDERS[source].address(endpoint) != stored["endpoint"]:
+        raise RequestError(
+            f"endpoint={endpoint!r} differs from {stored['endpoint']!r} of the fetch in {folder}; leave it out"
+        )
+    return str(stored["endpoint"])
+
+
+def _begin(client: Client, folder: Path) -> dict[str, Any]:
+    facts = client.facts()
+    client.items = client.listing()
+    header = {
+        "word": client.word,
+        "endpoint": client.endpoint,
+        "query": client.query.asked(),
+        **facts,
+        "items": client.items,
+    }
+    write_atomically(folder / ANSWERS, dumps({"fetch": header}) + "\n")
+    return header
+
+
+def _go_on(client: Client, stored: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The header of the fetch that is resumed; another release of the database is another set of documents."""
+    version = client.facts()["version"]
+    if version != stored["version"]:
+        raise RequestError(
+            f"{stored['name']} is at version {version} now, and the fetch in {folder} began with {stored['version']}; "
+            "begin again in another folder"
+        )
+    client.items = stored["items"]
+    return stored
+
+
+def _run(client: Client, folder: Path, query: Query, progress: bool | None) -> tuple[int, int]:
+    """Ask until the end; how many answers and documents are in the folder."""
+    with (folder / ANSWERS).open("r+b") as file:
+        count, documents, place, finished = _last(file)
+        with progress_bar(query.limit, enabled=progress, description="fetching", unit="document") as bar:
+            bar.update(documents)
+            while not finished:
+                remaining = None if query.limit is None else query.limit - documents
+                answer = client.answer(place, remaining=remaining)
+                count, documents, place = count + 1, documents + answer.documents, answer.place
+                finished = place is None or (query.limit is not None and documents >= query.limit)
+                line = {
+                    "url": answer.url,
+                    "retrieved": datetime.now(UTC).date().isoformat(),
+                    "documents": answer.documents,
+                    "next": place,
+                    "finished": finished,
+                    "answer": answer.content,
+                }
+                file.write(dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+                bar.total = bar.total or answer.total
+                bar.update(answer.documents)
+    return count, documents
+
+
+def _last(file: BinaryIO) -> tuple[int, int, Any, bool]:
+    """Answers and documents so far, the place of the next answer, and whether there is none; a last line that was cut
+    short is cut off.
+    """
+    count, documents, place, finished = 0, 0, None, False
+    file.readline()
+    end = file.tell()
+    while (text := file.readline()).endswith(b"\n"):
+        line = json.loads(text)
+        count, documents, place, finished = count + 1, documents + line["documents"], line["next"], line["finished"]
+        end = file.tell()
+    file.seek(end)
+    file.truncate()
+    return count, documents, place, finished

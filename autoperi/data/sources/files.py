@@ -1,0 +1,310 @@
+"""Files that people have, read into rows: answers of providers, tables, ASE databases and folders of CIFs.
+
+What a file is, is seen from its content. Each entry stands alone: one that no model can read is refused by name and
+reason, and the others are kept.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoperi.data.files import check_exists, check_writable, explained, format_of
+from autoperi.data.io import crystal_files, read_crystals
+from autoperi.data.sources.documents import FORMS, Made, ase_row, cif, form_of, id_of, scalars
+from autoperi.data.sources.rows import Refusal, Row, collect, row_of, write
+from autoperi.errors import DataError, one_line
+from autoperi.progress import progress_bar
+
+if TYPE_CHECKING:
+    from autoperi.data.tables import CrystalTable
+
+ANSWERS = "answers.jsonl"
+"""What a fetch keeps in its folder: a line that says what was asked, then one answer of the provider a line."""
+FORMATS = (
+    "a folder of CIF, POSCAR or extended XYZ files, .cif, .csv with a column cif (CDVAE), .json and .jsonl of "
+    "Materials Project, OQMD, OPTIMADE, matbench, matminer or pymatgen, an ASE database (.db), .parquet, .extxyz, or "
+    "the folder of a fetch"
+)
+"""What can be imported, for messages and help."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file holds.
+
+    Attributes:
+        kind: what it is, in words.
+        rows: the entries, each a row or a refusal.
+        provenance: columns that all rows share.
+    """
+
+    kind: str
+    rows: Iterable[Row | Refusal]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def import_file(
+    path: str | Path, out: str | Path, *, licence: str | None = None, progress: bool | None = None
+) -> dict[str, Any]:
+    """Write the crystals of a file or folder as a Parquet table, and what was refused beside it.
+
+    Args:
+        path: one of :data:`FORMATS`.
+        out: the table, ``.parquet``.
+        licence: of the data; None is what the file or the source says.
+        progress: show a bar; None shows it on a terminal.
+
+    Returns:
+        ``format``, ``entries`` and what :func:`autoperi.data.sources.rows.write` says.
+
+    Raises:
+        DataError: no such file, a format that is not known, no crystal in it, or a place that cannot be written.
+    """
+    target = check_table(out)
+    found, table, refused = read_source(path, licence=licence, progress=progress)
+    facts = write(table, refused, target)
+    return {"format": found.kind, "entries": len(table) + len(refused), **facts}
+
+
+def check_table(out: str | Path) -> Path:
+    """The path of a Parquet table that is to be written.
+
+    Raises:
+        DataError: another suffix, or a place that cannot be written.
+    """
+    target = Path(out)
+    if target.suffix.lower() != ".parquet":
+        raise DataError(f"{out} has the suffix {target.suffix!r}; a table of crystals is written as .parquet")
+    check_writable(target)
+    return target
+
+
+def read_source(
+    path: str | Path, *, licence: str | None = None, progress: bool | None = None
+) -> tuple[Found, CrystalTable, list[Refusal]]:
+    """The crystals of a file or folder as a table, and what was refused; arguments as in :func:`import_file`.
+
+    Raises:
+        DataError: as :func:`import_file`.
+    """
+    file = Path(path)
+    check_exists(file)
+    with explained(file, "read"):
+        found = open_source(file)
+        with progress_bar(None, enabled=progress, description="reading", unit="entry") as bar:
+            table, refused = collect(_counted(found.rows, bar), **found.provenance)
+    if licence is not None:
+        table.labels["licence"] = licence
+    if not len(table) and not refused:
+        raise DataError(f"{file} holds no entries; give {FORMATS}")
+    return found, table, refused
+
+
+def _counted(rows: Iterable[Row | Refusal], bar: Any) -> Iterator[Row | Refusal]:
+    for row in rows:
+        bar.update()
+        yield row
+
+
+def open_source(path: Path) -> Found:
+    """What a file or folder holds, entry by entry.
+
+    Raises:
+        DataError: a format that is not known.
+    """
+    if path.is_dir():
+        return _fetched(path / ANSWERS) if (path / ANSWERS).is_file() else _folder(path)
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith((".json", ".jsonl")):
+        return _json_lines(path) if name.endswith(".jsonl") else _json(path)
+    if name.endswith(".csv"):
+        return _csv(path)
+    if name.endswith(".db"):
+        return _ase_database(path)
+    if name.endswith(".cif"):
+        return Found("a CIF", [row_of(path.stem, partial(cif, _text(path)))], {"source_file": path.name})
+    if format_of(path) is None:
+        raise DataError(f"{path} has the suffix {path.suffix!r}; give {FORMATS}")
+    return Found("a table of crystals", _crystals(path, path.stem), {"source_file": path.name})
+
+
+# ---- files of one crystal, and folders of them
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+    text = data.decode("utf-8-sig", errors="replace")
+    if not text.strip():
+        raise DataError("the file is empty")
+    return text
+
+
+def _folder(folder: Path) -> Found:
+    folders = [folder, *sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith("."))]
+    files = [file for one in folders for file in crystal_files(one)]
+    if not files:
+        raise DataError(f"the folder holds no CIF, POSCAR or extended XYZ file; give {FORMATS}")
+    return Found("a folder of crystals", chain.from_iterable(_file_of(file, folder) for file in files))
+
+
+def _file_of(file: Path, folder: Path) -> Iterator[Row | Refusal]:
+    inside = file.relative_to(folder)
+    where = {"source_file": inside.as_posix()}
+    if format_of(file) == "cif":
+        yield _labelled(row_of(inside.with_suffix("").as_posix(), lambda: cif(_text(file))), where)
+        return
+    try:
+        found = list(_crystals(file, inside.as_posix()))
+    except DataError as error:
+        found = [Refusal(inside.as_posix(), "broken", one_line(error))]
+    yield from (_labelled(row, where) for row in found)
+
+
+def _labelled(row: Row | Refusal, labels: Mapping[str, Any]) -> Row | Refusal:
+    if isinstance(row, Row):
+        return Row(row.id, row.arrays, {**labels, **row.labels})
+    return replace(row, source_file=labels.get("source_file", row.source_file))
+
+
+def _crystals(file: Path, stem: str) -> Iterator[Row | Refusal]:
+    """The crystals of a format that :func:`autoperi.data.io.read_crystals` knows."""
+    for k, crystal in enumerate(read_crystals(file)):
+        own = dict(crystal.properties)
+        name = own.pop("id", own.pop("material_id", f"{stem}-{k}"))
+        yield row_of(str(name), partial(lambda c, labels: (c, labels), crystal, scalars(own)))
+
+
+# ---- documents
+
+
+def rows_of(documents: Iterable[Any], stem: str, *, prefix: str = "") -> Iterator[Row | Refusal]:
+    """A row or a refusal of each document, whatever its form.
+
+    Args:
+        documents: in one of the forms of :data:`~autoperi.data.sources.documents.FORMS`.
+        stem: what documents without an id are called, with their place.
+        prefix: of an OPTIMADE provider.
+    """
+    for k, document in enumerate(documents):
+        form = form_of(document)
+        make: Callable[[Any], Made] = FORMS[form] if form is not None else _no_form
+        yield row_of(id_of(document, prefix=prefix) or f"{stem}-{k}", partial(make, document))
+
+
+def _no_form(document: Any) -> Made:
+    raise DataError(f"a {type(document).__name__} with {_keys(document)} is no crystal of a known form")
+
+
+def _keys(document: Any) -> str:
+    return f"the fields {', '.join(map(str, list(document)[:8]))}" if isinstance(document, Mapping) else "no fields"
+
+
+def _found(documents: Iterable[Any], path: Path, provenance: Mapping[str, Any], *, prefix: str = "") -> Found:
+    """Documents of a file, whose first one says what they are."""
+    rest = iter(documents)
+    first = list(islice(rest, 1))
+    form = form_of(first[0]) if first else None
+    if first and form is None:
+        raise DataError(f"the file begins with {_keys(first[0])}, which is no form of crystal; give {FORMATS}")
+    stem = path.name.split(".")[0]
+    rows = rows_of(chain(first, rest), stem, prefix=prefix)
+    return Found(form or "no entries", rows, {"source_file": path.name, **provenance})
+
+
+def unwrapped(answer: Any) -> tuple[list[Any], dict[str, Any], str]:
+    """The documents of an answer or of a JSON file, what its ``meta`` says of the provider, and the provider's prefix.
+
+    Lists, answers of REST services, tables as pandas writes them (matminer's JSON among them), and single documents.
+    """
+    if not isinstance(answer, Mapping):
+        return (list(answer) if isinstance(answer, list) else [answer]), {}, ""
+    data = answer.get("data")
+    if "columns" in answer and isinstance(data, list):
+        return [dict(zip(answer["columns"], row, strict=True)) for row in data], {}, ""
+    if isinstance(data, (list, Mapping)) and not {"structure", "energy"} <= answer.keys():
+        meta = answer.get("meta") or {}
+        provider = meta.get("provider") or {}
+        facts = {"source": provider.get("name"), "source_version": meta.get("api_version")}
+        if isinstance(stamp := meta.get("time_stamp"), str):
+            facts["retrieved"] = stamp[:10]
+        if "_oqmd_version" in ((answer.get("links") or {}).get("base_url") or {}).get("meta", {}):
+            facts |= {"source": "OQMD", "licence": "CC-BY-4.0"}
+        return (data if isinstance(data, list) else [data]), facts, str(provider.get("prefix") or "")
+    if isinstance(answer.get("entries"), list):
+        return answer["entries"], {}, ""
+    column = answer.get("structure", answer.get("cif"))
+    if isinstance(column, Mapping) and "lattice" not in column:  # a table by columns, each with its own index
+        return [{name: values.get(i) for name, values in answer.items()} for i in column], {}, ""
+    return [answer], {}, ""
+
+
+def _json(path: Path) -> Found:
+    content = json.loads(_text(path))
+    if isinstance(content, Mapping) and {"ids", "nextid"} <= content.keys():
+        return _ase_database(path)
+    documents, facts, prefix = unwrapped(content)
+    return _found(documents, path, facts, prefix=prefix)
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _json_lines(path: Path) -> Found:
+    first: Any = next(_lines(path), {})
+    if "fetch" in first:
+        return _fetched(path)
+    # OPTIMADE's own lines begin with a header, and describe their fields before the structures
+    documents = (d for d in _lines(path) if "x-optimade" not in d and d.get("type") not in ("info", "references"))
+    return _found(documents, path, {})
+
+
+def _fetched(path: Path) -> Found:
+    """What a fetch kept: each answer as the provider gave it, with its date."""
+    header = next(_lines(path))["fetch"]
+
+    def rows() -> Iterator[Row | Refusal]:
+        for k, line in enumerate(islice(_lines(path), 1, None)):
+            documents, _, _ = unwrapped(line["answer"])
+            found = rows_of(documents, f"answer-{k}", prefix=header["prefix"])
+            yield from (_labelled(row, {"retrieved": line["retrieved"]}) for row in found)
+
+    asked = header["query"].get("limit")
+    facts = {"source": header["name"], "source_version": header["version"], "source_url": header["endpoint"]}
+    return Found(f"a fetch from {header['name']}", islice(rows(), asked), {**facts, "licence": header["licence"]})
+
+
+# ---- tables and databases
+
+
+def _csv(path: Path) -> Found:
+    import pandas as pd
+
+    names = dict.fromkeys(("material_id", "id"), str)  # "007" is a name, not a number
+    frame = pd.read_csv(path, dtype=names)
+    if "cif" not in frame:
+        raise DataError(f"the table has no column cif; its columns are {', '.join(map(str, frame.columns))}")
+    return _found(frame.to_dict("records"), path, {})
+
+
+def _ase_database(path: Path) -> Found:
+    import ase.db
+
+    def rows() -> Iterator[Row | Refusal]:
+        with ase.db.connect(str(path), use_lock_file=False) as database:
+            for row in database.select():
+                own = row.key_value_pairs
+                yield row_of(id_of(own) or str(own.get("name", f"ase-{row.id}")), partial(ase_row, row))
+
+    return Found("an ASE database", rows(), {"source_file": path.name})

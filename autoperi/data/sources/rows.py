@@ -1,0 +1,190 @@
+"""Rows of a table on their way: crystals that are kept, entries that are refused with a reason, and their files."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autoperi.data.files import dumps, write_atomically, write_table
+from autoperi.data.tables import CrystalTable, table_bytes
+from autoperi.errors import DataError, one_line
+
+if TYPE_CHECKING:
+    from autoperi.data.convert import Arrays, Crystal
+
+MIN_DISTANCE_A = 0.5
+"""Å, below which two atoms are one that is listed twice: no bond is so short (H2 has 0.74 Å)."""
+REFUSED = ".refused.csv"
+"""What the table of refused entries is called, after the name of the table of crystals."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An entry that becomes no row.
+
+    Attributes:
+        id: its name; that of its file or its place in it, where it has none.
+        reason: ``disordered``, ``partially occupied``, ``duplicate``, ``not periodic``, ``incomplete``, ``missing``,
+            ``retracted``, ``deprecated`` or ``broken``.
+        detail: one line.
+        source_file: where it stood.
+    """
+
+    id: str
+    reason: str
+    detail: str
+    source_file: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A crystal and its labels.
+
+    Attributes:
+        id: its name.
+        arrays: lattice ``[3, 3]`` in Å, fractional coordinates ``[n, 3]``, atomic numbers ``[n]``.
+        labels: column to value.
+    """
+
+    id: str
+    arrays: Arrays
+    labels: Mapping[str, Any]
+
+
+class EntryError(DataError):
+    """An entry that is refused for a reason that its own fields give."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def row_of(name: str, make: Callable[[], tuple[Crystal, Mapping[str, Any]]]) -> Row | Refusal:
+    """A row of what ``make`` gives, or why there is none; no entry is worth the end of an import.
+
+    Args:
+        name: of the entry; a label ``id`` goes before it.
+        make: gives the crystal and its labels, or fails.
+    """
+    from autoperi.data.convert import as_structure, kind_of, to_arrays
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters of them becomes a refusal
+            crystal, given = make()
+        labels = {key: value for key, value in given.items() if value is not None}
+        name = str(labels.pop("id", name))
+        if kind_of(crystal) == "structure":
+            _check_order(crystal)
+        arrays = to_arrays(crystal)
+        if not as_structure(crystal).is_valid(tol=MIN_DISTANCE_A):
+            raise EntryError("broken", f"two atoms are within {MIN_DISTANCE_A} Å of each other")
+        return Row(name, arrays, labels)
+    except EntryError as refused:
+        return Refusal(name, refused.reason, one_line(refused))
+    except Exception as error:  # pymatgen and ASE fail in many ways on files that no program of theirs wrote
+        return Refusal(name, "not periodic" if "is not periodic" in str(error) else "broken", one_line(error))
+
+
+def _check_order(structure: Any) -> None:
+    for i, site in enumerate(structure):
+        if not site.is_ordered:
+            reason = "disordered" if len(site.species) > 1 else "partially occupied"
+            raise EntryError(reason, f"site {i} holds {site.species_string}")
+
+
+def collect(found: Iterable[Row | Refusal], **provenance: Any) -> tuple[CrystalTable, list[Refusal]]:
+    """The rows as a table, each crystal once, and what was refused, both in the order given.
+
+    A second entry of an id is refused as a duplicate, and so is one that repeats geometry and numbers of another.
+
+    Args:
+        found: rows and refusals.
+        **provenance: columns that every row gets where it has no value of its own.
+    """
+    import pandas as pd
+
+    rows: list[Row] = []
+    refused: list[Refusal] = []
+    names: set[str] = set()
+    contents: dict[str, str] = {}
+    for one in found:
+        if isinstance(one, Refusal):
+            refused.append(one if one.source_file else replace(one, source_file=provenance.get("source_file", "")))
+            continue
+        file = str(one.labels.get("source_file", provenance.get("source_file", "")))
+        same = contents.setdefault(_content(one), one.id)
+        if one.id in names:
+            refused.append(Refusal(one.id, "duplicate", "an entry of this id came before", file))
+        elif same != one.id:
+            refused.append(Refusal(one.id, "duplicate", f"the same crystal with the same numbers as {same}", file))
+        else:
+            names.add(one.id)
+            rows.append(one)
+    common = {key: value for key, value in provenance.items() if value is not None}
+    labels = pd.DataFrame([{**common, **row.labels} for row in rows], index=range(len(rows)))
+    table = CrystalTable(
+        np.array([row.arrays[0] for row in rows], dtype=np.float64).reshape(-1, 3, 3),
+        [row.arrays[1] for row in rows],
+        [row.arrays[2] for row in rows],
+        [row.id for row in rows],
+        labels,
+    )
+    return table, refused
+
+
+def _content(row: Row) -> str:
+    """A hash of the geometry to 1e-6 and of all labels that are numbers."""
+    lattice, coords, numbers = row.arrays
+    digest = hashlib.sha256()
+    for array in (lattice, coords % 1.0):
+        digest.update((np.round(array, 6) + 0.0).tobytes())  # -0.0 is 0.0
+    digest.update(numbers.tobytes())
+    figures = {k: v for k, v in row.labels.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    digest.update(dumps(dict(sorted(figures.items()))).encode())
+    return digest.hexdigest()
+
+
+def write(table: CrystalTable, refused: list[Refusal], out: Path) -> dict[str, Any]:
+    """Write ``out``, and beside it the refused entries (no such file where there are none).
+
+    Returns:
+        ``crystals``, ``refused`` (reason to number), ``files`` and ``sha256`` of the table.
+
+    Raises:
+        DataError: nothing is left, or a place that cannot be written.
+    """
+    beside = out.with_name(out.name.removesuffix(out.suffix) + REFUSED)
+    beside.unlink(missing_ok=True)
+    files = [write_table([vars(r) for r in refused], beside)] if refused else []
+    if not len(table):
+        said = f"; {beside} says why each of {len(refused)} entries was refused" if refused else ""
+        raise DataError(f"there is no crystal to write to {out}{said}")
+    content = table_bytes(table, reduced_formulas(table))
+    write_atomically(out, content)
+    return {
+        "crystals": len(table),
+        "refused": dict(Counter(r.reason for r in refused).most_common()),
+        "files": [str(file) for file in (out, *files)],
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def reduced_formulas(table: CrystalTable) -> list[str]:
+    """pymatgen's reduced formula of each row."""
+    return [_formula(tuple(sorted(Counter(numbers.tolist()).items()))) for numbers in table.atomic_numbers]
+
+
+@lru_cache(maxsize=100_000)
+def _formula(counts: tuple[tuple[int, int], ...]) -> str:
+    from pymatgen.core import Composition, Element
+
+    return str(Composition({Element.from_Z(z): n for z, n in counts}).reduced_formula)

@@ -1,0 +1,276 @@
+"""Files that people have: each format gives the same crystals and labels, and what cannot be read is named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import ase.db
+import numpy as np
+import pandas as pd
+import provider_forms as forms
+import pytest
+from pymatgen.core import Structure
+
+from autoperi.cli.main import main
+from autoperi.data.convert import structure_to_atoms
+from autoperi.data.io import read_table, write_crystals
+from autoperi.data.sources.files import import_file
+from autoperi.errors import DataError
+from autoperi.hub import load_bundle
+
+N = 6
+
+
+def summaries(path):
+    path.write_text(json.dumps([forms.summary(k) for k in range(N)]))
+
+
+def rest_answer(path):
+    path.write_text(json.dumps({"data": [forms.summary(k) for k in range(N)], "meta": {"total_doc": N}}))
+
+
+def mp_2018(path):
+    """``mp.2018.6.1.json``: CIFs as text."""
+    rows = [
+        {
+            "material_id": f"mp-{1000 + k}",
+            "structure": forms.primitive(k).to(fmt="cif"),
+            "formation_energy_per_atom": -2.0 - 0.01 * k,
+            "band_gap": 5.0,
+            "graph": {"bond": [0.1], "index1": [0], "index2": [1], "atom": [3]},
+        }
+        for k in range(N)
+    ]
+    path.write_text(json.dumps(rows))
+
+
+def oqmd(path):
+    path.write_text(json.dumps(forms.oqmd_answer([forms.oqmd(k) for k in range(N)])))
+
+
+def optimade(path):
+    path.write_text(json.dumps(forms.optimade_answer([forms.optimade(k) for k in range(N)])))
+
+
+def optimade_lines(path):
+    head = [{"x-optimade": {"meta": {"api_version": "1.2.0"}}}, {"type": "info", "id": "structures"}]
+    path.write_text("\n".join(json.dumps(d) for d in (*head, *(forms.optimade(k) for k in range(N)))))
+
+
+def entries(path):
+    path.write_text(json.dumps([forms.computed_entry(k) for k in range(N)]))
+
+
+def cdvae(path):
+    rows = [
+        {
+            "material_id": f"mp-{1000 + k}",
+            "formation_energy_per_atom": -2.0 - 0.01 * k,
+            "band_gap": 5.0,
+            "pretty_formula": "LiF",
+            "e_above_hull": 0.0,
+            "elements": "['F', 'Li']",
+            "cif": forms.primitive(k).to(fmt="cif"),
+            "spacegroup.number": 225,
+        }
+        for k in range(N)
+    ]
+    pd.DataFrame(rows).to_csv(path)
+
+
+def matbench(path):
+    """A table of matminer and matbench: what pandas writes with ``orient="split"``, structures as dictionaries."""
+    data = [[forms.primitive(k).as_dict(), -2.0 - 0.01 * k] for k in range(N)]
+    content = {"index": list(range(N)), "columns": ["structure", "e_form"], "data": data}
+    with gzip.open(path, "wt") as file:
+        json.dump(content, file)
+
+
+def by_columns(path):
+    frame = pd.DataFrame({"structure": [forms.primitive(k).as_dict() for k in range(N)], "gap pbe": 5.0})
+    frame["formation_energy_per_atom"] = [-2.0 - 0.01 * k for k in range(N)]
+    path.write_text(frame.to_json())
+
+
+def ase_database(path):
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    with ase.db.connect(path) as database:
+        for k in range(N):
+            atoms = structure_to_atoms(forms.primitive(k))
+            atoms.calc = SinglePointCalculator(atoms, energy=-6.0 - 0.02 * k)
+            database.write(atoms, name=f"salt{k}", formation_energy_per_atom=-2.0 - 0.01 * k)
+
+
+def structures(path):
+    crystals = [forms.primitive(k) for k in range(N)]
+    for k, crystal in enumerate(crystals):
+        crystal.properties |= {"material_id": f"mp-{1000 + k}", "formation_energy_per_atom": -2.0 - 0.01 * k}
+    write_crystals(crystals, path)
+
+
+def cif_folder(path):
+    path.mkdir()
+    (path / "more").mkdir()
+    for k in range(N):
+        place = path if k % 2 else path / "more"
+        forms.primitive(k).to(str(place / f"salt{k}.cif"))
+    (path / "README.txt").write_text("not a crystal")
+
+
+FILES = {
+    "docs.json": (summaries, "records with a structure"),
+    "answer.json": (rest_answer, "records with a structure"),
+    "mp.2018.6.1.json": (mp_2018, "records with a structure"),
+    "oqmd.json": (oqmd, "an answer of OQMD"),
+    "optimade.json": (optimade, "OPTIMADE resources"),
+    "optimade.jsonl": (optimade_lines, "OPTIMADE resources"),
+    "entries.json": (entries, "ComputedStructureEntry objects"),
+    "mp_20.csv": (cdvae, "records with a structure"),
+    "matbench_mp_e_form.json.gz": (matbench, "records with a structure"),
+    "columns.json": (by_columns, "records with a structure"),
+    "salts.db": (ase_database, "an ASE database"),
+    "salts-ase.json": (ase_database, "an ASE database"),
+    "structures.json": (structures, "pymatgen structures"),
+    "salts.extxyz": (structures, "a table of crystals"),
+    "salts.parquet": (structures, "a table of crystals"),
+    "cifs": (cif_folder, "a folder of crystals"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_crystals_and_trains(tmp_path, tiny_dir, name):
+    write, kind = FILES[name]
+    write(tmp_path / name)
+    facts = import_file(tmp_path / name, tmp_path / "out.parquet", licence="mine", progress=False)
+    assert (facts["format"], facts["crystals"], facts["refused"]) == (kind, N, {})
+    assert facts["files"] == [str(tmp_path / "out.parquet")]
+    table = read_table(tmp_path / "out.parquet")
+    assert set(table.labels["licence"]) == {"mine"}
+    assert len(set(table.ids)) == N
+    found = {s.composition.reduced_formula: s for s in table.structures()}
+    for k in range(N):
+        true = forms.primitive(k)
+        crystal = found[true.composition.reduced_formula]
+        assert crystal.volume == pytest.approx(true.volume, rel=1e-5)
+        assert crystal.get_distance(0, 1) == pytest.approx(true.get_distance(0, 1), rel=1e-5)
+    labelled = name not in ("cifs", "entries.json", "optimade.json", "optimade.jsonl")
+    if labelled:
+        energies = sorted(table.labels["formation_energy_per_atom"])
+        first = -1.9 if name == "oqmd.json" else -2.0
+        np.testing.assert_allclose(energies, [first - 0.01 * k for k in reversed(range(N))], rtol=1e-12)
+    train("formation-energy" if labelled else "lattice-relaxer", tmp_path / "out.parquet", tiny_dir)
+
+
+def train(kind, table, base):
+    """One epoch of ``autoperi train`` from the table."""
+    how = ["--base", base, "--epochs", 1, "--batch-size", 8, "--device", "cpu", "--quiet"]
+    words = ["train", kind, "--data", table, "--val", table, "--out", table.parent / "run", *how]
+    assert main([str(word) for word in words]) == 0
+    load_bundle(table.parent / "run" / "model")
+
+
+def test_corrections_are_columns(tmp_path):
+    entries(tmp_path / "entries.json")
+    import_file(tmp_path / "entries.json", tmp_path / "entries.parquet", progress=False)
+    row = read_table(tmp_path / "entries.parquet").labels.iloc[0]
+    assert row["uncorrected_energy_per_atom_eV"] == pytest.approx(-11.5 / 2)
+    assert row["correction_per_atom_eV"] == pytest.approx(-0.687 / 2)
+    assert row["energy_per_atom_eV"] == pytest.approx((-11.5 - 0.687) / 2)
+    assert (row["corrections"], row["run_type"]) == ("MP2020 anion correction (oxide)", "GGA")
+    text = forms.cod_cif(0, 9008000, more="_cod_duplicate_entry 1000001\n_cod_depositor_comments\n;\n Cell mended.\n;")
+    (tmp_path / "9008000.cif").write_text(text)
+    import_file(tmp_path / "9008000.cif", tmp_path / "cod.parquet", progress=False)
+    row = read_table(tmp_path / "cod.parquet").labels.iloc[0]
+    assert (row["duplicate_of"], row["cod_comments"].strip(), row["source"]) == ("1000001", "Cell mended.", "COD")
+
+
+def test_a_folder_of_cod_with_twenty_bad_files(tmp_path):
+    bad = forms.cod_folder(tmp_path / "cifs")
+    facts = import_file(tmp_path / "cifs", tmp_path / "cod.parquet", progress=False)
+    assert (facts["crystals"], facts["entries"], sum(facts["refused"].values())) == (80, 100, 20)
+    named = pd.read_csv(tmp_path / "cod.refused.csv")
+    assert dict(zip(named["source_file"].str.removesuffix(".cif"), named["reason"], strict=True)) == bad
+    assert named["detail"].str.len().between(10, 200).all()
+    assert set(read_table(tmp_path / "cod.parquet").labels["source_file"]) == {f"{9008000 + k}.cif" for k in range(80)}
+
+
+MIXED = [
+    {"name": "NaK", "chemical_symbols": ["Na", "K"], "concentration": [0.5, 0.5]},
+    {"name": "Cl", "chemical_symbols": ["Cl"], "concentration": [1.0]},
+]
+VACANT = [{"name": "Li1", "chemical_symbols": ["Li", "vacancy"], "concentration": [0.9, 0.1]}, *MIXED[1:]]
+SPECIAL = {
+    "disordered": forms.optimade(1, species=MIXED),
+    "partially occupied": forms.optimade(2, species=VACANT),
+    "incomplete": forms.optimade(3, structure_features=["implicit_atoms"]),
+    "not periodic": forms.optimade(4, dimension_types=[1, 1, 0]),
+    "deprecated": forms.summary(5, deprecated=True, deprecation_reasons=["bad structure"]),
+    "duplicate": forms.optimade(0),
+    "broken": forms.oqmd(6, sites=["Qq @ 0 0 0"]),
+}
+
+
+@pytest.mark.parametrize("reason", SPECIAL)
+def test_refused_documents_are_named(tmp_path, reason):
+    (tmp_path / "docs.json").write_text(json.dumps([forms.optimade(0), SPECIAL[reason]]))
+    facts = import_file(tmp_path / "docs.json", tmp_path / "out.parquet", progress=False)
+    assert facts["refused"] == {reason: 1}
+    (row,) = pd.read_csv(tmp_path / "out.refused.csv").to_dict("records")
+    name = {"deprecated": "mp-1005", "broken": "oqmd-2006"}.get(reason, str(SPECIAL[reason].get("id")))
+    assert (str(row["id"]), row["reason"], row["source_file"]) == (name, reason, "docs.json")
+    # a second import that refuses nothing leaves no old table of refusals behind
+    (tmp_path / "docs.json").write_text(json.dumps([forms.optimade(0)]))
+    assert import_file(tmp_path / "docs.json", tmp_path / "out.parquet", progress=False)["refused"] == {}
+    assert not (tmp_path / "out.refused.csv").exists()
+
+
+def test_two_atoms_at_one_place_and_foreign_classes(tmp_path):
+    close = Structure([[5, 0, 0], [0, 5, 0], [0, 0, 5]], ["Na", "Cl"], [[0, 0, 0], [0.05, 0, 0]]).as_dict()
+    foreign = forms.summary(1)
+    foreign["structure"]["sites"][0]["properties"] = {"magmom": {"@module": "os", "@class": "system"}}
+    nan = forms.summary(2)
+    nan["structure"]["lattice"]["matrix"][0][0] = float("nan")
+    docs = [forms.summary(0), {"material_id": "a", "structure": close}, foreign, nan]
+    (tmp_path / "docs.json").write_text(json.dumps(docs))
+    assert import_file(tmp_path / "docs.json", tmp_path / "out.parquet", progress=False)["refused"] == {"broken": 3}
+    details = pd.read_csv(tmp_path / "out.refused.csv")["detail"].tolist()
+    assert "within 0.5 Å" in details[0]
+    assert "names the module 'os'" in details[1]
+    assert "NaN" in details[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.json", "{", "cannot be read"),
+        ("x.json", "", "is empty"),
+        ("x.json", '[{"a": 1, "b": 2}]', "the fields a, b"),
+        ("x.json", "[]", "holds no entries"),
+        ("x.csv", "a,b\n1,2\n", "no column cif; its columns are a, b"),
+        ("x.xlsx", "x", "suffix '.xlsx'"),
+        ("x.db", "no database", "cannot be read"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=words) as said:
+        import_file(tmp_path / name, tmp_path / "out.parquet", progress=False)
+    assert str(tmp_path / name) in str(said.value)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_places_that_are_refused(tmp_path):
+    cif_folder(tmp_path / "cifs")
+    with pytest.raises(DataError, match=r"is written as \.parquet"):
+        import_file(tmp_path / "cifs", tmp_path / "out.csv")
+    with pytest.raises(DataError, match="does not exist"):
+        import_file(tmp_path / "nothing", tmp_path / "out.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no CIF"):
+        import_file(tmp_path / "empty", tmp_path / "out.parquet")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.cif").write_text("nothing")
+    with pytest.raises(DataError, match=r"no crystal to write.*out\.refused\.csv says why each of 1"):
+        import_file(tmp_path / "bad", tmp_path / "out.parquet", progress=False)

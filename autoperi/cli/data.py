@@ -72,11 +72,13 @@ def add_parser(subparsers: Any) -> None:
         "a folder of CIFs, .cif, .csv (CDVAE), .json or .jsonl (Materials Project, OQMD, OPTIMADE, matbench, matminer, "
         "pymatgen), .db (ASE), .extxyz, .parquet, or the folder of a fetch"
     )
-    common.add_option(command, "file", "FILE", what)
+    command.add_argument("files", metavar="FILE", nargs="+", help=f"{what}; several become one table")
     common.add_option(
         command, "--out", "TABLE", ".parquet; NAME.refused.csv beside it names what was refused", required=True
     )
     common.add_option(command, "--licence", "TEXT", "of the data, for the column licence")
+    common.add_option(command, "--max-atoms", "N", "refuse larger crystals", type=common.whole)
+    common.add_option(command, "--volume", "LOW-HIGH", "refuse crystals out of this range of Å³ an atom, e.g. 4-150")
 
     command = add("split", "train, val and test of a table", split)
     common.add_option(command, "file", "TABLE", "crystals with ids")
@@ -127,14 +129,28 @@ def fetch(args: argparse.Namespace) -> int:
 
 def import_(args: argparse.Namespace) -> int:
     """Read, write, print."""
-    from autoperi.data.sources.files import import_file
+    from autoperi.data.sources.files import import_files
 
-    facts = import_file(args.file, args.out, licence=args.licence, progress=common.progress_of(args))
+    limits: dict[str, Any] = {"max_atoms": args.max_atoms, "volume": _range(args.volume)}
+    facts = import_files(args.files, args.out, licence=args.licence, progress=common.progress_of(args), **limits)
     if args.json:
         common.say_json(facts)
     else:
-        _say_rows({**facts, "format": f"{args.file} ({facts['format']})"})
+        _say_rows({**facts, "format": f"{', '.join(args.files)} ({facts['format']})"})
     return 0
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    low, _, high = text.partition("-")
+    try:
+        found = float(low), float(high)
+    except ValueError:
+        found = 1.0, 0.0
+    if not 0 <= found[0] < found[1]:
+        raise RequestError(f"--volume {text} is no range; give Å³ an atom such as 4-150")
+    return found
 
 
 def _say_rows(facts: dict[str, Any]) -> None:
@@ -253,9 +269,9 @@ def _table(args: argparse.Namespace) -> CrystalTable:
         from autoperi.data.io import read_table
 
         return read_table(args.file)
-    from autoperi.data.sources.files import read_source
+    from autoperi.data.sources.files import read_sources
 
-    _, table, refused = read_source(args.file, progress=common.progress_of(args))
+    _, table, refused = read_sources([args.file], progress=common.progress_of(args))
     if not len(table):
         raise DataError(f"{args.file}: all {len(refused)} entries are refused, the first because {refused[0].detail}")
     if refused:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 
 import local_providers
 import pandas as pd
 import provider_forms as forms
 import pytest
 
+from autoperi.cli.data import CONDITIONS, SOURCES
 from autoperi.data.io import read_table
+from autoperi.data.sources.providers import PROVIDERS
+from autoperi.data.sources.query import Query
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,11 @@ def test_split_writes_parts_that_go_back_together(cli, table, tmp_path):
     assert "1 ids of test are not in the table" in ran.err
     assert f"{len(parts['val'])} removed, which share a formula across the split" in ran.out
     assert pd.read_csv(tmp_path / "t" / "removed.csv")["like"].tolist() == parts["val"].ids
+
+
+def test_words_are_those_of_the_clients():
+    assert tuple(PROVIDERS) == SOURCES
+    assert set(CONDITIONS) == {f.name for f in fields(Query)}
 
 
 def test_show(cli, table):

@@ -37,6 +37,8 @@ COLUMNS = {
     "last phdos peak": "last_phdos_peak_per_cm",
     "K_VRH": "k_vrh",
     "G_VRH": "g_vrh",
+    "bulk_modulus_vrh": "k_vrh",
+    "shear_modulus_vrh": "g_vrh",
     "delta_e": "formation_energy_per_atom",
     "stability": "e_above_hull",
     "fit": "correction_fit",
@@ -48,12 +50,22 @@ COLUMNS = {
     "alexandria_hull_distance": "e_above_hull",
     "alexandria_band_gap": "band_gap",
 }
-"""Fields of Materials Project, matbench, OQMD and others whose columns are called otherwise; the units are the same."""
+"""Fields of databases and data sets whose columns are called otherwise here; the units are the same."""
 _LOGARITHMS = {"log10(K_VRH)": "k_vrh", "log10(G_VRH)": "g_vrh"}
 """Columns of matbench that hold the decimal logarithm of GPa."""
 _IDS = ("material_id", "mp_id", "entry_id", "id", "task_id")
 _STRUCTURES = ("structure", "final_structure", "cif")
-_DERIVED = ("formula", "pretty_formula", "formula_pretty", "nsites", "n_atoms", "natoms", "volume", "elements")
+_DERIVED = (
+    "formula",
+    "pretty_formula",
+    "formula_pretty",
+    "nsites",
+    "n_atoms",
+    "natoms",
+    "volume",
+    "elements",
+    "poscar",
+)
 """What the crystal itself says."""
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from autoperi.data.checks import positive_number
 from autoperi.data.files import check_writable, dumps, write_atomically
 from autoperi.data.sources.client import Client
-from autoperi.data.sources.files import ANSWERS, import_file
+from autoperi.data.sources.files import ANSWERS, import_files
 from autoperi.data.sources.providers import PROVIDERS
 from autoperi.data.sources.query import Query, make_query
 from autoperi.errors import AutoPeriError, DataError, RequestError
@@ -49,7 +49,7 @@ def fetch(
 
     Returns:
         ``source``, ``version``, ``licence``, ``query``, ``answers`` and what
-        :func:`autoperi.data.sources.files.import_file` says.
+        :func:`autoperi.data.sources.files.import_files` says.
 
     Raises:
         RequestError: before any work, with the value and the remedy.
@@ -81,7 +81,7 @@ def fetch(
     if not documents:
         words = dumps(header["query"])
         raise DataError(f"{header['name']} has no document of this query ({words}); ask for less, in another folder")
-    facts = import_file(folder, folder / TABLE, progress=progress)
+    facts = import_files([folder], folder / TABLE, progress=progress)
     summary = {
         "source": header["name"],
         "endpoint": header["endpoint"],

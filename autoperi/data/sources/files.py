@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoperi.data.checks import whole_number
 from autoperi.data.files import check_exists, check_writable, explained, format_of
+from autoperi.data.formats import read_cif
 from autoperi.data.io import crystal_files, read_crystals
 from autoperi.data.sources.documents import FORMS, Made, ase_row, cif, form_of, id_of, scalars
-from autoperi.data.sources.rows import Refusal, Row, collect, row_of, write
+from autoperi.data.sources.rows import Refusal, Row, collect, row_of, within, write
 from autoperi.errors import DataError, one_line
 from autoperi.progress import progress_bar
 
@@ -50,27 +54,39 @@ class Found:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def import_file(
-    path: str | Path, out: str | Path, *, licence: str | None = None, progress: bool | None = None
+def import_files(
+    paths: Sequence[str | Path],
+    out: str | Path,
+    *,
+    licence: str | None = None,
+    max_atoms: int | None = None,
+    volume: tuple[float, float] | None = None,
+    progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Write the crystals of a file or folder as a Parquet table, and what was refused beside it.
+    """Write the crystals of files and folders as one Parquet table, and what was refused beside it.
 
     Args:
-        path: one of :data:`FORMATS`.
+        paths: each one of :data:`FORMATS`; an id that came before is refused as a duplicate.
         out: the table, ``.parquet``.
         licence: of the data; None is what the file or the source says.
+        max_atoms: refuse larger crystals.
+        volume: refuse crystals out of this range of Å³ an atom.
         progress: show a bar; None shows it on a terminal.
 
     Returns:
         ``format``, ``entries`` and what :func:`autoperi.data.sources.rows.write` says.
 
     Raises:
+        RequestError: limits that are none.
         DataError: no such file, a format that is not known, no crystal in it, or a place that cannot be written.
     """
     target = check_table(out)
-    found, table, refused = read_source(path, licence=licence, progress=progress)
+    limits: dict[str, Any] = {"max_atoms": max_atoms, "volume": volume}
+    if max_atoms is not None:
+        whole_number(max_atoms, "max_atoms")
+    kinds, table, refused = read_sources(paths, licence=licence, progress=progress, **limits)
     facts = write(table, refused, target)
-    return {"format": found.kind, "entries": len(table) + len(refused), **facts}
+    return {"format": ", ".join(dict.fromkeys(kinds)), "entries": len(table) + len(refused), **facts}
 
 
 def check_table(out: str | Path) -> Path:
@@ -86,31 +102,41 @@ def check_table(out: str | Path) -> Path:
     return target
 
 
-def read_source(
-    path: str | Path, *, licence: str | None = None, progress: bool | None = None
-) -> tuple[Found, CrystalTable, list[Refusal]]:
-    """The crystals of a file or folder as a table, and what was refused; arguments as in :func:`import_file`.
+def read_sources(
+    paths: Sequence[str | Path],
+    *,
+    licence: str | None = None,
+    max_atoms: int | None = None,
+    volume: tuple[float, float] | None = None,
+    progress: bool | None = None,
+) -> tuple[list[str], CrystalTable, list[Refusal]]:
+    """What the files are, their crystals as a table, and what was refused; arguments as in :func:`import_files`.
 
     Raises:
-        DataError: as :func:`import_file`.
+        DataError: as :func:`import_files`.
     """
-    file = Path(path)
-    check_exists(file)
-    with explained(file, "read"):
-        found = open_source(file)
-        with progress_bar(None, enabled=progress, description="reading", unit="entry") as bar:
-            table, refused = collect(_counted(found.rows, bar), **found.provenance)
+    for path in paths:
+        check_exists(Path(path))
+    kinds: list[str] = []
+
+    def rows(bar: Any) -> Iterator[Row | Refusal]:
+        for path in map(Path, paths):
+            with explained(path, "read"):
+                found = open_source(path)
+                kinds.append(found.kind)
+                empty = True
+                for row in found.rows:
+                    empty = False
+                    yield within(_labelled(row, found.provenance), max_atoms=max_atoms, volume=volume)
+                    bar.update()
+                if empty:
+                    raise DataError(f"it holds no entries; give {FORMATS}")
+
+    with progress_bar(None, enabled=progress, description="reading", unit="entry") as bar:
+        table, refused = collect(rows(bar))
     if licence is not None:
         table.labels["licence"] = licence
-    if not len(table) and not refused:
-        raise DataError(f"{file} holds no entries; give {FORMATS}")
-    return found, table, refused
-
-
-def _counted(rows: Iterable[Row | Refusal], bar: Any) -> Iterator[Row | Refusal]:
-    for row in rows:
-        bar.update()
-        yield row
+    return kinds, table, refused
 
 
 def open_source(path: Path) -> Found:
@@ -129,7 +155,7 @@ def open_source(path: Path) -> Found:
     if name.endswith(".db"):
         return _ase_database(path)
     if name.endswith(".cif"):
-        return Found("a CIF", [row_of(path.stem, partial(cif, _text(path)))], {"source_file": path.name})
+        return Found("a CIF", _cif_rows(path.stem, _text(path)), {"source_file": path.name})
     if format_of(path) is None:
         raise DataError(f"{path} has the suffix {path.suffix!r}; give {FORMATS}")
     return Found("a table of crystals", _crystals(path, path.stem), {"source_file": path.name})
@@ -157,21 +183,32 @@ def _folder(folder: Path) -> Found:
 
 def _file_of(file: Path, folder: Path) -> Iterator[Row | Refusal]:
     inside = file.relative_to(folder)
-    where = {"source_file": inside.as_posix()}
-    if format_of(file) == "cif":
-        yield _labelled(row_of(inside.with_suffix("").as_posix(), lambda: cif(_text(file))), where)
-        return
+    is_cif = format_of(file) == "cif"
+    name = inside.with_suffix("").as_posix() if is_cif else inside.as_posix()
     try:
-        found = list(_crystals(file, inside.as_posix()))
+        found = list(_cif_rows(name, _text(file)) if is_cif else _crystals(file, name))
     except DataError as error:
-        found = [Refusal(inside.as_posix(), "broken", one_line(error))]
-    yield from (_labelled(row, where) for row in found)
+        found = [Refusal(name, "broken", one_line(error))]
+    yield from (_labelled(row, {"source_file": inside.as_posix()}) for row in found)
+
+
+def _cif_rows(name: str, text: str) -> Iterator[Row | Refusal]:
+    """The crystal of a CIF with what COD says of it, or the crystals of its blocks where several hold one."""
+    if len(re.findall(r"^\s*data_", text, flags=re.MULTILINE | re.IGNORECASE)) > 1:
+        with suppress(Exception):  # which the first block by itself explains
+            crystals = read_cif(text, None)
+            if len(crystals) > 1:
+                for k, crystal in enumerate(crystals, start=1):
+                    yield row_of(f"{name}-{k}", partial(lambda c: (c, {}), crystal))
+                return
+    yield row_of(name, partial(cif, text))
 
 
 def _labelled(row: Row | Refusal, labels: Mapping[str, Any]) -> Row | Refusal:
+    """A row with labels where it has none of its own; a refusal with the file."""
     if isinstance(row, Row):
-        return Row(row.id, row.arrays, {**labels, **row.labels})
-    return replace(row, source_file=labels.get("source_file", row.source_file))
+        return Row(row.id, row.arrays, {**{k: v for k, v in labels.items() if v is not None}, **row.labels})
+    return replace(row, source_file=row.source_file or labels.get("source_file", ""))
 
 
 def _crystals(file: Path, stem: str) -> Iterator[Row | Refusal]:

@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ class Refusal:
     Attributes:
         id: its name; that of its file or its place in it, where it has none.
         reason: ``disordered``, ``partially occupied``, ``duplicate``, ``not periodic``, ``incomplete``, ``missing``,
-            ``retracted``, ``deprecated`` or ``broken``.
+            ``retracted``, ``deprecated``, ``too large``, ``volume`` or ``broken``.
         detail: one line.
         source_file: where it stood.
     """
@@ -101,14 +101,23 @@ def _check_order(structure: Any) -> None:
             raise EntryError(reason, f"site {i} holds {site.species_string}")
 
 
-def collect(found: Iterable[Row | Refusal], **provenance: Any) -> tuple[CrystalTable, list[Refusal]]:
+def within(row: Row | Refusal, *, max_atoms: int | None, volume: tuple[float, float] | None) -> Row | Refusal:
+    """A row, or its refusal where it has more atoms than ``max_atoms`` or a volume per atom (Å³) out of ``volume``."""
+    if isinstance(row, Refusal):
+        return row
+    n, file = len(row.arrays[2]), str(row.labels.get("source_file", ""))
+    if max_atoms is not None and n > max_atoms:
+        return Refusal(row.id, "too large", f"{n} atoms, more than {max_atoms}", file)
+    per_atom = abs(float(np.linalg.det(row.arrays[0]))) / n
+    if volume is not None and not volume[0] <= per_atom <= volume[1]:
+        return Refusal(row.id, "volume", f"{per_atom:.4g} Å³ an atom, not {volume[0]:g} to {volume[1]:g}", file)
+    return row
+
+
+def collect(found: Iterable[Row | Refusal]) -> tuple[CrystalTable, list[Refusal]]:
     """The rows as a table, each crystal once, and what was refused, both in the order given.
 
     A second entry of an id is refused as a duplicate, and so is one that repeats geometry and numbers of another.
-
-    Args:
-        found: rows and refusals.
-        **provenance: columns that every row gets where it has no value of its own.
     """
     import pandas as pd
 
@@ -118,9 +127,9 @@ def collect(found: Iterable[Row | Refusal], **provenance: Any) -> tuple[CrystalT
     contents: dict[str, str] = {}
     for one in found:
         if isinstance(one, Refusal):
-            refused.append(one if one.source_file else replace(one, source_file=provenance.get("source_file", "")))
+            refused.append(one)
             continue
-        file = str(one.labels.get("source_file", provenance.get("source_file", "")))
+        file = str(one.labels.get("source_file", ""))
         same = contents.setdefault(_content(one), one.id)
         if one.id in names:
             refused.append(Refusal(one.id, "duplicate", "an entry of this id came before", file))
@@ -129,8 +138,7 @@ def collect(found: Iterable[Row | Refusal], **provenance: Any) -> tuple[CrystalT
         else:
             names.add(one.id)
             rows.append(one)
-    common = {key: value for key, value in provenance.items() if value is not None}
-    labels = pd.DataFrame([{**common, **row.labels} for row in rows], index=range(len(rows)))
+    labels = pd.DataFrame([dict(row.labels) for row in rows], index=range(len(rows)))
     table = CrystalTable(
         np.array([row.arrays[0] for row in rows], dtype=np.float64).reshape(-1, 3, 3),
         [row.arrays[1] for row in rows],

@@ -15,7 +15,7 @@ from mp_api.client.core.client import BaseRester
 from autoperi.data.io import read_table
 from autoperi.data.sources import http
 from autoperi.data.sources.fetch import fetch
-from autoperi.data.sources.files import import_file
+from autoperi.data.sources.files import import_files
 from autoperi.data.sources.materials_project import MaterialsProject
 from autoperi.errors import DataError, RequestError
 
@@ -99,12 +99,12 @@ def test_pages_labels_and_provenance(provider, tmp_path):
 def test_what_was_saved_imports_the_same(provider, tmp_path):
     ask(provider, tmp_path / "run")
     fetched = (tmp_path / "run" / "crystals.parquet").read_bytes()
-    import_file(tmp_path / "run", tmp_path / "again.parquet", progress=False)
+    import_files([tmp_path / "run"], tmp_path / "again.parquet", progress=False)
     assert (tmp_path / "again.parquet").read_bytes() == fetched
     # an answer by itself, as somebody might have saved it
     line = json.loads((tmp_path / "run" / "answers.jsonl").read_text().splitlines()[1])
     (tmp_path / "answer.json").write_text(json.dumps(line["answer"]))
-    import_file(tmp_path / "answer.json", tmp_path / "answer.parquet", progress=False)
+    import_files([tmp_path / "answer.json"], tmp_path / "answer.parquet", progress=False)
     whole, part = pd.read_parquet(tmp_path / "again.parquet"), pd.read_parquet(tmp_path / "answer.parquet")
     apart = ["source_file", "source_url", "retrieved", "source_version", "licence", "id", "source"]
     part, whole = (t.drop(columns=[c for c in apart if c in t]) for t in (part, whole.head(len(part))))

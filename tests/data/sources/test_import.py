@@ -15,7 +15,7 @@ from pymatgen.core import Structure
 from autoperi.cli.main import main
 from autoperi.data.convert import structure_to_atoms
 from autoperi.data.io import read_table, write_crystals
-from autoperi.data.sources.files import import_file
+from autoperi.data.sources.files import import_files
 from autoperi.errors import DataError
 from autoperi.hub import load_bundle
 
@@ -143,7 +143,7 @@ FILES = {
 def test_every_format_gives_the_same_crystals_and_trains(tmp_path, tiny_dir, name):
     write, kind = FILES[name]
     write(tmp_path / name)
-    facts = import_file(tmp_path / name, tmp_path / "out.parquet", licence="mine", progress=False)
+    facts = import_files([tmp_path / name], tmp_path / "out.parquet", licence="mine", progress=False)
     assert (facts["format"], facts["crystals"], facts["refused"]) == (kind, N, {})
     assert facts["files"] == [str(tmp_path / "out.parquet")]
     table = read_table(tmp_path / "out.parquet")
@@ -173,7 +173,7 @@ def train(kind, table, base):
 
 def test_corrections_are_columns(tmp_path):
     entries(tmp_path / "entries.json")
-    import_file(tmp_path / "entries.json", tmp_path / "entries.parquet", progress=False)
+    import_files([tmp_path / "entries.json"], tmp_path / "entries.parquet", progress=False)
     row = read_table(tmp_path / "entries.parquet").labels.iloc[0]
     assert row["uncorrected_energy_per_atom_eV"] == pytest.approx(-11.5 / 2)
     assert row["correction_per_atom_eV"] == pytest.approx(-0.687 / 2)
@@ -181,14 +181,14 @@ def test_corrections_are_columns(tmp_path):
     assert (row["corrections"], row["run_type"]) == ("MP2020 anion correction (oxide)", "GGA")
     text = forms.cod_cif(0, 9008000, more="_cod_duplicate_entry 1000001\n_cod_depositor_comments\n;\n Cell mended.\n;")
     (tmp_path / "9008000.cif").write_text(text)
-    import_file(tmp_path / "9008000.cif", tmp_path / "cod.parquet", progress=False)
+    import_files([tmp_path / "9008000.cif"], tmp_path / "cod.parquet", progress=False)
     row = read_table(tmp_path / "cod.parquet").labels.iloc[0]
     assert (row["duplicate_of"], row["cod_comments"].strip(), row["source"]) == ("1000001", "Cell mended.", "COD")
 
 
 def test_a_folder_of_cod_with_twenty_bad_files(tmp_path):
     bad = forms.cod_folder(tmp_path / "cifs")
-    facts = import_file(tmp_path / "cifs", tmp_path / "cod.parquet", progress=False)
+    facts = import_files([tmp_path / "cifs"], tmp_path / "cod.parquet", progress=False)
     assert (facts["crystals"], facts["entries"], sum(facts["refused"].values())) == (80, 100, 20)
     named = pd.read_csv(tmp_path / "cod.refused.csv")
     assert dict(zip(named["source_file"].str.removesuffix(".cif"), named["reason"], strict=True)) == bad
@@ -215,14 +215,14 @@ SPECIAL = {
 @pytest.mark.parametrize("reason", SPECIAL)
 def test_refused_documents_are_named(tmp_path, reason):
     (tmp_path / "docs.json").write_text(json.dumps([forms.optimade(0), SPECIAL[reason]]))
-    facts = import_file(tmp_path / "docs.json", tmp_path / "out.parquet", progress=False)
+    facts = import_files([tmp_path / "docs.json"], tmp_path / "out.parquet", progress=False)
     assert facts["refused"] == {reason: 1}
     (row,) = pd.read_csv(tmp_path / "out.refused.csv").to_dict("records")
     name = {"deprecated": "mp-1005", "broken": "oqmd-2006"}.get(reason, str(SPECIAL[reason].get("id")))
     assert (str(row["id"]), row["reason"], row["source_file"]) == (name, reason, "docs.json")
     # a second import that refuses nothing leaves no old table of refusals behind
     (tmp_path / "docs.json").write_text(json.dumps([forms.optimade(0)]))
-    assert import_file(tmp_path / "docs.json", tmp_path / "out.parquet", progress=False)["refused"] == {}
+    assert import_files([tmp_path / "docs.json"], tmp_path / "out.parquet", progress=False)["refused"] == {}
     assert not (tmp_path / "out.refused.csv").exists()
 
 
@@ -234,7 +234,7 @@ def test_two_atoms_at_one_place_and_foreign_classes(tmp_path):
     nan["structure"]["lattice"]["matrix"][0][0] = float("nan")
     docs = [forms.summary(0), {"material_id": "a", "structure": close}, foreign, nan]
     (tmp_path / "docs.json").write_text(json.dumps(docs))
-    assert import_file(tmp_path / "docs.json", tmp_path / "out.parquet", progress=False)["refused"] == {"broken": 3}
+    assert import_files([tmp_path / "docs.json"], tmp_path / "out.parquet", progress=False)["refused"] == {"broken": 3}
     details = pd.read_csv(tmp_path / "out.refused.csv")["detail"].tolist()
     assert "within 0.5 Å" in details[0]
     assert "names the module 'os'" in details[1]
@@ -256,21 +256,46 @@ def test_two_atoms_at_one_place_and_foreign_classes(tmp_path):
 def test_files_that_are_refused(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=words) as said:
-        import_file(tmp_path / name, tmp_path / "out.parquet", progress=False)
+        import_files([tmp_path / name], tmp_path / "out.parquet", progress=False)
     assert str(tmp_path / name) in str(said.value)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_several_files_become_one_table(tmp_path):
+    summaries(tmp_path / "a.json")
+    mp_2018(tmp_path / "b.json")
+    cif_folder(tmp_path / "cifs")
+    files = [tmp_path / name for name in ("a.json", "b.json", "cifs")]
+    how = {"max_atoms": 2, "volume": (9.0, 25.0), "progress": False}
+    facts = import_files(files, tmp_path / "all.parquet", **how)
+    assert facts["refused"] == {"volume": 6, "duplicate": 4}
+    assert (facts["crystals"], facts["entries"]) == (8, 18)
+    sources = read_table(tmp_path / "all.parquet").labels["source_file"].tolist()
+    assert sources[:4] == ["a.json"] * 4
+    assert sorted(sources[4:]) == ["more/salt2.cif", "more/salt4.cif", "salt1.cif", "salt5.cif"]
+    assert import_files(files[:1], tmp_path / "b.parquet", max_atoms=2, progress=False)["crystals"] == N
+    with pytest.raises(DataError, match="there is no crystal"):
+        import_files(files[:1], tmp_path / "c.parquet", max_atoms=1, progress=False)
+    assert set(pd.read_csv(tmp_path / "c.refused.csv")["reason"]) == {"too large"}
+
+
+def test_a_cif_of_several_blocks(tmp_path):
+    write_crystals([forms.primitive(k) for k in range(N)], tmp_path / "all.cif")
+    facts = import_files([tmp_path / "all.cif"], tmp_path / "all.parquet", progress=False)
+    assert (facts["format"], facts["crystals"]) == ("a CIF", N)
+    assert read_table(tmp_path / "all.parquet").ids == [f"all-{k}" for k in range(1, N + 1)]
 
 
 def test_places_that_are_refused(tmp_path):
     cif_folder(tmp_path / "cifs")
     with pytest.raises(DataError, match=r"is written as \.parquet"):
-        import_file(tmp_path / "cifs", tmp_path / "out.csv")
+        import_files([tmp_path / "cifs"], tmp_path / "out.csv")
     with pytest.raises(DataError, match="does not exist"):
-        import_file(tmp_path / "nothing", tmp_path / "out.parquet")
+        import_files([tmp_path / "nothing"], tmp_path / "out.parquet")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no CIF"):
-        import_file(tmp_path / "empty", tmp_path / "out.parquet")
+        import_files([tmp_path / "empty"], tmp_path / "out.parquet")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.cif").write_text("nothing")
     with pytest.raises(DataError, match=r"no crystal to write.*out\.refused\.csv says why each of 1"):
-        import_file(tmp_path / "bad", tmp_path / "out.parquet", progress=False)
+        import_files([tmp_path / "bad"], tmp_path / "out.parquet", progress=False)

@@ -44,7 +44,7 @@ def contents(table: CrystalTable, *, symprec: float = SYMPREC, progress: bool | 
         "volume_per_atom_A3": _range(volumes),
         "elements_per_crystal": _range(np.array([len(zs) for zs in members])),
         "elements": dict(elements.most_common()),
-        "space_groups": {str(group): n for group, n in Counter(groups).most_common()},
+        "space_groups": {"unknown" if g is None else str(g): n for g, n in Counter(groups).most_common()},
         "space_groups_from": origin,
         "columns": {str(name): _column(table.labels[name]) for name in table.labels if name not in DERIVED_COLUMNS},
         **{

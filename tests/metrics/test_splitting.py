@@ -128,4 +128,4 @@ def test_contents():
     assert facts["columns"]["band_gap"] == {"rows": 2, "least": 5.0, "median": 6.0, "most": 7.0}
     assert facts["source"] == {"COD": 2}
     rows.labels["space_group"] = [225.0, 225.0, None]
-    assert contents(rows)["space_groups"] == {"225": 2, "None": 1}
+    assert contents(rows)["space_groups"] == {"225": 2, "unknown": 1}

@@ -145,12 +145,9 @@ def _range(text: str | None) -> tuple[float, float] | None:
         return None
     low, _, high = text.partition("-")
     try:
-        found = float(low), float(high)
+        return float(low), float(high)
     except ValueError:
-        found = 1.0, 0.0
-    if not 0 <= found[0] < found[1]:
-        raise RequestError(f"--volume {text} is no range; give Å³ an atom such as 4-150")
-    return found
+        raise RequestError(f"--volume {text} is no range; give Å³ an atom such as 4-150") from None
 
 
 def _say_rows(facts: dict[str, Any]) -> None:
@@ -239,7 +236,7 @@ def _removed(rows: Sequence[dict[str, str]]) -> bytes:
 
 def show(args: argparse.Namespace) -> int:
     """Describe."""
-    from autoperi.metrics.contents import contents
+    from autoperi.metrics.contents import SAID, contents
 
     table = _table(args)
     facts = contents(table, progress=common.progress_of(args))
@@ -254,7 +251,7 @@ def show(args: argparse.Namespace) -> int:
     common.say(
         f"{len(facts['space_groups']):>3} groups    {_most(facts['space_groups'])} (from {facts['space_groups_from']})"
     )
-    for name in ("source", "licence", "origin", "split", "run_type", "correction_fit"):
+    for name in SAID:
         if name in facts:
             common.say(f"{name:<12} {_most(facts[name])}")
     rows = [{"column": name, **said} for name, said in facts["columns"].items()]

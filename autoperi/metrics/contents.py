@@ -14,7 +14,7 @@ from autoperi.metrics.pairs import composition_key
 from autoperi.progress import progress_bar
 from autoperi.symmetry.analysis import SYMPREC, analyse
 
-_SAID = ("source", "licence", "origin", "split", "run_type", "correction_fit")
+SAID = ("source", "licence", "origin", "split", "run_type", "correction_fit")
 """Columns of words whose values are counted."""
 
 
@@ -49,7 +49,7 @@ def contents(table: CrystalTable, *, symprec: float = SYMPREC, progress: bool | 
         "columns": {str(name): _column(table.labels[name]) for name in table.labels if name not in DERIVED_COLUMNS},
         **{
             name: {str(k): int(n) for k, n in table.labels[name].value_counts().items()}
-            for name in _SAID
+            for name in SAID
             if name in table.labels
         },
     }
@@ -58,8 +58,10 @@ def contents(table: CrystalTable, *, symprec: float = SYMPREC, progress: bool | 
 def _groups(table: CrystalTable, symprec: float, progress: bool | None) -> tuple[list[Any], str]:
     """The space group of each crystal, None where none is found, and where that is known from."""
     if "space_group" in table.labels:
-        column = table.labels["space_group"]
-        return [None if v != v or v is None else int(v) for v in column], "the column space_group"
+        import pandas as pd
+
+        column = pd.to_numeric(table.labels["space_group"], errors="coerce")
+        return [None if v != v else int(v) for v in column], "the column space_group"
     found: list[Any] = []
     with progress_bar(len(table), enabled=progress, description="space groups") as bar:
         for crystal in zip(table.lattice, table.frac_coords, table.atomic_numbers, strict=True):

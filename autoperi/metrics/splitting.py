@@ -97,6 +97,11 @@ def split_table(
         else:
             found = _equal(by, [crystals[i] for i in rows], _arrays(other), **run)
         _remove(split, table, rows, found, by, other.ids, "another table")
+    if not split.rows(SPLITS[0]):
+        raise RequestError(
+            f"nothing is left to train on of {len(table)} crystals, {len(split.removed)} of which equal others by {by}"
+            "; give smaller parts, or another way"
+        )
     return split
 
 

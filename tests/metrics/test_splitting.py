@@ -94,8 +94,8 @@ def test_a_pair_that_cannot_be_compared_is_removed(monkeypatch):
     monkeypatch.setattr(
         "autoperi.metrics.splitting.compare_pairs", lambda _, __, pairs, **___: [Failure("too costly")] * len(pairs)
     )
-    split = split_table(table(salt(5.64), CAESIUM), by="match", val=0.0, test=["c0"])
-    assert split.parts == ["test", None]
+    split = split_table(table(salt(5.64), CAESIUM, salt(6.3, "K")), by="match", val=0.0, test=["c0"])
+    assert split.parts == ["test", None, "train"]
     assert split.removed[0]["reason"] == "could not be compared: too costly"
 
 
@@ -107,6 +107,7 @@ def test_a_pair_that_cannot_be_compared_is_removed(monkeypatch):
         ({"val": 0.6, "test": 0.5}, "leave nothing to train on"),
         ({"val": ["c1"], "test": ["c1"]}, "'c1' is both in val and in test"),
         ({"test": ["z"]}, "none of the 1 ids of test"),
+        ({"val": ["c0", "c1"], "test": ["c2", "c3"]}, "nothing is left to train on of 4"),
     ],
 )
 def test_refusals(options, words):
@@ -127,5 +128,5 @@ def test_contents():
     assert facts["atoms"] == {"least": 2.0, "median": 8.0, "most": 8.0}
     assert facts["columns"]["band_gap"] == {"rows": 2, "least": 5.0, "median": 6.0, "most": 7.0}
     assert facts["source"] == {"COD": 2}
-    rows.labels["space_group"] = [225.0, 225.0, None]
+    rows.labels["space_group"] = [225.0, 225.0, "Pm-3m"]
     assert contents(rows)["space_groups"] == {"225": 2, "unknown": 1}

@@ -58,7 +58,6 @@ class Client:
         self.endpoint = self.address(endpoint)
         self.session = paced_session(rate or self.rate, self.headers())
         self.items: list[str] | None = None
-        self._own: list[str] | None = None
 
     @classmethod
     def address(cls, endpoint: str | None) -> str:
@@ -86,12 +85,12 @@ class Client:
         return {"name": source.name, "version": None, "licence": source.licence, "prefix": self.word}
 
     def listing(self) -> list[str] | None:
-        """Names that are fetched one by one or in groups; None where the provider pages by itself.
+        """Ids that are fetched one by one or in groups; None where the provider pages by itself.
 
         Raises:
             RequestError, DataError: there is no such list.
         """
-        return None
+        return None if self.query.ids is None else list(self.query.ids)
 
     def answer(self, place: Any, *, remaining: int | None) -> Answer:
         """The answer at a place; None is the first. Needs ``items``, which is what :meth:`listing` gave.

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from autoperi.data.sources.client import Answer, Client
+from autoperi.data.sources.documents import mapping
 from autoperi.data.sources.http import get, get_json
 from autoperi.errors import DataError, RequestError
 
@@ -37,7 +38,8 @@ class Cod(Client):
         found = get_json(self.session, f"{self.endpoint}/result", params)
         if not isinstance(found, list):
             raise DataError(f"{self.endpoint}/result answered with no list of entries; check the address")
-        return [str(e["file"]) for e in found if "has coordinates" in (e.get("flags") or "has coordinates")]
+        entries = [e for e in map(mapping, found) if "has coordinates" in (e.get("flags") or "has coordinates")]
+        return [str(e["file"]) for e in entries if e.get("file")]
 
     def answer(self, place: Any, *, remaining: int | None) -> Answer:
         """A CIF; the place is that in the list."""
@@ -52,6 +54,8 @@ class Cod(Client):
             if " answered 404" not in str(error):
                 raise
             text = ""  # a number that was withdrawn must not stop the others
+        if text and "data_" not in text:
+            raise DataError(f"{url} answered with something else than a CIF; check the address")
         content = {"cod": numbers[k], "cif": text}
         return Answer(content, 1, k + 1 if k + 1 < len(numbers) else None, url, len(numbers))
 

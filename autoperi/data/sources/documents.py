@@ -89,6 +89,11 @@ SOURCES = {
 }
 
 
+def mapping(value: Any) -> Mapping[Any, Any]:
+    """``value`` where it is a JSON object, else an empty one: a provider may send anything."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def structure_of(value: Any) -> Crystal:
     """A crystal of a pymatgen dictionary or of the text of a CIF.
 
@@ -128,15 +133,14 @@ def record(document: Mapping[str, Any]) -> Made:
     if (group := _space_group(document)) is not None:
         labels["space_group"] = group
     for field, column in (("bulk_modulus", "k_vrh"), ("shear_modulus", "g_vrh")):
-        if isinstance(moduli := document.get(field), Mapping):
-            labels[column] = moduli.get("vrh")
+        if (modulus := mapping(document.get(field)).get("vrh")) is not None:
+            labels[column] = modulus
     if re.match(r"(mp|mvc)-\w", id_of(document) or ""):
         labels = {"source": SOURCES["mp"].name, "licence": SOURCES["mp"].licence, **labels}
-    if isinstance(built := document.get("builder_meta"), Mapping):
-        labels["source_version"] = built.get("database_version")
-    corrected, raw = labels.get("energy_per_atom_eV"), labels.get("uncorrected_energy_per_atom_eV")
-    if corrected is not None and raw is not None:
-        labels["correction_per_atom_eV"] = corrected - raw
+    labels["source_version"] = mapping(document.get("builder_meta")).get("database_version")
+    energies = [labels.get(name) for name in ("energy_per_atom_eV", "uncorrected_energy_per_atom_eV")]
+    if all(isinstance(energy, Real) for energy in energies):
+        labels["correction_per_atom_eV"] = energies[0] - energies[1]
     return structure_of(document.get(key)), labels
 
 
@@ -144,11 +148,11 @@ def entry(document: Mapping[str, Any]) -> Made:
     """A ``ComputedStructureEntry`` of pymatgen: total energy with and without its corrections, and their names."""
     from pymatgen.entries.computed_entries import ComputedStructureEntry
 
-    fields = ("structure", "energy", "correction", "energy_adjustments", "entry_id")
-    kept = {k: document[k] for k in fields if document.get(k) is not None}
+    fields = ("structure", "correction", "energy_adjustments", "entry_id")
+    kept = {k: document[k] for k in fields if document.get(k) is not None} | {"energy": _needed(document, "energy")}
     refuse_foreign_classes(kept)
-    found = ComputedStructureEntry.from_dict({**kept, "parameters": {}, "data": {}})
-    parameters, data = (document.get(k) or {} for k in ("parameters", "data"))
+    found = ComputedStructureEntry.from_dict({"correction": 0.0, **kept, "parameters": {}, "data": {}})
+    parameters, data = (mapping(document.get(k)) for k in ("parameters", "data"))
     names = [adjustment.name for adjustment in found.energy_adjustments]
     labels = scalars({k: v for k, v in data.items() if k not in (*_IDS, *_DERIVED)}) | {
         "energy_per_atom_eV": found.energy_per_atom,
@@ -166,20 +170,20 @@ def oqmd(document: Mapping[str, Any]) -> Made:
     """
     from pymatgen.core import Lattice, Structure
 
-    pairs = [str(site).split("@") for site in document["sites"]]
-    species = [name.strip() for name, _ in pairs]
-    coords = [[float(x) for x in place.split()] for _, place in pairs]
+    pairs = [str(site).partition("@") for site in _needed(document, "sites")]
+    species = [name.strip() for name, _, _ in pairs]
+    coords = [[float(x) for x in place.split()] for _, _, place in pairs]
     apart = ("unit_cell", "sites", "name", "spacegroup", "composition", "composition_generic", "entry_id", "ntypes")
     labels = scalars({k: v for k, v in document.items() if k not in (*apart, *_DERIVED)})
     labels["space_group_symbol"] = document.get("spacegroup")
-    return Structure(Lattice(document["unit_cell"]), species, coords), labels
+    return Structure(Lattice(_needed(document, "unit_cell")), species, coords), labels
 
 
 def optimade(document: Mapping[str, Any]) -> Made:
     """A ``structures`` resource of the OPTIMADE standard; a provider's own fields lose their first underscore."""
     from pymatgen.core import Lattice, Structure
 
-    fields = document["attributes"]
+    fields = _needed(document, "attributes")
     features = fields.get("structure_features") or []
     if "implicit_atoms" in features:
         raise EntryError("incomplete", "some atoms have no positions (implicit_atoms)")
@@ -192,11 +196,11 @@ def optimade(document: Mapping[str, Any]) -> Made:
     # what is left of a site beside a vacancy is a partial occupancy
     species: list[Any] = [
         {symbol: x for symbol, x in named[name].items() if symbol != "vacancy"} if name in named else name
-        for name in fields["species_at_sites"]
+        for name in _needed(fields, "species_at_sites")
     ]
     pbc = [bool(d) for d in fields.get("dimension_types") or (1, 1, 1)]
-    lattice = Lattice(fields["lattice_vectors"], pbc=pbc)
-    crystal = Structure(lattice, species, fields["cartesian_site_positions"], coords_are_cartesian=True)
+    lattice = Lattice(_needed(fields, "lattice_vectors"), pbc=pbc)
+    crystal = Structure(lattice, species, _needed(fields, "cartesian_site_positions"), coords_are_cartesian=True)
     own = {k.removeprefix("_"): v for k, v in fields.items() if k.startswith("_")}
     kept = {k: fields.get(k) for k in ("immutable_id", "last_modified", "space_group_it_number")}
     labels = scalars({**kept, **own})
@@ -216,7 +220,6 @@ _COD_TAGS = {
     "_symmetry_Int_Tables_number": "space_group",
 }
 """Items of a CIF that become columns; the comments are where COD's editors say what they corrected."""
-_NUMBERS = ("year", "temperature_K", "space_group")
 
 
 def cif(text: str) -> Made:
@@ -224,22 +227,22 @@ def cif(text: str) -> Made:
 
     A file whose formula has elements or ratios that its sites have not is refused as incomplete.
     """
-    from pymatgen.io.cif import CifFile, CifParser, str2float
+    from pymatgen.io.cif import CifParser, str2float
 
-    crystal = only_crystal(text)
-    blocks = CifFile.from_str(text).data.values()
-    tags = {key.lower(): value for block in blocks for key, value in block.data.items() if isinstance(value, str)}
+    crystal, parser = only_crystal(text), CifParser.from_str(text)
+    blocks = parser.as_dict().values()
+    tags = {key.lower(): value for block in blocks for key, value in block.items() if isinstance(value, str)}
     labels: dict[str, Any] = {}
     for tag, column in _COD_TAGS.items():
         value = tags.get(tag.lower(), "?").strip()
         if value not in ("", "?", "."):
-            number = str2float(value) if column in _NUMBERS else value
+            number = str2float(value) if column in ("year", "temperature_K", "space_group") else value
             labels.setdefault(column, int(number) if column in ("year", "space_group") else number)
     if tags.get("_cod_error_flag", "").strip() == "retracted":
         raise EntryError("retracted", "COD marks it as retracted")
     if (number := tags.get("_cod_database_code", "").strip()).isdigit():
         labels |= {"id": f"cod-{number}", "source": SOURCES["cod"].name, "licence": SOURCES["cod"].licence}
-    missing = CifParser.from_str(text).check(crystal) if crystal.is_ordered else None
+    missing = parser.check(crystal) if crystal.is_ordered else None
     if missing and missing.startswith(("Missing", "Incorrect")):
         made, said = crystal.composition.reduced_formula, tags.get("_chemical_formula_sum")
         raise EntryError("incomplete", f"its formula is {said}, and its sites are {made}")
@@ -268,7 +271,7 @@ def scalars(fields: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in fields.items():
         if str(key) in _IDS or str(key).startswith(("@", "Unnamed:")) or not isinstance(value, (str, bool, Real)):
             continue
-        if isinstance(value, Real) and not math.isfinite(value):
+        if isinstance(value, Real) and math.isnan(value):
             continue
         if key in _LOGARITHMS:
             found[_LOGARITHMS[key]] = 10.0 ** float(value)
@@ -298,8 +301,7 @@ def id_of(document: Any, *, prefix: str = "") -> str | None:
 
 
 def _space_group(document: Mapping[str, Any]) -> Any:
-    symmetry = document.get("symmetry") or document.get("spacegroup")
-    return symmetry.get("number") if isinstance(symmetry, Mapping) else None
+    return mapping(document.get("symmetry") or document.get("spacegroup")).get("number")
 
 
 def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
@@ -321,8 +323,18 @@ def _text(value: Any) -> str:
 
 def structure(document: Mapping[str, Any]) -> Made:
     """A pymatgen ``Structure`` as a dictionary; its properties are the labels."""
-    own = document.get("properties") or {}
-    return structure_of(document), scalars(own)
+    return structure_of(document), scalars(mapping(document.get("properties")))
+
+
+def _needed(fields: Any, name: str) -> Any:
+    """A field that an entry must have.
+
+    Raises:
+        DataError: it has not.
+    """
+    if (value := mapping(fields).get(name)) is None:
+        raise DataError(f"the entry has no {name}")
+    return value
 
 
 FORMS: dict[str, Callable[[Any], Made]] = {
@@ -350,7 +362,8 @@ def form_of(document: Any) -> str | None:
         return "OPTIMADE resources"
     if {"unit_cell", "sites"} <= keys:
         return "an answer of OQMD"
-    if {"structure", "energy"} <= keys and keys & {"correction", "energy_adjustments", "parameters"}:
+    marks = {"correction", "energy_adjustments", "parameters"}
+    if {"structure", "energy"} <= keys and (keys & marks or document.get("@class") == "ComputedStructureEntry"):
         return "ComputedStructureEntry objects"
     if {"lattice", "sites"} <= keys:
         return "pymatgen structures"

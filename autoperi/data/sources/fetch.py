@@ -7,16 +7,18 @@ whole line however hard it was interrupted, and no answer is lost or asked for t
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from autoperi.data.checks import positive_number
-from autoperi.data.files import check_writable, dumps, write_atomically
+from autoperi.data.files import check_writable, dumps, explained, remove_unfinished, write_atomically
 from autoperi.data.sources.client import Client
-from autoperi.data.sources.files import ANSWERS, import_files
+from autoperi.data.sources.documents import mapping
+from autoperi.data.sources.files import ANSWERS, import_files, json_lines, unwrapped
 from autoperi.data.sources.providers import PROVIDERS
 from autoperi.data.sources.query import Query, make_query
 from autoperi.errors import AutoPeriError, DataError, RequestError
@@ -62,6 +64,8 @@ def fetch(
         rate = positive_number(rate, "rate")
     asked = {name: value for name, value in conditions.items() if value is not None}
     stored = _earlier(folder, resume)
+    if resume and stored is None and not asked:
+        raise DataError(f"{folder} holds no fetch to go on with; check the folder, or say what to fetch")
     if stored is not None:
         endpoint = _same(stored, source, endpoint, folder)
         known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["query"].items()}
@@ -98,19 +102,23 @@ def fetch(
 def _earlier(folder: Path, resume: bool) -> dict[str, Any] | None:
     """The header of the fetch in a folder, None where it is to be begun."""
     check_writable(folder, folder=True)
+    remove_unfinished(folder)
     answers = folder / ANSWERS
     if not answers.is_file():
         held = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
         if held:
             raise DataError(f"{folder} holds {held[0]}, which is of no fetch; choose an empty folder")
         return None
+    lines = json_lines(answers, whole=True)
+    with explained(answers, "read"):
+        header = mapping(next(lines, None)).get("fetch")
+        begun = next(lines, None) is not None
+    if not isinstance(header, dict):
+        raise DataError(f"{answers} says nothing of a fetch; choose another folder")
+    if not begun and not resume:  # nothing came, so that nothing is lost
+        return None
     if not resume:
         raise DataError(f"{folder} holds an earlier fetch; go on with it (--resume), or choose another folder")
-    try:
-        with answers.open(encoding="utf-8") as file:
-            header: dict[str, Any] = json.loads(file.readline())["fetch"]
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{answers} says nothing of a fetch; choose another folder") from None
     return header
 
 
@@ -159,13 +167,23 @@ def _go_on(client: Client, stored: dict[str, Any], folder: Path) -> dict[str, An
 
 def _run(client: Client, folder: Path, query: Query, progress: bool | None) -> tuple[int, int]:
     """Ask until the end; how many answers and documents are in the folder."""
-    with (folder / ANSWERS).open("r+b") as file:
-        count, documents, place, finished = _last(file)
+    path = folder / ANSWERS
+    count, documents, place, finished, seen = 0, 0, None, False, set[str]()
+    for line in islice(json_lines(path, whole=True), 1, None):
+        count, documents, place, finished = count + 1, documents + line["documents"], line["next"], line["finished"]
+        seen.add(_digest(line["answer"]))
+    with path.open("r+b") as file:
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))  # a last line that was cut short
+        file.seek(0, os.SEEK_END)
         with progress_bar(query.limit, enabled=progress, description="fetching", unit="document") as bar:
             bar.update(documents)
             while not finished:
                 remaining = None if query.limit is None else query.limit - documents
                 answer = client.answer(place, remaining=remaining)
+                digest = _digest(answer.content)
+                if answer.documents and digest in seen:
+                    raise DataError(f"{answer.url} gave the same documents twice, so that its pages never end")
+                seen.add(digest)
                 count, documents, place = count + 1, documents + answer.documents, answer.place
                 finished = place is None or (query.limit is not None and documents >= query.limit)
                 line = {
@@ -184,17 +202,7 @@ def _run(client: Client, folder: Path, query: Query, progress: bool | None) -> t
     return count, documents
 
 
-def _last(file: BinaryIO) -> tuple[int, int, Any, bool]:
-    """Answers and documents so far, the place of the next answer, and whether there is none; a last line that was cut
-    short is cut off.
-    """
-    count, documents, place, finished = 0, 0, None, False
-    file.readline()
-    end = file.tell()
-    while (text := file.readline()).endswith(b"\n"):
-        line = json.loads(text)
-        count, documents, place, finished = count + 1, documents + line["documents"], line["next"], line["finished"]
-        end = file.tell()
-    file.seek(end)
-    file.truncate()
-    return count, documents, place, finished
+def _digest(answer: Any) -> str:
+    """Of the documents of an answer, without what a provider says of the answer itself."""
+    documents, _, _ = unwrapped(answer)
+    return hashlib.sha256(dumps(documents).encode()).hexdigest()

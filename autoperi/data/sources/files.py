@@ -10,7 +10,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -21,14 +21,16 @@ from autoperi.data.checks import whole_number
 from autoperi.data.files import check_exists, check_writable, explained, format_of
 from autoperi.data.formats import read_cif
 from autoperi.data.io import crystal_files, read_crystals
-from autoperi.data.sources.documents import FORMS, Made, ase_row, cif, form_of, id_of, scalars
+from autoperi.data.sources.documents import FORMS, Made, ase_row, cif, form_of, id_of, mapping, scalars
 from autoperi.data.sources.rows import Refusal, Row, collect, row_of, within, write
-from autoperi.errors import DataError, one_line
+from autoperi.errors import DataError, RequestError, one_line
 from autoperi.progress import progress_bar
 
 if TYPE_CHECKING:
     from autoperi.data.tables import CrystalTable
 
+_PER_CELL = {"e_form": "e_form_per_cell_eV"}
+"""Of ``castelli_perovskites`` and ``matbench_perovskites``, whose ``e_form`` is no energy an atom."""
 ANSWERS = "answers.jsonl"
 """What a fetch keeps in its folder: a line that says what was asked, then one answer of the provider a line."""
 FORMATS = (
@@ -80,26 +82,18 @@ def import_files(
         RequestError: limits that are none.
         DataError: no such file, a format that is not known, no crystal in it, or a place that cannot be written.
     """
-    target = check_table(out)
-    limits: dict[str, Any] = {"max_atoms": max_atoms, "volume": volume}
-    if max_atoms is not None:
-        whole_number(max_atoms, "max_atoms")
-    kinds, table, refused = read_sources(paths, licence=licence, progress=progress, **limits)
-    facts = write(table, refused, target)
-    return {"format": ", ".join(dict.fromkeys(kinds)), "entries": len(table) + len(refused), **facts}
-
-
-def check_table(out: str | Path) -> Path:
-    """The path of a Parquet table that is to be written.
-
-    Raises:
-        DataError: another suffix, or a place that cannot be written.
-    """
     target = Path(out)
     if target.suffix.lower() != ".parquet":
         raise DataError(f"{out} has the suffix {target.suffix!r}; a table of crystals is written as .parquet")
     check_writable(target)
-    return target
+    limits: dict[str, Any] = {"max_atoms": max_atoms, "volume": volume}
+    if max_atoms is not None:
+        whole_number(max_atoms, "max_atoms")
+    if volume is not None and not 0 <= volume[0] < volume[1]:
+        raise RequestError(f"volume={volume[0]:g}-{volume[1]:g} is no range; give Å³ an atom such as 4-150")
+    kinds, table, refused = read_sources(paths, licence=licence, progress=progress, **limits)
+    facts = write(table, refused, target)
+    return {"format": ", ".join(dict.fromkeys(kinds)), "entries": len(table) + len(refused), **facts}
 
 
 def read_sources(
@@ -155,7 +149,7 @@ def open_source(path: Path) -> Found:
     if name.endswith(".db"):
         return _ase_database(path)
     if name.endswith(".cif"):
-        return Found("a CIF", _cif_rows(path.stem, _text(path)), {"source_file": path.name})
+        return Found("a CIF", _cif_rows(path.name[: len(name) - 4], _text(path)), {"source_file": path.name})
     if format_of(path) is None:
         raise DataError(f"{path} has the suffix {path.suffix!r}; give {FORMATS}")
     return Found("a table of crystals", _crystals(path, path.stem), {"source_file": path.name})
@@ -174,22 +168,32 @@ def _text(path: Path) -> str:
 
 
 def _folder(folder: Path) -> Found:
-    folders = [folder, *sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith("."))]
-    files = [file for one in folders for file in crystal_files(one)]
+    files = [
+        file for one in _folders(folder, set()) for file in (*crystal_files(one), *sorted(one.glob("[!.]*.cif.gz")))
+    ]
     if not files:
         raise DataError(f"the folder holds no CIF, POSCAR or extended XYZ file; give {FORMATS}")
     return Found("a folder of crystals", chain.from_iterable(_file_of(file, folder) for file in files))
 
 
+def _folders(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """A folder and those in it, each once: links may lead round in a circle."""
+    if (real := folder.resolve()) not in seen:
+        seen.add(real)
+        yield folder
+        for inner in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            yield from _folders(inner, seen)
+
+
 def _file_of(file: Path, folder: Path) -> Iterator[Row | Refusal]:
-    inside = file.relative_to(folder)
-    is_cif = format_of(file) == "cif"
-    name = inside.with_suffix("").as_posix() if is_cif else inside.as_posix()
+    inside = file.relative_to(folder).as_posix()
+    name = re.sub(r"(?i)\.cif(\.gz)?$", "", inside)
     try:
-        found = list(_cif_rows(name, _text(file)) if is_cif else _crystals(file, name))
+        with explained(file, "read"):
+            found = list(_cif_rows(name, _text(file)) if name != inside else _crystals(file, name))
     except DataError as error:
         found = [Refusal(name, "broken", one_line(error))]
-    yield from (_labelled(row, {"source_file": inside.as_posix()}) for row in found)
+    yield from (_labelled(row, {"source_file": inside}) for row in found)
 
 
 def _cif_rows(name: str, text: str) -> Iterator[Row | Refusal]:
@@ -245,14 +249,15 @@ def _keys(document: Any) -> str:
 
 
 def _found(documents: Iterable[Any], path: Path, provenance: Mapping[str, Any], *, prefix: str = "") -> Found:
-    """Documents of a file, whose first one says what they are."""
+    """Documents of a file, whose first ones say what they are."""
+    if "perovskites" in path.name.lower():  # of Castelli et al. 2012: of the whole cell, and oxygen from water vapour
+        documents = ({_PER_CELL.get(k, k): v for k, v in d.items()} if isinstance(d, dict) else d for d in documents)
     rest = iter(documents)
-    first = list(islice(rest, 1))
-    form = form_of(first[0]) if first else None
+    first = list(islice(rest, 100))
+    form = next(filter(None, map(form_of, first)), None)
     if first and form is None:
         raise DataError(f"the file begins with {_keys(first[0])}, which is no form of crystal; give {FORMATS}")
-    stem = path.name.split(".")[0]
-    rows = rows_of(chain(first, rest), stem, prefix=prefix)
+    rows = rows_of(chain(first, rest), path.name.split(".")[0], prefix=prefix)
     return Found(form or "no entries", rows, {"source_file": path.name, **provenance})
 
 
@@ -266,13 +271,13 @@ def unwrapped(answer: Any) -> tuple[list[Any], dict[str, Any], str]:
     data = answer.get("data")
     if "columns" in answer and isinstance(data, list):
         return [dict(zip(answer["columns"], row, strict=True)) for row in data], {}, ""
-    if isinstance(data, (list, Mapping)) and not {"structure", "energy"} <= answer.keys():
-        meta = answer.get("meta") or {}
-        provider = meta.get("provider") or {}
+    if isinstance(data, (list, Mapping)) and form_of(answer) is None:
+        meta = mapping(answer.get("meta"))
+        provider = mapping(meta.get("provider"))
         facts = {"source": provider.get("name"), "source_version": meta.get("api_version")}
         if isinstance(stamp := meta.get("time_stamp"), str):
             facts["retrieved"] = stamp[:10]
-        if "_oqmd_version" in ((answer.get("links") or {}).get("base_url") or {}).get("meta", {}):
+        if "_oqmd_version" in mapping(mapping(mapping(answer.get("links")).get("base_url")).get("meta")):
             facts |= {"source": "OQMD", "licence": "CC-BY-4.0"}
         return (data if isinstance(data, list) else [data]), facts, str(provider.get("prefix") or "")
     if isinstance(answer.get("entries"), list):
@@ -284,38 +289,66 @@ def unwrapped(answer: Any) -> tuple[list[Any], dict[str, Any], str]:
 
 
 def _json(path: Path) -> Found:
-    content = json.loads(_text(path))
+    try:
+        content = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        return _json_lines(path)
     if isinstance(content, Mapping) and {"ids", "nextid"} <= content.keys():
         return _ase_database(path)
     documents, facts, prefix = unwrapped(content)
     return _found(documents, path, facts, prefix=prefix)
 
 
-def _lines(path: Path) -> Iterator[Any]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
+def json_lines(path: Path, *, whole: bool = False) -> Iterator[Any]:
+    """What the lines of a file hold.
+
+    Args:
+        path: of the file, which may be packed as ``.gz``.
+        whole: leave out a last line that does not end, as a process that was killed leaves it.
+
+    Raises:
+        DataError: a line that is no JSON; the message names its number.
+    """
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        for k, line in enumerate(file, start=1):
+            if not line.strip() or (whole and not line.endswith(b"\n")):
+                continue
+            try:
                 yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"line {k} is no JSON ({one_line(error)}); mend or remove it") from None
 
 
 def _json_lines(path: Path) -> Found:
-    first: Any = next(_lines(path), {})
-    if "fetch" in first:
+    if "fetch" in mapping(next(json_lines(path), None)):
         return _fetched(path)
     # OPTIMADE's own lines begin with a header, and describe their fields before the structures
-    documents = (d for d in _lines(path) if "x-optimade" not in d and d.get("type") not in ("info", "references"))
-    return _found(documents, path, {})
+    apart = (d for d in json_lines(path) if not (isinstance(d, dict) and "x-optimade" in d))
+    return _found((d for d in apart if mapping(d).get("type") not in ("info", "references")), path, {})
 
 
 def _fetched(path: Path) -> Found:
     """What a fetch kept: each answer as the provider gave it, with its date."""
-    header = next(_lines(path))["fetch"]
+    header = next(json_lines(path))["fetch"]
 
     def rows() -> Iterator[Row | Refusal]:
-        for k, line in enumerate(islice(_lines(path), 1, None)):
+        finished, names = False, set()
+        for k, line in enumerate(islice(json_lines(path, whole=True), 1, None)):
             documents, _, _ = unwrapped(line["answer"])
+            finished = line["finished"]
+            names |= {str(d.get("material_id", d.get("id", d.get("cod")))) for d in map(mapping, documents)}
             found = rows_of(documents, f"answer-{k}", prefix=header["prefix"])
             yield from (_labelled(row, {"retrieved": line["retrieved"]}) for row in found)
+            meta = mapping(mapping(line["answer"]).get("meta"))
+            if line["next"] is None and meta.get("more_data_available") is True:
+                yield Refusal(path.name, "incomplete", f"{header['name']} says that there is more, and not where")
+        if not finished:
+            yield Refusal(path.name, "incomplete", "the fetch is not finished; go on with it (--resume)")
+        for name in (header["items"] or ()) if finished else ():
+            if name not in names:
+                yield Refusal(name, "missing", f"{header['name']} has no document of this id")
 
     asked = header["query"].get("limit")
     facts = {"source": header["name"], "source_version": header["version"], "source_url": header["endpoint"]}
@@ -336,7 +369,14 @@ def _csv(path: Path) -> Found:
 
 
 def _ase_database(path: Path) -> Found:
+    import sqlite3
+
     import ase.db
+
+    if path.suffix.lower() == ".db":  # ASE would make tables of its own in a file without them
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchall():
+                raise DataError("it is no ASE database: it has no table of systems; give the file that ASE wrote")
 
     def rows() -> Iterator[Row | Refusal]:
         with ase.db.connect(str(path), use_lock_file=False) as database:

@@ -17,7 +17,16 @@ TRIES = 5
 """How often a request is tried again where a provider is busy or a connection breaks."""
 BUSY = (429, 500, 502, 503, 504)
 """After these a request is tried again, when the time of ``Retry-After`` is over, or twice as long each time."""
-TIMEOUT_S = 60
+MAX_WAIT_S = 60.0
+"""The longest time of ``Retry-After`` that is waited for: some providers name hours."""
+TIMEOUT_S = (10, 60)
+"""For a connection, and for the next bytes."""
+
+
+class _Retry(Retry):
+    def get_retry_after(self, response: Any) -> float | None:
+        wait = super().get_retry_after(response)
+        return None if wait is None else min(wait, MAX_WAIT_S)
 
 
 class PacedAdapter(HTTPAdapter):
@@ -25,7 +34,7 @@ class PacedAdapter(HTTPAdapter):
 
     def __init__(self, rate: float) -> None:
         # after the last try the answer itself comes back, so that its words can be shown
-        retry = Retry(total=TRIES, backoff_factor=0.5, status_forcelist=BUSY, raise_on_status=False)
+        retry = _Retry(total=TRIES, backoff_factor=0.5, status_forcelist=BUSY, raise_on_status=False)
         super().__init__(max_retries=retry)
         self._wait, self._last = 1.0 / rate, -1.0 / rate
 

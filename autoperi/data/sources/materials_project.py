@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import Any, ClassVar
 
 from autoperi.data.sources.client import Answer, Client
@@ -50,37 +51,30 @@ class MaterialsProject(Client):
                 'Materials Project is asked through mp-api, which is not installed; run `pip install "autoperi[data]"`'
             ) from None
         self._rester = MPRester
-        self._opened: Any = None
         super().__init__(query, endpoint=endpoint, rate=rate)
 
     def headers(self) -> dict[str, str]:
         """The key."""
         return {"X-API-KEY": self.key}
 
-    @property
+    @cached_property
     def client(self) -> Any:
         """The open client.
 
         Raises:
             DataError: nobody answers at the address.
         """
-        if self._opened is None:
-            how: dict[str, Any] = {"use_document_model": False, "mute_progress_bars": True, "session": self.session}
-            try:
-                self._opened = self._rester(self.key, endpoint=f"{self.endpoint}/", **how)
-            except Exception as error:
-                raise DataError(
-                    f"{self.endpoint} cannot be reached ({one_line(error)}); check the address and the network"
-                ) from None
-        return self._opened
+        how: dict[str, Any] = {"use_document_model": False, "mute_progress_bars": True, "session": self.session}
+        try:
+            return self._rester(self.key, endpoint=f"{self.endpoint}/", **how)
+        except Exception as error:
+            raise DataError(
+                f"{self.endpoint} cannot be reached ({one_line(error)}); check the address and the network"
+            ) from None
 
     def facts(self) -> dict[str, Any]:
         """As every client; the version is that of the database, such as ``2026_09_22``."""
         return {**super().facts(), "version": str(self.client.db_version)}
-
-    def listing(self) -> list[str] | None:
-        """The ids that are asked for."""
-        return None if self.query.ids is None else list(self.query.ids)
 
     def answer(self, place: Any, *, remaining: int | None) -> Answer:
         """A page of ``SummaryDoc`` without deprecated ones; the place is its number, or that in the list of ids."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
+from math import gcd
 from typing import Any, ClassVar
 from urllib.parse import urljoin, urlsplit
 
 from autoperi.data.sources.client import Answer, Client, documents_of
-from autoperi.data.sources.documents import SOURCES
+from autoperi.data.sources.documents import SOURCES, mapping
 from autoperi.data.sources.http import get_json
 from autoperi.errors import DataError, RequestError
 
@@ -50,8 +52,8 @@ class Optimade(Client):
     def facts(self) -> dict[str, Any]:
         """As every client, from the provider's own ``info``."""
         content = get_json(self.session, f"{self.endpoint}/v1/info")
-        meta, data = content.get("meta") or {}, content.get("data") or {}
-        provider, said = meta.get("provider") or {}, data.get("attributes") or {}
+        meta, data = (mapping(mapping(content).get(name)) for name in ("meta", "data"))
+        provider, said = mapping(meta.get("provider")), mapping(data.get("attributes"))
         prefix = str(provider.get("prefix") or "")
         licences = said.get("available_licenses_for_entries") or said.get("available_licenses")
         known = SOURCES[prefix].licence if prefix in SOURCES else None
@@ -62,33 +64,29 @@ class Optimade(Client):
             "prefix": prefix,
         }
 
-    def listing(self) -> list[str] | None:
-        """The ids that are asked for."""
-        return None if self.query.ids is None else list(self.query.ids)
-
     def answer(self, place: Any, *, remaining: int | None) -> Answer:
-        """A page; the place is the address of the next one, or that in the list of ids."""
-        if isinstance(place, str):
-            url, params, last = place, None, None
-        else:
-            names = (self.items or [])[int(place or 0) :][: self.page]
-            last = None if self.items is None else int(place or 0) + len(names)
+        """A page; the place is the address of the next one, if there is one, and that in the list of ids."""
+        url, k = place or (None, 0)
+        params = None
+        if url is None:
+            names = (self.items or [])[k : k + self.page]
+            k += len(names)
             wanted = " OR ".join(f'id="{name}"' for name in names)
             conditions = [*self._conditions(), *([f"({wanted})"] if names else [])]
             url = f"{self.endpoint}/v1/structures"
             params = {
-                "response_fields": ",".join((*self.fields, *self._own_fields())),
+                "response_fields": ",".join((*self.fields, *self._own_fields)),
                 "page_limit": self.size(remaining),
                 **({"filter": " AND ".join(conditions)} if conditions else {}),
             }
         content = get_json(self.session, url, params)
         documents = documents_of(content, url)
-        following = (content.get("links") or {}).get("next")
+        following = mapping(content.get("links")).get("next")
         following = following.get("href") if isinstance(following, Mapping) else following
-        after: Any = urljoin(url, following) if following and documents else None
-        if last is not None and self.items is not None:
-            after = last if last < len(self.items) else None
-        return Answer(content, len(documents), after, url, (content.get("meta") or {}).get("data_returned"))
+        after = [urljoin(url, str(following)), k] if following and documents else None
+        if after is None and k < len(self.items or ()):
+            after = [None, k]
+        return Answer(content, len(documents), after, url, mapping(content.get("meta")).get("data_returned"))
 
     def _conditions(self) -> list[str]:
         asked = self.query
@@ -102,17 +100,16 @@ class Optimade(Client):
             *([f"({asked.filter})"] if asked.filter else []),
         ]
 
+    @cached_property
     def _own_fields(self) -> list[str]:
         """Numbers and words that the provider defines itself."""
-        if self._own is None:
-            try:
-                content = get_json(self.session, f"{self.endpoint}/v1/info/structures")
-                described = (content.get("data") or {}).get("properties") or {}
-            except DataError:  # not every provider describes its fields
-                described = {}
-            simple = {"float", "integer", "string", "boolean", "number"}
-            self._own = [k for k, v in described.items() if k.startswith("_") and _types(v) & simple]
-        return self._own
+        try:
+            content = get_json(self.session, f"{self.endpoint}/v1/info/structures")
+        except DataError:  # not every provider describes its fields
+            return []
+        described = mapping(mapping(mapping(content).get("data")).get("properties"))
+        simple = {"float", "integer", "string", "boolean", "number"}
+        return [k for k, v in described.items() if k.startswith("_") and _types(mapping(v)) & simple]
 
 
 def _types(description: Mapping[str, Any]) -> set[str]:
@@ -123,5 +120,6 @@ def _types(description: Mapping[str, Any]) -> set[str]:
 def _alphabetical(formula: str) -> str:
     from pymatgen.core import Composition
 
-    counts = Composition(formula).reduced_composition.get_el_amt_dict()
-    return "".join(f"{e}{int(n) if n > 1 else ''}" for e, n in sorted(counts.items()))
+    counts = {e: int(n) for e, n in Composition(formula).get_el_amt_dict().items()}
+    shared = gcd(*counts.values())  # H2O2 is HO to OPTIMADE, and H2O2 to pymatgen
+    return "".join(f"{e}{n // shared if n > shared else ''}" for e, n in sorted(counts.items()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from autoperi.data.sources.client import Answer, Client, documents_of
+from autoperi.data.sources.documents import mapping
 from autoperi.data.sources.http import get_json
 
 
@@ -43,6 +44,6 @@ class Oqmd(Client):
         url = f"{self.endpoint}/oqmdapi/formationenergy"
         content = get_json(self.session, url, params)
         documents = documents_of(content, url)
-        more = bool((content.get("links") or {}).get("next")) and bool(documents)
-        total = (content.get("meta") or {}).get("data_available")
+        more = bool(mapping(content.get("links")).get("next")) and bool(documents)
+        total = mapping(content.get("meta")).get("data_available")
         return Answer(content, len(documents), offset + len(documents) if more else None, url, total)

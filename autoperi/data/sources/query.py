@@ -10,6 +10,7 @@ from typing import Any
 
 from autoperi.data.checks import whole_number
 from autoperi.data.elements import element_number, symbol_of
+from autoperi.data.files import explained
 from autoperi.errors import DataError, RequestError
 
 
@@ -88,7 +89,8 @@ def read_ids(given: str | Path | Iterable[str]) -> tuple[str, ...]:
         if path.suffix.lower() in (".txt", ".csv", ".lst"):
             if not path.is_file():
                 raise DataError(f"{path} does not exist; give a file of one id a line, or ids with commas between them")
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            with explained(path, "read"):
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
             words = [line.split(",")[0] for line in lines if not line.startswith("#")]
         else:
             words = str(given).split(",")
@@ -115,6 +117,8 @@ def _formula(text: str) -> str:
     from pymatgen.core import Composition
 
     try:
-        return str(Composition(text, strict=True).reduced_formula)
+        found = Composition(text, strict=True)
+        assert all(float(n).is_integer() for n in found.values())
+        return str(found.reduced_formula)
     except Exception:
-        raise RequestError(f"formula={text!r} is not a formula; write it like LiFePO4") from None
+        raise RequestError(f"formula={text!r} is not a formula of whole numbers; write it like LiFePO4") from None

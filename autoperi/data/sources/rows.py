@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 MIN_DISTANCE_A = 0.5
 """Å, below which two atoms are one that is listed twice: no bond is so short (H2 has 0.74 Å)."""
+MAX_ENERGY_EV = {"formation_energy_per_atom": 25.0, "e_above_hull": 25.0, "band_gap": 50.0}
+"""Beyond these no crystal is: a total energy, another unit, or a calculation that failed."""
+_NUMBERS = (
+    *MAX_ENERGY_EV,
+    *("k_vrh", "g_vrh", "energy_per_atom_eV", "uncorrected_energy_per_atom_eV", "space_group"),
+)
+"""Columns that must hold numbers."""
+MAX_VOLUME_PER_ATOM_A3 = 1e5
+"""Beyond this no crystal is, however much vacuum it holds: a lattice in picometres."""
 REFUSED = ".refused.csv"
 """What the table of refused entries is called, after the name of the table of crystals."""
 
@@ -33,7 +43,7 @@ class Refusal:
     Attributes:
         id: its name; that of its file or its place in it, where it has none.
         reason: ``disordered``, ``partially occupied``, ``duplicate``, ``not periodic``, ``incomplete``, ``missing``,
-            ``retracted``, ``deprecated``, ``too large``, ``volume`` or ``broken``.
+            ``retracted``, ``deprecated``, ``label``, ``too large``, ``volume`` or ``broken``.
         detail: one line.
         source_file: where it stood.
     """
@@ -74,24 +84,61 @@ def row_of(name: str, make: Callable[[], tuple[Crystal, Mapping[str, Any]]]) -> 
         name: of the entry; a label ``id`` goes before it.
         make: gives the crystal and its labels, or fails.
     """
-    from autoperi.data.convert import as_structure, kind_of, to_arrays
+    from vesin import NeighborList
+
+    from autoperi.data.convert import kind_of, to_arrays
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters of them becomes a refusal
             crystal, given = make()
-        labels = {key: value for key, value in given.items() if value is not None}
+        labels = checked(given)
         name = str(labels.pop("id", name))
         if kind_of(crystal) == "structure":
             _check_order(crystal)
         arrays = to_arrays(crystal)
-        if not as_structure(crystal).is_valid(tol=MIN_DISTANCE_A):
+        lattice, coords, numbers = arrays
+        if (volume := abs(float(np.linalg.det(lattice))) / len(numbers)) > MAX_VOLUME_PER_ATOM_A3:
+            raise EntryError("volume", f"{volume:.3g} Å³ an atom; check the unit of its lattice, which must be Å")
+        pairs = NeighborList(cutoff=MIN_DISTANCE_A, full_list=False)
+        if len(pairs.compute(points=coords % 1.0 @ lattice, box=lattice, periodic=True, quantities="i")[0]):
             raise EntryError("broken", f"two atoms are within {MIN_DISTANCE_A} Å of each other")
         return Row(name, arrays, labels)
     except EntryError as refused:
         return Refusal(name, refused.reason, one_line(refused))
     except Exception as error:  # pymatgen and ASE fail in many ways on files that no program of theirs wrote
         return Refusal(name, "not periodic" if "is not periodic" in str(error) else "broken", one_line(error))
+
+
+def checked(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels without missing ones, those that commands read as numbers as numbers.
+
+    Raises:
+        EntryError: a label that commands read as a number is none, or is beyond :data:`MAX_ENERGY_EV`.
+    """
+    found = {name: value for name, value in labels.items() if value is not None}
+    group = found.get("space_group")
+    if isinstance(group, str) and not group.isdigit():
+        found["space_group_symbol"] = found.pop("space_group")
+    for name in found.keys() & set(_NUMBERS):
+        try:
+            number = float(found[name])
+        except (TypeError, ValueError):
+            raise EntryError("label", f"{name} is {found[name]!r}, no number; mend it or leave it out") from None
+        if not abs(number) <= MAX_ENERGY_EV.get(name, math.inf) and not math.isnan(number):
+            unit = "eV" if name == "band_gap" else "eV/atom"
+            raise EntryError(
+                "label", f"{name} is {number:g} {unit}, beyond {MAX_ENERGY_EV[name]:g}; check its unit, or leave it out"
+            )
+        found[name] = int(number) if name == "space_group" and number.is_integer() else number
+    return found
+
+
+def storable(value: Any) -> Any:
+    """``value`` as Parquet holds it: no half characters, no whole number of more than 64 bits."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return float(value) if isinstance(value, int) and abs(value) >= 2**63 else value
 
 
 def _check_order(structure: Any) -> None:
@@ -127,8 +174,9 @@ def collect(found: Iterable[Row | Refusal]) -> tuple[CrystalTable, list[Refusal]
     contents: dict[str, str] = {}
     for one in found:
         if isinstance(one, Refusal):
-            refused.append(one)
+            refused.append(Refusal(*map(storable, astuple(one))))
             continue
+        one = Row(storable(one.id), one.arrays, {name: storable(value) for name, value in one.labels.items()})
         file = str(one.labels.get("source_file", ""))
         same = contents.setdefault(_content(one), one.id)
         if one.id in names:

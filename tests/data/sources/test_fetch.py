@@ -17,6 +17,8 @@ from autoperi.data.sources import http
 from autoperi.data.sources.fetch import fetch
 from autoperi.data.sources.files import import_files
 from autoperi.data.sources.materials_project import MaterialsProject
+from autoperi.data.sources.optimade import _alphabetical as optimade_formula
+from autoperi.data.sources.query import make_query
 from autoperi.errors import DataError, RequestError
 
 KINDS = ("mp", "oqmd", "cod", "optimade")
@@ -237,6 +239,97 @@ def test_a_number_that_cod_has_not_is_named(tmp_path):
         facts = ask(provider, tmp_path / "run", elements=None, ids="9008001,9999999")
     assert facts["refused"] == {"missing": 1}
     assert pd.read_csv(tmp_path / "run" / "crystals.refused.csv")["id"].tolist() == ["cod-9999999"]
+
+
+@pytest.mark.parametrize(("kind", "id_"), [("mp", "mp-1001"), ("optimade", "3001")])
+def test_ids_that_a_provider_has_not_are_named(tmp_path, kind, id_):
+    with local_providers.Provider(kind) as provider:
+        facts = ask(provider, tmp_path / "run", elements=None, ids=f"{id_},777")
+    assert (facts["crystals"], facts["refused"]) == (1, {"missing": 1})
+    assert pd.read_csv(tmp_path / "run" / "crystals.refused.csv")["id"].tolist() == [777]
+
+
+def test_pages_that_are_smaller_than_a_group_of_ids(tmp_path):
+    with local_providers.Provider("optimade") as provider:
+        facts = ask(provider, tmp_path / "run", elements=None, ids=[f"{3000 + k}" for k in range(5)])
+    assert (facts["crystals"], facts["refused"]) == (5, {})
+
+
+@pytest.mark.parametrize("kind", ["oqmd", "optimade"])
+def test_pages_that_go_round_in_a_circle_end(tmp_path, kind):
+    with local_providers.Provider(kind) as provider:
+        real = provider.respond
+        first = {"offset": "0"} if kind == "oqmd" else {"page_offset": "0"}
+        provider.respond = lambda path, query: real(path, {**query, **first})
+        with pytest.raises(DataError, match="the same documents twice"):
+            ask(provider, tmp_path / "run")
+
+
+JUNK = [[1], None, "x", 3, {"data": None}, {"data": [1], "links": [1], "meta": [2]}]
+
+
+@pytest.mark.parametrize("content", JUNK, ids=str)
+def test_answers_that_are_none(provider, tmp_path, content):
+    provider.respond = lambda *_: (200, json.dumps(content))
+    with pytest.raises(DataError):
+        ask(provider, tmp_path / "run")
+
+
+def test_a_page_instead_of_a_cif(tmp_path):
+    with local_providers.Provider("cod") as provider:
+        provider.respond = lambda *_: (200, "<html>back soon</html>")
+        with pytest.raises(DataError, match="something else than a CIF"):
+            ask(provider, tmp_path / "run", elements=None, ids="9008001")
+
+
+def test_a_provider_that_has_more_and_says_not_where(tmp_path):
+    with local_providers.Provider("optimade") as provider:
+        real = provider.respond
+
+        def cut(path, query):
+            status, content = real(path, query)
+            return status, {**content, "links": {}}
+
+        provider.respond = cut
+        facts = ask(provider, tmp_path / "run")
+    assert (facts["crystals"], facts["refused"]) == (2, {"incomplete": 1})
+
+
+def test_an_unfinished_fetch_is_imported_as_such(tmp_path):
+    with local_providers.Provider("oqmd") as provider:
+        ask(provider, tmp_path / "run")
+    answers = tmp_path / "run" / "answers.jsonl"
+    answers.write_bytes(answers.read_bytes()[:-300])
+    facts = import_files([tmp_path / "run"], tmp_path / "out.parquet", progress=False)
+    assert (facts["crystals"], facts["refused"]) == (4, {"incomplete": 1})
+    assert "--resume" in pd.read_csv(tmp_path / "out.refused.csv")["detail"][0]
+
+
+def test_a_query_that_was_refused_can_be_mended(tmp_path):
+    with local_providers.Provider("optimade") as provider:
+        with pytest.raises(DataError, match="the filter has no sense"):
+            ask(provider, tmp_path / "run", filter="BROKEN")
+        (tmp_path / "run" / ".answers.jsonl.0.tmp").write_text("of a process that was killed")
+        assert ask(provider, tmp_path / "run")["crystals"] == 5
+        with pytest.raises(DataError, match="holds no fetch to go on with"):
+            ask(provider, tmp_path / "runn", resume=True)
+    (tmp_path / "run" / "answers.jsonl").write_text("null\n")
+    with pytest.raises(DataError, match="says nothing of a fetch"):
+        ask(provider, tmp_path / "run", resume=True)
+
+
+def test_hours_of_retry_after_are_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(http, "MAX_WAIT_S", 0.01)
+    with local_providers.Provider("oqmd") as provider:
+        provider.troubles, provider.retry_after = [429], "7200"
+        assert ask(provider, tmp_path / "run")["crystals"] == 5
+
+
+def test_formulas_of_the_providers():
+    assert make_query("x", ("formula",), formula="H4O4").formula == "H2O2"
+    assert optimade_formula("H2O2") == "HO"
+    with pytest.raises(RequestError, match="whole numbers"):
+        make_query("x", ("formula",), formula="Li0.5CoO2")
 
 
 def test_another_release_is_not_mixed_in(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import ase.db
 import numpy as np
@@ -16,7 +17,7 @@ from autoperi.cli.main import main
 from autoperi.data.convert import structure_to_atoms
 from autoperi.data.io import read_table, write_crystals
 from autoperi.data.sources.files import import_files
-from autoperi.errors import DataError
+from autoperi.errors import DataError, RequestError
 from autoperi.hub import load_bundle
 
 N = 6
@@ -251,6 +252,9 @@ def test_two_atoms_at_one_place_and_foreign_classes(tmp_path):
         ("x.csv", "a,b\n1,2\n", "no column cif; its columns are a, b"),
         ("x.xlsx", "x", "suffix '.xlsx'"),
         ("x.db", "no database", "cannot be read"),
+        ("x.db", "", "no ASE database"),
+        ("x.jsonl", "[1]\n[2]", "no fields"),
+        ("x.jsonl", '{"cif": "x"}\n{"ci', "line 2 is no JSON"),
     ],
 )
 def test_files_that_are_refused(tmp_path, name, content, words):
@@ -259,6 +263,96 @@ def test_files_that_are_refused(tmp_path, name, content, words):
         import_files([tmp_path / name], tmp_path / "out.parquet", progress=False)
     assert str(tmp_path / name) in str(said.value)
     assert not (tmp_path / "out.parquet").exists()
+    assert (tmp_path / name).read_text() == content  # ASE would have made a database of an empty file
+
+
+def imported(path, documents, **changes):
+    """The table and the refusals (id to reason) of documents that are written to a file."""
+    path.write_text(
+        "\n".join(json.dumps(d) for d in documents) if changes.pop("lines", False) else json.dumps(documents)
+    )
+    out = path.parent / "out.parquet"
+    facts = import_files([path], out, progress=False, **changes)
+    refused = (
+        pd.read_csv(path.parent / "out.refused.csv") if facts["refused"] else pd.DataFrame({"id": [], "reason": []})
+    )
+    return read_table(out), dict(zip(refused["id"], refused["reason"], strict=True))
+
+
+def test_labels_must_be_numbers_in_their_unit(tmp_path):
+    wrong = ["-1.5", "n/a", -411.0, float("inf"), float("nan")]  # kJ/mol are eV/atom to nobody
+    documents = [forms.summary(k, formation_energy_per_atom=value) for k, value in enumerate(wrong)]
+    documents.append(forms.summary(5, band_gap=10**30))
+    documents.append(forms.summary(6, symmetry=None, space_group="Fm-3m", note="\ud800", key=10**30))
+    table, refused = imported(tmp_path / "docs.json", documents)
+    assert refused == dict.fromkeys(["mp-1001", "mp-1002", "mp-1003", "mp-1005"], "label")
+    energies = table.labels["formation_energy_per_atom"]
+    np.testing.assert_allclose(energies, [-1.5, np.nan, -2.06])
+    row = table.labels.iloc[2]
+    assert (row["space_group_symbol"], row["note"], row["key"]) == ("Fm-3m", "?", 1e30)
+
+
+def test_total_energies_and_those_of_a_cell_are_no_formation_energies(tmp_path):
+    data = [[forms.primitive(k).as_dict(), 0.5 * k] for k in range(2)]
+    content = {"index": [0, 1], "columns": ["structure", "e_form"], "data": data}
+    table, _ = imported(tmp_path / "matbench_perovskites.json", content)
+    assert "formation_energy_per_atom" not in table.labels
+    assert table.labels["e_form_per_cell_eV"].tolist() == [0.0, 0.5]
+    bare = {
+        k: v for k, v in forms.computed_entry(0).items() if k not in ("correction", "energy_adjustments", "parameters")
+    }
+    table, refused = imported(tmp_path / "entries.json", [bare, {**forms.computed_entry(1), "energy": None}])
+    assert table.labels["energy_per_atom_eV"].tolist() == [-11.5 / 2]
+    assert refused == {"mp-1001-GGA": "broken"}
+
+
+@pytest.mark.parametrize("name", ["docs.json", "docs.jsonl"])
+def test_a_bad_beginning_does_not_end_an_import(tmp_path, name):
+    documents = [None, {"error": "busy"}, forms.summary(0), [3], forms.summary(1)]
+    table, refused = imported(tmp_path / name, documents, lines=name.endswith("l"))
+    assert table.ids == ["mp-1000", "mp-1001"]
+    assert refused == dict.fromkeys(["docs-0", "docs-1", "docs-3"], "broken")
+
+
+def test_lines_that_are_called_json(tmp_path):
+    table, _ = imported(tmp_path / "docs.json", [forms.summary(0), forms.summary(1)], lines=True)
+    assert len(table) == 2
+
+
+def test_cells_in_another_unit_and_atoms_on_their_own_images(tmp_path):
+    cells = {"pm": 400.0, "nm": 0.04, "thin": 4.0}
+    documents = [
+        {"id": n, "structure": Structure(np.eye(3) * a, ["Na"], [[0] * 3]).as_dict()} for n, a in cells.items()
+    ]
+    documents[2]["structure"]["lattice"]["matrix"][2] = [0, 0, 0.3]
+    _, refused = imported(tmp_path / "docs.json", [*documents, forms.summary(0)])
+    assert refused == {"pm": "volume", "nm": "broken", "thin": "broken"}
+
+
+def test_folders_with_links_packed_and_unreadable_files(tmp_path, monkeypatch):
+    folder = tmp_path / "cifs"
+    for place in (folder / "sub", folder / ".hidden" / "deep"):
+        place.mkdir(parents=True)
+    for k, name in enumerate(["a.cif", "sub/b.CIF", ".hidden/deep/c.cif", "locked.cif", "odd\udcff.cif"]):
+        (folder / name).write_text(forms.cod_cif(k, 9008000 + k))
+    (folder / "packed.cif.gz").write_bytes(gzip.compress(forms.cod_cif(5, 9008005).encode()))
+    (folder / "cut.cif.gz").write_bytes(gzip.compress(forms.cod_cif(6, 9008006).encode())[:-40])
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "gone.cif").symlink_to(folder / "nowhere.cif")
+    real = Path.read_bytes
+
+    def read(path):
+        if path.name == "locked.cif":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    facts = import_files([folder], tmp_path / "out.parquet", progress=False)
+    assert facts["refused"] == {"broken": 2}
+    table = read_table(tmp_path / "out.parquet")
+    assert sorted(table.ids) == [f"cod-{9008000 + k}" for k in (0, 1, 4, 5)]
+    assert "odd?.cif" in set(table.labels["source_file"])
+    assert pd.read_csv(tmp_path / "out.refused.csv")["id"].tolist() == ["locked", "cut"]
 
 
 def test_several_files_become_one_table(tmp_path):
@@ -276,6 +370,8 @@ def test_several_files_become_one_table(tmp_path):
     assert import_files(files[:1], tmp_path / "b.parquet", max_atoms=2, progress=False)["crystals"] == N
     with pytest.raises(DataError, match="there is no crystal"):
         import_files(files[:1], tmp_path / "c.parquet", max_atoms=1, progress=False)
+    with pytest.raises(RequestError, match="volume=5-1 is no range"):
+        import_files(files[:1], tmp_path / "d.parquet", volume=(5, 1))
     assert set(pd.read_csv(tmp_path / "c.refused.csv")["reason"]) == {"too large"}
 
 

@@ -14,8 +14,6 @@ from autoperi.data.files import check_exists, check_writable, publish
 from autoperi.errors import DataError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from autoperi.data.tables import CrystalTable
 
 EXAMPLE = """examples:
@@ -163,6 +161,8 @@ def _say_rows(facts: dict[str, Any]) -> None:
 
 def split(args: argparse.Namespace) -> int:
     """Split, write, print."""
+    import pandas as pd
+
     from autoperi.data.io import read_table
     from autoperi.data.sources.query import read_ids
     from autoperi.data.sources.rows import reduced_formulas
@@ -197,7 +197,8 @@ def split(args: argparse.Namespace) -> int:
         "removed": len(done.removed),
         "absent": done.absent,
     }
-    files["removed.csv"] = _removed(done.removed)
+    removed = pd.DataFrame(done.removed, columns=["id", "part", "reason", "like"])
+    files["removed.csv"] = removed.to_csv(index=False).encode()
     files["split.json"] = (common.dumps(facts, indent=1) + "\n").encode()
     with common.uninterrupted():
         publish(files, folder)
@@ -225,13 +226,6 @@ def _share(text: str, part: str) -> float | str:
         raise RequestError(
             f"--{part} {text} is neither a share nor a .txt or .csv file of ids; give 0.1, or a file"
         ) from None
-
-
-def _removed(rows: Sequence[dict[str, str]]) -> bytes:
-    import pandas as pd
-
-    text: str = pd.DataFrame(rows, columns=["id", "part", "reason", "like"]).to_csv(index=False)
-    return text.encode()
 
 
 def show(args: argparse.Namespace) -> int:

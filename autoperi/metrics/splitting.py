@@ -84,19 +84,30 @@ def split_table(
     keys: list[Hashable] = list(formulas if by == "formula" else table.ids)
     split = _drawn(table, keys, {"val": val, "test": test}, seed)
     crystals = _arrays(table)
-    for lesser, greater in (("val", "test"), ("train", "test"), ("train", "val")):
-        if by != "id":
-            rows, others = split.rows(lesser), split.rows(greater)
-            found = _equal(by, [crystals[i] for i in rows], [crystals[j] for j in others], **run)
-            _remove(split, table, rows, found, by, [table.ids[j] for j in others], greater)
-    for other in apart_from:
-        rows = [i for i, part in enumerate(split.parts) if part is not None]
+
+    def part_from(rows: list[int], others: Sequence[Arrays | Failure], names: Sequence[str], where: str) -> None:
+        found: list[int | Failure | None]
         if by == "id":
-            place = {name: j for j, name in enumerate(other.ids)}
+            place = {name: j for j, name in enumerate(names)}
             found = [place.get(table.ids[i]) for i in rows]
         else:
-            found = _equal(by, [crystals[i] for i in rows], _arrays(other), **run)
-        _remove(split, table, rows, found, by, other.ids, "another table")
+            found = _equal(by, [crystals[i] for i in rows], others, **run)
+        for i, match in zip(rows, found, strict=True):
+            if match is not None:  # one that could not be compared may be equal, and goes too
+                reason, like = f"same {by} in {where}", ""
+                if isinstance(match, Failure):
+                    reason = f"could not be compared: {match.reason}"
+                else:
+                    like = names[match]
+                split.removed.append({"id": table.ids[i], "part": str(split.parts[i]), "reason": reason, "like": like})
+                split.parts[i] = None
+
+    for lesser, greater in (("val", "test"), ("train", "test"), ("train", "val")):
+        others = split.rows(greater)
+        part_from(split.rows(lesser), [crystals[j] for j in others], [table.ids[j] for j in others], greater)
+    for other in apart_from:
+        left = [i for i, part in enumerate(split.parts) if part is not None]
+        part_from(left, _arrays(other), other.ids, "another table")
     if not split.rows(SPLITS[0]):
         raise RequestError(
             f"nothing is left to train on of {len(table)} crystals, {len(split.removed)} of which equal others by {by}"
@@ -131,13 +142,8 @@ def _drawn(table: CrystalTable, keys: Sequence[Hashable], asked: dict[str, Any],
         if name in listed:
             split.parts.append(listed[name])
             continue
-        place, part = _place(seed, key), SPLITS[0]
-        for one in ("test", "val"):
-            share = shares.get(one, 0.0)
-            if part == SPLITS[0] and place < share:
-                part = one
-            place -= share
-        split.parts.append(part)
+        place, share = _place(seed, key), shares.get("test", 0.0)
+        split.parts.append("test" if place < share else "val" if place < share + shares.get("val", 0.0) else SPLITS[0])
     return split
 
 
@@ -170,22 +176,3 @@ def _equal(
         elif isinstance(rms, Failure) and out[i] is None:
             out[i] = rms
     return out
-
-
-def _remove(
-    split: Split,
-    table: CrystalTable,
-    rows: Sequence[int],
-    found: Sequence[int | Failure | None],
-    by: str,
-    names: Sequence[str],
-    where: str,
-) -> None:
-    """Take out the rows that equal another; one that could not be compared may be equal, and goes too."""
-    for i, match in zip(rows, found, strict=True):
-        if match is None:
-            continue
-        reason = f"could not be compared: {match.reason}" if isinstance(match, Failure) else f"same {by} in {where}"
-        like = "" if isinstance(match, Failure) else names[match]
-        split.removed.append({"id": table.ids[i], "part": str(split.parts[i]), "reason": reason, "like": like})
-        split.parts[i] = None

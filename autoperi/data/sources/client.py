@@ -81,8 +81,8 @@ class Client:
         Raises:
             DataError: nobody does.
         """
-        source = SOURCES[self.word]
-        return {"name": source.name, "version": None, "licence": source.licence, "prefix": self.word}
+        known = SOURCES[self.word]
+        return {"name": known["source"], "version": None, "licence": known["licence"], "prefix": self.word}
 
     def listing(self) -> list[str] | None:
         """Ids that are fetched one by one or in groups; None where the provider pages by itself.

@@ -20,6 +20,8 @@ class Cod(Client):
 
     def listing(self) -> list[str] | None:
         """The numbers that are asked for, or that the search finds, those without coordinates left out."""
+        from pymatgen.core import Composition
+
         asked = self.query
         if asked.ids is not None:
             numbers = [name.lower().removeprefix("cod-").removesuffix(".cif") for name in asked.ids]
@@ -34,7 +36,7 @@ class Cod(Client):
         if asked.chemical_system:
             params |= {"strictmin": len(elements), "strictmax": len(elements)}
         if asked.formula:
-            params["formula"] = _hill(asked.formula)
+            params["formula"] = Composition(asked.formula).hill_formula
         found = get_json(self.session, f"{self.endpoint}/result", params)
         if not isinstance(found, list):
             raise DataError(f"{self.endpoint}/result answered with no list of entries; check the address")
@@ -58,9 +60,3 @@ class Cod(Client):
             raise DataError(f"{url} answered with something else than a CIF; check the address")
         content = {"cod": numbers[k], "cif": text}
         return Answer(content, 1, k + 1 if k + 1 < len(numbers) else None, url, len(numbers))
-
-
-def _hill(formula: str) -> str:
-    from pymatgen.core import Composition
-
-    return str(Composition(formula).hill_formula)

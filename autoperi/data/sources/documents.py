@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -56,37 +55,18 @@ _LOGARITHMS = {"log10(K_VRH)": "k_vrh", "log10(G_VRH)": "g_vrh"}
 _IDS = ("material_id", "mp_id", "entry_id", "id", "task_id")
 _STRUCTURES = ("structure", "final_structure", "cif")
 _DERIVED = (
-    "formula",
-    "pretty_formula",
-    "formula_pretty",
-    "nsites",
-    "n_atoms",
-    "natoms",
-    "volume",
-    "elements",
-    "poscar",
+    *("formula", "pretty_formula", "formula_pretty", "nsites", "n_atoms"),
+    *("natoms", "volume", "elements", "poscar"),
 )
 """What the crystal itself says."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A database.
-
-    Attributes:
-        name: as the column ``source`` has it.
-        licence: of its data.
-    """
-
-    name: str
-    licence: str
-
-
 SOURCES = {
-    "mp": Source("Materials Project", "CC-BY-4.0"),
-    "oqmd": Source("OQMD", "CC-BY-4.0"),
-    "cod": Source("COD", "CC0-1.0"),
+    "mp": {"source": "Materials Project", "licence": "CC-BY-4.0"},
+    "oqmd": {"source": "OQMD", "licence": "CC-BY-4.0"},
+    "cod": {"source": "COD", "licence": "CC0-1.0"},
 }
+"""Databases and the licences of their data, as columns."""
 
 
 def mapping(value: Any) -> Mapping[Any, Any]:
@@ -95,7 +75,7 @@ def mapping(value: Any) -> Mapping[Any, Any]:
 
 
 def structure_of(value: Any) -> Crystal:
-    """A crystal of a pymatgen dictionary or of the text of a CIF.
+    """The one crystal of a pymatgen dictionary or of the text of a CIF.
 
     Raises:
         DataError: it is neither, names foreign classes, or the CIF holds several crystals.
@@ -103,23 +83,13 @@ def structure_of(value: Any) -> Crystal:
     from pymatgen.core import Structure
 
     if isinstance(value, str):
-        return only_crystal(value)
-    if not isinstance(value, Mapping) or not {"lattice", "sites"} <= value.keys():
-        raise DataError("it has no structure; give a pymatgen dictionary or a CIF")
-    refuse_foreign_classes(value["sites"])
-    return Structure.from_dict({"lattice": value["lattice"], "sites": value["sites"], "charge": value.get("charge")})
-
-
-def only_crystal(text: str) -> Crystal:
-    """The one crystal of a CIF.
-
-    Raises:
-        DataError: there is none, or there are several.
-    """
-    found = read_cif(text, None)
-    if len(found) > 1:
-        raise DataError(f"the CIF holds {len(found)} crystals; write one a file")
-    return found[0]
+        found = read_cif(value, None)
+        if len(found) > 1:
+            raise DataError(f"the CIF holds {len(found)} crystals; write one a file")
+        return found[0]
+    refuse_foreign_classes(_needed(value, "sites"))
+    lattice = _needed(value, "lattice")
+    return Structure.from_dict({"lattice": lattice, "sites": value["sites"], "charge": value.get("charge")})
 
 
 def record(document: Mapping[str, Any]) -> Made:
@@ -136,11 +106,11 @@ def record(document: Mapping[str, Any]) -> Made:
         if (modulus := mapping(document.get(field)).get("vrh")) is not None:
             labels[column] = modulus
     if re.match(r"(mp|mvc)-\w", id_of(document) or ""):
-        labels = {"source": SOURCES["mp"].name, "licence": SOURCES["mp"].licence, **labels}
+        labels = {**SOURCES["mp"], **labels}
     labels["source_version"] = mapping(document.get("builder_meta")).get("database_version")
-    energies = [labels.get(name) for name in ("energy_per_atom_eV", "uncorrected_energy_per_atom_eV")]
-    if all(isinstance(energy, Real) for energy in energies):
-        labels["correction_per_atom_eV"] = energies[0] - energies[1]
+    corrected, raw = labels.get("energy_per_atom_eV"), labels.get("uncorrected_energy_per_atom_eV")
+    if isinstance(corrected, Real) and isinstance(raw, Real):
+        labels["correction_per_atom_eV"] = float(corrected) - float(raw)
     return structure_of(document.get(key)), labels
 
 
@@ -229,7 +199,7 @@ def cif(text: str) -> Made:
     """
     from pymatgen.io.cif import CifParser, str2float
 
-    crystal, parser = only_crystal(text), CifParser.from_str(text)
+    crystal, parser = structure_of(text), CifParser.from_str(text)
     blocks = parser.as_dict().values()
     tags = {key.lower(): value for block in blocks for key, value in block.items() if isinstance(value, str)}
     labels: dict[str, Any] = {}
@@ -241,7 +211,7 @@ def cif(text: str) -> Made:
     if tags.get("_cod_error_flag", "").strip() == "retracted":
         raise EntryError("retracted", "COD marks it as retracted")
     if (number := tags.get("_cod_database_code", "").strip()).isdigit():
-        labels |= {"id": f"cod-{number}", "source": SOURCES["cod"].name, "licence": SOURCES["cod"].licence}
+        labels |= {"id": f"cod-{number}", **SOURCES["cod"]}
     missing = parser.check(crystal) if crystal.is_ordered else None
     if missing and missing.startswith(("Missing", "Incorrect")):
         made, said = crystal.composition.reduced_formula, tags.get("_chemical_formula_sum")
@@ -296,20 +266,15 @@ def id_of(document: Any, *, prefix: str = "") -> str | None:
     if "attributes" in document:
         name = str(document.get("id"))
         return f"{prefix}-{name}" if prefix and name.isdigit() else name
-    inner = [part for key in ("properties", "data") if isinstance(part := document.get(key), Mapping)]
-    return next((found for fields in (document, *inner) if (found := _first(fields, _IDS)) is not None), None)
+    for fields in (document, mapping(document.get("properties")), mapping(document.get("data"))):
+        for value in map(fields.get, _IDS):
+            if value is not None and not isinstance(value, float):
+                return str(value.get("string", value) if isinstance(value, Mapping) else value)
+    return None
 
 
 def _space_group(document: Mapping[str, Any]) -> Any:
     return mapping(document.get("symmetry") or document.get("spacegroup")).get("number")
-
-
-def _first(fields: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    for name in names:
-        value = fields.get(name)
-        if value is not None and not isinstance(value, float):
-            return str(value.get("string", value) if isinstance(value, Mapping) else value)
-    return None
 
 
 def _text(value: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoperi.data.checks import positive_number
-from autoperi.data.files import check_writable, dumps, explained, remove_unfinished, write_atomically
+from autoperi.data.files import check_writable, dumps, explained, plain, remove_unfinished, write_atomically
 from autoperi.data.sources.client import Client
 from autoperi.data.sources.documents import mapping
 from autoperi.data.sources.files import ANSWERS, import_files, json_lines, unwrapped
@@ -66,18 +66,14 @@ def fetch(
     stored = _earlier(folder, resume)
     if resume and stored is None and not asked:
         raise DataError(f"{folder} holds no fetch to go on with; check the folder, or say what to fetch")
+    query = make_query(source, kind.supports, **asked)
     if stored is not None:
-        endpoint = _same(stored, source, endpoint, folder)
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["query"].items()}
-        query = Query(**known)
-        if asked and make_query(source, kind.supports, **asked) != query:
-            raise RequestError(
-                f"the query differs from that of the fetch in {folder}; leave it out, or choose another folder"
-            )
-    else:
-        query = make_query(source, kind.supports, **asked)
+        endpoint = endpoint or str(stored["endpoint"])
+        if not asked:
+            asked = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["query"].items()}
+            query = Query(**asked)
     client = kind(query, endpoint=endpoint, rate=rate)
-    header = _begin(client, folder) if stored is None else _go_on(client, stored, folder)
+    header = _header(client, stored, folder)
     try:
         answers, documents = _run(client, folder, query, progress)
     except AutoPeriError as error:
@@ -86,15 +82,8 @@ def fetch(
         words = dumps(header["query"])
         raise DataError(f"{header['name']} has no document of this query ({words}); ask for less, in another folder")
     facts = import_files([folder], folder / TABLE, progress=progress)
-    summary = {
-        "source": header["name"],
-        "endpoint": header["endpoint"],
-        "version": header["version"],
-        "licence": header["licence"],
-        "query": header["query"],
-        "answers": answers,
-        **facts,
-    }
+    said = {name: header[name] for name in ("endpoint", "version", "licence", "query")}
+    summary = {"source": header["name"], **said, "answers": answers, **facts}
     write_atomically(folder / SUMMARY, dumps(summary, indent=1) + "\n")
     return summary
 
@@ -122,45 +111,23 @@ def _earlier(folder: Path, resume: bool) -> dict[str, Any] | None:
     return header
 
 
-def _same(stored: dict[str, Any], source: str, endpoint: str | None, folder: Path) -> str:
-    """The address of the fetch that is resumed.
+def _header(client: Client, stored: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+    """What is asked of whom: written where a fetch begins, compared where it goes on.
 
     Raises:
-        RequestError: another one is asked.
+        RequestError: the fetch in the folder asked for something else, or of another release of the database.
     """
-    if stored["word"] != source:
-        raise RequestError(
-            f"source={source!r} differs from {stored['word']!r} of the fetch in {folder}; resume with its own"
-        )
-    if endpoint is not None and PROVIDERS[source].address(endpoint) != stored["endpoint"]:
-        raise RequestError(
-            f"endpoint={endpoint!r} differs from {stored['endpoint']!r} of the fetch in {folder}; leave it out"
-        )
-    return str(stored["endpoint"])
-
-
-def _begin(client: Client, folder: Path) -> dict[str, Any]:
-    facts = client.facts()
-    client.items = client.listing()
-    header = {
-        "word": client.word,
-        "endpoint": client.endpoint,
-        "query": client.query.asked(),
-        **facts,
-        "items": client.items,
-    }
-    write_atomically(folder / ANSWERS, dumps({"fetch": header}) + "\n")
-    return header
-
-
-def _go_on(client: Client, stored: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The header of the fetch that is resumed; another release of the database is another set of documents."""
-    version = client.facts()["version"]
-    if version != stored["version"]:
-        raise RequestError(
-            f"{stored['name']} is at version {version} now, and the fetch in {folder} began with {stored['version']}; "
-            "begin again in another folder"
-        )
+    said = {"source": client.word, "endpoint": client.endpoint, "query": plain(client.query.asked()), **client.facts()}
+    if stored is None:
+        client.items = client.listing()
+        write_atomically(folder / ANSWERS, dumps({"fetch": {**said, "items": client.items}}) + "\n")
+        return said
+    for name in ("source", "endpoint", "query", "version"):
+        if said[name] != stored[name]:
+            raise RequestError(
+                f"{name}={said[name]!r} differs from {stored[name]!r} of the fetch in {folder}; leave it as it was, or "
+                "choose another folder"
+            )
     client.items = stored["items"]
     return stored
 

@@ -21,7 +21,7 @@ from autoperi.data.checks import whole_number
 from autoperi.data.files import check_exists, check_writable, explained, format_of
 from autoperi.data.formats import read_cif
 from autoperi.data.io import crystal_files, read_crystals
-from autoperi.data.sources.documents import FORMS, Made, ase_row, cif, form_of, id_of, mapping, scalars
+from autoperi.data.sources.documents import FORMS, SOURCES, Made, ase_row, cif, form_of, id_of, mapping, scalars
 from autoperi.data.sources.rows import Refusal, Row, collect, row_of, within, write
 from autoperi.errors import DataError, RequestError, one_line
 from autoperi.progress import progress_bar
@@ -278,7 +278,7 @@ def unwrapped(answer: Any) -> tuple[list[Any], dict[str, Any], str]:
         if isinstance(stamp := meta.get("time_stamp"), str):
             facts["retrieved"] = stamp[:10]
         if "_oqmd_version" in mapping(mapping(mapping(answer.get("links")).get("base_url")).get("meta")):
-            facts |= {"source": "OQMD", "licence": "CC-BY-4.0"}
+            facts |= SOURCES["oqmd"]
         return (data if isinstance(data, list) else [data]), facts, str(provider.get("prefix") or "")
     if isinstance(answer.get("entries"), list):
         return answer["entries"], {}, ""
@@ -302,11 +302,7 @@ def _json(path: Path) -> Found:
 
 
 def json_lines(path: Path, *, whole: bool = False) -> Iterator[Any]:
-    """What the lines of a file hold.
-
-    Args:
-        path: of the file, which may be packed as ``.gz``.
-        whole: leave out a last line that does not end, as a process that was killed leaves it.
+    """What the lines of a file hold, which may be packed; with ``whole`` without a last line that was cut short.
 
     Raises:
         DataError: a line that is no JSON; the message names its number.

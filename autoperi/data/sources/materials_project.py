@@ -20,21 +20,9 @@ class MaterialsProject(Client):
     rate = 5.0
     page = 500
     group: ClassVar[int] = 100
-    fields: ClassVar[tuple[str, ...]] = (
-        "material_id",
-        "structure",
-        "formation_energy_per_atom",
-        "energy_above_hull",
-        "energy_per_atom",
-        "uncorrected_energy_per_atom",
-        "band_gap",
-        "bulk_modulus",
-        "shear_modulus",
-        "total_magnetization",
-        "symmetry",
-        "theoretical",
-        "deprecated",
-        "last_updated",
+    fields: ClassVar[str] = (
+        "material_id,structure,formation_energy_per_atom,energy_above_hull,energy_per_atom,uncorrected_energy_per_atom,"
+        "band_gap,bulk_modulus,shear_modulus,total_magnetization,symmetry,theoretical,deprecated,last_updated"
     )
 
     def __init__(self, query: Query, *, endpoint: str | None = None, rate: float | None = None) -> None:
@@ -93,7 +81,7 @@ class MaterialsProject(Client):
             found = self.client.materials.summary.search(
                 **{name: value for name, value in conditions.items() if value is not None},
                 deprecated=False,
-                fields=list(self.fields),
+                fields=self.fields.split(","),
                 chunk_size=self.page,
                 num_chunks=1,
                 _page=1 if names else k + 1,

@@ -20,15 +20,9 @@ class Optimade(Client):
     word = "optimade"
     default = "https://optimade.materialsproject.org"
     supports = ("formula", "elements", "chemical_system", "ids", "max_atoms", "filter", "limit")
-    fields: ClassVar[tuple[str, ...]] = (
-        "immutable_id",
-        "last_modified",
-        "lattice_vectors",
-        "cartesian_site_positions",
-        "species",
-        "species_at_sites",
-        "dimension_types",
-        "structure_features",
+    fields: ClassVar[str] = (
+        "immutable_id,last_modified,lattice_vectors,cartesian_site_positions,species,species_at_sites,dimension_types,"
+        "structure_features"
     )
 
     @classmethod
@@ -56,7 +50,7 @@ class Optimade(Client):
         provider, said = mapping(meta.get("provider")), mapping(data.get("attributes"))
         prefix = str(provider.get("prefix") or "")
         licences = said.get("available_licenses_for_entries") or said.get("available_licenses")
-        known = SOURCES[prefix].licence if prefix in SOURCES else None
+        known = SOURCES[prefix]["licence"] if prefix in SOURCES else None
         return {
             "name": provider.get("name") or urlsplit(self.endpoint).netloc,
             "version": meta.get("api_version") or said.get("api_version"),
@@ -75,7 +69,7 @@ class Optimade(Client):
             conditions = [*self._conditions(), *([f"({wanted})"] if names else [])]
             url = f"{self.endpoint}/v1/structures"
             params = {
-                "response_fields": ",".join((*self.fields, *self._own_fields)),
+                "response_fields": ",".join((self.fields, *self._own_fields)),
                 "page_limit": self.size(remaining),
                 **({"filter": " AND ".join(conditions)} if conditions else {}),
             }

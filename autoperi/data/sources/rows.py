@@ -126,10 +126,8 @@ def checked(labels: Mapping[str, Any]) -> dict[str, Any]:
         except (TypeError, ValueError):
             raise EntryError("label", f"{name} is {found[name]!r}, no number; mend it or leave it out") from None
         if not abs(number) <= MAX_ENERGY_EV.get(name, math.inf) and not math.isnan(number):
-            unit = "eV" if name == "band_gap" else "eV/atom"
-            raise EntryError(
-                "label", f"{name} is {number:g} {unit}, beyond {MAX_ENERGY_EV[name]:g}; check its unit, or leave it out"
-            )
+            said = f"{name} is {number:g}, beyond {MAX_ENERGY_EV[name]:g} eV; check its unit, or leave it out"
+            raise EntryError("label", said)
         found[name] = int(number) if name == "space_group" and number.is_integer() else number
     return found
 

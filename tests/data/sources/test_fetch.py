@@ -337,7 +337,7 @@ def test_another_release_is_not_mixed_in(tmp_path, monkeypatch):
         ask(provider, tmp_path / "run")
         # mp-api asks for the release once a process
         monkeypatch.setattr(MaterialsProject, "facts", lambda _: {"version": "2026.11.01"})
-        with pytest.raises(RequestError, match=r"2026\.11\.01 now.*2026\.09\.22"):
+        with pytest.raises(RequestError, match=r"version='2026\.11\.01' differs from '2026\.09\.22'"):
             ask(provider, tmp_path / "run", resume=True)
 
 
@@ -362,7 +362,7 @@ def test_refusals_before_any_request(tmp_path, monkeypatch):
         assert provider.seen == []
         ask(provider, tmp_path / "run")
         for options, words in (
-            ({"elements": "Na"}, "the query differs"),
+            ({"elements": "Na"}, "query={'elements': .*differs"),
             ({"endpoint": "http://127.0.0.1:1"}, "differs from"),
         ):
             with pytest.raises(RequestError, match=words):
@@ -395,7 +395,7 @@ def test_what_a_provider_says_is_wrong(tmp_path, monkeypatch):
 
 
 def test_forms_are_those_of_the_providers():
-    assert set(MaterialsProject.fields) <= set(SummaryDoc.model_fields)
+    assert set(MaterialsProject.fields.split(",")) <= set(SummaryDoc.model_fields)
     assert set(forms.summary(0)) <= set(SummaryDoc.model_fields)
     assert forms.oqmd_answer([])["links"]["base_url"]["meta"] == {"_oqmd_version": "1.0"}
     assert len({s.composition.reduced_formula for s in forms.salts()}) == 81

@@ -26,7 +26,7 @@ EXAMPLE = """examples:
   autoperi data show mine.parquet"""
 
 SOURCES = ("mp", "oqmd", "cod", "optimade")
-"""Words of :data:`autoperi.data.sources.providers.PROVIDERS`, whose import takes long."""
+"""Words of :data:`autoperi.data.sources.fetch.PROVIDERS`, whose import takes long."""
 CONDITIONS: dict[str, tuple[Any, str, str]] = {
     "formula": (str, "FORMULA", "such as LiFePO4"),
     "elements": (str, "ELEMENTS", "these must be there, others may, e.g. Li,O"),

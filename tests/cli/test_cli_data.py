@@ -12,7 +12,7 @@ import pytest
 
 from autoperi.cli.data import CONDITIONS, SOURCES
 from autoperi.data.io import read_table
-from autoperi.data.sources.providers import PROVIDERS
+from autoperi.data.sources.fetch import PROVIDERS
 from autoperi.data.sources.query import Query
 
 

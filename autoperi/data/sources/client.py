@@ -6,12 +6,11 @@ interrupted goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from autoperi.data.sources.documents import SOURCES
+from autoperi.data.sources.documents import SOURCES, mapping
 from autoperi.data.sources.http import paced_session
 from autoperi.data.sources.query import Query
 from autoperi.errors import DataError, RequestError
@@ -111,7 +110,6 @@ def documents_of(content: Any, url: str) -> list[Any]:
     Raises:
         DataError: there is none.
     """
-    data = content.get("data") if isinstance(content, Mapping) else None
-    if not isinstance(data, list):
+    if not isinstance(data := mapping(content).get("data"), list):
         raise DataError(f"{url} answered without a list of documents; check the address")
     return data

@@ -17,13 +17,18 @@ from typing import Any
 from autoperi.data.checks import positive_number
 from autoperi.data.files import check_writable, dumps, explained, plain, remove_unfinished, write_atomically
 from autoperi.data.sources.client import Client
+from autoperi.data.sources.cod import Cod
 from autoperi.data.sources.documents import mapping
 from autoperi.data.sources.files import ANSWERS, import_files, json_lines, unwrapped
-from autoperi.data.sources.providers import PROVIDERS
+from autoperi.data.sources.materials_project import MaterialsProject
+from autoperi.data.sources.optimade import Optimade
+from autoperi.data.sources.oqmd import Oqmd
 from autoperi.data.sources.query import Query, make_query
 from autoperi.errors import AutoPeriError, DataError, RequestError
 from autoperi.progress import progress_bar
 
+PROVIDERS: dict[str, type[Client]] = {c.word: c for c in (MaterialsProject, Oqmd, Cod, Optimade)}
+"""The clients by the words of the command line."""
 TABLE, SUMMARY = "crystals.parquet", "fetch.json"
 """What is made in the folder of the answers."""
 

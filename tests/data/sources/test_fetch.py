@@ -114,7 +114,7 @@ def test_what_was_saved_imports_the_same(provider, tmp_path):
 
 
 def test_an_interrupted_fetch_goes_on_without_loss_or_duplicates(provider, tmp_path, monkeypatch):
-    from autoperi.data.sources.providers import PROVIDERS
+    from autoperi.data.sources.fetch import PROVIDERS
 
     ask(provider, tmp_path / "whole")
     asked = len(documents(provider))

@@ -94,11 +94,8 @@ def split_table(
             found = _equal(by, [crystals[i] for i in rows], others, **run)
         for i, match in zip(rows, found, strict=True):
             if match is not None:  # one that could not be compared may be equal, and goes too
-                reason, like = f"same {by} in {where}", ""
-                if isinstance(match, Failure):
-                    reason = f"could not be compared: {match.reason}"
-                else:
-                    like = names[match]
+                failed = f"could not be compared: {match.reason}" if isinstance(match, Failure) else ""
+                reason, like = failed or f"same {by} in {where}", "" if isinstance(match, Failure) else names[match]
                 split.removed.append({"id": table.ids[i], "part": str(split.parts[i]), "reason": reason, "like": like})
                 split.parts[i] = None
 

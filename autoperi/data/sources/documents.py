@@ -239,6 +239,8 @@ def scalars(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields that fit into one cell of a table, by the names of :data:`COLUMNS`; no ids, no missing numbers."""
     found: dict[str, Any] = {}
     for key, value in fields.items():
+        if key == "autoperi":  # provenance, which may be nested
+            found[key] = value
         if str(key) in _IDS or str(key).startswith(("@", "Unnamed:")) or not isinstance(value, (str, bool, Real)):
             continue
         if isinstance(value, Real) and math.isnan(value):

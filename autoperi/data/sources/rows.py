@@ -25,10 +25,7 @@ MIN_DISTANCE_A = 0.5
 """Å, below which two atoms are one that is listed twice: no bond is so short (H2 has 0.74 Å)."""
 MAX_ENERGY_EV = {"formation_energy_per_atom": 25.0, "e_above_hull": 25.0, "band_gap": 50.0}
 """Beyond these no crystal is: a total energy, another unit, or a calculation that failed."""
-_NUMBERS = (
-    *MAX_ENERGY_EV,
-    *("k_vrh", "g_vrh", "energy_per_atom_eV", "uncorrected_energy_per_atom_eV", "space_group"),
-)
+_NUMBERS = {*MAX_ENERGY_EV, "k_vrh", "g_vrh", "energy_per_atom_eV", "uncorrected_energy_per_atom_eV", "space_group"}
 """Columns that must hold numbers."""
 MAX_VOLUME_PER_ATOM_A3 = 1e5
 """Beyond this no crystal is, however much vacuum it holds: a lattice in picometres."""
@@ -107,7 +104,8 @@ def row_of(name: str, make: Callable[[], tuple[Crystal, Mapping[str, Any]]]) -> 
     except EntryError as refused:
         return Refusal(name, refused.reason, one_line(refused))
     except Exception as error:  # pymatgen and ASE fail in many ways on files that no program of theirs wrote
-        return Refusal(name, "not periodic" if "is not periodic" in str(error) else "broken", one_line(error))
+        said = f"it has no field {error}" if isinstance(error, KeyError) else one_line(error)
+        return Refusal(name, "not periodic" if "is not periodic" in said else "broken", said)
 
 
 def checked(labels: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +118,7 @@ def checked(labels: Mapping[str, Any]) -> dict[str, Any]:
     group = found.get("space_group")
     if isinstance(group, str) and not group.isdigit():
         found["space_group_symbol"] = found.pop("space_group")
-    for name in found.keys() & set(_NUMBERS):
+    for name in found.keys() & _NUMBERS:
         try:
             number = float(found[name])
         except (TypeError, ValueError):
@@ -174,7 +172,7 @@ def collect(found: Iterable[Row | Refusal]) -> tuple[CrystalTable, list[Refusal]
         if isinstance(one, Refusal):
             refused.append(Refusal(*map(storable, astuple(one))))
             continue
-        one = Row(storable(one.id), one.arrays, {name: storable(value) for name, value in one.labels.items()})
+        one = Row(storable(one.id), one.arrays, {storable(str(k)): storable(v) for k, v in one.labels.items()})
         file = str(one.labels.get("source_file", ""))
         same = contents.setdefault(_content(one), one.id)
         if one.id in names:

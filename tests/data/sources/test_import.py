@@ -283,13 +283,13 @@ def test_labels_must_be_numbers_in_their_unit(tmp_path):
     wrong = ["-1.5", "n/a", -411.0, float("inf"), float("nan")]  # kJ/mol are eV/atom to nobody
     documents = [forms.summary(k, formation_energy_per_atom=value) for k, value in enumerate(wrong)]
     documents.append(forms.summary(5, band_gap=10**30))
-    documents.append(forms.summary(6, symmetry=None, space_group="Fm-3m", note="\ud800", key=10**30))
+    documents.append(forms.summary(6, symmetry=None, space_group="Fm-3m", note="\ud800", **{"key\ud800": 10**30}))
     table, refused = imported(tmp_path / "docs.json", documents)
     assert refused == dict.fromkeys(["mp-1001", "mp-1002", "mp-1003", "mp-1005"], "label")
     energies = table.labels["formation_energy_per_atom"]
     np.testing.assert_allclose(energies, [-1.5, np.nan, -2.06])
     row = table.labels.iloc[2]
-    assert (row["space_group_symbol"], row["note"], row["key"]) == ("Fm-3m", "?", 1e30)
+    assert (row["space_group_symbol"], row["note"], row["key?"]) == ("Fm-3m", "?", 1e30)
 
 
 def test_total_energies_and_those_of_a_cell_are_no_formation_energies(tmp_path):
@@ -312,6 +312,14 @@ def test_a_bad_beginning_does_not_end_an_import(tmp_path, name):
     table, refused = imported(tmp_path / name, documents, lines=name.endswith("l"))
     assert table.ids == ["mp-1000", "mp-1001"]
     assert refused == dict.fromkeys(["docs-0", "docs-1", "docs-3"], "broken")
+
+
+@pytest.mark.parametrize("name", ["made.json", "made.extxyz", "made.parquet"])
+def test_provenance_is_kept(tmp_path, name):
+    crystal = forms.primitive(0).copy(properties={"autoperi": {"model": "m", "seed": 3}})
+    write_crystals([crystal], tmp_path / name)
+    import_files([tmp_path / name], tmp_path / "out.parquet", progress=False)
+    assert read_table(tmp_path / "out.parquet").labels["autoperi"].tolist() == [{"model": "m", "seed": 3}]
 
 
 def test_lines_that_are_called_json(tmp_path):

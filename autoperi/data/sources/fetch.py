@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoperi.data.checks import positive_number
-from autoperi.data.files import check_writable, dumps, explained, plain, remove_unfinished, write_atomically
+from autoperi.data.files import check_writable, dumps, explained, plain, write_atomically
 from autoperi.data.sources.client import Client
 from autoperi.data.sources.cod import Cod
 from autoperi.data.sources.documents import mapping
@@ -96,11 +96,10 @@ def fetch(
 def _earlier(folder: Path, resume: bool) -> dict[str, Any] | None:
     """The header of the fetch in a folder, None where it is to be begun."""
     check_writable(folder, folder=True)
-    remove_unfinished(folder)
     answers = folder / ANSWERS
     if not answers.is_file():
         held = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        if held:
+        if held := [name for name in held if not name.startswith(f".{ANSWERS}.")]:  # of a process that was killed
             raise DataError(f"{folder} holds {held[0]}, which is of no fetch; choose an empty folder")
         return None
     lines = json_lines(answers, whole=True)

@@ -309,10 +309,12 @@ def test_a_query_that_was_refused_can_be_mended(tmp_path):
     with local_providers.Provider("optimade") as provider:
         with pytest.raises(DataError, match="the filter has no sense"):
             ask(provider, tmp_path / "run", filter="BROKEN")
-        (tmp_path / "run" / ".answers.jsonl.0.tmp").write_text("of a process that was killed")
         assert ask(provider, tmp_path / "run")["crystals"] == 5
         with pytest.raises(DataError, match="holds no fetch to go on with"):
             ask(provider, tmp_path / "runn", resume=True)
+        (tmp_path / "killed").mkdir()
+        (tmp_path / "killed" / ".answers.jsonl.0.tmp").touch()
+        assert ask(provider, tmp_path / "killed")["crystals"] == 5
     (tmp_path / "run" / "answers.jsonl").write_text("null\n")
     with pytest.raises(DataError, match="says nothing of a fetch"):
         ask(provider, tmp_path / "run", resume=True)

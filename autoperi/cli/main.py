@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 """Exit codes: what was asked cannot be done; Ctrl-C (128 + SIGINT); nobody reads the output (128 + SIGPIPE)."""
 
-COMMANDS = ("generate", "relax", "score", "explore", "models", "train", "evaluate")
+COMMANDS = ("generate", "relax", "score", "explore", "data", "models", "train", "evaluate")
 """Modules of ``autoperi.cli``, each with the command of its name."""
 
 EXAMPLE = """examples:
@@ -31,6 +31,7 @@ EXAMPLE = """examples:
   autoperi relax guess.cif --out relaxed.cif
   autoperi score crystals/ --out scores.csv
   autoperi explore Li-O --seed 0 --out Li-O/
+  autoperi data import cifs/ --out mine.parquet
   autoperi models list
 
 `autoperi COMMAND --help` explains a command.

@@ -210,11 +210,11 @@ def read_json(text: str, limit: int | None) -> list[Structure]:
     if not entries or not all(isinstance(e, dict) and {"lattice", "sites"} <= e.keys() for e in entries):
         raise DataError("this JSON is no pymatgen Structure and no list of them; write it with Structure.as_dict()")
     for entry in entries:
-        _refuse_foreign_classes(entry["sites"])
+        refuse_foreign_classes(entry["sites"])
     return [Structure.from_dict(e) for e in entries[:limit]]
 
 
-def _refuse_foreign_classes(value: Any) -> None:
+def refuse_foreign_classes(value: Any) -> None:
     """pymatgen imports whatever module a site property names; a file of crystals has no business naming others than its
     own.
     """
@@ -225,7 +225,7 @@ def _refuse_foreign_classes(value: Any) -> None:
                 f"a site property names the module {module!r}; only numpy and pymatgen objects are read from JSON"
             )
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _refuse_foreign_classes(item)
+        refuse_foreign_classes(item)
 
 
 def json_text(structures: list[Structure]) -> str:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _ID_COLUMNS = ("material_id", "id")
 _CRYSTAL_COLUMNS = ("lattice", "frac_coords", "atomic_numbers")
-_DERIVED_COLUMNS = ("formula", "n_atoms")
+DERIVED_COLUMNS = ("formula", "n_atoms")
 """Columns that describe the crystal itself; they are labels of the table but no properties of a structure."""
 
 
@@ -115,7 +115,7 @@ class CrystalTable:
         """pymatgen structures with ``id`` and the labels that are not null as ``.properties``."""
         from autoperi.data.convert import arrays_to_structures
 
-        labels = self.labels.drop(columns=list(_DERIVED_COLUMNS), errors="ignore")
+        labels = self.labels.drop(columns=list(DERIVED_COLUMNS), errors="ignore")
         properties: list[dict[str, Any]] = [{"id": name} for name in self.ids]
         for column, values in labels.items():
             for row, value in zip(properties, values, strict=True):

@@ -17,6 +17,11 @@ COMMANDS = [
     ["relax"],
     ["score"],
     ["models"],
+    ["data"],
+    ["data", "fetch"],
+    ["data", "import"],
+    ["data", "split"],
+    ["data", "show"],
     ["models", "list"],
     ["models", "info"],
     ["models", "download"],
@@ -36,7 +41,7 @@ def test_version(cli):
 def test_help_shows_an_example(cli, command):
     ran = cli(*command, "--help").done()
     assert "examples:\n  autoperi " + command[0] in ran.out
-    if command not in (["models"], ["evaluate"]):
+    if command not in (["models"], ["evaluate"], ["data"]):
         assert "--json" in ran.out
 
 

@@ -28,6 +28,8 @@ DRAWN_NACL = {
     "score-langevin": [(2, 45.762), (6, 158.2224), (8, 206.0281)],
 }
 """Atoms and volumes in Å³."""
+DRAWN_PGCGM = [("Hf2Zr4O16", 141, 200.4885), ("Yb2Ge2C12", 194, 157.6568), ("Mn4N2", 136, 82.3546)]
+"""Formulas, space groups and volumes in Å³."""
 DE_NOVO = [("Cs3Ho1Cl6", 225, 406.8503), ("Sr4Ge8Pt4", 44, 355.9011), ("V1Cr1As2", 164, 63.1458)]
 
 
@@ -71,6 +73,16 @@ def test_what_is_drawn_from_noise() -> None:
             assert np.array_equal(one.lattice.matrix, other.lattice.matrix)
             assert np.array_equal(one.frac_coords, other.frac_coords)
             assert (len(one), one.volume) == (atoms, pytest.approx(volume, abs=1e-2))
+
+
+def test_what_is_drawn_in_one_step() -> None:
+    peri = AutoPeri.from_pretrained("pgcgm", device="cpu")
+    for size in (1, 8):
+        found = peri.generate(n=3, seed=0, rank="none", batch_size=size, progress=False)
+        for crystal, (formula, group, volume) in zip(found, DRAWN_PGCGM, strict=True):
+            assert crystal.formula.replace(" ", "") == formula
+            assert crystal.properties["autoperi"]["space_group"] == group
+            assert crystal.volume == pytest.approx(volume, abs=1e-2)
 
 
 def test_chemistry_comes_first(base: AutoPeri) -> None:

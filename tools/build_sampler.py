@@ -211,7 +211,9 @@ CARDS = {
                 "One orbit an element: no crystal in which an element takes two places.",
                 "The composition is what comes out; it cannot be asked for. Of crystals as drawn, about as many are "
                 "charge-neutral as in the training data, which hold many alloys.",
-                "Cells are right within some per cent; relax them.",
+                "For given elements and group it says nearly the same each time, and not always what a chemist would: "
+                "Sr, Ti and O in Pm-3m come as Sr3Ti8O.",
+                "Lengths of cells are wrong by a tenth or more in many crystals; relax them.",
                 "Elements are drawn slot by slot from crystals of the group: plausible, not known to be stable.",
                 "A composition, sites, steps, properties and examples cannot be asked for: each is refused.",
             ],

@@ -137,7 +137,7 @@ def draw_lengths(result: dict[str, Any], path: Path) -> None:
                 np.clip(100 * (ours / truth - 1), -30, 30), bins=bins, histtype="step", **own
             ),
         )
-        axes.set_xlabel("Error of the generated length (%), the ends hold what is beyond")
+        axes.set_xlabel("Error of the generated length (%)")
         axes.set_ylabel("Crystals")
 
     two_panels(result, path, "", (parity, errors), logarithmic=(False, False))

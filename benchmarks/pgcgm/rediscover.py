@@ -4,7 +4,7 @@ A known crystal is found by formula, space group and number of atoms in the conv
 those that are found are matched with what found them (ltol 0.2, stol 0.3, 5°). `--n` crystals are drawn as they come;
 those that `generate` would return count, at each of ten steps.
 
-    python benchmarks/pgcgm/rediscover.py TRAIN.parquet mp20_test.parquet --n 200000 --out FILE
+    python benchmarks/pgcgm/rediscover.py TRAIN.parquet mp20_test.parquet --n 20000 --out FILE
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("train", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("--model", default="pgcgm")
-    parser.add_argument("--n", type=int, default=200_000)
+    parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

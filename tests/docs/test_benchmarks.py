@@ -71,7 +71,7 @@ def test_figures_of_score_langevin_belong_to_the_bundled_model() -> None:
 
 def test_figures_of_pgcgm_belong_to_the_bundled_model() -> None:
     bundled = AutoPeri.from_pretrained("pgcgm").provenance()["sha256"]
-    for name in ("pgcgm_mp20_test", "pgcgm_relaxed", "pgcgm_rediscovery"):
+    for name in ("pgcgm_mp20_test", "pgcgm_relaxed", "pgcgm_rediscovery", "pgcgm_stream"):
         assert results(f"{name}.json")["model"]["sha256"] == bundled, name
     assert results("pgcgm_generation_mp20_test_1000.json")["model_sha256"] == bundled
 

@@ -13,6 +13,7 @@ from autoperi.errors import DataError, RequestError, StreamInterrupted
 from autoperi.pipelines.options import given_flags, taken
 from autoperi.pipelines.request import Request, RunOptions
 from autoperi.pipelines.stream_options import ShardOptions, StreamOptions, make_stream_request
+from autoperi.workflows.resume import check_there
 
 
 def run_stream(args: argparse.Namespace) -> int:
@@ -66,6 +67,6 @@ def _check(args: argparse.Namespace, asked: dict[str, Any], options: dict[str, A
     from autoperi.data.io import STREAM
 
     if "n" not in asked and not (options.get("resume") and (Path(args.out) / STREAM).exists()):
-        if options.get("resume") and not Path(args.out).exists():
-            raise DataError(f"{args.out} does not exist, so there is no stream to go on with; name the folder of one")
+        if options.get("resume"):
+            check_there(Path(args.out), "stream")
         raise RequestError("--stream needs the number of crystals; give it with -n, such as -n 100000")

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from autoperi.data.files import dumps
-from autoperi.errors import RequestError
+from autoperi.errors import DataError, RequestError
+
+
+def check_there(folder: Path, what: str) -> None:
+    """Refuse to go on in a folder that does not exist.
+
+    Raises:
+        DataError: naming it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist, so there is no {what} to go on with; name the folder of one")
 
 
 def check_same(name: str, value: Any, old: Mapping[str, Any], folder: Path | None) -> None:

@@ -34,7 +34,7 @@ from autoperi.pipelines.stream import Place, Stream
 from autoperi.pipelines.stream_options import NOT_STREAMED, ShardOptions, StreamOptions, make_stream_request
 from autoperi.progress import progress_bar
 from autoperi.workflows.explore_request import IN_MEMORY, formula_text
-from autoperi.workflows.resume import check_same, check_same_makers
+from autoperi.workflows.resume import check_same, check_same_makers, check_there
 
 if TYPE_CHECKING:
     from autoperi.auto import AutoPeri
@@ -109,8 +109,8 @@ def _earlier_run(folder: Path, resume: bool) -> dict[str, Any] | None:
     check_writable(folder, folder=True)
     record = folder / STREAM
     if not record.exists():
-        if resume and not folder.is_dir():
-            raise DataError(f"{folder} does not exist, so there is no stream to go on with; name the folder of one")
+        if resume:
+            check_there(folder, "stream")
         if held := _held(folder):
             raise DataError(f"{folder} holds {held[0]}, which is of no stream; choose an empty folder")
         return None

@@ -15,38 +15,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from autoperi.data.convert import arrays_to_structures
 from autoperi.data.io import read_table
-from autoperi.metrics.match import match_rms
+from autoperi.metrics.match import same_composition
+from autoperi.metrics.pairs import CSP, compare_pairs
 
 TABLES = ("mp_train", "extra_crystals", "wbm_sample")
 COLUMNS = ["id", "formula", "n_atoms", "lattice", "frac_coords", "atomic_numbers"]
 
 
-def composition(numbers: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """The reduced composition as (atomic number, count)."""
-    z, count = np.unique(numbers, return_counts=True)
-    return tuple(zip(z.tolist(), (count // np.gcd.reduce(count)).tolist(), strict=True))
-
-
 def matches(path: Path, test: Path) -> np.ndarray:
     """Which crystals of a table match one of the test, ``[N]``."""
-    table, known = read_table(path), read_table(test)
-    by_composition: dict[tuple[tuple[int, int], ...], list[int]] = {}
-    for k, numbers in enumerate(known.atomic_numbers):
-        by_composition.setdefault(composition(numbers), []).append(k)
-
-    def structures(source: object, rows: list[int]) -> list[object]:
-        return arrays_to_structures(
-            [(source.lattice[k], source.frac_coords[k], source.atomic_numbers[k]) for k in rows]  # type: ignore[attr-defined]
-        )
-
+    table, known = (
+        list(zip(t.lattice, t.frac_coords, t.atomic_numbers, strict=True)) for t in map(read_table, (path, test))
+    )
+    pairs = [(j, i) for i, j in same_composition(table, known)]
+    rms = compare_pairs(known, table, pairs, tolerances=dict(CSP), processes=1, progress=False)
     found = np.zeros(len(table), dtype=bool)
-    for k, numbers in enumerate(table.atomic_numbers):
-        rows = by_composition.get(composition(numbers))
-        if rows:
-            (own,) = structures(table, [k])
-            found[k] = any(rms is not None for rms in match_rms(structures(known, rows), own))
+    found[[i for (_, i), own in zip(pairs, rms, strict=True) if isinstance(own, float)]] = True
     return found
 
 

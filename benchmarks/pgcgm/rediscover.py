@@ -23,6 +23,7 @@ from autoperi import AutoPeri
 from autoperi.data.io import read_table
 from autoperi.metrics.counts import quantity, share
 from autoperi.metrics.novelty import prototype_keys, rediscovery
+from autoperi.pipelines.accept import judged
 from autoperi.pipelines.one_shot import OneShotPipeline
 from autoperi.pipelines.request import make_request
 
@@ -91,15 +92,11 @@ def main() -> None:
 
 def passed(peri: AutoPeri, pipeline: OneShotPipeline, request: Any, indices: range) -> list[tuple[int, Structure]]:
     """What `generate` would return of a stretch of the stream."""
-    found = []
-    starts = [c for c in pipeline.candidates(request, indices) if c is not None]
-    for start in range(0, len(starts), BATCH):
-        for verdict in peri.judge.verdicts(pipeline.refine(request, starts[start : start + BATCH]), request):
-            if not isinstance(verdict, str):
-                crystal = structure_of(verdict.candidate)
-                if crystal is not None:
-                    found.append((verdict.candidate.index, crystal))
-    return found
+    drawn = list(pipeline.candidates(request, indices))
+    chunks = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
+    verdicts = [verdict for chunk in chunks for verdict in judged(chunk, request, pipeline, peri.judge)]
+    passing = [verdict.candidate for verdict in verdicts if not isinstance(verdict, str)]
+    return [(c.index, crystal) for c in passing if (crystal := structure_of(c)) is not None]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ interrupted goes on where it stopped.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -35,7 +36,7 @@ class Answer:
     total: int | None = None
 
 
-class Client:
+class Client(ABC):
     """One provider and one query.
 
     Attributes:
@@ -91,13 +92,13 @@ class Client:
         """
         return None if self.query.ids is None else list(self.query.ids)
 
+    @abstractmethod
     def answer(self, place: Any, *, remaining: int | None) -> Answer:
         """The answer at a place; None is the first. Needs ``items``, which is what :meth:`listing` gave.
 
         Raises:
             DataError: there is none.
         """
-        raise NotImplementedError
 
     def size(self, remaining: int | None) -> int:
         """Documents to ask for."""
